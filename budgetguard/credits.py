@@ -1,0 +1,66 @@
+"""Amounts: taken exactly as written, kept as integer micro-credits, given back as Decimal."""
+
+from decimal import Context, Decimal, InvalidOperation
+from typing import Literal, TypeAlias
+
+Amount: TypeAlias = int | float | Decimal | str
+
+MICRO = 10**6
+LIMIT = Decimal(10**12)
+UNLIMITED = float("inf")
+
+# Ten to this power is far below a micro-credit; as_integer_ratio of 1E-999999 would be a huge number.
+_TINY = -40
+_EXACT = Context(prec=60)
+
+
+def exact(value: Amount, what: str) -> Decimal:
+    """`value` as a Decimal, as it is written; `what` names it in errors.
+
+    Raises TypeError for anything but int, float, Decimal and str (bool is refused too), ValueError
+    for NaN, infinities, text that is no number, and anything beyond 10^12.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str):
+        msg = f"{what} takes an int, float, Decimal or str, not {type(value).__name__}"
+        raise TypeError(msg)
+    try:
+        number = Decimal(float.__repr__(value) if isinstance(value, float) else value)
+    except InvalidOperation:
+        msg = f"{what} is not a number: {value!r}"
+        raise ValueError(msg) from None
+    if not number.is_finite():
+        msg = f"{what} must be finite, not {value!r}"
+        raise ValueError(msg)
+    if number.copy_abs() > LIMIT:
+        msg = f"{what} must not be beyond 10^12 credits"
+        raise ValueError(msg)
+    return number
+
+
+def to_micro(value: Amount, what: str, *, rounding: Literal["up", "down"]) -> int:
+    """`value` in micro-credits; raises as `exact` does. Costs round up, balances down."""
+    number = exact(value, what)
+    if number and number.adjusted() < _TINY:
+        return int(rounding == "up") - int(number.is_signed())
+    over, under = number.as_integer_ratio()
+    return -(-over * MICRO // under) if rounding == "up" else over * MICRO // under
+
+
+def cost(value: Amount, what: str) -> int:
+    """A cost in micro-credits, rounded up; raises ValueError when it is negative."""
+    if exact(value, what) < 0:
+        msg = f"{what} must not be negative: {value!r}"
+        raise ValueError(msg)
+    return to_micro(value, what, rounding="up")
+
+
+def to_credits(micro: float) -> Decimal:
+    """Micro-credits as a Decimal number of credits; `UNLIMITED` becomes Infinity."""
+    if micro == UNLIMITED:
+        return Decimal("Infinity")
+    return _EXACT.divide(Decimal(micro), Decimal(MICRO))
+
+
+def spell(amount: Decimal) -> str:
+    """An amount as people write it: no exponent, no trailing zeros."""
+    return f"{amount.normalize(_EXACT):f}" if amount.is_finite() else "unlimited"
