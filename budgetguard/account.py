@@ -1,0 +1,657 @@
+"""One account in this process: its books, its looks, and who waits; one short lock around all.
+
+Every change runs the same course: under the lock, take in what callers posted, change the books,
+decide about those who wait, plan the next look; then, outside it, carry out the effects that came
+of this (wake somebody, start a fetch, set an alarm, tell of an event). Nothing under the lock does
+I/O or calls a user's code.
+
+Ends of calls are *posted*, not booked on the spot: appending to a deque is safe in a finalizer or a
+signal handler, where taking the lock could wait for the very thread that is interrupted.
+"""
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
+
+from budgetguard.asker import Asker, Call
+from budgetguard.clock import Instant
+from budgetguard.credits import UNLIMITED
+from budgetguard.errors import BalanceUnavailable, BudgetGuardError
+from budgetguard.events import Kind
+from budgetguard.inside import INSIDE
+from budgetguard.ledger import Entry, Ledger, Look
+from budgetguard.policy import (
+    NEVER,
+    NOBODY,
+    Admit,
+    Ahead,
+    Decision,
+    Looking,
+    Refuse,
+    Stay,
+    decide,
+    decide_reading,
+    possible,
+    shortage,
+)
+from budgetguard.refusals import unavailable, why_refused
+from budgetguard.waiting import Ticket
+
+if TYPE_CHECKING:
+    from budgetguard.balance import Balance
+    from budgetguard.flight import Failure
+    from budgetguard.loop import Runtime
+
+Effects: TypeAlias = list[Callable[[], object]]
+LATER = float("inf")
+
+# Ends of calls are taken in with the next change; when there are more than these, at once.
+MANY_ENDS = 256
+
+
+class Admission(Ticket):
+    """A caller who wants in; once `done` without an error, `entry` is open in `ledger`."""
+
+    __slots__ = ("call", "entry", "ledger", "look_at")
+
+    def __init__(self, call: Call) -> None:
+        super().__init__()
+        self.call = call
+        self.entry: Entry | None = None
+        self.ledger: Ledger | None = None
+        self.look_at: float | None = None
+
+    def deadline(self, now: float) -> float:
+        """When this caller's next deadline passes: the end of its queueing, then of everything."""
+        need = self.call.need
+        return need.until if now < need.until else need.give_up
+
+
+class Reading(Ticket):
+    """A caller who wants a balance sent at or after `oldest`, or at hand and young enough."""
+
+    __slots__ = ("asker", "balance", "give_up", "max_age", "oldest")
+
+    def __init__(self, asker: Asker, max_age: float, now: float) -> None:
+        super().__init__()
+        self.asker = asker
+        self.max_age = max_age
+        self.oldest = now - max_age
+        self.give_up = now + asker.terms.timeout
+        self.balance: Balance | None = None
+
+    def deadline(self, _: float) -> float:
+        """When this caller stops waiting."""
+        return self.give_up
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A look under way; compared by identity, so that a late one is told from its successor."""
+
+    asker: Asker
+    failures: int
+
+
+class Account:
+    """The state that all guards of one account share. All public methods are thread-safe."""
+
+    def __init__(self, provider: Any, name: str, runtime: "Callable[[], Runtime]") -> None:
+        self.name = name
+        self.provider = provider
+        self._find_runtime = runtime
+        self.askers: weakref.WeakSet[Asker] = weakref.WeakSet()
+        self._fresh_for = LATER
+        self._any_extra = False
+        self._any_alert = False
+        self.forget()
+
+    def forget(self) -> None:
+        """Start afresh: no balance, no holds, nobody waiting. What was open ends in the old books."""
+        self.lock = threading.Lock()
+        self.ledger = Ledger()
+        self.quick_mono = self.quick_wall = NEVER
+        self.ends: deque[tuple[Ledger, int, int, float]] = deque()
+        self.queue: list[Admission] = []
+        self._posts: deque[tuple[Callable[..., bool], tuple[Any, ...]]] = deque()
+        self._readers: list[Reading] = []
+        self._ahead = NOBODY
+        self._owner: int | None = None
+        self._looking = Looking()
+        self._flight: _Flight | None = None
+        self._failure: Failure | None = None
+        self._source: Any = None
+        self._callers_due = LATER
+        self._wanted = LATER
+        self._deadline = LATER
+        self._alarm_at = LATER
+        self._runtime: Runtime | None = None
+        self._last_asker: weakref.ref[Asker] | None = None
+
+    @property
+    def runtime(self) -> "Runtime":
+        """The runtime of this process, looked up again after a fork."""
+        runtime = self._runtime
+        if runtime is None:
+            runtime = self._runtime = self._find_runtime()
+        return runtime
+
+    def join(self, asker: Asker) -> None:
+        """Count a guard in."""
+        with self.lock:
+            self.askers.add(asker)
+            self._fresh_for = min(self._fresh_for, asker.terms.fresh_for)
+            self._any_extra = self._any_extra or asker.terms.extra > 0
+            self._any_alert = self._any_alert or asker.alert_below is not None
+            self._set_quick()
+
+    # The ways in.
+
+    def ask(self, call: Call) -> Admission:
+        """Decide about a caller, or have it wait; raises RuntimeError inside the library's own calls."""
+        forbid_inside(call.operation)
+        ticket = Admission(call)
+        self._change(self._place, ticket)
+        return ticket
+
+    def read(self, asker: Asker, max_age: float) -> Reading:
+        """A balance not older than `max_age` seconds, or the wait for one."""
+        forbid_inside("balance()")
+        reading = Reading(asker, max_age, self.runtime.clock.monotonic())
+        self._change(self._place_reading, reading)
+        return reading
+
+    def extend(self, call: Call, entry: Entry) -> BudgetGuardError | None:
+        """Hold more for an open entry, deciding on the balance at hand; starts a look."""
+        forbid_inside(call.operation)
+        answer: list[BudgetGuardError | None] = []
+        self._change(self._extend, call, entry, answer)
+        return answer[0]
+
+    def refuse(self, asker: Asker, lag: float) -> None:
+        """The provider itself refused a call for want of credits."""
+        self._change(self._refuse, asker, lag)
+
+    def peek(self, asker: Asker) -> float | None:
+        """Micro-credits available now, None while unknown."""
+        answer: list[float | None] = []
+        self._change(self._peek, asker, answer)
+        return answer[0]
+
+    def abandon(self, ticket: Ticket) -> None:
+        """A caller stopped waiting: it leaves no trace, and what it was given goes to the next."""
+        self.post_later(self._abandon, ticket)
+
+    def overdue(self) -> None:
+        """Look after those who wait, because one of them had to wait for too long."""
+        self._change(self._review)
+
+    def quiet(self) -> bool:
+        """Whether forgetting this account would forget nothing that somebody may still spend."""
+        answer: list[bool] = []
+        self._change(self._quiet, answer)
+        return answer[0]
+
+    # Posting, for the ends of calls.
+
+    def post(self, change: Callable[..., bool], *args: Any) -> None:
+        """Have a change made now, or by whoever has the lock if that is this very thread."""
+        self._posts.append((change, args))
+        self.flush()
+
+    def post_later(self, change: Callable[..., bool], *args: Any) -> None:
+        """Have a change made by the private loop, or the next caller: for use in finalizers."""
+        self._posts.append((change, args))
+        runtime = self._runtime
+        if runtime is not None:
+            runtime.nudge(self.flush)
+
+    def flush(self) -> None:
+        """Take in everything posted, unless this very thread is about to."""
+        if self._owner != get_ident():
+            self._change(_nothing)
+
+    # How calls end. Each returns whether something came free for those who wait.
+
+    def settle(
+        self,
+        now: Instant,
+        effects: Effects,
+        call: Call,
+        ledger: Ledger,
+        entry: Entry,
+        at: float,
+        actual: int,
+    ) -> bool:
+        """The call cost `actual`; posted."""
+        if not ledger.settle(entry, actual, at + call.lag):
+            return False
+        self._tell(effects, call, "settled", now, actual)
+        if actual > entry.amount:
+            self._tell(effects, call, "overrun", now, actual - entry.amount)
+        return actual < entry.amount or entry.slots > 0
+
+    def release(
+        self,
+        now: Instant,
+        effects: Effects,
+        call: Call,
+        ledger: Ledger,
+        entry: Entry,
+        at: float,
+    ) -> bool:
+        """The call cost nothing; posted."""
+        released = ledger.release(entry)
+        if released:
+            self._tell(effects, call, "released", now, entry.amount)
+        return released
+
+    def keep(
+        self,
+        now: Instant,
+        effects: Effects,
+        call: Call,
+        ledger: Ledger,
+        entry: Entry,
+        at: float,
+    ) -> bool:
+        """Nobody knows what the call cost, and the provider may work on; posted."""
+        if ledger.keep(entry, at + call.linger + call.lag):
+            self._tell(effects, call, "kept", now, entry.amount)
+        return False
+
+    def charge(
+        self,
+        now: Instant,
+        effects: Effects,
+        call: Call,
+        ledger: Ledger,
+        entry: Entry,
+        at: float,
+        total: int,
+    ) -> bool:
+        """The provider has booked `total` of a running call; posted."""
+        ledger.charge(entry, total, at + call.lag)
+        return False
+
+    # The course of a change.
+
+    def _change(self, act: Callable[..., object], *args: Any) -> None:
+        effects: Effects = []
+        me = get_ident()
+        clock = self.runtime.clock
+        try:
+            with self.lock:
+                self._owner = me
+                try:
+                    now = clock.now()
+                    if self._take_in(now, effects) and self.queue:
+                        self._pass_on(now, effects)
+                    act(now, effects, *args)
+                    self._plan(now, effects)
+                    self._set_quick()
+                    if self._any_alert:
+                        self._warn(now, effects)
+                finally:
+                    self._owner = None
+        finally:
+            for effect in effects:
+                effect()
+        if self._posts:
+            self.flush()
+
+    def _take_in(self, now: Instant, effects: Effects) -> bool:
+        freed = False
+        ends, posts = self.ends, self._posts
+        while ends:
+            ledger, held, debit, clears_at = ends.popleft()
+            ledger.put(held, debit, clears_at)
+            freed = freed or debit < held
+        while posts:
+            change, args = posts.popleft()
+            freed = change(now, effects, *args) or freed
+        return freed
+
+    def _pass_on(self, now: Instant, effects: Effects) -> None:
+        """Let in, in order, those who fit now that something came free."""
+        staying, ahead = [], NOBODY
+        for ticket in self.queue:
+            call = ticket.call
+            if self.ledger.look and shortage(self.ledger, call.asker.terms, call.need, ahead) is None:
+                self._decide(ticket, ahead, now, effects)
+            if not ticket.done:
+                staying.append(ticket)
+                ahead = self._behind(ticket, ahead, now)
+        self.queue, self._ahead = staying, ahead
+
+    def _review(self, now: Instant, effects: Effects) -> None:
+        """Decide anew about everybody who waits."""
+        self._callers_due = LATER
+        staying, ahead = [], NOBODY
+        for ticket in self.queue:
+            self._decide(ticket, ahead, now, effects)
+            if not ticket.done:
+                staying.append(ticket)
+                ahead = self._behind(ticket, ahead, now)
+        self.queue, self._ahead = staying, ahead
+        for reading in self._readers:
+            self._decide_reading(reading, now, effects)
+        self._readers = [reading for reading in self._readers if not reading.done]
+        self._deadline = min(
+            (ticket.deadline(now.mono) for ticket in (*self.queue, *self._readers)), default=LATER
+        )
+
+    def _behind(self, ticket: Admission, ahead: Ahead, now: Instant) -> Ahead:
+        """What is ahead of whoever comes after `ticket`; who does not queue is not in the way."""
+        need = ticket.call.need
+        queues = now.mono < need.until and possible(self.ledger, ticket.call.asker.terms, need)
+        return Ahead(ahead.amount + need.amount, ahead.slots + need.slots) if queues else ahead
+
+    # What `_change` can do; each runs under the lock.
+
+    def _place(self, now: Instant, effects: Effects, ticket: Admission) -> None:
+        self._last_asker = weakref.ref(ticket.call.asker)
+        self._decide(ticket, self._ahead, now, effects)
+        if not ticket.done:
+            self.queue.append(ticket)
+            self._ahead = self._behind(ticket, self._ahead, now)
+            self._deadline = min(self._deadline, ticket.deadline(now.mono))
+
+    def _decide(self, ticket: Admission, ahead: Ahead, now: Instant, effects: Effects) -> None:
+        call = ticket.call
+        decision = self._decision(call, ahead, now)
+        if isinstance(decision, Stay) and not call.asker.observes:
+            ticket.look_at = decision.look_at
+            self._callers_due = min(self._callers_due, _or_later(decision.look_at))
+            return
+        if isinstance(decision, Stay):
+            # Observing never waits: it looks behind, and decides on what is at hand.
+            self._wanted = min(self._wanted, _or_later(decision.look_at))
+            call = replace(call, need=replace(call.need, give_up=now.mono))
+            decision = self._decision(call, ahead, now)
+        match decision:
+            case Admit(look, unknown):
+                self._open(ticket)
+                if look:
+                    self._wanted = min(self._wanted, now.mono)
+                self._tell(effects, call, "allowed_unknown" if unknown else "admitted", now)
+            case Refuse():
+                if call.asker.observes:
+                    self._open(ticket)
+                else:
+                    ticket.settle(self._why(call, decision, ahead, now))
+                self._tell(effects, call, "refused", now)
+            case Stay():
+                raise AssertionError(decision)
+            case _:
+                assert_never(decision)
+        effects.append(ticket.wake)
+
+    def _decision(self, call: Call, ahead: Ahead, now: Instant) -> Decision:
+        return decide(self.ledger, self._looking, call.asker.terms, call.need, ahead, now)
+
+    def _open(self, ticket: Admission) -> None:
+        need = ticket.call.need
+        ticket.entry, ticket.ledger = Entry(need.cost, need.slots), self.ledger
+        self.ledger.open(ticket.entry)
+        ticket.settle()
+
+    def _why(self, call: Call, refuse: Refuse, ahead: Ahead, now: Instant) -> BudgetGuardError:
+        if self.ledger.look is None or refuse.why.value == "unknown":
+            return self._unavailable(call.asker, now)
+        return why_refused(self.ledger, call, refuse, ahead, now)
+
+    def _unavailable(self, asker: Asker, now: Instant) -> BalanceUnavailable:
+        wait = max(self._looking.blocked_until - now.mono, 0.0)
+        return unavailable(asker, self._failure, wait)
+
+    def _place_reading(self, now: Instant, effects: Effects, reading: Reading) -> None:
+        self._last_asker = weakref.ref(reading.asker)
+        look = self.ledger.look
+        if look is not None and now.since(look.sent) <= reading.max_age:
+            reading.balance = look.balance
+            reading.settle()
+            return
+        self._decide_reading(reading, now, effects)
+        if not reading.done:
+            self._readers.append(reading)
+            self._deadline = min(self._deadline, reading.give_up)
+
+    def _decide_reading(self, reading: Reading, now: Instant, effects: Effects) -> None:
+        decision = decide_reading(
+            self.ledger.look, self._looking, reading.oldest, reading.give_up, now
+        )
+        match decision:
+            case Stay(look_at):
+                self._callers_due = min(self._callers_due, _or_later(look_at))
+                return
+            case Refuse():
+                reading.settle(self._unavailable(reading.asker, now))
+            case Admit():
+                assert self.ledger.look is not None
+                reading.balance = self.ledger.look.balance
+                reading.settle()
+            case _:
+                assert_never(decision)
+        effects.append(reading.wake)
+
+    def _extend(
+        self,
+        now: Instant,
+        effects: Effects,
+        call: Call,
+        entry: Entry,
+        answer: list[BudgetGuardError | None],
+    ) -> None:
+        decision = self._decision(call, self._ahead, now)
+        error = None
+        if isinstance(decision, Refuse):
+            self._tell(effects, call, "refused", now)
+            if not call.asker.observes:
+                error = self._why(call, decision, self._ahead, now)
+        if error is None and not entry.ended:
+            self.ledger.extend(entry, call.need.cost)
+        recheck_at = self._looking.last_sent + call.asker.terms.recheck_after
+        self._wanted = min(self._wanted, max(now.mono, recheck_at))
+        answer.append(error)
+
+    def _refuse(self, now: Instant, effects: Effects, asker: Asker, lag: float) -> None:
+        self._last_asker = weakref.ref(asker)
+        self.ledger.refuse(now, lag)
+        recheck_at = self._looking.last_sent + asker.terms.recheck_after
+        self._wanted = min(self._wanted, max(now.mono, recheck_at))
+        self._tell_all(effects, "exhausted", now)
+        self._review(now, effects)
+
+    def _peek(self, now: Instant, _: Effects, asker: Asker, answer: list[float | None]) -> None:
+        look, terms = self.ledger.look, asker.terms
+        known = look is not None and now.since(look.sent) <= terms.stale_for
+        answer.append(self.ledger.available(terms.floor, terms.extra) if known else None)
+
+    def _abandon(self, now: Instant, effects: Effects, ticket: Ticket) -> bool:
+        if isinstance(ticket, Reading):
+            self._readers = [reading for reading in self._readers if reading is not ticket]
+        elif isinstance(ticket, Admission):
+            if ticket.done and ticket.entry is not None and ticket.ledger is not None:
+                return ticket.ledger.release(ticket.entry)
+            self.queue = [waiting for waiting in self.queue if waiting is not ticket]
+            self._review(now, effects)
+        return False
+
+    def _quiet(self, now: Instant, _: Effects, answer: list[bool]) -> None:
+        ledger = self.ledger
+        stamps = (ledger.settled.last_clears_at, ledger.kept.last_clears_at)
+        young = any(stamp is not None and stamp > now.mono for stamp in stamps)
+        answer.append(not (ledger.running or self.queue or self._readers or young))
+
+    # Looks.
+
+    def _plan(self, now: Instant, effects: Effects) -> None:
+        """Start the look that is due, or set an alarm for what comes next."""
+        due = min(self._callers_due, self._wanted, self._kept_due())
+        if due < LATER and self._flight is None:
+            due = max(due, self._looking.blocked_until)
+            if due <= now.mono:
+                self._start_look(now, effects)
+                due = LATER
+        else:
+            due = LATER
+        due = min(due, self._deadline)
+        if due < self._alarm_at:
+            self._alarm_at = due
+            effects.append(partial(self._set_alarm, due))
+
+    def _kept_due(self) -> float:
+        """When to look for what a kept hold came to; not left to the next caller."""
+        asker = self._last_asker() if self._last_asker else None
+        clears_at = self.ledger.kept.next_clears_at
+        if asker is None or clears_at is None:
+            return LATER
+        return max(clears_at, self._looking.last_sent + asker.terms.recheck_after)
+
+    def _start_look(self, now: Instant, effects: Effects) -> None:
+        asker = self._last_asker() if self._last_asker else None
+        if asker is None:
+            return
+        flight = self._flight = _Flight(asker, self._failure.failures if self._failure else 0)
+        self._looking = Looking(now.mono, in_flight=True, blocked_until=NEVER)
+        self._callers_due = self._wanted = LATER
+        effects.append(partial(self._launch, flight))
+
+    def _launch(self, flight: _Flight) -> None:
+        try:
+            self.runtime.submit(partial(self._fly, flight))
+        except RuntimeError as error:
+            from budgetguard.flight import Failure
+
+            reason = f"no look can be started ({error})"
+            failure = Failure(reason, None, denied=False, failures=flight.failures + 1, delay=1.0)
+            self._change(self._land, flight, failure)
+
+    async def _fly(self, flight: _Flight) -> None:
+        from budgetguard.flight import Failure, Source, fly
+
+        if self._source is None:
+            self._source = Source(self.provider)
+        answer: Look | Failure = Failure(
+            "the look was cancelled", None, denied=False, failures=0, delay=1.0
+        )
+        try:
+            answer = await fly(
+                self._source,
+                self.runtime,
+                flight.asker.terms.timeout,
+                flight.failures,
+                partial(self._change, self._sent, flight),
+            )
+        finally:
+            self._change(self._land, flight, answer)
+
+    def _sent(self, now: Instant, effects: Effects, flight: _Flight, at: Instant) -> None:
+        if flight is self._flight:
+            self._looking = replace(self._looking, last_sent=at.mono)
+
+    def _land(
+        self, now: Instant, effects: Effects, flight: _Flight, answer: "Look | Failure"
+    ) -> None:
+        if flight is not self._flight:
+            return
+        self._flight = None
+        last_sent = self._looking.last_sent
+        if isinstance(answer, Look):
+            self.ledger.apply(answer)
+            self._failure = None
+            self._looking = Looking(last_sent)
+            for asker in self.askers:
+                asker.rearm(self.ledger)
+            self._tell_all(effects, "refreshed", now)
+        else:
+            self._failure = answer
+            self._looking = Looking(last_sent, blocked_until=now.mono + answer.delay)
+            self._tell_all(effects, "refresh_failed", now, answer.reason)
+        self._review(now, effects)
+
+    def _set_alarm(self, at: float) -> None:
+        try:
+            self.runtime.call_at(at, partial(self._change, self._ring, at))
+        except RuntimeError:
+            # No thread can be started at exit: whoever waits looks after itself.
+            self._alarm_at = LATER
+
+    def _ring(self, now: Instant, effects: Effects, at: float) -> None:
+        if at == self._alarm_at:
+            self._alarm_at = LATER
+        self._review(now, effects)
+
+    # The quick way, and what is told.
+
+    def _set_quick(self) -> None:
+        """Say until when a caller of constant cost needs no decision, only enough room.
+
+        `Ledger.room` knows neither extra credits below a cost limit nor caps, nobody goes past a
+        queue unseen, and while a look is under way callers take the long way, which finds those
+        who call from inside the library.
+        """
+        look = self.ledger.look
+        plain = (
+            look is not None
+            and not (self.queue or self._flight or look.refusal)
+            and look.cap == UNLIMITED
+            and not (self._any_extra and look.ceiling != UNLIMITED)
+        )
+        if plain and look is not None:
+            self.quick_mono = look.sent.mono + self._fresh_for
+            self.quick_wall = look.sent.wall + self._fresh_for
+        else:
+            self.quick_mono = self.quick_wall = NEVER
+
+    def _warn(self, now: Instant, effects: Effects) -> None:
+        if self.ledger.look is not None:
+            for asker in self.askers:
+                if asker.falls_low(self.ledger):
+                    self._tell_one(effects, asker, "low", now)
+
+    def _tell(
+        self, effects: Effects, call: Call, kind: Kind, now: Instant, amount: int | None = None
+    ) -> None:
+        asker = call.asker
+        if asker.on_event is not None:
+            enforced = not (kind == "refused" and asker.observes)
+            said = call.need.amount if amount is None else amount
+            event = asker.tell(self.ledger, kind, now, call.operation, said, enforced=enforced)
+            effects.append(event)
+
+    def _tell_all(
+        self, effects: Effects, kind: Kind, now: Instant, reason: str | None = None
+    ) -> None:
+        for asker in self.askers:
+            self._tell_one(effects, asker, kind, now, reason)
+
+    def _tell_one(
+        self, effects: Effects, asker: Asker, kind: Kind, now: Instant, reason: str | None = None
+    ) -> None:
+        if asker.on_event is not None:
+            effects.append(asker.tell(self.ledger, kind, now, reason=reason))
+
+
+def forbid_inside(operation: str) -> None:
+    """Raise RuntimeError in `on_event` and in a provider's fetch: such a call would wait for itself."""
+    if INSIDE.get():
+        msg = (
+            f"{operation} is guarded and was called from inside budgetguard itself (from on_event, "
+            "or from a provider's fetch). Call it from your own code, or from another thread."
+        )
+        raise RuntimeError(msg)
+
+
+def _nothing(_: Instant, __: Effects) -> None:
+    """Change nothing: what was posted is taken in anyway."""
+
+
+def _or_later(at: float | None) -> float:
+    return LATER if at is None else at

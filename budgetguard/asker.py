@@ -1,0 +1,107 @@
+"""A guard as its account sees it: its terms, and what it wants to be told."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from budgetguard.clock import Instant
+from budgetguard.credits import to_credits
+from budgetguard.events import Event, Kind, OnEvent, logger
+from budgetguard.inside import INSIDE
+from budgetguard.ledger import Ledger
+from budgetguard.policy import Need, Terms
+from budgetguard.switch import SWITCH
+
+
+class Asker:
+    """One guard's side of an account; identity matters, several guards may share an account."""
+
+    def __init__(
+        self,
+        terms: Terms,
+        provider: str,
+        *,
+        observe: bool = False,
+        alert_below: int | None = None,
+        on_event: OnEvent | None = None,
+        top_up_url: str | None = None,
+    ) -> None:
+        self.terms = terms
+        self.provider = provider
+        self.alert_below = alert_below
+        self.on_event = on_event
+        self.top_up_url = top_up_url
+        self._observe = observe
+        self._armed = True
+        self._complained = False
+
+    @property
+    def observes(self) -> bool:
+        """Whether calls are let in that would be refused."""
+        return self._observe or SWITCH.observe
+
+    def falls_low(self, ledger: Ledger) -> bool:
+        """True once when less than `alert_below` is available."""
+        if self.alert_below is None or not self._armed:
+            return False
+        self._armed = self._available(ledger) >= self.alert_below
+        return not self._armed
+
+    def rearm(self, ledger: Ledger) -> None:
+        """A balance arrived: be ready to alert again if it is above the mark."""
+        if self.alert_below is not None and self._available(ledger) >= self.alert_below:
+            self._armed = True
+
+    def tell(
+        self,
+        ledger: Ledger,
+        kind: Kind,
+        now: Instant,
+        operation: str | None = None,
+        amount: int | None = None,
+        *,
+        enforced: bool = True,
+        reason: str | None = None,
+    ) -> Callable[[], None]:
+        """An event with the figures of this moment, to be delivered outside the lock."""
+        look = ledger.look
+        credits = look.balance.credits if look and amount is None else None
+        event = Event(
+            kind=kind,
+            provider=self.provider,
+            operation=operation,
+            credits=credits if amount is None else to_credits(amount),
+            available=None if look is None else to_credits(self._available(ledger)),
+            age=None if look is None else now.since(look.sent),
+            enforced=enforced,
+            reason=reason,
+        )
+        return partial(self._deliver, event)
+
+    def _deliver(self, event: Event) -> None:
+        on_event = self.on_event
+        if on_event is None:
+            return
+        token = INSIDE.set(True)
+        try:
+            on_event(event)
+        except Exception:
+            if not self._complained:
+                self._complained = True
+                logger.exception("on_event raised on %r; further errors are not logged", event.kind)
+        finally:
+            INSIDE.reset(token)
+
+    def _available(self, ledger: Ledger) -> float:
+        return ledger.available(self.terms.floor, self.terms.extra)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One caller's request, and what its hold goes by when it ends; `lag`, `linger` in seconds."""
+
+    asker: Asker
+    operation: str
+    need: Need
+    lag: float
+    linger: float

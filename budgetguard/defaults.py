@@ -1,0 +1,56 @@
+"""The guard that code gets which names none."""
+
+import os
+import threading
+
+from budgetguard.errors import ConfigurationError
+from budgetguard.guard import Guard
+from budgetguard.providers import AnchorBrowser, PreDev
+
+PREDEV_KEY = "PREDEV_API_KEY"
+ANCHOR_KEY = "ANCHORBROWSER_API_KEY"
+_INSTEAD = "Set one of them, or call budgetguard.set_default_guard(Guard(...)), or pass guard=."
+
+
+class Default:
+    """Holds the default guard; `guard` is None until somebody sets it or needs it."""
+
+    def __init__(self) -> None:
+        self.guard: Guard | None = None
+        self._lock = threading.Lock()
+
+    def find(self) -> Guard:
+        """The default guard, made from the environment on first use."""
+        guard = self.guard
+        if guard is None:
+            with self._lock:
+                guard = self.guard = self.guard or Guard(provider_from_environment())
+        return guard
+
+
+DEFAULT = Default()
+
+
+def provider_from_environment() -> PreDev | AnchorBrowser:
+    """The one provider whose key the environment holds; raises ConfigurationError otherwise."""
+    predev, anchor = os.environ.get(PREDEV_KEY), os.environ.get(ANCHOR_KEY)
+    if predev and anchor:
+        msg = f"Both {PREDEV_KEY} and {ANCHOR_KEY} are set, and there can be one default guard. "
+        raise ConfigurationError(msg + "Unset one, or call budgetguard.set_default_guard(...).")
+    if predev:
+        return PreDev()
+    if anchor:
+        return AnchorBrowser()
+    msg = f"There is no default guard, and neither {PREDEV_KEY} nor {ANCHOR_KEY} is set. {_INSTEAD}"
+    raise ConfigurationError(msg)
+
+
+def set_default_guard(guard: Guard | None) -> None:
+    """Have `guard` serve code that names none, from its next call on.
+
+    None takes it back: the next such call makes a guard from the environment.
+    """
+    if guard is not None and not isinstance(guard, Guard):
+        msg = f"set_default_guard takes a Guard or None, not {type(guard).__name__}"
+        raise TypeError(msg)
+    DEFAULT.guard = guard

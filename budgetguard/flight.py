@@ -1,0 +1,183 @@
+"""One look: up to three attempts inside one deadline, and the backoff between them."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from budgetguard.balance import Balance
+from budgetguard.clock import Instant
+from budgetguard.credits import exact
+from budgetguard.errors import BalanceUnavailable, InvalidCredentials
+from budgetguard.ledger import Look
+from budgetguard.loop import in_daemon_thread
+
+if TYPE_CHECKING:
+    from budgetguard.loop import Runtime
+
+ATTEMPTS = 3
+FIRST_DELAY = 0.5
+LONGEST_DELAY = 60.0
+_SHORTEST_DELAY = 0.001
+_MOST_DOUBLINGS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a look failed. `delay` is how many seconds to leave the provider alone."""
+
+    reason: str
+    cause: Exception | None
+    denied: bool
+    failures: int
+    delay: float
+
+    def error(self, provider: str, retry_after: float | None) -> BalanceUnavailable:
+        """A new exception for one caller."""
+        kind = InvalidCredentials if self.denied else BalanceUnavailable
+        error = kind(provider=provider, reason=self.reason, retry_after=retry_after)
+        error.__cause__ = self.cause
+        return error
+
+
+@dataclass(frozen=True, slots=True)
+class _Miss:
+    """One attempt that brought no balance; `again` where another may, within this look."""
+
+    reason: str
+    again: bool = False
+    denied: bool = False
+    retry_after: float | None = None
+    cause: Exception | None = None
+
+
+def backoff(
+    failures: int, retry_after: float | None, jitter: Callable[[float, float], float]
+) -> float:
+    """Seconds until the next attempt after `failures` in a row: exponential, with full jitter."""
+    longest = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(failures - 1, _MOST_DOUBLINGS))
+    delay = max(jitter(0.0, longest), _SHORTEST_DELAY)
+    return max(delay, min(retry_after or 0.0, LONGEST_DELAY))
+
+
+async def fly(
+    source: "Source",
+    runtime: "Runtime",
+    timeout: float,
+    failures: int,
+    sent: Callable[[Instant], None],
+) -> Look | Failure:
+    """Ask for the balance; `sent` is told the moment of each attempt, before it is made."""
+    clock = runtime.clock
+    deadline = clock.monotonic() + timeout
+    miss = _Miss(f"no answer within {timeout:g} s")
+    delay = None
+    with anyio.move_on_after(timeout) as scope:
+        for attempt in range(1, ATTEMPTS + 1):
+            at = clock.now()
+            sent(at)
+            answer = await _attempt(source, runtime, at)
+            if isinstance(answer, Look):
+                return answer
+            miss = answer
+            failures += 1
+            delay = backoff(failures, miss.retry_after, runtime.jitter)
+            if not miss.again or attempt == ATTEMPTS or clock.monotonic() + delay >= deadline:
+                break
+            await anyio.sleep(delay)
+    if scope.cancelled_caught:
+        miss = _Miss(f"no answer within {timeout:g} s")
+        failures += 1
+        delay = None
+    if delay is None:
+        delay = backoff(failures, None, runtime.jitter)
+    return Failure(miss.reason, miss.cause, miss.denied, failures, delay)
+
+
+async def _attempt(source: "Source", runtime: "Runtime", at: Instant) -> Look | _Miss:
+    try:
+        balance = await source.ask(runtime)
+        return Look.of(balance.sent_at(at, runtime.clock), at)
+    except Exception as error:
+        return _classified(error, runtime)
+
+
+def _classified(error: Exception, runtime: "Runtime") -> _Miss:
+    import httpx
+
+    from budgetguard.fetching import Transient, retry_after
+
+    if isinstance(error, BalanceUnavailable):
+        again = isinstance(error, Transient)
+        denied = isinstance(error, InvalidCredentials)
+        return _Miss(error.reason, again, denied, error.retry_after, error.__cause__)  # type: ignore[arg-type]
+    # An httpx exception holds the request, and that holds the key: its words will have to do.
+    if isinstance(error, httpx.HTTPStatusError):
+        status, headers = error.response.status_code, error.response.headers
+        again = status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR
+        denied = status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}
+        wait = retry_after(headers.get("retry-after"), runtime.clock.wall())
+        return _Miss(f"the provider answered {status}", again, denied, wait)
+    if isinstance(error, httpx.HTTPError):
+        again = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+        return _Miss(f"{type(error).__name__} while asking", again)
+    return _Miss(f"asking raised {type(error).__name__}", cause=error)
+
+
+class Source:
+    """Where balances come from: a provider's `fetch`, or a plain callable."""
+
+    def __init__(self, provider: Any) -> None:
+        self._provider = provider
+        self._fetch = getattr(provider, "fetch", None)
+        self._stuck = False
+
+    async def ask(self, runtime: "Runtime") -> Balance:
+        """One balance; raises whatever the provider raises, and BalanceUnavailable for nonsense."""
+        if self._fetch is not None:
+            trust_env = bool(getattr(self._provider, "trust_env", False))
+            answer = await self._fetch(runtime.client(trust_env=trust_env))
+        else:
+            answer = await self._call()
+        return self._balance(answer)
+
+    async def _call(self) -> Any:
+        function = self._provider
+        if _is_async(function):
+            return await function()
+        if self._stuck:
+            raise self._unavailable("an earlier call of the balance function has not returned yet")
+
+        def call() -> Any:
+            self._stuck = True
+            try:
+                return function()
+            finally:
+                self._stuck = False
+
+        answer = await in_daemon_thread(call)
+        return await answer if inspect.isawaitable(answer) else answer
+
+    def _balance(self, answer: Any) -> Balance:
+        if isinstance(answer, Balance):
+            return answer
+        if answer is None:
+            reason = "the balance function returned None (unlimited is Balance(credits=None))"
+            raise self._unavailable(reason)
+        try:
+            return Balance(credits=exact(answer, "the balance"))
+        except (TypeError, ValueError) as error:
+            reason = str(error)
+        raise self._unavailable(reason)
+
+    def _unavailable(self, reason: str) -> BalanceUnavailable:
+        return BalanceUnavailable(provider=str(getattr(self._provider, "name", "")), reason=reason)
+
+
+def _is_async(function: Any) -> bool:
+    call = getattr(function, "__call__", None)  # noqa: B004  an object's async __call__ counts
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+
+

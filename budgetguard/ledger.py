@@ -1,0 +1,304 @@
+"""The books of one account: what may still be promised, and why that errs on one side.
+
+    available = spendable - floor - open holds - debits the balance cannot show yet
+
+A provider's balance is a look into the past: it shows what had been booked when the request was
+*sent*, and a provider may book late. So three things stand between that figure and a promise:
+
+* **holds**, the cost of calls that run now, whose spending the balance may or may not show;
+* **debits**, the cost of calls that have ended. A debit leaves only when a look arrives whose
+  request was sent at or after the debit's stamp: the end of the call plus `lag`, and plus `linger`
+  where nobody knows when the provider stopped working (a *kept* hold);
+* the **floor**, which belongs to the guard that asks and not to the account.
+
+Looks are ordered by when they were sent. An older one never replaces a newer one, and arriving late
+it frees nothing. Spending that both the balance and a hold or debit show is counted twice for a
+while, which refuses too much; no spending is ever counted not at all, which would promise too much.
+
+Nothing here reads a clock, takes a lock or does I/O: time comes in as an argument. Amounts are
+integer micro-credits (`UNLIMITED` where a balance has no bound), times are monotonic seconds.
+"""
+
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from heapq import heappop, heappush
+from typing import TypeAlias
+
+from budgetguard.balance import Balance
+from budgetguard.clock import Instant
+from budgetguard.credits import UNLIMITED, to_micro
+
+Micro: TypeAlias = int | float
+"""Micro-credits: an int, or `UNLIMITED`."""
+
+_BUCKETS_PER_SECOND = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The provider itself refused a call for want of credits: looks are not believed as they are.
+
+    A look counts again when it shows more than `above`, or was sent at or after `until`.
+    """
+
+    above: Micro
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One balance in micro-credits, with the moment its request was sent.
+
+    `credits` may be spent; `ceiling` is what a cost limit leaves for the period; `cap` is the most
+    that one call may cost; `slots` is how many sessions may be open at once.
+    """
+
+    sent: Instant
+    balance: Balance
+    credits: Micro
+    ceiling: Micro = UNLIMITED
+    cap: Micro = UNLIMITED
+    slots: float = UNLIMITED
+    refusal: Refusal | None = None
+
+    @classmethod
+    def of(cls, balance: Balance, sent: Instant) -> "Look":
+        """The look that `balance` amounts to; raises ValueError for an amount out of range."""
+        limit, used = balance.cost_limit, balance.credits_used
+        ceiling, cap = UNLIMITED, UNLIMITED
+        if limit is not None and used is not None:
+            ceiling = to_micro(limit - used, "cost limit", rounding="down")
+        elif limit is not None:
+            cap = to_micro(limit, "cost limit", rounding="down")
+        return cls(
+            sent=sent,
+            balance=balance,
+            credits=_down(balance.credits),
+            ceiling=ceiling,
+            cap=cap,
+            slots=UNLIMITED if balance.max_concurrency is None else balance.max_concurrency,
+        )
+
+    def spendable(self, extra: int) -> Micro:
+        """What the account can pay, with `extra` micro-credits the endpoint does not report."""
+        return 0 if self.refusal else min(self.credits + extra, self.ceiling)
+
+
+def _down(amount: Decimal | None) -> Micro:
+    return UNLIMITED if amount is None else to_micro(amount, "balance", rounding="down")
+
+
+class Entry:
+    """One hold in the books: `amount` set aside, of which `charged` has become a debit already."""
+
+    __slots__ = ("amount", "charged", "ended", "slots")
+
+    def __init__(self, amount: int, slots: int = 0) -> None:
+        self.amount = amount
+        self.slots = slots
+        self.charged = 0
+        self.ended = False
+
+    @property
+    def rest(self) -> int:
+        """The part that is still held."""
+        return max(self.amount - self.charged, 0)
+
+
+class Debits:
+    """Debits in buckets of time, so that memory does not grow with the number of calls.
+
+    A bucket's stamp is the latest of its debits': they leave together, and never early.
+    """
+
+    __slots__ = ("_buckets", "_order", "slots", "total")
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.slots = 0
+        self._buckets: dict[int, list[float]] = {}
+        self._order: list[int] = []
+
+    def add(self, amount: int, clears_at: float, slots: int = 0) -> None:
+        """Book `amount` until a look sent at or after `clears_at` arrives."""
+        key = int(clears_at * _BUCKETS_PER_SECOND)
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            self._buckets[key] = [clears_at, amount, slots]
+            heappush(self._order, key)
+        else:
+            bucket[1] += amount
+            bucket[2] += slots
+            if clears_at > bucket[0]:
+                bucket[0] = clears_at
+        self.total += amount
+        self.slots += slots
+
+    def clear(self, sent: float) -> None:
+        """Drop what a look sent at `sent` is sure to show."""
+        while self._order and self._buckets[self._order[0]][0] <= sent:
+            _, amount, slots = self._buckets.pop(heappop(self._order))
+            self.total -= int(amount)
+            self.slots -= int(slots)
+
+    @property
+    def next_clears_at(self) -> float | None:
+        """The stamp of the oldest debits, None without any."""
+        return self._buckets[self._order[0]][0] if self._order else None
+
+    @property
+    def last_clears_at(self) -> float | None:
+        """The stamp of the youngest debits, None without any."""
+        return self._buckets[max(self._order)][0] if self._order else None
+
+
+class Ledger:
+    """The running sums of one account.
+
+    `room` is the look's figure less everything held and pending, kept up to date so that an
+    admission costs the same with one hold and with a hundred thousand.
+    """
+
+    __slots__ = ("held", "kept", "look", "room", "running", "settled", "slots_held")
+
+    def __init__(self) -> None:
+        self.look: Look | None = None
+        self.room: Micro = 0
+        self.held = 0
+        self.running = 0
+        self.slots_held = 0
+        self.settled = Debits()
+        self.kept = Debits()
+
+    @property
+    def pending(self) -> int:
+        """Debits that the balance cannot show yet."""
+        return self.settled.total + self.kept.total
+
+    @property
+    def slots_in_use(self) -> int:
+        """Sessions that are open, or may be."""
+        return self.slots_held + self.kept.slots
+
+    def spendable(self, extra: int) -> Micro:
+        """What the look says the account can pay; there has to be a look."""
+        assert self.look is not None
+        return self.look.spendable(extra)
+
+    def available(self, floor: int, extra: int) -> Micro:
+        """What could be promised now; below zero when more is promised than there is."""
+        return self.spendable(extra) - floor - self.held - self.pending
+
+    # A call of constant cost needs no entry: its amount is known to whoever ends it.
+
+    def take(self, amount: int) -> None:
+        """Hold `amount` for one more running call."""
+        self.room -= amount
+        self.held += amount
+        self.running += 1
+
+    def put(self, held: int, debit: int, clears_at: float) -> None:
+        """End a taken hold: `debit` is what it cost."""
+        self.room += held - debit
+        self.held -= held
+        self.running -= 1
+        self.settled.add(debit, clears_at)
+
+    def give_back(self, held: int) -> None:
+        """End a taken hold that cost nothing."""
+        self.room += held
+        self.held -= held
+        self.running -= 1
+
+    def lose(self, held: int, clears_at: float, slots: int = 0) -> None:
+        """End a taken hold of which nobody knows what it cost: it counts in full."""
+        self.held -= held
+        self.running -= 1
+        self.kept.add(held, clears_at, slots)
+
+    def open(self, entry: Entry) -> None:
+        """Hold an entry's amount and slots."""
+        self.take(entry.amount)
+        self.slots_held += entry.slots
+
+    def extend(self, entry: Entry, more: int) -> None:
+        """Hold `more` for an open entry."""
+        assert not entry.ended
+        before = entry.rest
+        entry.amount += more
+        self._hold(entry.rest - before)
+
+    def charge(self, entry: Entry, total: int, clears_at: float) -> None:
+        """The provider has booked `total` of an open entry: that much moves from held to debit."""
+        if entry.ended or total <= entry.charged:
+            return
+        before, debit = entry.rest, total - entry.charged
+        entry.charged = total
+        self._hold(entry.rest - before)
+        self.settled.add(debit, clears_at)
+        self.room -= debit
+
+    def settle(self, entry: Entry, actual: int, clears_at: float) -> bool:
+        """End an entry at its real cost; False when it had ended before."""
+        if not self._close(entry):
+            return False
+        self.put(entry.rest, max(actual - entry.charged, 0), clears_at)
+        return True
+
+    def release(self, entry: Entry) -> bool:
+        """End an entry of which nothing more was charged; False when it had ended before."""
+        if not self._close(entry):
+            return False
+        self.give_back(entry.rest)
+        return True
+
+    def keep(self, entry: Entry, clears_at: float) -> bool:
+        """End an entry whose cost is not known, slots included; False when it had ended before."""
+        if not self._close(entry):
+            return False
+        self.lose(entry.rest, clears_at, entry.slots)
+        return True
+
+    def _hold(self, change: int) -> None:
+        self.held += change
+        self.room -= change
+
+    def _close(self, entry: Entry) -> bool:
+        if entry.ended:
+            return False
+        entry.ended = True
+        self.slots_held -= entry.slots
+        return True
+
+    def apply(self, look: Look) -> bool:
+        """Take a look into the books; False when one sent later, or at once, is there already."""
+        at_hand = self.look
+        if at_hand is not None:
+            if look.sent.mono <= at_hand.sent.mono:
+                return False
+            refusal = at_hand.refusal
+            if refusal and look.credits <= refusal.above and look.sent.mono < refusal.until:
+                look = _refused(look, Refusal(min(look.credits, refusal.above), refusal.until))
+        self._adopt(look)
+        self.settled.clear(look.sent.mono)
+        self.kept.clear(look.sent.mono)
+        self._sum()
+        return True
+
+    def refuse(self, now: Instant, lag: float) -> None:
+        """The provider refused for want of credits: a balance of zero, sent now."""
+        at_hand = self.look or Look(sent=now, balance=Balance(credits=None), credits=0)
+        above = at_hand.refusal.above if at_hand.refusal else at_hand.credits
+        self._adopt(_refused(replace(at_hand, sent=now), Refusal(above, now.mono + lag)))
+        self._sum()
+
+    def _adopt(self, look: Look) -> None:
+        assert self.look is None or look.sent.mono >= self.look.sent.mono
+        self.look = look
+
+    def _sum(self) -> None:
+        self.room = self.spendable(0) - self.held - self.pending
+
+
+def _refused(look: Look, refusal: Refusal) -> Look:
+    return replace(look, balance=replace(look.balance, credits=Decimal(0)), refusal=refusal)

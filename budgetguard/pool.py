@@ -1,0 +1,80 @@
+"""One guard per key, for programs that spend on behalf of many."""
+
+import threading
+import weakref
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from budgetguard.guard import Guard
+
+if TYPE_CHECKING:
+    from cachetools import LRUCache
+
+K = TypeVar("K", bound=Hashable)
+
+
+class GuardPool(Generic[K]):
+    """`pool[key]` is the one guard of that key, made by `make_guard(key)` on first use.
+
+    Keeps about `maxsize` guards, least recently used first out. A guard is kept beyond that while
+    it has an open hold, a waiting caller, or a debit that its balance cannot show yet; one that
+    somebody still references is handed out again instead of being made twice. Thread-safe;
+    `make_guard` is called under the pool's lock, and what it raises reaches the caller. Keys are
+    never shown: not in the pool's repr, not in errors of its own.
+    """
+
+    def __init__(self, make_guard: Callable[[K], Guard], maxsize: int = 1024) -> None:
+        if not callable(make_guard):
+            msg = f"make_guard takes a callable, not {type(make_guard).__name__}"
+            raise TypeError(msg)
+        if isinstance(maxsize, bool) or not isinstance(maxsize, int):
+            msg = f"maxsize takes an int, not {type(maxsize).__name__}"
+            raise TypeError(msg)
+        if maxsize < 1:
+            msg = f"maxsize must be at least 1, not {maxsize}"
+            raise ValueError(msg)
+        self._make_guard = make_guard
+        self._lock = threading.RLock()
+        self._busy: dict[K, Guard] = {}
+        self._referenced: weakref.WeakValueDictionary[K, Guard] = weakref.WeakValueDictionary()
+        self._recent = _recent(maxsize, self._busy)
+
+    def __getitem__(self, key: K) -> Guard:
+        with self._lock:
+            guard = self._recent.get(key)
+            if guard is None:
+                guard = self._busy.pop(key, None) or self._referenced.get(key)
+                if guard is None:
+                    guard = self._make_guard(key)
+                    if not isinstance(guard, Guard):
+                        msg = f"make_guard has to return a Guard, not {type(guard).__name__}"
+                        raise TypeError(msg)
+                    self._let_go()
+                self._recent[key] = self._referenced[key] = guard
+            return guard
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._recent) + len(self._busy)
+
+    def __repr__(self) -> str:
+        return f"<GuardPool of {len(self)} guards>"
+
+    def _let_go(self) -> None:
+        for key in [key for key, guard in self._busy.items() if guard.account.quiet()]:
+            del self._busy[key]
+
+
+def _recent(maxsize: int, busy: "dict[K, Guard]") -> "LRUCache[K, Guard]":
+    from cachetools import LRUCache
+
+    class Recent(LRUCache[K, Guard]):
+        """The recently used; what has to go and may not be forgotten goes to `busy`."""
+
+        def popitem(self) -> tuple[K, Guard]:
+            key, guard = super().popitem()
+            if not guard.account.quiet():
+                busy[key] = guard
+            return key, guard
+
+    return Recent(maxsize)

@@ -1,0 +1,106 @@
+"""What a process has one of: the private loop, and one account per credential; and what a fork does.
+
+This is all the state that the package keeps of itself, besides the default guard and the switch.
+"""
+
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from budgetguard.account import Account
+from budgetguard.clock import SYSTEM
+
+if TYPE_CHECKING:
+    from budgetguard.loop import Runtime
+
+_SWEEP_ABOVE = 64
+
+
+class _Process:
+    def __init__(self) -> None:
+        self.accounts: weakref.WeakSet[Account] = weakref.WeakSet()
+        self.begin()
+        self.hooked = False
+        self.sweep_above = _SWEEP_ABOVE
+        self.abandoned: list[Runtime] = []
+
+    def begin(self) -> None:
+        self.lock = threading.Lock()
+        self.runtime: Runtime | None = None
+        self.override: Runtime | None = None
+        self.named: dict[tuple[int, str], Account] = {}
+
+
+_PROCESS = _Process()
+
+
+def runtime() -> "Runtime":
+    """This process's runtime; no thread is started before somebody needs one."""
+    from budgetguard.loop import Runtime
+
+    with _PROCESS.lock:
+        if _PROCESS.override is not None:
+            return _PROCESS.override
+        if _PROCESS.runtime is None:
+            _PROCESS.runtime = Runtime(SYSTEM)
+        return _PROCESS.runtime
+
+
+@contextlib.contextmanager
+def runtime_of(other: "Runtime") -> Iterator[None]:
+    """Within the block, guards that are made use `other`; for tests that turn the clock by hand."""
+    before, _PROCESS.override = _PROCESS.override, other
+    try:
+        yield
+    finally:
+        _PROCESS.override = before
+
+
+def account_of(provider: Any, name: str) -> Account:
+    """The account of a provider: one for each fingerprint, a new one where it has none."""
+    here = runtime()
+    fingerprint = getattr(provider, "fingerprint", None)
+    with _PROCESS.lock:
+        if not _PROCESS.hooked:
+            _PROCESS.hooked = True
+            if hasattr(os, "register_at_fork"):
+                os.register_at_fork(after_in_child=_after_fork)
+        account = _PROCESS.named.get((id(here), fingerprint)) if fingerprint else None
+        if account is None:
+            account = Account(provider, name, runtime)
+            _PROCESS.accounts.add(account)
+            if fingerprint:
+                _sweep()
+                _PROCESS.named[id(here), fingerprint] = account
+    # Bound now: a runtime that a test put in place ends with its block, the account need not.
+    assert account.runtime is here or fingerprint
+    return account
+
+
+def _sweep() -> None:
+    """Forget accounts that no guard uses and nobody may still spend from; the rest stay."""
+    named = _PROCESS.named
+    if len(named) < _PROCESS.sweep_above:
+        return
+    for key, account in list(named.items()):
+        if not account.askers and account.quiet():
+            del named[key]
+    _PROCESS.sweep_above = max(_SWEEP_ABOVE, 2 * len(named))
+
+
+def _after_fork() -> None:
+    """Start the child afresh. The parent's loop is kept, untouched: closing it would close hers."""
+    for runtime_before in (_PROCESS.runtime, _PROCESS.override):
+        if runtime_before is not None:
+            _PROCESS.abandoned.append(runtime_before)
+    named = _PROCESS.named
+    accounts = list(_PROCESS.accounts)
+    _PROCESS.begin()
+    fresh = runtime()
+    for (_, fingerprint), account in named.items():
+        _PROCESS.named[id(fresh), fingerprint] = account
+    for account in accounts:
+        account.forget()

@@ -1,0 +1,83 @@
+"""From a decision to the error a caller reads: every figure that led to it."""
+
+from typing import TYPE_CHECKING
+
+from budgetguard.asker import Asker, Call
+from budgetguard.clock import Instant
+from budgetguard.credits import to_credits
+from budgetguard.errors import (
+    BalanceUnavailable,
+    Basis,
+    BudgetGuardError,
+    ConcurrencyLimit,
+    InsufficientCredits,
+)
+from budgetguard.ledger import Ledger
+from budgetguard.policy import Ahead, Refuse, Why, ready_in
+
+if TYPE_CHECKING:
+    from budgetguard.flight import Failure
+
+
+def why_refused(
+    ledger: Ledger, call: Call, refuse: Refuse, ahead: Ahead, now: Instant
+) -> BudgetGuardError:
+    """The error of a caller who lacks credits or slots."""
+    if refuse.why is Why.SLOTS:
+        return _too_many(ledger, call, refuse, ahead)
+    return _too_little(ledger, call, refuse, ahead, now)
+
+
+def _too_many(ledger: Ledger, call: Call, refuse: Refuse, ahead: Ahead) -> ConcurrencyLimit:
+    look, terms = ledger.look, call.asker.terms
+    assert look is not None
+    return ConcurrencyLimit(
+        operation=call.operation,
+        limit=int(look.slots),
+        in_use=ledger.slots_in_use + ahead.slots,
+        provider=call.asker.provider,
+        retry_after=None if refuse.hopeless else terms.recheck_after,
+        needed=call.need.slots,
+    )
+
+
+def _too_little(
+    ledger: Ledger, call: Call, refuse: Refuse, ahead: Ahead, now: Instant
+) -> InsufficientCredits:
+    look, terms = ledger.look, call.asker.terms
+    assert look is not None
+    spendable = look.spendable(terms.extra)
+    basis: Basis = "reported"
+    if refuse.why is Why.CAP:
+        basis = "cap"
+    elif look.refusal:
+        basis = "refused"
+    elif spendable < look.credits + terms.extra:
+        basis = "cost limit"
+    extra = terms.extra if basis in {"reported", "cap"} else 0
+    available = spendable - terms.floor - ledger.held - ledger.pending - ahead.amount
+    return InsufficientCredits(
+        operation=call.operation,
+        needed=to_credits(call.need.amount),
+        available=to_credits(min(available, look.cap) if basis == "cap" else available),
+        balance=to_credits(spendable - extra),
+        held=to_credits(ledger.held),
+        pending=to_credits(ledger.pending),
+        floor=to_credits(terms.floor),
+        age=now.since(look.sent),
+        provider=call.asker.provider,
+        top_up_url=call.asker.top_up_url,
+        retry_after=None if refuse.hopeless else ready_in(ledger, terms, call.need, now),
+        running=ledger.running,
+        queued=to_credits(ahead.amount),
+        extra=to_credits(extra),
+        basis=basis,
+    )
+
+
+def unavailable(asker: Asker, failure: "Failure | None", wait: float) -> BalanceUnavailable:
+    """A new error for one caller, of a look that failed for all."""
+    if failure is not None:
+        return failure.error(asker.provider, wait)
+    reason = f"no answer within {asker.terms.timeout:g} s"
+    return BalanceUnavailable(provider=asker.provider, reason=reason, retry_after=wait)

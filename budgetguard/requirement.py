@@ -1,0 +1,255 @@
+"""What one call needs: the object behind `require_credits`, decorator and context manager in one."""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from budgetguard.account import Admission
+from budgetguard.asker import Call
+from budgetguard.credits import Amount
+from budgetguard.credits import cost as to_cost
+from budgetguard.durations import seconds
+from budgetguard.hold import Hold, NoHold
+from budgetguard.policy import Need
+from budgetguard.switch import SWITCH
+
+if TYPE_CHECKING:
+    from budgetguard.guard import Guard
+
+F = TypeVar("F")
+_BLOCK = "this block"
+
+
+class Requirement:
+    """Credits and slots that a call needs, and how its hold ends.
+
+    Decorates any number of functions. As a context manager it guards one block at a time.
+    """
+
+    def __init__(
+        self,
+        guard: "Guard | Callable[..., Guard] | None",
+        *,
+        min: Amount | Callable[..., Amount] | None = None,  # noqa: A002  the contract's name
+        cost: Amount | Callable[..., Amount] | None = None,
+        actual: Callable[[Any], Amount] | None = None,
+        slots: int = 0,
+        wait: float = 0,
+        lag: float | None = None,
+        linger: float | None = None,
+        release_on: tuple[type[BaseException], ...] | type[BaseException] = (),
+        name: str | None = None,
+    ) -> None:
+        if min is None and cost is None and not slots:
+            msg = "require_credits needs at least one of min, cost and slots"
+            raise TypeError(msg)
+        if isinstance(slots, bool) or not isinstance(slots, int):
+            msg = f"slots takes an int, not {type(slots).__name__}"
+            raise TypeError(msg)
+        if slots < 0:
+            msg = f"slots must not be negative: {slots}"
+            raise ValueError(msg)
+        if actual is not None and not callable(actual):
+            msg = f"actual takes a callable given the result, not {type(actual).__name__}"
+            raise TypeError(msg)
+        if name is not None and not isinstance(name, str):
+            msg = f"name takes a str, not {type(name).__name__}"
+            raise TypeError(msg)
+        if guard is not None and not callable(guard) and not hasattr(guard, "asker"):
+            msg = f"guard takes a Guard or a callable, not {type(guard).__name__}"
+            raise TypeError(msg)
+        self.guard = guard
+        self.min = min if min is None or callable(min) else to_cost(min, "min")
+        self.cost = cost if cost is None or callable(cost) else to_cost(cost, "cost")
+        self.actual = actual
+        self.slots = slots
+        self.wait = seconds(wait, "wait")
+        self.lag = None if lag is None else seconds(lag, "lag")
+        self.linger = None if linger is None else seconds(linger, "linger")
+        self.release_on = _exceptions(release_on)
+        self.name = name
+        # Empty while a block is guarded; list.pop is atomic, so two cannot both be let in.
+        self._free = [None]
+        self._entered: Hold | None = None
+
+    def find_guard(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "Guard":
+        """The guard that this call goes to."""
+        guard = self.guard
+        if guard is None:
+            from budgetguard.defaults import DEFAULT
+
+            return DEFAULT.find()
+        if not callable(guard):
+            return guard
+        found = guard(*args, **kwargs)
+        if not hasattr(found, "asker"):
+            msg = f"guard= has to return a Guard, and returned {type(found).__name__}"
+            raise TypeError(msg)
+        return found
+
+    def open(
+        self, operation: str | None = None, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Hold:
+        """Admit one call, blocking while it waits; raises what the admission raises."""
+        started = self._start(operation, args, kwargs or {})
+        if isinstance(started, NoHold):
+            return started
+        guard, call, ticket = started
+        try:
+            ticket.wait(lambda: _remaining(guard, call), guard.account.overdue)
+        except BaseException:
+            guard.account.abandon(ticket)
+            raise
+        return self._hold(guard, call, ticket)
+
+    async def aopen(
+        self, operation: str | None = None, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Hold:
+        """`open`, waiting without blocking the event loop."""
+        started = self._start(operation, args, kwargs or {})
+        if isinstance(started, NoHold):
+            return started
+        guard, call, ticket = started
+        try:
+            await ticket.wait_async(lambda: _remaining(guard, call), guard.account.overdue)
+        except BaseException:
+            guard.account.abandon(ticket)
+            raise
+        return self._hold(guard, call, ticket)
+
+    def _start(
+        self, operation: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> "NoHold | tuple[Guard, Call, Admission]":
+        operation = self.name or operation or _BLOCK
+        if not SWITCH.read:
+            SWITCH.read_environment()
+        if SWITCH.passive:
+            return NoHold(operation, self.slots)
+        guard = self.find_guard(args, kwargs)
+        guard.check_open(operation)
+        call = self._call(guard, operation, args, kwargs)
+        return guard, call, guard.account.ask(call)
+
+    def _call(
+        self, guard: "Guard", operation: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Call:
+        least = _amount(self.min, "min", args, kwargs)
+        cost = _amount(self.cost, "cost", args, kwargs)
+        if cost is None:
+            cost = least or 0
+        now = guard.runtime.clock.monotonic()
+        need = Need(
+            amount=max(least or 0, cost),
+            cost=cost,
+            slots=self.slots,
+            arrived=now,
+            until=now + self.wait,
+            give_up=now + self.wait + guard.asker.terms.timeout,
+        )
+        lag = guard.lag if self.lag is None else self.lag
+        linger = guard.linger if self.linger is None else self.linger
+        return Call(guard.asker, operation, need, lag, linger)
+
+    def _hold(self, guard: "Guard", call: Call, ticket: Admission) -> Hold:
+        if ticket.error is not None:
+            raise ticket.error
+        assert ticket.entry is not None
+        assert ticket.ledger is not None
+        return Hold(guard.account, call, ticket.ledger, ticket.entry, self.release_on)
+
+    def __call__(self, function: F = None, /, *args: Any, **kwargs: Any) -> F:
+        """Guard `function`; raises TypeError for what cannot be guarded rightly."""
+        from budgetguard.wrapping import can_wrap, wrap
+
+        if callable(self.min) and (args or kwargs or not can_wrap(function)):
+            raise TypeError(_bare(self.min))
+        if args or kwargs:
+            msg = "require_credits(...) takes one function to decorate"
+            raise TypeError(msg)
+        return wrap(self, function)
+
+    def __enter__(self) -> Hold:
+        self._claim()
+        try:
+            self._entered = self.open()
+        except BaseException:
+            self._free.append(None)
+            raise
+        return self._entered
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._leave(error)
+
+    async def __aenter__(self) -> Hold:
+        self._claim()
+        try:
+            self._entered = await self.aopen()
+        except BaseException:
+            self._free.append(None)
+            raise
+        return self._entered
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._leave(error)
+
+    def _claim(self) -> None:
+        if self.actual is not None:
+            msg = "actual= is given a function's result, and a block has none: use hold.settle(cost)"
+            raise TypeError(msg)
+        try:
+            self._free.pop()
+        except IndexError:
+            msg = (
+                "This require_credits(...) guards a block already. Make a new one for each block "
+                "that runs at the same time."
+            )
+            raise RuntimeError(msg) from None
+
+    def _leave(self, error: BaseException | None) -> None:
+        hold, self._entered = self._entered, None
+        self._free.append(None)
+        assert hold is not None
+        hold.finish(error)
+
+
+def _remaining(guard: "Guard", call: Call) -> float:
+    now = guard.runtime.clock.monotonic()
+    return (call.need.until if now < call.need.until else call.need.give_up) - now
+
+
+def _amount(
+    given: int | Callable[..., Amount] | None,
+    what: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> int | None:
+    return to_cost(given(*args, **kwargs), what) if callable(given) else given
+
+
+def _exceptions(
+    given: tuple[type[BaseException], ...] | type[BaseException],
+) -> tuple[type[BaseException], ...]:
+    kinds = given if isinstance(given, tuple) else (given,)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            msg = f"release_on takes exception types, not {kind!r}"
+            raise TypeError(msg)
+    return kinds
+
+
+def _bare(function: Any) -> str:
+    name = getattr(function, "__qualname__", repr(function))
+    return (
+        f"{name} is decorated with a bare @require_credits. "
+        "Write @require_credits(min=...), with the credits that it needs."
+    )

@@ -1,0 +1,51 @@
+"""The process-wide switch: guards on, off, or as the environment says."""
+
+import os
+
+from budgetguard.errors import ConfigurationError
+
+VARIABLE = "BUDGETGUARD"
+
+
+class Switch:
+    """`passive` is True where guarded code runs as if undecorated; read on every call."""
+
+    __slots__ = ("_chosen", "observe", "passive", "read")
+
+    def __init__(self) -> None:
+        self.read = False
+        self._chosen = False
+        self.passive = False
+        self.observe = False
+
+    def read_environment(self) -> None:
+        """Read `BUDGETGUARD` once; raises ConfigurationError for a value other than off, observe."""
+        if self.read:
+            return
+        value = os.environ.get(VARIABLE, "").strip().lower()
+        if value not in {"", "off", "observe"}:
+            msg = f"{VARIABLE} is {value!r}: set it to off or observe, or leave it unset."
+            raise ConfigurationError(msg)
+        self.read = True
+        if not self._chosen:
+            self.passive = value == "off"
+            self.observe = value == "observe"
+
+    def set_active(self, active: bool) -> None:
+        """Choose for this process, whatever the environment says."""
+        self._chosen = True
+        self.passive = not active
+        self.observe = False
+
+
+SWITCH = Switch()
+
+
+def set_active(active: bool) -> None:
+    """Switch every guard of this process off, or on again.
+
+    Off, guarded code runs as if undecorated, and blocks get a hold that does nothing: nothing is
+    looked up, held or refused. Calls that run already end as they would have. Wins over the
+    `BUDGETGUARD` environment variable.
+    """
+    SWITCH.set_active(active)

@@ -1,0 +1,105 @@
+"""An account in memory, for tests that want no server."""
+
+import threading
+from collections.abc import Callable
+from decimal import Decimal
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from budgetguard.balance import Balance
+from budgetguard.credits import Amount, exact
+
+if TYPE_CHECKING:
+    import httpx
+
+_NUMBERS = count(1)
+
+
+class OutOfCredits(Exception):
+    """The fake account cannot pay a charge: what a provider's 402 is in life."""
+
+
+class FakeProvider:
+    """A provider whose account is a number in memory; give it to a Guard.
+
+    `credits` is the true balance, None for unlimited. `charge` is what a provider does when it
+    works, `top_up` what a person does. `requests` counts the looks a guard made, `lowest` is the
+    lowest balance so far. With `failure` set, looks raise it. Thread-safe.
+    """
+
+    name = "fake"
+    top_up_url = "https://example.com/top-up"
+
+    def __init__(
+        self,
+        credits: Amount | None = 100,
+        *,
+        lag: float = 0,
+        linger: float = 0,
+        max_concurrency: int | None = None,
+        cost_limit: Amount | None = None,
+        credits_used: Amount | None = None,
+        extra_credits: Amount = 0,
+    ) -> None:
+        self.lag = lag
+        self.linger = linger
+        self.max_concurrency = max_concurrency
+        self.cost_limit = cost_limit
+        self.credits_used = credits_used
+        self.extra_credits = extra_credits
+        self.fingerprint = f"fake account {next(_NUMBERS)}"
+        self.failure: Exception | None = None
+        self.on_fetch: Callable[[], Any] | None = None
+        self.requests = 0
+        self._lock = threading.Lock()
+        self._credits = None if credits is None else exact(credits, "credits")
+        self.lowest = self._credits
+
+    @property
+    def credits(self) -> Decimal | None:
+        """The true balance."""
+        return self._credits
+
+    @credits.setter
+    def credits(self, credits: Amount | None) -> None:
+        with self._lock:
+            self._set(None if credits is None else exact(credits, "credits"))
+
+    def charge(self, cost: Amount, *, overdraw: bool = False) -> None:
+        """Take `cost` credits; raises OutOfCredits, taking nothing, where they are not there."""
+        amount = exact(cost, "cost")
+        with self._lock:
+            if self._credits is None:
+                return
+            if amount > self._credits and not overdraw:
+                msg = f"402: {amount} credits asked for, {self._credits} there"
+                raise OutOfCredits(msg)
+            self._set(self._credits - amount)
+
+    def top_up(self, credits: Amount) -> None:
+        """Add credits."""
+        amount = exact(credits, "credits")
+        with self._lock:
+            if self._credits is not None:
+                self._set(self._credits + amount)
+
+    async def fetch(self, client: "httpx.AsyncClient") -> Balance:
+        """The balance as it stands; raises `failure` if that is set."""
+        self.requests += 1
+        if self.on_fetch is not None:
+            waited = self.on_fetch()
+            if waited is not None:
+                await waited
+        if self.failure is not None:
+            raise self.failure
+        return Balance(
+            credits=self._credits,
+            max_concurrency=self.max_concurrency,
+            cost_limit=self.cost_limit,  # type: ignore[arg-type]
+            credits_used=self.credits_used,  # type: ignore[arg-type]
+        )
+
+    def _set(self, credits: Decimal | None) -> None:
+        self._credits = credits
+        if credits is not None and self.lowest is not None:
+            self.lowest = min(self.lowest, credits)

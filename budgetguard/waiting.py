@@ -1,0 +1,80 @@
+"""A caller who waits: for a look, for credits, for a slot. One ticket for threads, asyncio, trio."""
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from budgetguard.errors import BudgetGuardError
+
+# How long after its deadline a waiter looks for itself, should the private loop be kept busy.
+SLACK = 0.05
+
+
+class Ticket:
+    """The answer to one caller, there at once or later.
+
+    `settle` is called once, by whoever decides; the caller reads `done` and `error` after one of
+    the two waits. `overdue` is called with the ticket when its time is up and nobody decided.
+    """
+
+    __slots__ = ("_wake", "done", "error")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.error: BudgetGuardError | None = None
+        self._wake: Callable[[], object] | None = None
+
+    def settle(self, error: "BudgetGuardError | None" = None) -> None:
+        """Give the answer, without waking anybody yet: that happens outside the lock."""
+        assert not self.done
+        self.error = error
+        self.done = True
+
+    def wake(self) -> None:
+        """Wake the caller; harmless where nobody waits any more."""
+        wake = self._wake
+        if wake is not None:
+            wake()
+
+    def wait(self, remaining: Callable[[], float], overdue: Callable[[], object]) -> None:
+        """Block this thread until the answer is there."""
+        if self.done:
+            return
+        woken = threading.Event()
+        self._wake = woken.set
+        # `done` is read after `_wake` was set, and set before `_wake` is read: one sees the other.
+        while not self.done:
+            if not woken.wait(max(remaining(), 0.0) + SLACK):
+                overdue()
+
+    async def wait_async(
+        self, remaining: Callable[[], float], overdue: Callable[[], object]
+    ) -> None:
+        """Wait until the answer is there, without blocking the caller's event loop."""
+        if self.done:
+            return
+        import anyio
+        from anyio.lowlevel import current_token
+
+        woken = anyio.Event()
+        self._wake = _waker(current_token().native_token, woken.set)
+        while not self.done:
+            with anyio.move_on_after(max(remaining(), 0.0) + SLACK) as patience:
+                await woken.wait()
+            if patience.cancelled_caught:
+                overdue()
+
+
+def _waker(token: object, wake: Callable[[], None]) -> Callable[[], None]:
+    # Not anyio.from_thread.run_sync: it waits for the caller's loop, which may be busy for long.
+    soon: Callable[[Callable[[], None]], object]
+    soon = getattr(token, "call_soon_threadsafe", None) or token.run_sync_soon  # type: ignore[attr-defined]
+
+    def wake_soon() -> None:
+        try:
+            soon(wake)
+        except RuntimeError:  # asyncio: the loop is closed; trio.RunFinishedError is one too
+            pass
+
+    return wake_soon
