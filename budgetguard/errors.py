@@ -118,7 +118,7 @@ class InsufficientCredits(BudgetGuardError):
             calls = f"{self.running} running call{'s' * (self.running != 1)}"
             parts.append(f"{spell(self.held)} {_are(self.held)} held by {calls}")
         if self.pending:
-            parts.append(f"{spell(self.pending)} spent {_are(self.pending)} not in that figure yet")
+            parts.append(f"{spell(self.pending)} {_are(self.pending)} counted for calls that just ended")
         if self.queued:
             parts.append(f"callers who wait need {spell(self.queued)}")
         if self.floor:
@@ -129,7 +129,7 @@ class InsufficientCredits(BudgetGuardError):
         top_up = f"Top up: {self.top_up_url}" if self.top_up_url else "Top up the account."
         if self.retry_after is None:
             return top_up
-        return f"Try again in {_seconds(self.retry_after)}, when running calls have ended. {top_up}"
+        return f"Try again in {_seconds(self.retry_after)}. {top_up}"
 
 
 class ConcurrencyLimit(BudgetGuardError):

@@ -104,18 +104,16 @@ class Runtime:
             lambda: loop.call_at(when, callback, context=self._context), context=self._context
         )
 
-    def nudge(self, callback: Callable[[], object]) -> None:
-        """Call back soon if the loop runs at all; takes no lock, so finalizers may use it."""
+    def nudge(self, callback: Callable[[], object]) -> bool:
+        """Call back soon, if the loop runs at all; takes no lock, so finalizers may use it."""
         loop = self._loop
-        if loop is not None and not loop.is_closed():
-            try:
-                loop.call_soon_threadsafe(callback, context=self._context)
-            except RuntimeError:  # closed in between
-                pass
-
-    def wake(self) -> None:
-        """Have the loop look at its clock again."""
-        self.nudge(lambda: None)
+        if loop is None:
+            return False
+        try:
+            loop.call_soon_threadsafe(callback, context=self._context)
+        except RuntimeError:  # closed
+            return False
+        return True
 
     def client(self, *, trust_env: bool) -> "httpx.AsyncClient":
         """The kept client; only for code that runs on the loop."""

@@ -37,6 +37,14 @@ class Switch:
         self.passive = not active
         self.observe = False
 
+    def save(self) -> tuple[bool, bool, bool, bool]:
+        """The present state, for `restore`."""
+        return self.read, self._chosen, self.passive, self.observe
+
+    def restore(self, state: tuple[bool, bool, bool, bool]) -> None:
+        """Back to a saved state."""
+        self.read, self._chosen, self.passive, self.observe = state
+
 
 SWITCH = Switch()
 

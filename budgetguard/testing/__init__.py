@@ -1,1 +1,10 @@
-"""Fakes, a clock turned by hand, and a sandbox, for the tests of programs that use budgetguard."""
+"""For the tests of programs that use budgetguard: fakes, and a clock turned by hand.
+
+The sandbox, a real HTTP server that speaks both providers' APIs, is in
+`budgetguard.testing.sandbox` and needs the extra of that name.
+"""
+
+from budgetguard.testing.fake import FakeProvider, OutOfCredits
+from budgetguard.testing.hand_clock import HandClock, hand_clock
+
+__all__ = ["FakeProvider", "HandClock", "OutOfCredits", "hand_clock"]

@@ -8,6 +8,10 @@ from budgetguard.clock import Instant
 from budgetguard.loop import Runtime
 from budgetguard.process import runtime_of
 
+# A fetch that needs no I/O is done after about ten turns of the loop.
+_ROUNDS = 30
+_PATIENCE = 5.0
+
 
 class HandClock:
     """Stands still until it is turned. Both clocks start at 1,000,000 seconds."""
@@ -64,7 +68,7 @@ def hand_clock() -> Iterator[HandClock]:
     """
     clock = HandClock()
     runtime = Runtime(clock)
-    clock.on_turn(runtime.wake)
+    clock.on_turn(lambda: settle(runtime))
     with runtime_of(runtime):
         try:
             yield clock
@@ -72,15 +76,15 @@ def hand_clock() -> Iterator[HandClock]:
             runtime.stop()
 
 
-def settled(runtime: Runtime) -> None:
-    """Wait until the private loop has nothing to do at the present time."""
-    quiet = threading.Event()
+def settle(runtime: Runtime) -> None:
+    """Wait until the private loop has done what is due, as far as it needs no I/O for that."""
+    done = threading.Event()
 
-    def look(rounds: int) -> None:
+    def turn(rounds: int) -> None:
         if rounds:
-            runtime.nudge(lambda: look(rounds - 1))
+            runtime.nudge(lambda: turn(rounds - 1))
         else:
-            quiet.set()
+            done.set()
 
-    runtime.nudge(lambda: look(20))
-    quiet.wait(5)
+    if runtime.nudge(lambda: turn(_ROUNDS)):
+        done.wait(_PATIENCE)

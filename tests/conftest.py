@@ -1,0 +1,33 @@
+"""Fixtures that all tests share."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from budgetguard.defaults import DEFAULT
+from budgetguard.switch import SWITCH
+from budgetguard.testing import HandClock, hand_clock
+
+
+@pytest.fixture
+def clock() -> Iterator[HandClock]:
+    """A clock turned by hand, for guards made during the test."""
+    with hand_clock() as clock:
+        yield clock
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """Every async test runs on both."""
+    return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _as_found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Leave the switch and the default guard as they were, and no key in the environment."""
+    for name in ("PREDEV_API_KEY", "ANCHORBROWSER_API_KEY", "ANCHORBROWSER_PROJECT_ID", "BUDGETGUARD"):
+        monkeypatch.delenv(name, raising=False)
+    switch, guard = SWITCH.save(), DEFAULT.guard
+    yield
+    SWITCH.restore(switch)
+    DEFAULT.guard = guard
