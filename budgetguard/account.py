@@ -9,6 +9,7 @@ Ends of calls are *posted*, not booked on the spot: appending to a deque is safe
 signal handler, where taking the lock could wait for the very thread that is interrupted.
 """
 
+import math
 import threading
 import weakref
 from collections import deque
@@ -50,6 +51,9 @@ if TYPE_CHECKING:
 Effects: TypeAlias = list[Callable[[], object]]
 LATER = float("inf")
 
+End: TypeAlias = tuple[Ledger, int, int, float]
+"""How a call of constant cost ended: its books, what it held and what it cost, when that clears."""
+
 # Ends of calls are taken in with the next change; when there are more than these, at once.
 MANY_ENDS = 256
 
@@ -85,10 +89,6 @@ class Reading(Ticket):
         self.give_up = now + asker.terms.timeout
         self.balance: Balance | None = None
 
-    def deadline(self, _: float) -> float:
-        """When this caller stops waiting."""
-        return self.give_up
-
 
 @dataclass(frozen=True, slots=True)
 class _Flight:
@@ -101,22 +101,25 @@ class _Flight:
 class Account:
     """The state that all guards of one account share. All public methods are thread-safe."""
 
-    def __init__(self, provider: Any, name: str, runtime: "Callable[[], Runtime]") -> None:
-        self.name = name
+    def __init__(
+        self, provider: Any, runtime: "Runtime", find_runtime: "Callable[[], Runtime]"
+    ) -> None:
         self.provider = provider
-        self._find_runtime = runtime
+        self._find_runtime = find_runtime
         self.askers: weakref.WeakSet[Asker] = weakref.WeakSet()
         self._fresh_for = LATER
         self._any_extra = False
         self._any_alert = False
+        self._runtime: Runtime | None
         self.forget()
+        self._runtime = runtime
 
     def forget(self) -> None:
         """Start afresh: no balance, no holds, nobody waiting. What was open ends in the old books."""
         self.lock = threading.Lock()
         self.ledger = Ledger()
         self.quick_mono = self.quick_wall = NEVER
-        self.ends: deque[tuple[Ledger, int, int, float]] = deque()
+        self.ends: deque[End] = deque()
         self.queue: list[Admission] = []
         self._posts: deque[tuple[Callable[..., bool], tuple[Any, ...]]] = deque()
         self._readers: list[Reading] = []
@@ -130,7 +133,7 @@ class Account:
         self._wanted = LATER
         self._deadline = LATER
         self._alarm_at = LATER
-        self._runtime: Runtime | None = None
+        self._runtime = None
         self._last_asker: weakref.ref[Asker] | None = None
 
     @property
@@ -342,9 +345,9 @@ class Account:
         for reading in self._readers:
             self._decide_reading(reading, now, effects)
         self._readers = [reading for reading in self._readers if not reading.done]
-        self._deadline = min(
-            (ticket.deadline(now.mono) for ticket in (*self.queue, *self._readers)), default=LATER
-        )
+        deadlines = [ticket.deadline(now.mono) for ticket in self.queue]
+        deadlines += [reading.give_up for reading in self._readers]
+        self._deadline = min(deadlines, default=LATER)
 
     def _behind(self, ticket: Admission, ahead: Ahead, now: Instant) -> Ahead:
         """What is ahead of whoever comes after `ticket`; who does not queue is not in the way."""
@@ -417,6 +420,9 @@ class Account:
             reading.balance = look.balance
             reading.settle()
             return
+        if look is not None:
+            # After a suspend, a look may be too old although few monotonic seconds have passed.
+            reading.oldest = max(reading.oldest, math.nextafter(look.sent.mono, LATER))
         self._decide_reading(reading, now, effects)
         if not reading.done:
             self._readers.append(reading)
@@ -508,14 +514,19 @@ class Account:
 
     def _kept_due(self) -> float:
         """When to look for what a kept hold came to; not left to the next caller."""
-        asker = self._last_asker() if self._last_asker else None
+        asker = self._asker()
         clears_at = self.ledger.kept.next_clears_at
         if asker is None or clears_at is None:
             return LATER
         return max(clears_at, self._looking.last_sent + asker.terms.recheck_after)
 
-    def _start_look(self, now: Instant, effects: Effects) -> None:
+    def _asker(self) -> Asker | None:
+        """Whose terms a look goes by: who asked last, else any guard that is left."""
         asker = self._last_asker() if self._last_asker else None
+        return asker or next(iter(self.askers), None)
+
+    def _start_look(self, now: Instant, effects: Effects) -> None:
+        asker = self._asker()
         if asker is None:
             return
         flight = self._flight = _Flight(asker, self._failure.failures if self._failure else 0)

@@ -14,6 +14,7 @@ from budgetguard.defaults import provider_from_environment
 from budgetguard.errors import BalanceUnavailable, ConfigurationError, InsufficientCredits
 from budgetguard.guard import Guard
 from budgetguard.providers import AnchorBrowser, PreDev
+from budgetguard.switch import set_active
 
 ENOUGH = 0
 TOO_LITTLE = 1
@@ -26,6 +27,8 @@ _PROVIDERS: dict[str, Callable[..., Any]] = {"predev": PreDev, "anchorbrowser": 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     options = _parser().parse_args(arguments)
+    # BUDGETGUARD=off lets guarded code pass; a check still has to tell what is there.
+    set_active(True)
     try:
         code: int = options.run(options)
     except ConfigurationError as error:
@@ -81,6 +84,9 @@ def _sandbox(options: argparse.Namespace) -> int:
         serve(port=options.port, credits=options.credits, speed=options.speed, seed=options.seed)
     except OSError as error:
         sys.stderr.write(f"budgetguard: port {options.port} cannot be had: {error.strerror}\n")
+        return USAGE
+    except ValueError as error:
+        sys.stderr.write(f"budgetguard: {error}\n")
         return USAGE
     return ENOUGH
 

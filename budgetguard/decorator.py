@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from budgetguard.credits import Amount
+from budgetguard.defaults import DEFAULT
 from budgetguard.requirement import Requirement
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def require_credits(
     `cost` and `slots`.
     """
     return Requirement(
-        guard,
+        DEFAULT if guard is None else guard,
         min=min,
         cost=cost,
         actual=actual,

@@ -2,8 +2,10 @@
 
 import os
 import threading
+from typing import Any
 
 from budgetguard.errors import ConfigurationError
+from budgetguard.gate import Slot
 from budgetguard.guard import Guard
 from budgetguard.providers import AnchorBrowser, PreDev
 
@@ -12,15 +14,15 @@ ANCHOR_KEY = "ANCHORBROWSER_API_KEY"
 _INSTEAD = "Set one of them, or call budgetguard.set_default_guard(Guard(...)), or pass guard=."
 
 
-class Default:
-    """Holds the default guard; `guard` is None until somebody sets it or needs it."""
+class Default(Slot):
+    """Holds the default guard; `guard` is None until somebody sets it or calls this."""
 
     def __init__(self) -> None:
-        self.guard: Guard | None = None
+        super().__init__(None)
         self._lock = threading.Lock()
 
-    def find(self) -> Guard:
-        """The default guard, made from the environment on first use."""
+    def __call__(self, *_: Any, **__: Any) -> Guard:
+        """The default guard, made from the environment on first use; the call does not matter."""
         guard = self.guard
         if guard is None:
             with self._lock:

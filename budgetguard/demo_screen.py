@@ -30,9 +30,9 @@ class Screen:
             TextColumn("{task.description:<10}"),
             BarColumn(),
             TextColumn("{task.completed:>3.0f} of {task.total:.0f} calls"),
-            TextColumn("[green]{task.fields[finished]} finished"),
-            TextColumn("[red]{task.fields[cut off]} cut off by the provider"),
-            TextColumn("[yellow]{task.fields[refused]} refused"),
+            TextColumn("[green]{task.fields[counts][finished]} finished"),
+            TextColumn("[red]{task.fields[counts][cut off]} cut off by the provider"),
+            TextColumn("[yellow]{task.fields[counts][refused]} refused"),
             TimeElapsedColumn(),
             console=console,
             disable=not console.is_terminal,
@@ -52,13 +52,14 @@ class Screen:
 
     def follow(self, run: str) -> Callable[[dict[Any, int]], None]:
         """A line for one run; returns what shows its counts."""
-        counts = {"finished": 0, "cut off": 0, "refused": 0}
-        task = self._progress.add_task(run, total=self._calls, **counts)
+        task = self._progress.add_task(
+            run, total=self._calls, counts={"finished": 0, "cut off": 0, "refused": 0}
+        )
         if self._progress.disable:
             sys.stderr.write(f"{run}: {self._calls} calls ...\n")
 
         def show(counts: dict[Any, int]) -> None:
-            self._progress.update(task, completed=sum(counts.values()), **counts)
+            self._progress.update(task, completed=sum(counts.values()), counts=counts)
 
         return show
 

@@ -31,12 +31,12 @@ class BudgetGuardError(Exception):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self)!r})"
 
-    def __reduce__(self) -> tuple[Callable[..., Self], tuple[type[Self], dict[str, Any]]]:
-        return _rebuild, (type(self), dict(self.__dict__))
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[Any, ...]]:
+        return _rebuild, (type(self), self.args, dict(self.__dict__))
 
 
-def _rebuild(kind: type[Any], figures: dict[str, Any]) -> Any:
-    error = kind.__new__(kind)
+def _rebuild(kind: type[Any], args: tuple[Any, ...], figures: dict[str, Any]) -> Any:
+    error = kind.__new__(kind, *args)
     error.__dict__.update(figures)
     return error
 
@@ -49,7 +49,7 @@ class InsufficientCredits(BudgetGuardError):
     been, and does not show in the balance yet, `queued` is needed by callers who wait and came
     before. `age` is how many seconds ago the balance was asked for. `basis` says where `balance`
     comes from: `"reported"`, the room below a `"cost limit"`, zero because the provider itself
-    `"refused"`, or `"cap"`: more than a cost limit allows for one call.
+    `"refused"`, or `"cap"`: more than a cost limit allows for one call, which is then `available`.
 
     `retryable` is True only where open calls, young debits or waiting callers make up the
     shortfall; `retry_after` then says how many seconds to wait at least.

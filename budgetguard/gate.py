@@ -2,17 +2,20 @@
 
 Most calls have a constant cost, a young balance and room enough. For those there is nothing to
 decide and nothing to remember but the books they were let in by: `enter` takes the credits and
-returns the ledger, `leave` posts the end. Every other call goes through a Hold.
+returns the ledger, `price` says what to post at the end. Every other call goes through a Hold.
 """
 
-from typing import TYPE_CHECKING, Any
+import logging
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
-from budgetguard.account import MANY_ENDS, Account
+from budgetguard.account import Account, End
 from budgetguard.asker import Call
+from budgetguard.credits import Amount
 from budgetguard.credits import cost as to_cost
-from budgetguard.defaults import DEFAULT
 from budgetguard.events import logger
-from budgetguard.hold import Hold
+from budgetguard.hold import Hold, NoHold
 from budgetguard.ledger import Entry, Ledger
 from budgetguard.policy import Need
 from budgetguard.switch import SWITCH
@@ -22,44 +25,66 @@ if TYPE_CHECKING:
     from budgetguard.requirement import Requirement
 
 
+class Slot:
+    """Where a function's guard is, if there is one yet."""
+
+    def __init__(self, guard: "Guard | None") -> None:
+        self.guard = guard
+
+
+_NOWHERE = Slot(None)
+
+
+def _slot(guard: Any) -> Slot:
+    """The slot of a guard; of callables only the default has one, others are to be asked each time."""
+    if isinstance(guard, Slot):
+        return guard
+    return _NOWHERE if callable(guard) else Slot(guard)
+
+
 class Gate:
     """The quick way for one decorated function, and the long way behind it."""
 
     __slots__ = (
-        "_account",
         "_actual",
-        "_constant",
         "_cost",
         "_edge",
-        "_guard",
         "_known",
         "_lag",
+        "_learning",
         "_linger",
         "_monotonic",
+        "_slot",
         "_wall",
+        "account",
         "operation",
         "requirement",
     )
+
+    # Set when `_known` is, and not before.
+    account: Account
+    _cost: int
+    _edge: float
+    _lag: float
+    _linger: float
+    _monotonic: Callable[[], float]
+    _wall: Callable[[], float]
 
     def __init__(self, requirement: "Requirement", operation: str) -> None:
         self.requirement = requirement
         self.operation = requirement.name or operation
         self._actual = requirement.actual
-        amounts = (requirement.min, requirement.cost, requirement.guard)
-        self._constant = not (any(map(callable, amounts)) or requirement.slots)
-        self._guard: Guard | None = requirement.guard  # type: ignore[assignment]
+        dynamic = callable(requirement.min) or callable(requirement.cost) or requirement.slots
+        self._slot = _NOWHERE if dynamic else _slot(requirement.guard)
+        self._learning = threading.Lock()
         self._known: Guard | None = None
-        self._account: Account | None = None
-        self._cost = 0
-        self._edge: float = 0
-        self._lag = self._linger = 0.0
 
     def enter(self) -> Ledger | None:
         """Take the credits if there is nothing to decide; None sends the caller the long way."""
-        guard = self._guard or DEFAULT.guard
-        if guard is None or guard is not self._known or guard.closed or SWITCH.passive:
+        guard = self._known
+        if guard is None or guard is not self._slot.guard or guard.closed or SWITCH.passive:
             return None
-        account = self._account
+        account = self.account
         mono, wall = self._monotonic(), self._wall()
         taken = None
         try:
@@ -82,25 +107,33 @@ class Gate:
             raise
         return taken
 
-    def leave(self, ledger: Ledger, result: Any) -> None:
-        """The function returned: post what it cost."""
-        account, cost = self._account, self._cost
-        debit = cost if self._actual is None else self._real_cost(result)
-        ends = account.ends
-        ends.append((ledger, cost, debit, self._monotonic() + self._lag))
-        if debit != cost or account.queue or len(ends) > MANY_ENDS:
-            account.flush()
+    def price(self, ledger: Ledger, result: Any) -> End:
+        """The function returned: its end, for the caller to append to `account.ends`.
+
+        An interrupt can come at every call. Appending in the caller's own frame is what makes it
+        plain to see there whether the end was posted.
+        """
+        cost = self._cost
+        debit = cost if self._actual is None else self._real_cost(result, cost)
+        return ledger, cost, debit, self._monotonic() + self._lag
 
     def fail(self, ledger: Ledger, error: BaseException) -> None:
         """The function raised: end as a hold would."""
-        self.adopt(ledger).finish(error)
+        try:
+            hold = self.adopt(ledger)
+        except BaseException:
+            # Interrupted once more: counted in full, if not as kept.
+            at = self._monotonic() + self._linger + self._lag
+            self.account.ends.append((ledger, self._cost, self._cost, at))
+            raise
+        hold.finish(error)
 
     def adopt(self, ledger: Ledger) -> Hold:
         """A Hold for a call that came in the quick way."""
-        requirement, guard = self.requirement, self._known
-        need = Need(self._cost, self._cost, 0, 0.0, 0.0, 0.0)
+        guard, cost = cast("Guard", self._known), self._cost
+        need = Need(cost, cost, slots=0, arrived=0.0, until=0.0, give_up=0.0)
         call = Call(guard.asker, self.operation, need, self._lag, self._linger)
-        return Hold(self._account, call, ledger, Entry(self._cost), requirement.release_on)
+        return Hold(self.account, call, ledger, Entry(cost), self.requirement.release_on)
 
     def open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hold:
         """Go the long way."""
@@ -118,26 +151,34 @@ class Gate:
         """The function returned: settle its hold, at what `actual` says where there is one."""
         if self._actual is None:
             hold.finish(None)
-        elif hold.state == "open":
-            hold.settle_micro(self._real_cost(result))
+        elif hold.state == "open" and not isinstance(hold, NoHold):
+            hold.settle_micro(self._real_cost(result, hold.micro))
 
-    def _real_cost(self, result: Any) -> int:
+    def _real_cost(self, result: Any, cost: int) -> int:
         """What `actual` says; `cost` where it raises or returns nonsense, which is reported."""
         try:
-            return to_cost(self._actual(result), "actual")
+            return to_cost(cast("Callable[[Any], Amount]", self._actual)(result), "actual")
         except Exception:
             logger.exception("actual of %s failed; its hold is settled at cost", self.operation)
-            return self._cost
+            return cost
 
     def _learn(self) -> None:
-        """Remember what the quick way needs of the guard, if this function may go it at all."""
-        guard = self._guard or DEFAULT.guard
-        if not self._constant or guard is None or guard is self._known:
+        """Remember what the quick way needs of the guard, if this function may go it at all.
+
+        Once and for all: calls that are under way go by it. With another guard in the slot, calls
+        take the long way.
+        """
+        guard = self._slot.guard
+        if logger.isEnabledFor(logging.DEBUG):  # the long way tells of calls that are held twice
             return
-        if guard.asker.on_event is not None:
-            return
+        if self._known is None and guard is not None and guard.asker.on_event is None:
+            with self._learning:
+                if self._known is None:
+                    self._remember(guard)
+
+    def _remember(self, guard: "Guard") -> None:
         requirement, terms, clock = self.requirement, guard.asker.terms, guard.runtime.clock
-        least, cost = requirement.min or 0, requirement.cost
+        least, cost = cast("int", requirement.min or 0), cast("int | None", requirement.cost)
         self._cost = least if cost is None else cost
         alert = guard.asker.alert_below
         # A call that leaves less than its cost, or too little not to alert, takes the long way.
@@ -146,5 +187,5 @@ class Gate:
         self._lag = guard.lag if requirement.lag is None else requirement.lag
         self._linger = guard.linger if requirement.linger is None else requirement.linger
         self._monotonic, self._wall = clock.monotonic, clock.wall
-        self._account = guard.account
+        self.account = guard.account
         self._known = guard

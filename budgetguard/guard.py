@@ -21,6 +21,8 @@ from budgetguard.switch import SWITCH
 if TYPE_CHECKING:
     from budgetguard.loop import Runtime
 
+FRESH_FOR = 300
+STALE_FOR = 600
 PLAIN_LAG = 5.0
 PLAIN_LINGER = 0.0
 
@@ -35,7 +37,7 @@ class Guard:
     - `fresh_for`: a balance younger than this is used as it is; pre.dev advises to ask every 5 to
       10 minutes (its page on the credits balance, 2026-11).
     - `stale_for`: up to this age a balance is still used while one refresh runs behind; past it,
-      callers wait for a refresh.
+      callers wait for a refresh. Where one of both is at its default, it gives way to the other.
     - `hold_for`: in shared stores, how long the hold of a process that died stays open.
     - `lag`, `linger`: how long after its work ends the provider may still book it, and how long it
       may work on after a client gave up; None takes the provider's own, 5 and 0 for a callable.
@@ -58,8 +60,8 @@ class Guard:
         self,
         provider: Any,
         *,
-        fresh_for: float = 300,
-        stale_for: float = 600,
+        fresh_for: float = FRESH_FOR,
+        stale_for: float = STALE_FOR,
         hold_for: float = 60,
         lag: float | None = None,
         linger: float | None = None,
@@ -80,18 +82,16 @@ class Guard:
         self.lag = _default(lag, provider, "lag", PLAIN_LAG)
         self.linger = _default(linger, provider, "linger", PLAIN_LINGER)
         self.hold_for = seconds(hold_for, "hold_for", positive=True)
+        fresh, stale = _ages(seconds(fresh_for, "fresh_for"), seconds(stale_for, "stale_for"))
         terms = Terms(
-            fresh_for=seconds(fresh_for, "fresh_for"),
-            stale_for=seconds(stale_for, "stale_for"),
+            fresh_for=fresh,
+            stale_for=stale,
             recheck_after=seconds(recheck_after, "recheck_after"),
             timeout=seconds(timeout, "timeout", positive=True),
             floor=cost(floor, "floor"),
             extra=cost(getattr(provider, "extra_credits", 0), "extra_credits"),
             allow_unknown=_choice(if_unknown, "if_unknown", ("deny", "allow")) == "allow",
         )
-        if terms.stale_for < terms.fresh_for:
-            msg = f"stale_for ({stale_for}) must not be less than fresh_for ({fresh_for})"
-            raise ValueError(msg)
         if on_event is not None and not callable(on_event):
             msg = f"on_event takes a callable, not {type(on_event).__name__}"
             raise TypeError(msg)
@@ -105,8 +105,7 @@ class Guard:
             top_up_url=getattr(provider, "top_up_url", None),
         )
         self.provider = provider
-        self.account: Account = process.account_of(provider, name)
-        self.account.join(self.asker)
+        self.account: Account = process.join(provider, self.asker)
         self.closed = False
 
     def require_credits(
@@ -213,7 +212,8 @@ class Guard:
         Counts as a balance of zero, sent now, and starts a look. It ends with a higher balance than
         the one at hand, or with one that was asked for `lag` seconds later.
         """
-        self.account.refuse(self.asker, self.lag)
+        if not SWITCH.passive:
+            self.account.refuse(self.asker, self.lag)
 
     def close(self) -> None:
         """Admit nobody any more; optional. Holds that are open end as they would have."""
@@ -307,6 +307,17 @@ def _check_provider(provider: Any) -> None:
             f"`async fetch(client)`, or a callable that returns the balance; not {provider!r}"
         )
         raise TypeError(msg)
+
+
+def _ages(fresh_for: float, stale_for: float) -> tuple[float, float]:
+    if stale_for >= fresh_for:
+        return fresh_for, stale_for
+    if stale_for == STALE_FOR:
+        return fresh_for, fresh_for
+    if fresh_for == FRESH_FOR:
+        return stale_for, stale_for
+    msg = f"stale_for ({stale_for:g}) must not be less than fresh_for ({fresh_for:g})"
+    raise ValueError(msg)
 
 
 def _default(value: float | None, provider: Any, what: str, otherwise: float) -> float:

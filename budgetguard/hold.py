@@ -66,6 +66,11 @@ class Hold:
         return to_credits(self._entry.amount)
 
     @property
+    def micro(self) -> int:
+        """`amount` in micro-credits."""
+        return self._entry.amount
+
+    @property
     def slots(self) -> int:
         """Sessions that this hold counts for."""
         return self._entry.slots
@@ -76,6 +81,10 @@ class Hold:
         ending = self._ending.get("end")
         return "open" if ending is None else ending[0]
 
+    def same_account(self, other: "Hold") -> bool:
+        """Whether both hold credits of one account."""
+        return self._account is other._account
+
     def settle(self, actual: Amount | None = None) -> None:
         """End the hold: the call cost `actual` credits, or `amount` if that is not given.
 
@@ -83,7 +92,7 @@ class Hold:
         TypeError or ValueError for what is no cost, leaving the hold open, and HoldClosed if the
         hold has ended.
         """
-        self.settle_micro(self._entry.amount if actual is None else cost(actual, "actual"))
+        self.settle_micro(self.micro if actual is None else cost(actual, "actual"))
 
     def settle_micro(self, micro: int) -> None:
         """`settle`, in micro-credits."""
@@ -225,6 +234,11 @@ class NoHold(Hold):
     def amount(self) -> Decimal:
         """Nothing is set aside."""
         return Decimal(0)
+
+    @property
+    def micro(self) -> int:
+        """Nothing is set aside."""
+        return 0
 
     @property
     def slots(self) -> int:

@@ -20,7 +20,7 @@ integer micro-credits (`UNLIMITED` where a balance has no bound), times are mono
 """
 
 from dataclasses import dataclass, replace
-from decimal import Decimal
+from decimal import ROUND_FLOOR, Context, Decimal
 from heapq import heappop, heappush
 from typing import TypeAlias
 
@@ -32,6 +32,7 @@ Micro: TypeAlias = int | float
 """Micro-credits: an int, or `UNLIMITED`."""
 
 _BUCKETS_PER_SECOND = 16
+_FLOOR = Context(prec=60, rounding=ROUND_FLOOR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class Look:
         limit, used = balance.cost_limit, balance.credits_used
         ceiling, cap = UNLIMITED, UNLIMITED
         if limit is not None and used is not None:
-            ceiling = to_micro(limit - used, "cost limit", rounding="down")
+            ceiling = to_micro(_FLOOR.subtract(limit, used), "cost limit", rounding="down")
         elif limit is not None:
             cap = to_micro(limit, "cost limit", rounding="down")
         return cls(

@@ -106,10 +106,13 @@ Decision: TypeAlias = Admit | Stay | Refuse
 
 
 def usable(look: Look | None, terms: Terms, now: Instant, arrived: float) -> bool:
-    """Whether a look may decide: not too old, or sent for this caller (however long it took)."""
+    """Whether a look may decide: not too old. One sent for this caller may have taken `timeout`."""
     if look is None:
         return False
-    return now.since(look.sent) <= terms.stale_for or look.sent.mono >= arrived
+    oldest = terms.stale_for
+    if look.sent.mono >= arrived:
+        oldest = max(oldest, terms.timeout)
+    return now.since(look.sent) <= oldest
 
 
 def shortage(ledger: Ledger, terms: Terms, need: Need, ahead: Ahead) -> Why | None:
@@ -144,6 +147,7 @@ def decide(
     if look is None or not usable(look, terms, now, need.arrived):
         # A look sent after the caller came has failed: it is not asked for twice.
         failed = not looking.in_flight and looking.last_sent >= need.arrived
+        failed = failed and (look is None or look.sent.mono < looking.last_sent)
         if not (final or looks_fail or failed):
             return Stay(None if looking.in_flight else now.mono)
         return Admit(unknown=True) if terms.allow_unknown else Refuse(Why.UNKNOWN, hopeless=False)
@@ -193,12 +197,11 @@ def ready_in(ledger: Ledger, terms: Terms, need: Need, now: Instant) -> float:
     assert look is not None
     wait = max(look.sent.mono + terms.recheck_after - now.mono, 0.0)
     short = need.amount - ledger.available(terms.floor, terms.extra)
-    young = ledger.settled.next_clears_at
-    if ledger.held < short and young is not None:
-        wait = max(wait, young - now.mono)
+    stamps = (ledger.settled.next_clears_at, ledger.kept.next_clears_at)
+    young = [stamp for stamp in stamps if stamp is not None]
+    if ledger.held < short and young:
+        wait = max(wait, min(young) - now.mono)
     return wait
-
-
 
 
 def decide_reading(

@@ -45,10 +45,12 @@ class GuardPool(Generic[K]):
             if guard is None:
                 guard = self._busy.pop(key, None) or self._referenced.get(key)
                 if guard is None:
-                    guard = self._make_guard(key)
-                    if not isinstance(guard, Guard):
-                        msg = f"make_guard has to return a Guard, not {type(guard).__name__}"
-                        raise TypeError(msg)
+                    try:
+                        guard = _checked(self._make_guard(key))
+                    except BaseException:
+                        # A traceback may be printed together with its locals.
+                        del key
+                        raise
                     self._let_go()
                 self._recent[key] = self._referenced[key] = guard
             return guard
@@ -63,6 +65,13 @@ class GuardPool(Generic[K]):
     def _let_go(self) -> None:
         for key in [key for key, guard in self._busy.items() if guard.account.quiet()]:
             del self._busy[key]
+
+
+def _checked(guard: object) -> Guard:
+    if not isinstance(guard, Guard):
+        msg = f"make_guard has to return a Guard, not {type(guard).__name__}"
+        raise TypeError(msg)
+    return guard
 
 
 def _recent(maxsize: int, busy: "dict[K, Guard]") -> "LRUCache[K, Guard]":

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from budgetguard.account import Account
+from budgetguard.asker import Asker
 from budgetguard.clock import SYSTEM
 
 if TYPE_CHECKING:
@@ -59,10 +60,11 @@ def runtime_of(other: "Runtime") -> Iterator[None]:
         _PROCESS.override = before
 
 
-def account_of(provider: Any, name: str) -> Account:
-    """The account of a provider: one for each fingerprint, a new one where it has none."""
+def join(provider: Any, asker: Asker) -> Account:
+    """Count a guard in at its account: one for each fingerprint, a new one where it has none."""
     here = runtime()
     fingerprint = getattr(provider, "fingerprint", None)
+    _sweep()
     with _PROCESS.lock:
         if not _PROCESS.hooked:
             _PROCESS.hooked = True
@@ -70,13 +72,12 @@ def account_of(provider: Any, name: str) -> Account:
                 os.register_at_fork(after_in_child=_after_fork)
         account = _PROCESS.named.get((id(here), fingerprint)) if fingerprint else None
         if account is None:
-            account = Account(provider, name, runtime)
+            account = Account(provider, here, runtime)
             _PROCESS.accounts.add(account)
             if fingerprint:
-                _sweep()
                 _PROCESS.named[id(here), fingerprint] = account
-    # Bound now: a runtime that a test put in place ends with its block, the account need not.
-    assert account.runtime is here or fingerprint
+        # Under the lock, so that no sweep comes in between.
+        account.join(asker)
     return account
 
 
@@ -85,10 +86,14 @@ def _sweep() -> None:
     named = _PROCESS.named
     if len(named) < _PROCESS.sweep_above:
         return
-    for key, account in list(named.items()):
-        if not account.askers and account.quiet():
-            del named[key]
-    _PROCESS.sweep_above = max(_SWEEP_ABOVE, 2 * len(named))
+    idle = [(key, account) for key, account in list(named.items()) if not account.askers]
+    # Not under the lock: what comes of it may call a user's code, and that may make a guard.
+    quiet = [(key, account) for key, account in idle if account.quiet()]
+    with _PROCESS.lock:
+        for key, account in quiet:
+            if not account.askers:
+                named.pop(key, None)
+        _PROCESS.sweep_above = max(_SWEEP_ABOVE, 2 * len(named))
 
 
 def _after_fork() -> None:

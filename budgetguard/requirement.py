@@ -1,6 +1,9 @@
 """What one call needs: the object behind `require_credits`, decorator and context manager in one."""
 
+import logging
+import weakref
 from collections.abc import Callable
+from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -9,6 +12,7 @@ from budgetguard.asker import Call
 from budgetguard.credits import Amount
 from budgetguard.credits import cost as to_cost
 from budgetguard.durations import seconds
+from budgetguard.events import logger
 from budgetguard.hold import Hold, NoHold
 from budgetguard.policy import Need
 from budgetguard.switch import SWITCH
@@ -18,6 +22,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F")
 _BLOCK = "this block"
+_LATEST: ContextVar["weakref.ref[Hold] | None"] = ContextVar("budgetguard_latest", default=None)
+_NOTHING: Any = object()
 
 
 class Requirement:
@@ -28,7 +34,7 @@ class Requirement:
 
     def __init__(
         self,
-        guard: "Guard | Callable[..., Guard] | None",
+        guard: "Guard | Callable[..., Guard]",
         *,
         min: Amount | Callable[..., Amount] | None = None,  # noqa: A002  the contract's name
         cost: Amount | Callable[..., Amount] | None = None,
@@ -55,7 +61,7 @@ class Requirement:
         if name is not None and not isinstance(name, str):
             msg = f"name takes a str, not {type(name).__name__}"
             raise TypeError(msg)
-        if guard is not None and not callable(guard) and not hasattr(guard, "asker"):
+        if not callable(guard) and not hasattr(guard, "asker"):
             msg = f"guard takes a Guard or a callable, not {type(guard).__name__}"
             raise TypeError(msg)
         self.guard = guard
@@ -75,10 +81,6 @@ class Requirement:
     def find_guard(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "Guard":
         """The guard that this call goes to."""
         guard = self.guard
-        if guard is None:
-            from budgetguard.defaults import DEFAULT
-
-            return DEFAULT.find()
         if not callable(guard):
             return guard
         found = guard(*args, **kwargs)
@@ -155,9 +157,12 @@ class Requirement:
             raise ticket.error
         assert ticket.entry is not None
         assert ticket.ledger is not None
-        return Hold(guard.account, call, ticket.ledger, ticket.entry, self.release_on)
+        hold = Hold(guard.account, call, ticket.ledger, ticket.entry, self.release_on)
+        if logger.isEnabledFor(logging.DEBUG):
+            _tell_if_inside(hold)
+        return hold
 
-    def __call__(self, function: F = None, /, *args: Any, **kwargs: Any) -> F:
+    def __call__(self, function: F = _NOTHING, /, *args: Any, **kwargs: Any) -> F:
         """Guard `function`; raises TypeError for what cannot be guarded rightly."""
         from budgetguard.wrapping import can_wrap, wrap
 
@@ -220,6 +225,19 @@ class Requirement:
         self._free.append(None)
         assert hold is not None
         hold.finish(error)
+
+
+def _tell_if_inside(hold: Hold) -> None:
+    """Log that one call may be guarded at two places, where an outer hold is still open."""
+    latest = _LATEST.get()
+    outer = None if latest is None else latest()
+    if outer is not None and outer.state == "open" and outer.same_account(hold):
+        logger.debug(
+            "%s holds credits while %s, around it, does: if both guard one call, it is held twice",
+            hold.operation,
+            outer.operation,
+        )
+    _LATEST.set(weakref.ref(hold))
 
 
 def _remaining(guard: "Guard", call: Call) -> float:

@@ -2,16 +2,24 @@
 
 Plain functions, coroutine functions and both kinds of generators get a closure of their own kind,
 which keeps signature, binding and pickling by name and costs least. classmethod and staticmethod
-objects are taken apart and put together again. What is none of these (partials, bound methods,
-builtins, objects with `__call__`) is wrapped by wrapt, which keeps whatever else they can do.
+objects, and what contextlib.contextmanager makes, are taken apart and put together again. What is
+none of these (partials, bound methods, builtins, objects with `__call__`) is wrapped by wrapt,
+which keeps whatever else they can do.
+
+Where an interrupt (Ctrl-C) can come, between any two calls, the credits have one owner: a caller's
+`ledger` variable until it is set to None, right before the append that ends the call.
 """
 
+import contextlib
 import functools
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
+import sys
+import types
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from budgetguard.account import MANY_ENDS
 from budgetguard.gate import Gate
 
 if TYPE_CHECKING:
@@ -19,6 +27,13 @@ if TYPE_CHECKING:
     from budgetguard.requirement import Requirement
 
 F = TypeVar("F")
+
+_EMPTY: Any = lambda: ()  # noqa: E731
+# What these make of a generator function is a function, told by its code.
+_MANAGERS: dict[Any, Callable[[Any], Any]] = {
+    contextlib.contextmanager(_EMPTY).__code__: contextlib.contextmanager,
+    contextlib.asynccontextmanager(_EMPTY).__code__: contextlib.asynccontextmanager,
+}
 
 
 def can_wrap(function: object) -> bool:
@@ -36,6 +51,10 @@ def wrap(requirement: "Requirement", function: F) -> F:
         raise TypeError(msg)
     if isinstance(function, classmethod | staticmethod):
         return cast("F", type(function)(wrap(requirement, function.__func__)))
+    manager = _MANAGERS.get(getattr(function, "__code__", None))
+    if manager is not None and hasattr(function, "__wrapped__"):
+        # The work is done in the block, and not when the manager is made.
+        return cast("F", manager(wrap(requirement, function.__wrapped__)))
     guard = _kind(function)
     if guard is _guard_async_generator and requirement.actual is not None:
         msg = "actual= is given a result, and an async generator has none: leave it out"
@@ -50,8 +69,9 @@ def _kind(function: Any) -> Callable[[Gate, Any], Any]:
     call = function
     while isinstance(call, functools.partial):
         call = call.func
-    if not inspect.isroutine(call):
-        call = type(call).__call__
+    if not isinstance(call, FunctionType | types.MethodType | types.BuiltinFunctionType):
+        # Not type(): a wrapt proxy's class is that of what it stands for.
+        call = getattr(call.__class__, "__call__", None)  # noqa: B004
     if inspect.isasyncgenfunction(call):
         return _guard_async_generator
     if inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(function):
@@ -70,22 +90,26 @@ def _name(function: Any) -> str:
 def _wrap_object(gate: Gate, function: Any, guard: Callable[[Gate, Any], Any]) -> Any:
     import wrapt
 
-    guarded: dict[int, Any] = {}
+    inner = guard(gate, function)
 
     def call(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-        # `wrapped` is the object itself, or a method bound anew for an instance.
-        inner = guarded.get(id(wrapped)) if wrapped is function else None
-        if inner is None:
-            inner = guard(gate, wrapped)
-            if wrapped is function:
-                guarded[id(wrapped)] = inner
-        return inner(*args, **kwargs)
+        if wrapped is function:
+            return inner(*args, **kwargs)
+        # Bound anew for an instance, which min and cost are given too.
+        return guard(gate, lambda _, /, *a, **k: wrapped(*a, **k))(instance, *args, **kwargs)
 
-    return wrapt.FunctionWrapper(function, call)
+    class AsyncCallable(wrapt.FunctionWrapper):  # type: ignore[misc,type-arg,unused-ignore]
+        """Frameworks ask whether an object's `__call__` is a coroutine function."""
+
+        async def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+            return await super().__call__(*args, **kwargs)
+
+    is_async = inspect.iscoroutinefunction(getattr(function.__class__, "__call__", None))  # noqa: B004
+    return (AsyncCallable if is_async else wrapt.FunctionWrapper)(function, call)
 
 
 def _guard_plain(gate: Gate, function: Callable[..., Any]) -> Callable[..., Any]:
-    enter, leave = gate.enter, gate.leave
+    enter, price = gate.enter, gate.price
     # The type of the last result that was none to await: looked up once, not at every call.
     plain: type = type(None)
 
@@ -96,14 +120,22 @@ def _guard_plain(gate: Gate, function: Callable[..., Any]) -> Callable[..., Any]
             return _call_slowly(gate, function, args, kwargs)
         try:
             result = function(*args, **kwargs)
+            if type(result) is not plain:
+                if hasattr(type(result), "__await__"):
+                    hold = gate.adopt(ledger)
+                    ledger = None
+                    return _guard_awaitable(gate, hold, result)
+                plain = type(result)
+            end = price(ledger, result)
+            account = gate.account
+            ledger = None
+            account.ends.append(end)
         except BaseException as error:
-            gate.fail(ledger, error)
+            if ledger is not None:
+                gate.fail(ledger, error)
             raise
-        if type(result) is not plain:
-            if hasattr(type(result), "__await__"):
-                return _guard_awaitable(gate, gate.adopt(ledger), result)
-            plain = type(result)
-        leave(ledger, result)
+        if end[1] != end[2] or account.queue or len(account.ends) > MANY_ENDS:
+            account.flush()
         return result
 
     return guarded
@@ -124,8 +156,8 @@ def _call_slowly(gate: Gate, function: Callable[..., Any], args: Any, kwargs: An
 
 def _guard_coroutine(
     gate: Gate, function: Callable[..., Awaitable[Any]]
-) -> Callable[..., Awaitable[Any]]:
-    enter, leave = gate.enter, gate.leave
+) -> Callable[..., Coroutine[Any, Any, Any]]:
+    enter, price = gate.enter, gate.price
 
     async def guarded(*args: Any, **kwargs: Any) -> Any:
         ledger = enter()
@@ -134,10 +166,16 @@ def _guard_coroutine(
             return await _finish(gate, hold, function, args, kwargs)
         try:
             result = await function(*args, **kwargs)
+            end = price(ledger, result)
+            account = gate.account
+            ledger = None
+            account.ends.append(end)
         except BaseException as error:
-            gate.fail(ledger, error)
+            if ledger is not None:
+                gate.fail(ledger, error)
             raise
-        leave(ledger, result)
+        if end[1] != end[2] or account.queue or len(account.ends) > MANY_ENDS:
+            account.flush()
         return result
 
     return guarded
@@ -158,7 +196,7 @@ async def _finish(
 def _guard_generator(
     gate: Gate, function: Callable[..., Generator[Any, Any, Any]]
 ) -> Callable[..., Generator[Any, Any, Any]]:
-    def guarded(*args: Any, **kwargs: Any) -> Iterator[Any]:
+    def guarded(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         hold = gate.open(args, kwargs)
         try:
             result = yield from function(*args, **kwargs)
@@ -168,17 +206,20 @@ def _guard_generator(
         gate.settle(hold, result)
         return result
 
+    code = getattr(function, "__code__", None)
+    if code is not None and code.co_flags & inspect.CO_ITERABLE_COROUTINE:
+        return cast("Callable[..., Generator[Any, Any, Any]]", types.coroutine(guarded))
     return guarded
 
 
 def _guard_async_generator(
     gate: Gate, function: Callable[..., AsyncGenerator[Any, Any]]
 ) -> Callable[..., AsyncGenerator[Any, Any]]:
-    async def guarded(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+    async def guarded(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         hold = await gate.aopen(args, kwargs)
         try:
             steps = function(*args, **kwargs)
-            step = steps.__anext__
+            step: Callable[[], Awaitable[Any]] = functools.partial(_first_step, steps)
             try:
                 while True:
                     item = await step()
@@ -205,16 +246,31 @@ def _guard_async_generator(
     return guarded
 
 
+def _first_step(steps: AsyncGenerator[Any, Any]) -> Awaitable[Any]:
+    """Start the inner generator behind the loop's back: it is closed by the outer one alone.
+
+    An asyncio loop that ends closes all generators it knows at once, and would find this one busy.
+    """
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(None, lambda _: None)
+    try:
+        return steps.__anext__()
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
+
+
 def _guard_awaitable(gate: Gate, hold: "Hold", result: Any) -> Any:
     """Guard until an awaitable that a plain function returned is done."""
     if inspect.iscoroutine(result):
-        return _await(gate, hold, result)
+        guarded: Any = _await(gate, hold, result)
+        guarded.__name__, guarded.__qualname__ = result.__name__, result.__qualname__
+        return guarded
     if callable(getattr(result, "add_done_callback", None)):
         result.add_done_callback(functools.partial(_done, gate, hold))
         return result
     import wrapt
 
-    class Guarded(wrapt.ObjectProxy):  # type: ignore[misc]
+    class Guarded(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
         """The awaitable itself, but for what happens when it is awaited."""
 
         def __await__(self) -> Generator[Any, Any, Any]:
@@ -236,7 +292,10 @@ async def _await(gate: Gate, hold: "Hold", result: Awaitable[Any]) -> Any:
 def _done(gate: Gate, hold: "Hold", future: Any) -> None:
     if future.cancelled():
         hold.keep()
-    elif future.exception() is not None:
-        hold.finish(future.exception())
+        return
+    # asyncio's exception() counts as looking at it, and would silence "never retrieved".
+    error = future._exception if hasattr(future, "_exception") else future.exception()
+    if error is not None:
+        hold.finish(error)
     else:
         gate.settle(hold, future.result())

@@ -1,0 +1,101 @@
+"""Typed fields of a reply, or BalanceUnavailable that says what is wrong with which."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+
+from budgetguard.credits import exact
+from budgetguard.errors import BalanceUnavailable
+
+_MISSING = object()
+
+
+class Fields:
+    """A provider's reply, read field by field; every method raises BalanceUnavailable.
+
+    With `optional`, a field that is missing is None; with `nullable`, so is one that is null. A
+    null anywhere else is refused: it is not to be taken for "unlimited".
+    """
+
+    def __init__(self, reply: Mapping[str, object], *, provider: str) -> None:
+        self._reply = reply
+        self._provider = provider
+
+    def nonsense(self, reason: str) -> BalanceUnavailable:
+        """The error for a reply of which `reason` is true."""
+        return BalanceUnavailable(provider=self._provider, reason=reason)
+
+    def inner(self, name: str) -> "Fields":
+        """The object in the field `name`."""
+        value = self._value(name)
+        if not isinstance(value, dict):
+            raise self._mistyped(name, value, "an object")
+        return Fields(value, provider=self._provider)
+
+    def flag(self, name: str) -> bool:
+        """The bool in the field `name`."""
+        value = self._value(name)
+        if not isinstance(value, bool):
+            raise self._mistyped(name, value, "true or false")
+        return value
+
+    def text(self, name: str) -> str | None:
+        """The text in the field `name`, which may be missing."""
+        value = self._value(name, optional=True)
+        if value is not None and not isinstance(value, str):
+            raise self._mistyped(name, value, "text")
+        return value
+
+    def credits(self, name: str) -> Decimal:
+        """The credits in the field `name`, which may be below zero."""
+        return self._number(name, self._value(name))
+
+    def optional_credits(self, name: str, *, nullable: bool = False) -> Decimal | None:
+        """The credits in the field `name`, which may be missing but not below zero."""
+        value = self._value(name, optional=True, nullable=nullable)
+        if value is None:
+            return None
+        number = self._number(name, value)
+        if number < 0:
+            msg = f"{name} in the provider's reply is negative"
+            raise self.nonsense(msg)
+        return number
+
+    def sessions(self, name: str) -> int | None:
+        """The limit in the field `name`, which may be missing; -1 stands for no limit."""
+        value = self._value(name, optional=True)
+        limit = None if value is None else self._number(name, value)
+        if limit is None or limit == -1:
+            return None
+        if limit < 0 or limit.as_integer_ratio()[1] != 1:
+            msg = f"{name} in the provider's reply is not a whole number of sessions"
+            raise self.nonsense(msg)
+        return int(limit)
+
+    def _number(self, name: str, value: object) -> Decimal:
+        if not isinstance(value, Decimal):
+            raise self._mistyped(name, value, "a number")
+        try:
+            return exact(value, name)
+        except ValueError:
+            problem = self.nonsense(f"{name} in the provider's reply is beyond 10^12")
+        raise problem
+
+    def _value(self, name: str, *, optional: bool = False, nullable: bool = False) -> object:
+        value = self._reply.get(name, _MISSING)
+        if value is _MISSING:
+            if optional:
+                return None
+            msg = f"{name} is missing from the provider's reply"
+            raise self.nonsense(msg)
+        if value is None and not nullable:
+            msg = f"{name} in the provider's reply is null, which says nothing"
+            raise self.nonsense(msg)
+        return value
+
+    def _mistyped(self, name: str, value: object, wanted: str) -> BalanceUnavailable:
+        if isinstance(value, bool):
+            found = "true" if value else "false"
+        else:
+            kinds = {str: "text", Decimal: "a number", list: "a list", dict: "an object"}
+            found = kinds.get(type(value), "null")
+        return self.nonsense(f"{name} in the provider's reply is {found}, not {wanted}")
