@@ -20,6 +20,9 @@ from budgetguard.ledger import Ledger, Look, Micro
 
 NEVER = float("-inf")
 
+# Between two looks for those who wait, where `recheck_after` is 0.
+SHORTEST_WAIT = 0.05
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:
@@ -159,16 +162,18 @@ def decide(
     hopeless = not possible(ledger, terms, need)
     waits = now.mono < need.until and not hopeless
     asked = need.arrived if now.mono < need.until else need.until
-    recent = asked - terms.recheck_after
     newest = max(look.sent.mono, NEVER if looking.in_flight else looking.last_sent)
-    verified = newest > recent or looks_fail
-    if final or verified and not waits:
+    verified = newest >= asked or newest > asked - terms.recheck_after or looks_fail
+    if final or (verified and not waits):
         return Refuse(lacks, hopeless)
     if looking.in_flight:
         return Stay(None)
     if not verified:
         return Stay(now.mono)
-    return Stay(None if lacks is Why.SLOTS else max(now.mono, _recheck_at(looking, terms)))
+    if lacks is Why.SLOTS:
+        return Stay(None)
+    pause = max(terms.recheck_after, SHORTEST_WAIT)
+    return Stay(max(now.mono, looking.last_sent + pause))
 
 
 def _look_behind(
