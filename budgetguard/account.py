@@ -26,13 +26,13 @@ from budgetguard.errors import BalanceUnavailable, BudgetGuardError
 from budgetguard.events import Kind
 from budgetguard.inside import INSIDE
 from budgetguard.ledger import Entry, Ledger, Look
+from budgetguard.looks import LATER, Flight, Looks
 from budgetguard.policy import (
     NEVER,
     NOBODY,
     Admit,
     Ahead,
     Decision,
-    Looking,
     Refuse,
     Stay,
     decide,
@@ -41,15 +41,13 @@ from budgetguard.policy import (
     shortage,
 )
 from budgetguard.refusals import unavailable, why_refused
-from budgetguard.waiting import Ticket
+from budgetguard.waiting import Admission, Reading, Ticket
 
 if TYPE_CHECKING:
-    from budgetguard.balance import Balance
     from budgetguard.flight import Failure
     from budgetguard.loop import Runtime
 
 Effects: TypeAlias = list[Callable[[], object]]
-LATER = float("inf")
 
 End: TypeAlias = tuple[Ledger, int, int, float]
 """How a call of constant cost ended: its books, what it held and what it cost, when that clears."""
@@ -58,44 +56,13 @@ End: TypeAlias = tuple[Ledger, int, int, float]
 MANY_ENDS = 256
 
 
-class Admission(Ticket):
-    """A caller who wants in; once `done` without an error, `entry` is open in `ledger`."""
-
-    __slots__ = ("call", "entry", "ledger", "look_at")
-
-    def __init__(self, call: Call) -> None:
-        super().__init__()
-        self.call = call
-        self.entry: Entry | None = None
-        self.ledger: Ledger | None = None
-        self.look_at: float | None = None
-
-    def deadline(self, now: float) -> float:
-        """When this caller's next deadline passes: the end of its queueing, then of everything."""
-        need = self.call.need
-        return need.until if now < need.until else need.give_up
-
-
-class Reading(Ticket):
-    """A caller who wants a balance sent at or after `oldest`, or at hand and young enough."""
-
-    __slots__ = ("asker", "balance", "give_up", "max_age", "oldest")
-
-    def __init__(self, asker: Asker, max_age: float, now: float) -> None:
-        super().__init__()
-        self.asker = asker
-        self.max_age = max_age
-        self.oldest = now - max_age
-        self.give_up = now + asker.terms.timeout
-        self.balance: Balance | None = None
-
-
 @dataclass(frozen=True, slots=True)
-class _Flight:
-    """A look under way; compared by identity, so that a late one is told from its successor."""
+class Open:
+    """A call that was let in: what it goes by, and its entry in the books it was let in by."""
 
-    asker: Asker
-    failures: int
+    call: Call
+    ledger: Ledger
+    entry: Entry
 
 
 class Account:
@@ -125,12 +92,8 @@ class Account:
         self._readers: list[Reading] = []
         self._ahead = NOBODY
         self._owner: int | None = None
-        self._looking = Looking()
-        self._flight: _Flight | None = None
-        self._failure: Failure | None = None
+        self._looks = Looks()
         self._source: Any = None
-        self._callers_due = LATER
-        self._wanted = LATER
         self._deadline = LATER
         self._alarm_at = LATER
         self._runtime = None
@@ -219,67 +182,35 @@ class Account:
         if self._owner != get_ident():
             self._change(_nothing)
 
-    # How calls end. Each returns whether something came free for those who wait.
+    # How calls end. Each is posted, and returns whether something came free for those who wait.
 
-    def settle(
-        self,
-        now: Instant,
-        effects: Effects,
-        call: Call,
-        ledger: Ledger,
-        entry: Entry,
-        at: float,
-        actual: int,
-    ) -> bool:
-        """The call cost `actual`; posted."""
-        if not ledger.settle(entry, actual, at + call.lag):
+    def settle(self, now: Instant, effects: Effects, open_: Open, at: float, actual: int) -> bool:
+        """The call cost `actual`."""
+        entry, amount = open_.entry, open_.entry.amount
+        if not open_.ledger.settle(entry, actual, at + open_.call.lag):
             return False
-        self._tell(effects, call, "settled", now, actual)
-        if actual > entry.amount:
-            self._tell(effects, call, "overrun", now, actual - entry.amount)
-        return actual < entry.amount or entry.slots > 0
+        self._tell(effects, open_.call, "settled", now, actual)
+        if actual > amount:
+            self._tell(effects, open_.call, "overrun", now, actual - amount)
+        return actual < amount or entry.slots > 0
 
-    def release(
-        self,
-        now: Instant,
-        effects: Effects,
-        call: Call,
-        ledger: Ledger,
-        entry: Entry,
-        at: float,
-    ) -> bool:
-        """The call cost nothing; posted."""
-        released = ledger.release(entry)
+    def release(self, now: Instant, effects: Effects, open_: Open, _: float) -> bool:
+        """The call cost nothing."""
+        released = open_.ledger.release(open_.entry)
         if released:
-            self._tell(effects, call, "released", now, entry.amount)
+            self._tell(effects, open_.call, "released", now, open_.entry.amount)
         return released
 
-    def keep(
-        self,
-        now: Instant,
-        effects: Effects,
-        call: Call,
-        ledger: Ledger,
-        entry: Entry,
-        at: float,
-    ) -> bool:
-        """Nobody knows what the call cost, and the provider may work on; posted."""
-        if ledger.keep(entry, at + call.linger + call.lag):
-            self._tell(effects, call, "kept", now, entry.amount)
+    def keep(self, now: Instant, effects: Effects, open_: Open, at: float) -> bool:
+        """Nobody knows what the call cost, and the provider may work on."""
+        call = open_.call
+        if open_.ledger.keep(open_.entry, at + call.linger + call.lag):
+            self._tell(effects, call, "kept", now, open_.entry.amount)
         return False
 
-    def charge(
-        self,
-        now: Instant,
-        effects: Effects,
-        call: Call,
-        ledger: Ledger,
-        entry: Entry,
-        at: float,
-        total: int,
-    ) -> bool:
-        """The provider has booked `total` of a running call; posted."""
-        ledger.charge(entry, total, at + call.lag)
+    def charge(self, _: Instant, __: Effects, open_: Open, at: float, total: int) -> bool:
+        """The provider has booked `total` of a running call."""
+        open_.ledger.charge(open_.entry, total, at + open_.call.lag)
         return False
 
     # The course of a change.
@@ -334,7 +265,7 @@ class Account:
 
     def _review(self, now: Instant, effects: Effects) -> None:
         """Decide anew about everybody who waits."""
-        self._callers_due = LATER
+        self._looks.callers_due = LATER
         staying, ahead = [], NOBODY
         for ticket in self.queue:
             self._decide(ticket, ahead, now, effects)
@@ -370,18 +301,18 @@ class Account:
         decision = self._decision(call, ahead, now)
         if isinstance(decision, Stay) and not call.asker.observes:
             ticket.look_at = decision.look_at
-            self._callers_due = min(self._callers_due, _or_later(decision.look_at))
+            self._looks.due_for_callers(decision.look_at)
             return
         if isinstance(decision, Stay):
             # Observing never waits: it looks behind, and decides on what is at hand.
-            self._wanted = min(self._wanted, _or_later(decision.look_at))
+            self._looks.want(decision.look_at)
             call = replace(call, need=replace(call.need, give_up=now.mono))
             decision = self._decision(call, ahead, now)
         match decision:
             case Admit(look, unknown):
                 self._open(ticket)
                 if look:
-                    self._wanted = min(self._wanted, now.mono)
+                    self._looks.want(now.mono)
                 self._tell(effects, call, "allowed_unknown" if unknown else "admitted", now)
             case Refuse():
                 if call.asker.observes:
@@ -396,7 +327,7 @@ class Account:
         effects.append(ticket.wake)
 
     def _decision(self, call: Call, ahead: Ahead, now: Instant) -> Decision:
-        return decide(self.ledger, self._looking, call.asker.terms, call.need, ahead, now)
+        return decide(self.ledger, self._looks.known, call.asker.terms, call.need, ahead, now)
 
     def _open(self, ticket: Admission) -> None:
         need = ticket.call.need
@@ -410,8 +341,8 @@ class Account:
         return why_refused(self.ledger, call, refuse, ahead, now)
 
     def _unavailable(self, asker: Asker, now: Instant) -> BalanceUnavailable:
-        wait = max(self._looking.blocked_until - now.mono, 0.0)
-        return unavailable(asker, self._failure, wait)
+        wait = max(self._looks.known.blocked_until - now.mono, 0.0)
+        return unavailable(asker, self._looks.failure, wait)
 
     def _place_reading(self, now: Instant, effects: Effects, reading: Reading) -> None:
         self._last_asker = weakref.ref(reading.asker)
@@ -430,11 +361,11 @@ class Account:
 
     def _decide_reading(self, reading: Reading, now: Instant, effects: Effects) -> None:
         decision = decide_reading(
-            self.ledger.look, self._looking, reading.oldest, reading.give_up, now
+            self.ledger.look, self._looks.known, reading.oldest, reading.give_up, now
         )
         match decision:
             case Stay(look_at):
-                self._callers_due = min(self._callers_due, _or_later(look_at))
+                self._looks.due_for_callers(look_at)
                 return
             case Refuse():
                 reading.settle(self._unavailable(reading.asker, now))
@@ -462,15 +393,15 @@ class Account:
                 error = self._why(call, decision, self._ahead, now)
         if error is None and not entry.ended:
             self.ledger.extend(entry, call.need.cost)
-        recheck_at = self._looking.last_sent + call.asker.terms.recheck_after
-        self._wanted = min(self._wanted, max(now.mono, recheck_at))
+        recheck_at = self._looks.known.last_sent + call.asker.terms.recheck_after
+        self._looks.want(max(now.mono, recheck_at))
         answer.append(error)
 
     def _refuse(self, now: Instant, effects: Effects, asker: Asker, lag: float) -> None:
         self._last_asker = weakref.ref(asker)
         self.ledger.refuse(now, lag)
-        recheck_at = self._looking.last_sent + asker.terms.recheck_after
-        self._wanted = min(self._wanted, max(now.mono, recheck_at))
+        recheck_at = self._looks.known.last_sent + asker.terms.recheck_after
+        self._looks.want(max(now.mono, recheck_at))
         self._tell_all(effects, "exhausted", now)
         self._review(now, effects)
 
@@ -499,13 +430,9 @@ class Account:
 
     def _plan(self, now: Instant, effects: Effects) -> None:
         """Start the look that is due, or set an alarm for what comes next."""
-        due = min(self._callers_due, self._wanted, self._kept_due())
-        if due < LATER and self._flight is None:
-            due = max(due, self._looking.blocked_until)
-            if due <= now.mono:
-                self._start_look(now, effects)
-                due = LATER
-        else:
+        due = self._looks.due(self._kept_due())
+        if due <= now.mono:
+            self._start_look(now, effects)
             due = LATER
         due = min(due, self._deadline)
         if due < self._alarm_at:
@@ -514,76 +441,55 @@ class Account:
 
     def _kept_due(self) -> float:
         """When to look for what a kept hold came to; not left to the next caller."""
-        asker = self._asker()
+        asker = self._an_asker()
         clears_at = self.ledger.kept.next_clears_at
         if asker is None or clears_at is None:
             return LATER
-        return max(clears_at, self._looking.last_sent + asker.terms.recheck_after)
+        return max(clears_at, self._looks.known.last_sent + asker.terms.recheck_after)
 
-    def _asker(self) -> Asker | None:
-        """Whose terms a look goes by: who asked last, else any guard that is left."""
+    def _start_look(self, now: Instant, effects: Effects) -> None:
+        asker = self._an_asker()
+        if asker is not None:
+            effects.append(partial(self._launch, self._looks.begin(asker, now)))
+
+    def _an_asker(self) -> Asker | None:
+        """On whose terms to look: the latest caller's, or those of any guard that is left."""
         asker = self._last_asker() if self._last_asker else None
         return asker or next(iter(self.askers), None)
 
-    def _start_look(self, now: Instant, effects: Effects) -> None:
-        asker = self._asker()
-        if asker is None:
-            return
-        flight = self._flight = _Flight(asker, self._failure.failures if self._failure else 0)
-        self._looking = Looking(now.mono, in_flight=True, blocked_until=NEVER)
-        self._callers_due = self._wanted = LATER
-        effects.append(partial(self._launch, flight))
-
-    def _launch(self, flight: _Flight) -> None:
+    def _launch(self, flight: Flight) -> None:
         try:
             self.runtime.submit(partial(self._fly, flight))
         except RuntimeError as error:
-            from budgetguard.flight import Failure
+            self._change(self._land, flight, _no_look(f"no look can be started ({error})", flight))
 
-            reason = f"no look can be started ({error})"
-            failure = Failure(reason, None, denied=False, failures=flight.failures + 1, delay=1.0)
-            self._change(self._land, flight, failure)
-
-    async def _fly(self, flight: _Flight) -> None:
-        from budgetguard.flight import Failure, Source, fly
+    async def _fly(self, flight: Flight) -> None:
+        from budgetguard.flight import Source, fly
 
         if self._source is None:
             self._source = Source(self.provider)
-        answer: Look | Failure = Failure(
-            "the look was cancelled", None, denied=False, failures=0, delay=1.0
-        )
+        answer: Look | Failure = _no_look("the look was cancelled", flight)
+        sent = partial(self._change, self._sent, flight)
+        timeout = flight.asker.terms.timeout
         try:
-            answer = await fly(
-                self._source,
-                self.runtime,
-                flight.asker.terms.timeout,
-                flight.failures,
-                partial(self._change, self._sent, flight),
-            )
+            answer = await fly(self._source, self.runtime, timeout, flight.failures, sent)
         finally:
             self._change(self._land, flight, answer)
 
-    def _sent(self, now: Instant, effects: Effects, flight: _Flight, at: Instant) -> None:
-        if flight is self._flight:
-            self._looking = replace(self._looking, last_sent=at.mono)
+    def _sent(self, _: Instant, __: Effects, flight: Flight, at: Instant) -> None:
+        self._looks.sent(flight, at)
 
     def _land(
-        self, now: Instant, effects: Effects, flight: _Flight, answer: "Look | Failure"
+        self, now: Instant, effects: Effects, flight: Flight, answer: "Look | Failure"
     ) -> None:
-        if flight is not self._flight:
+        if not self._looks.land(flight, answer, now):
             return
-        self._flight = None
-        last_sent = self._looking.last_sent
         if isinstance(answer, Look):
             self.ledger.apply(answer)
-            self._failure = None
-            self._looking = Looking(last_sent)
             for asker in self.askers:
                 asker.rearm(self.ledger)
             self._tell_all(effects, "refreshed", now)
         else:
-            self._failure = answer
-            self._looking = Looking(last_sent, blocked_until=now.mono + answer.delay)
             self._tell_all(effects, "refresh_failed", now, answer.reason)
         self._review(now, effects)
 
@@ -611,7 +517,7 @@ class Account:
         look = self.ledger.look
         plain = (
             look is not None
-            and not (self.queue or self._flight or look.refusal)
+            and not (self.queue or self._looks.known.in_flight or look.refusal)
             and look.cap == UNLIMITED
             and not (self._any_extra and look.ceiling != UNLIMITED)
         )
@@ -664,5 +570,7 @@ def _nothing(_: Instant, __: Effects) -> None:
     """Change nothing: what was posted is taken in anyway."""
 
 
-def _or_later(at: float | None) -> float:
-    return LATER if at is None else at
+def _no_look(reason: str, flight: Flight) -> "Failure":
+    from budgetguard.flight import Failure
+
+    return Failure(reason, None, denied=False, failures=flight.failures + 1, delay=1.0)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from budgetguard.account import Account, End
+from budgetguard.account import Account, End, Open
 from budgetguard.asker import Call
 from budgetguard.credits import Amount
 from budgetguard.credits import cost as to_cost
@@ -133,7 +133,7 @@ class Gate:
         guard, cost = cast("Guard", self._known), self._cost
         need = Need(cost, cost, slots=0, arrived=0.0, until=0.0, give_up=0.0)
         call = Call(guard.asker, self.operation, need, self._lag, self._linger)
-        return Hold(self.account, call, ledger, Entry(cost), self.requirement.release_on)
+        return Hold(self.account, Open(call, ledger, Entry(cost)), self.requirement.release_on)
 
     def open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hold:
         """Go the long way."""

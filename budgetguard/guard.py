@@ -6,17 +6,18 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from budgetguard import process
-from budgetguard.account import Account, Reading
+from budgetguard.account import Account
 from budgetguard.asker import Asker
 from budgetguard.balance import Balance
-from budgetguard.durations import seconds
 from budgetguard.credits import Amount, cost, to_credits
+from budgetguard.durations import seconds
 from budgetguard.errors import ConfigurationError
 from budgetguard.events import OnEvent
 from budgetguard.hold import Hold
 from budgetguard.policy import Terms
 from budgetguard.requirement import Requirement
 from budgetguard.switch import SWITCH
+from budgetguard.waiting import Reading
 
 if TYPE_CHECKING:
     from budgetguard.loop import Runtime

@@ -11,9 +11,7 @@ from budgetguard.credits import Amount, cost, to_credits
 from budgetguard.errors import HoldClosed
 
 if TYPE_CHECKING:
-    from budgetguard.account import Account
-    from budgetguard.asker import Call
-    from budgetguard.ledger import Entry, Ledger
+    from budgetguard.account import Account, Open
 
 State: TypeAlias = Literal["open", "settled", "released", "kept"]
 
@@ -30,10 +28,8 @@ class Hold:
     __slots__ = (
         "__weakref__",
         "_account",
-        "_call",
         "_ending",
-        "_entry",
-        "_ledger",
+        "_open",
         "_release_on",
         "id",
     )
@@ -41,39 +37,35 @@ class Hold:
     def __init__(
         self,
         account: "Account",
-        call: "Call",
-        ledger: "Ledger",
-        entry: "Entry",
+        open_: "Open",
         release_on: tuple[type[BaseException], ...] = (),
     ) -> None:
         # Filled by dict.setdefault, which is atomic: of two threads that end a hold, one is first.
         self._ending: dict[str, tuple[State, Callable[..., bool], tuple[Any, ...]]] = {}
         self.id = os.urandom(16).hex()
         self._account = account
-        self._call = call
-        self._ledger = ledger
-        self._entry = entry
+        self._open = open_
         self._release_on = release_on
 
     @property
     def operation(self) -> str:
         """The operation's name, as in errors and events."""
-        return self._call.operation
+        return self._open.call.operation
 
     @property
     def amount(self) -> Decimal:
         """Credits that were set aside, extensions included."""
-        return to_credits(self._entry.amount)
+        return to_credits(self._open.entry.amount)
 
     @property
     def micro(self) -> int:
         """`amount` in micro-credits."""
-        return self._entry.amount
+        return self._open.entry.amount
 
     @property
     def slots(self) -> int:
         """Sessions that this hold counts for."""
-        return self._entry.slots
+        return self._open.entry.slots
 
     @property
     def state(self) -> State:
@@ -131,9 +123,9 @@ class Hold:
         self._must_be_open("extend")
         now = self._account.runtime.clock.monotonic()
         need = replace(
-            self._call.need, amount=more, cost=more, slots=0, arrived=now, until=now, give_up=now
+            self._open.call.need, amount=more, cost=more, slots=0, arrived=now, until=now, give_up=now
         )
-        error = self._account.extend(replace(self._call, need=need), self._entry)
+        error = self._account.extend(replace(self._open.call, need=need), self._open.entry)
         if error is not None:
             raise error
         self._must_be_open("extend")
@@ -149,7 +141,7 @@ class Hold:
         # A GeneratorExit may be the garbage collector's doing, in the middle of anything.
         later = isinstance(error, GeneratorExit)
         if error is None:
-            self._finish("settled", self._account.settle, self._entry.amount)
+            self._finish("settled", self._account.settle, self._open.entry.amount)
         elif isinstance(error, self._release_on):
             self._finish("released", self._account.release, later=later)
         else:
@@ -174,7 +166,7 @@ class Hold:
         account = self._account
         at = account.runtime.clock.monotonic()
         post = account.post_later if later else account.post
-        post(change, self._call, self._ledger, self._entry, at, *args)
+        post(change, self._open, at, *args)
 
     def _must_be_open(self, verb: str) -> None:
         if self._ending:
@@ -205,7 +197,7 @@ class Hold:
     def __del__(self) -> None:
         if not self._ending:
             self._finish("kept", self._account.keep, later=True)
-        elif not self._entry.ended:
+        elif not self._open.entry.ended:
             # Interrupted between the claim and the post: post again, the books take it once.
             _, change, args = self._ending["end"]
             self._post(change, *args, later=True)

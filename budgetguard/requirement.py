@@ -2,12 +2,14 @@
 
 import logging
 import weakref
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
-from types import TracebackType
+from inspect import CO_OPTIMIZED
+from types import FrameType, FunctionType, TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from budgetguard.account import Admission
+from budgetguard.account import Open
 from budgetguard.asker import Call
 from budgetguard.credits import Amount
 from budgetguard.credits import cost as to_cost
@@ -16,6 +18,7 @@ from budgetguard.events import logger
 from budgetguard.hold import Hold, NoHold
 from budgetguard.policy import Need
 from budgetguard.switch import SWITCH
+from budgetguard.waiting import Admission
 
 if TYPE_CHECKING:
     from budgetguard.guard import Guard
@@ -46,6 +49,9 @@ class Requirement:
         release_on: tuple[type[BaseException], ...] | type[BaseException] = (),
         name: str | None = None,
     ) -> None:
+        rest = (cost, actual, slots, wait, lag, linger, release_on, name)
+        if not any(rest) and _just_defined(min, sys._getframe(2)):  # noqa: SLF001
+            raise TypeError(_bare(min))
         if min is None and cost is None and not slots:
             msg = "require_credits needs at least one of min, cost and slots"
             raise TypeError(msg)
@@ -157,7 +163,7 @@ class Requirement:
             raise ticket.error
         assert ticket.entry is not None
         assert ticket.ledger is not None
-        hold = Hold(guard.account, call, ticket.ledger, ticket.entry, self.release_on)
+        hold = Hold(guard.account, Open(call, ticket.ledger, ticket.entry), self.release_on)
         if logger.isEnabledFor(logging.DEBUG):
             _tell_if_inside(hold)
         return hold
@@ -265,8 +271,27 @@ def _exceptions(
     return kinds
 
 
+def _just_defined(function: Any, scope: FrameType) -> bool:
+    """Whether `function` was defined in `scope` and has no name there yet, as when a bare decorator
+    is given it. At a call it would be too late: `bare(callback)` looks like decorating a callback.
+    """
+    own = function.__func__ if isinstance(function, classmethod | staticmethod) else function
+    if not isinstance(own, FunctionType) or own.__name__ == "<lambda>":
+        return False
+    code, names = scope.f_code, scope.f_locals
+    within = f"{code.co_qualname}{'.<locals>' * bool(code.co_flags & CO_OPTIMIZED)}."
+    prefix = "" if code.co_name == "<module>" else within
+    namesake = getattr(names.get(own.__name__), "__code__", None)
+    return (
+        own.__qualname__ == prefix + own.__name__
+        and own.__module__ == scope.f_globals.get("__name__")
+        and namesake is not own.__code__
+        and not any(value is function for value in names.values())
+    )
+
+
 def _bare(function: Any) -> str:
-    name = getattr(function, "__qualname__", repr(function))
+    name = getattr(function, "__qualname__", None) or repr(function)
     return (
         f"{name} is decorated with a bare @require_credits. "
         "Write @require_credits(min=...), with the credits that it needs."

@@ -5,7 +5,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from budgetguard.asker import Asker, Call
+    from budgetguard.balance import Balance
     from budgetguard.errors import BudgetGuardError
+    from budgetguard.ledger import Entry, Ledger
 
 # How long after its deadline a waiter looks for itself, should the private loop be kept busy.
 SLACK = 0.05
@@ -64,6 +67,38 @@ class Ticket:
                 await woken.wait()
             if patience.cancelled_caught:
                 overdue()
+
+
+class Admission(Ticket):
+    """A caller who wants in; once `done` without an error, `entry` is open in `ledger`."""
+
+    __slots__ = ("call", "entry", "ledger", "look_at")
+
+    def __init__(self, call: "Call") -> None:
+        super().__init__()
+        self.call = call
+        self.entry: Entry | None = None
+        self.ledger: Ledger | None = None
+        self.look_at: float | None = None
+
+    def deadline(self, now: float) -> float:
+        """When this caller's next deadline passes: the end of its queueing, then of everything."""
+        need = self.call.need
+        return need.until if now < need.until else need.give_up
+
+
+class Reading(Ticket):
+    """A caller who wants a balance sent at or after `oldest`, or at hand and young enough."""
+
+    __slots__ = ("asker", "balance", "give_up", "max_age", "oldest")
+
+    def __init__(self, asker: "Asker", max_age: float, now: float) -> None:
+        super().__init__()
+        self.asker = asker
+        self.max_age = max_age
+        self.oldest = now - max_age
+        self.give_up = now + asker.terms.timeout
+        self.balance: Balance | None = None
 
 
 def _waker(token: object, wake: Callable[[], None]) -> Callable[[], None]:

@@ -1,0 +1,77 @@
+"""What is known of an account's looks, and when the next one is due."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from budgetguard.asker import Asker
+from budgetguard.clock import Instant
+from budgetguard.ledger import Look
+from budgetguard.policy import Looking
+
+if TYPE_CHECKING:
+    from budgetguard.flight import Failure
+
+LATER = float("inf")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Flight:
+    """A look under way; compared by identity, so that a late one is told from its successor."""
+
+    asker: Asker
+    failures: int
+
+
+class Looks:
+    """At most one look is in flight. Times are monotonic; the caller holds the account's lock."""
+
+    def __init__(self) -> None:
+        self.known = Looking()
+        self.failure: Failure | None = None
+        self.callers_due = LATER
+        self._wanted = LATER
+        self._flight: Flight | None = None
+
+    def want(self, at: float | None) -> None:
+        """A look is due at that time, whoever waits then."""
+        if at is not None:
+            self._wanted = min(self._wanted, at)
+
+    def due_for_callers(self, at: float | None) -> None:
+        """A look is due at that time if the caller who needs it waits still."""
+        if at is not None:
+            self.callers_due = min(self.callers_due, at)
+
+    def due(self, kept_due: float) -> float:
+        """When to begin the next look; later than ever while one is in flight, or none is due."""
+        due = min(self.callers_due, self._wanted, kept_due)
+        if self._flight is not None or due == LATER:
+            return LATER
+        return max(due, self.known.blocked_until)
+
+    def begin(self, asker: Asker, now: Instant) -> Flight:
+        """A look goes out, on the terms of `asker`."""
+        assert self._flight is None
+        flight = self._flight = Flight(asker, self.failure.failures if self.failure else 0)
+        self.known = Looking(now.mono, in_flight=True)
+        self.callers_due = self._wanted = LATER
+        return flight
+
+    def sent(self, flight: Flight, at: Instant) -> None:
+        """An attempt of that look goes out."""
+        if flight is self._flight:
+            self.known = replace(self.known, last_sent=at.mono)
+
+    def land(self, flight: Flight, answer: "Look | Failure", now: Instant) -> bool:
+        """That look is back; False if nobody asks for it any more."""
+        if flight is not self._flight:
+            return False
+        self._flight = None
+        last_sent = self.known.last_sent
+        if isinstance(answer, Look):
+            self.failure = None
+            self.known = Looking(last_sent)
+        else:
+            self.failure = answer
+            self.known = Looking(last_sent, blocked_until=now.mono + answer.delay)
+        return True
