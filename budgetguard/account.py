@@ -189,10 +189,11 @@ class Account:
         entry, amount = open_.entry, open_.entry.amount
         if not open_.ledger.settle(entry, actual, at + open_.call.lag):
             return False
-        self._tell(effects, open_.call, "settled", now, actual)
-        if actual > amount:
-            self._tell(effects, open_.call, "overrun", now, actual - amount)
-        return actual < amount or entry.slots > 0
+        spent = max(actual, entry.charged)
+        self._tell(effects, open_.call, "settled", now, spent)
+        if spent > amount:
+            self._tell(effects, open_.call, "overrun", now, spent - amount)
+        return spent < amount or entry.slots > 0
 
     def release(self, now: Instant, effects: Effects, open_: Open, _: float) -> bool:
         """The call cost nothing."""
@@ -313,7 +314,8 @@ class Account:
                 self._open(ticket)
                 if look:
                     self._looks.want(now.mono)
-                self._tell(effects, call, "allowed_unknown" if unknown else "admitted", now)
+                kind: Kind = "allowed_unknown" if unknown else "admitted"
+                self._tell(effects, call, kind, now, call.need.cost)
             case Refuse():
                 if call.asker.observes:
                     self._open(ticket)
@@ -415,7 +417,9 @@ class Account:
             self._readers = [reading for reading in self._readers if reading is not ticket]
         elif isinstance(ticket, Admission):
             if ticket.done and ticket.entry is not None and ticket.ledger is not None:
-                return ticket.ledger.release(ticket.entry)
+                released = ticket.ledger.release(ticket.entry)
+                self._tell(effects, ticket.call, "released", now, ticket.entry.amount)
+                return released
             self.queue = [waiting for waiting in self.queue if waiting is not ticket]
             self._review(now, effects)
         return False

@@ -6,7 +6,8 @@ from typing import Literal, TypeAlias
 Amount: TypeAlias = int | float | Decimal | str
 
 MICRO = 10**6
-LIMIT = Decimal(10**12)
+_LARGEST = 10**12
+LIMIT = Decimal(_LARGEST)
 UNLIMITED = float("inf")
 
 # Ten to this power is far below a micro-credit; as_integer_ratio of 1E-999999 would be a huge number.
@@ -48,10 +49,13 @@ def to_micro(value: Amount, what: str, *, rounding: Literal["up", "down"]) -> in
 
 def cost(value: Amount, what: str) -> int:
     """A cost in micro-credits, rounded up; raises ValueError when it is negative."""
-    if exact(value, what) < 0:
+    if type(value) is int and 0 <= value <= _LARGEST:
+        return value * MICRO
+    number = exact(value, what)
+    if number < 0:
         msg = f"{what} must not be negative: {value!r}"
         raise ValueError(msg)
-    return to_micro(value, what, rounding="up")
+    return to_micro(number, what, rounding="up")
 
 
 def to_credits(micro: float) -> Decimal:

@@ -1,12 +1,12 @@
 """The guard that code gets which names none."""
 
 import os
-import threading
 from typing import Any
 
 from budgetguard.errors import ConfigurationError
 from budgetguard.gate import Slot
 from budgetguard.guard import Guard
+from budgetguard.process import Locked
 from budgetguard.providers import AnchorBrowser, PreDev
 
 PREDEV_KEY = "PREDEV_API_KEY"
@@ -19,13 +19,13 @@ class Default(Slot):
 
     def __init__(self) -> None:
         super().__init__(None)
-        self._lock = threading.Lock()
+        self._locked = Locked()
 
     def __call__(self, *_: Any, **__: Any) -> Guard:
         """The default guard, made from the environment on first use; the call does not matter."""
         guard = self.guard
         if guard is None:
-            with self._lock:
+            with self._locked.lock:
                 guard = self.guard = self.guard or Guard(provider_from_environment())
         return guard
 

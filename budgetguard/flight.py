@@ -102,6 +102,9 @@ async def _attempt(source: "Source", runtime: "Runtime", at: Instant) -> Look | 
         return Look.of(balance.sent_at(at, runtime.clock), at)
     except Exception as error:
         return _classified(error, runtime)
+    except (KeyboardInterrupt, SystemExit) as error:
+        # These would end the private loop, and with it every guard's looks.
+        return _Miss(f"asking raised {type(error).__name__}")
 
 
 def _classified(error: Exception, runtime: "Runtime") -> _Miss:

@@ -16,6 +16,7 @@ from budgetguard.credits import Amount
 from budgetguard.credits import cost as to_cost
 from budgetguard.events import logger
 from budgetguard.hold import Hold, NoHold
+from budgetguard.inside import INSIDE
 from budgetguard.ledger import Entry, Ledger
 from budgetguard.policy import Need
 from budgetguard.switch import SWITCH
@@ -83,6 +84,9 @@ class Gate:
         """Take the credits if there is nothing to decide; None sends the caller the long way."""
         guard = self._known
         if guard is None or guard is not self._slot.guard or guard.closed or SWITCH.passive:
+            return None
+        if INSIDE.get():
+            # The long way says what is wrong with that.
             return None
         account = self.account
         mono, wall = self._monotonic(), self._wall()

@@ -34,6 +34,8 @@ class _Loop(asyncio.SelectorEventLoop):
         # Before super().__init__, which reads the time.
         self.time = clock.monotonic  # type: ignore[method-assign]
         super().__init__()
+        # In -X dev, asyncio would report our own first import as a slow step of the user's program.
+        self.set_debug(False)
 
     async def getaddrinfo(self, *args: Any, **kwargs: Any) -> Any:
         # The default executor's threads are joined at exit: a hung look-up would delay it.

@@ -1,11 +1,11 @@
 """One guard per key, for programs that spend on behalf of many."""
 
-import threading
 import weakref
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from budgetguard.guard import Guard
+from budgetguard.process import Locked
 
 if TYPE_CHECKING:
     from cachetools import LRUCache
@@ -34,13 +34,13 @@ class GuardPool(Generic[K]):
             msg = f"maxsize must be at least 1, not {maxsize}"
             raise ValueError(msg)
         self._make_guard = make_guard
-        self._lock = threading.RLock()
+        self._locked = Locked()
         self._busy: dict[K, Guard] = {}
         self._referenced: weakref.WeakValueDictionary[K, Guard] = weakref.WeakValueDictionary()
         self._recent = _recent(maxsize, self._busy)
 
     def __getitem__(self, key: K) -> Guard:
-        with self._lock:
+        with self._locked.lock:
             guard = self._recent.get(key)
             if guard is None:
                 guard = self._busy.pop(key, None) or self._referenced.get(key)
@@ -56,7 +56,7 @@ class GuardPool(Generic[K]):
             return guard
 
     def __len__(self) -> int:
-        with self._lock:
+        with self._locked.lock:
             return len(self._recent) + len(self._busy)
 
     def __repr__(self) -> str:

@@ -23,6 +23,7 @@ _SWEEP_ABOVE = 64
 class _Process:
     def __init__(self) -> None:
         self.accounts: weakref.WeakSet[Account] = weakref.WeakSet()
+        self.locked: weakref.WeakSet[Locked] = weakref.WeakSet()
         self.begin()
         self.hooked = False
         self.sweep_above = _SWEEP_ABOVE
@@ -33,6 +34,15 @@ class _Process:
         self.runtime: Runtime | None = None
         self.override: Runtime | None = None
         self.named: dict[tuple[int, str], Account] = {}
+
+
+class Locked:
+    """Something with a lock that a user's code may run under, so that a fork may come meanwhile."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        _hook()
+        _PROCESS.locked.add(self)
 
 
 _PROCESS = _Process()
@@ -66,10 +76,7 @@ def join(provider: Any, asker: Asker) -> Account:
     fingerprint = getattr(provider, "fingerprint", None)
     _sweep()
     with _PROCESS.lock:
-        if not _PROCESS.hooked:
-            _PROCESS.hooked = True
-            if hasattr(os, "register_at_fork"):
-                os.register_at_fork(after_in_child=_after_fork)
+        _hook()
         account = _PROCESS.named.get((id(here), fingerprint)) if fingerprint else None
         if account is None:
             account = Account(provider, here, runtime)
@@ -96,6 +103,13 @@ def _sweep() -> None:
         _PROCESS.sweep_above = max(_SWEEP_ABOVE, 2 * len(named))
 
 
+def _hook() -> None:
+    # Twice, should two threads come at once, does no harm.
+    if not _PROCESS.hooked and hasattr(os, "register_at_fork"):
+        _PROCESS.hooked = True
+        os.register_at_fork(after_in_child=_after_fork)
+
+
 def _after_fork() -> None:
     """Start the child afresh. The parent's loop is kept, untouched: closing it would close hers."""
     for runtime_before in (_PROCESS.runtime, _PROCESS.override):
@@ -109,3 +123,5 @@ def _after_fork() -> None:
         _PROCESS.named[id(fresh), fingerprint] = account
     for account in accounts:
         account.forget()
+    for locked in list(_PROCESS.locked):
+        locked.lock = threading.RLock()

@@ -5,6 +5,6 @@ The sandbox, a real HTTP server that speaks both providers' APIs, is in
 """
 
 from budgetguard.testing.fake import FakeProvider, OutOfCredits
-from budgetguard.testing.hand_clock import HandClock, hand_clock
+from budgetguard.testing.clock import HandClock, hand_clock
 
 __all__ = ["FakeProvider", "HandClock", "OutOfCredits", "hand_clock"]

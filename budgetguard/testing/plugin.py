@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from budgetguard.testing.hand_clock import HandClock
+    from budgetguard.testing.clock import HandClock
     from budgetguard.testing.sandbox import Sandbox
 
 
 @pytest.fixture
 def budgetguard_clock() -> "Iterator[HandClock]":
     """A clock turned by hand; guards made during the test go by it."""
-    from budgetguard.testing.hand_clock import hand_clock
+    from budgetguard.testing.clock import hand_clock
 
     with hand_clock() as clock:
         yield clock

@@ -1,0 +1,153 @@
+"""The examples, run as a user would run them, and held against the sandbox's books."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from budgetguard.testing.sandbox import Sandbox
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+NAMES = sorted(file.name for file in EXAMPLES.glob("*.py"))
+
+
+@pytest.fixture(autouse=True)
+def _without_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+
+
+def run(name: str, *arguments: str) -> str:
+    """Run an example, which must not fail nor complain; give what it printed."""
+    done = _run(name, *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.fixture
+def run_pasted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """Run an example with keys in the environment, which without --live it must not use."""
+    monkeypatch.setenv("PREDEV_API_KEY", Sandbox.predev_key)
+    monkeypatch.setenv("ANCHORBROWSER_API_KEY", Sandbox.anchor_key)
+    with Sandbox() as idle:
+        yield lambda name: run(name, "--base-url", idle.url)
+        assert not idle.requests
+
+
+def _run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def costs(output: str) -> Decimal:
+    """Add up what the example says that its specs cost."""
+    return sum((Decimal(each) for each in re.findall(r"for ([\d.]+) credits", output)), Decimal(0))
+
+
+def test_spec_generation_in_the_sandbox(run_pasted: Callable[[str], str]) -> None:
+    """As pasted: one spec is refused, the others and the submitted one finish, none dies."""
+    output = run_pasted("spec_generation.py")
+    assert output.startswith("The account has 200 credits.\n")
+    assert output.count("Finished ") == 4
+    [refused] = [line for line in output.splitlines() if line.startswith("Refused")]
+    assert "deep_spec needs 50 credits, and none is available" in refused
+    assert "200 are held by 4 running calls" in refused
+    assert "The submitted spec completed for" in output
+    assert f"{200 - costs(output)} credits are available." in output
+    assert output.endswith(f"The sandbox charged {costs(output)}, for specs that died: 0.\n")
+
+
+def test_spec_generation_by_the_books(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --live it uses the key of the environment, and the provider charged what it says."""
+    monkeypatch.setenv("PREDEV_API_KEY", Sandbox.predev_key)
+    with Sandbox(credits=200, speed=150, seed=5) as sandbox:
+        output = run("spec_generation.py", "--live", "--base-url", sandbox.url)
+        account = sandbox.predev
+        assert sandbox.requests["POST", "/deep-spec"] == output.count("Finished ") == 4
+        assert sandbox.requests["POST", "/fast-spec"] == 1
+        assert (account.finished, account.died, account.refused, account.running) == (5, 0, 0, 0)
+        assert account.charged == costs(output)
+        assert account.lowest_balance >= 0
+
+
+def test_browser_session_in_the_sandbox(run_pasted: Callable[[str], str]) -> None:
+    """As pasted: all pages but the broken one are read, and no browser is left."""
+    output = run_pasted("browser_session.py")
+    assert output.startswith("The account has 1 credits and 3 browsers.\n")
+    assert output.count("Read ") == 7
+    assert "No broken: the page does not load." in output
+    assert "At most 3 browsers were open at once." in output
+    assert output.endswith("; 0 are open still.\n")
+
+
+def test_browser_session_by_the_books(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never more browsers than allowed, each deleted, and what is available is what is left."""
+    monkeypatch.setenv("ANCHORBROWSER_API_KEY", Sandbox.anchor_key)
+    with Sandbox(credits=1, max_concurrent_browsers=2) as sandbox:
+        output = run("browser_session.py", "--live", "--base-url", sandbox.url)
+        account = sandbox.anchor
+        assert output.count("Read ") == 7
+        assert account.max_concurrency_seen == 2
+        assert (account.finished, account.died, account.running) == (9, 0, 0)
+        assert sandbox.requests["POST", "/v1/sessions"] == 9
+        assert sandbox.requests["DELETE", "/v1/sessions/{session_id}"] == 9
+        assert f"\n{account.balance} credits are available.\n" in output
+
+
+def test_agent_loop_in_the_sandbox(run_pasted: Callable[[str], str]) -> None:
+    """As pasted: a refusal reaches the model as a tool's result, and the run goes on."""
+    lines = run_pasted("agent_loop.py").splitlines()
+    [refusal] = [line for line in lines if "BUDGET" in line]
+    assert re.fullmatch(
+        r"The tool says: BUDGET: needs 50 credits, \d+ available \(looked \d+ s ago\)\. "
+        r"Do not retry; ask for a top-up: https://\S+",
+        refusal,
+    )
+    assert "fast_spec" in lines[lines.index(refusal) + 1]
+    assert "Done for" in lines[lines.index(refusal) + 2]
+    assert lines[-1].endswith("The rest wants a top-up.")
+
+
+def test_agent_loop_by_the_books(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refused tool never reached the provider, the others were charged what they say."""
+    monkeypatch.setenv("PREDEV_API_KEY", Sandbox.predev_key)
+    with Sandbox(credits=45, speed=300) as sandbox:
+        output = run("agent_loop.py", "--live", "--base-url", sandbox.url)
+        assert sandbox.requests["POST", "/deep-spec"] == 0
+        assert sandbox.predev.finished == 2
+        assert sandbox.predev.charged == costs(output)
+
+
+def test_agent_loop_with_enough_credits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the credits are there, nothing is refused and the model answers at once."""
+    monkeypatch.setenv("PREDEV_API_KEY", Sandbox.predev_key)
+    with Sandbox(credits=100, speed=300) as sandbox:
+        output = run("agent_loop.py", "--live", "--base-url", sandbox.url)
+        assert sandbox.requests["POST", "/deep-spec"] == 1
+        assert sandbox.predev.charged == costs(output)
+        assert output.endswith("The model answers: Here is the whole shop.\n")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_live_without_a_key(name: str) -> None:
+    """With --live and no key an example ends, naming the variable, and asks nobody."""
+    with Sandbox() as sandbox:
+        done = _run(name, "--live", "--base-url", sandbox.url)
+        assert done.returncode == 2
+        assert re.search(r"error: --live needs [A-Z]+_API_KEY\n", done.stderr)
+        assert not sandbox.requests
+
+
+def test_every_example_is_described() -> None:
+    """The page beside the examples names each of them."""
+    page = (EXAMPLES / "README.md").read_text()
+    assert NAMES
+    assert all(f"python {name}" in page for name in NAMES)
