@@ -1,0 +1,108 @@
+"""A world in which time is a number: one asyncio loop, one thread, no waiting."""
+
+import asyncio
+import selectors
+import socket
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from random import Random
+from typing import Any
+
+from budgetguard.clock import Instant
+from budgetguard.inside import INSIDE
+
+START = 1_000_000.0
+
+
+class VirtualClock:
+    """Both clocks of the world; they can be set apart."""
+
+    def __init__(self) -> None:
+        self.mono = START
+        self.offset = 0.0
+
+    def monotonic(self) -> float:
+        """Seconds that only ever advance."""
+        return self.mono
+
+    def wall(self) -> float:
+        """What the machine believes."""
+        return self.mono + self.offset
+
+    def now(self) -> Instant:
+        """Both at once."""
+        return Instant(self.mono, self.wall())
+
+
+class _Patience(selectors.BaseSelector):
+    """Where a loop would wait, this lets the time pass at once."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = clock
+        self._keys: dict[Any, selectors.SelectorKey] = {}
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        fd = fileobj.fileno() if isinstance(fileobj, socket.socket) else fileobj
+        key = self._keys[fileobj] = selectors.SelectorKey(fileobj, fd, events, data)
+        return key
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._keys.pop(fileobj)
+
+    def get_map(self) -> dict[Any, selectors.SelectorKey]:
+        return self._keys
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        if timeout is None:
+            msg = "nothing is due, and somebody waits: a deadlock"
+            raise RuntimeError(msg)
+        self._clock.mono += max(timeout, 0.0)
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An asyncio loop that goes by the virtual clock."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._virtual = clock
+        super().__init__(_Patience(clock))
+
+    def time(self) -> float:
+        return self._virtual.mono
+
+    def _write_to_self(self) -> None:
+        """Nobody waits in another thread."""
+
+
+class VirtualRuntime:
+    """The library's runtime, on the world's own loop."""
+
+    def __init__(self, clock: VirtualClock, loop: VirtualLoop, random: Random) -> None:
+        self.clock = clock
+        self._loop = loop
+        self.jitter = random.uniform
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.context = Context()
+        self.context.run(INSIDE.set, True)
+
+    def submit(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a coroutine on the loop."""
+
+        def begin() -> None:
+            task = self._loop.create_task(work())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        self._loop.call_soon(begin, context=self.context)
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> None:
+        """Call back at a monotonic time."""
+        self._loop.call_at(when, callback, context=self.context)
+
+    def nudge(self, callback: Callable[[], object]) -> bool:
+        """Call back soon."""
+        self._loop.call_soon(callback, context=self.context)
+        return True
+
+    def client(self, *, trust_env: bool) -> None:
+        """The simulated provider needs none."""
