@@ -25,7 +25,7 @@ from budgetguard.credits import UNLIMITED
 from budgetguard.errors import BalanceUnavailable, BudgetGuardError
 from budgetguard.events import Kind
 from budgetguard.inside import INSIDE
-from budgetguard.ledger import Entry, Ledger, Look
+from budgetguard.ledger import End, Entry, Ledger, Look, put_all
 from budgetguard.looks import LATER, Flight, Looks
 from budgetguard.policy import (
     NEVER,
@@ -35,6 +35,7 @@ from budgetguard.policy import (
     Decision,
     Refuse,
     Stay,
+    Why,
     decide,
     decide_reading,
     possible,
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 
 Effects: TypeAlias = list[Callable[[], object]]
 
-End: TypeAlias = tuple[Ledger, int, int, float]
 """How a call of constant cost ended: its books, what it held and what it cost, when that clears."""
 
 # Ends of calls are taken in with the next change; when there are more than these, at once.
@@ -177,6 +177,12 @@ class Account:
         if runtime is not None:
             runtime.nudge(self.flush)
 
+    def flush_soon(self) -> None:
+        """Have everything posted taken in by the private loop, which no signal interrupts."""
+        runtime = self._runtime
+        if runtime is None or not runtime.nudge(self.flush):
+            self.flush()
+
     def flush(self) -> None:
         """Take in everything posted, unless this very thread is about to."""
         if self._owner != get_ident():
@@ -241,12 +247,8 @@ class Account:
             self.flush()
 
     def _take_in(self, now: Instant, effects: Effects) -> bool:
-        freed = False
         ends, posts = self.ends, self._posts
-        while ends:
-            ledger, held, debit, clears_at = ends.popleft()
-            ledger.put(held, debit, clears_at)
-            freed = freed or debit < held
+        freed = bool(ends) and put_all([ends.popleft() for _ in range(len(ends))])
         while posts:
             change, args = posts.popleft()
             freed = change(now, effects, *args) or freed
@@ -388,6 +390,11 @@ class Account:
         answer: list[BudgetGuardError | None],
     ) -> None:
         decision = self._decision(call, self._ahead, now)
+        look, total = self.ledger.look, entry.amount + call.need.cost
+        if look is not None and decision in {Admit(), Admit(look=True)} and total > look.cap:
+            # A cost limit for one call bounds what that call asks for in all.
+            call = replace(call, need=replace(call.need, amount=total))
+            decision = Refuse(Why.CAP, hopeless=True)
         error = None
         if isinstance(decision, Refuse):
             self._tell(effects, call, "refused", now)

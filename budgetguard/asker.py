@@ -85,7 +85,7 @@ class Asker:
         token = INSIDE.set(True)
         try:
             on_event(event)
-        except Exception:
+        except Exception:  # noqa: BLE001  a listener's error is not the guarded call's
             if not self._complained:
                 self._complained = True
                 logger.exception("on_event raised on %r; further errors are not logged", event.kind)

@@ -97,8 +97,8 @@ def run(*, seed: int = 0, as_json: bool = False) -> int:
     """Run the demo and print its table, or with `as_json` one object; returns the exit code."""
     jobs = crowd(seed)
     with Screen(len(jobs)) as screen:
-        unguarded = anyio.run(_run, jobs, seed, False, screen.follow("unguarded"))
-        guarded = anyio.run(_run, jobs, seed, True, screen.follow("guarded"))
+        unguarded = anyio.run(_run, jobs, seed, "unguarded", screen.follow("unguarded"))
+        guarded = anyio.run(_run, jobs, seed, "guarded", screen.follow("guarded"))
     results = {"unguarded": unguarded.figures(), "guarded": guarded.figures(), "seed": seed}
     if as_json:
         sys.stdout.write(json.dumps(results) + "\n")
@@ -108,7 +108,7 @@ def run(*, seed: int = 0, as_json: bool = False) -> int:
 
 
 async def _run(
-    jobs: list[Job], seed: int, guarded: bool, show: Callable[[dict[Outcome, int]], None]
+    jobs: list[Job], seed: int, run: str, show: Callable[[dict[Outcome, int]], None]
 ) -> Tally:
     tally = Tally()
     sandbox = Sandbox(
@@ -121,7 +121,7 @@ async def _run(
         minute_price=MINUTE_PRICE,
     )
     with sandbox:
-        admit = _guards(sandbox) if guarded else _anybody
+        admit = _guards(sandbox) if run == "guarded" else _anybody
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(base_url=sandbox.url, timeout=60, limits=limits) as client:
 

@@ -65,7 +65,7 @@ def backoff(
 async def fly(
     source: "Source",
     runtime: "Runtime",
-    timeout: float,
+    timeout: float,  # noqa: ASYNC109  a deadline around all attempts, kept by anyio below
     failures: int,
     sent: Callable[[Instant], None],
 ) -> Look | Failure:
@@ -100,7 +100,7 @@ async def _attempt(source: "Source", runtime: "Runtime", at: Instant) -> Look | 
     try:
         balance = await source.ask(runtime)
         return Look.of(balance.sent_at(at, runtime.clock), at)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  whatever a provider raises is a failed look
         return _classified(error, runtime)
     except (KeyboardInterrupt, SystemExit) as error:
         # These would end the private loop, and with it every guard's looks.
@@ -126,7 +126,17 @@ def _classified(error: Exception, runtime: "Runtime") -> _Miss:
     if isinstance(error, httpx.HTTPError):
         again = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
         return _Miss(f"{type(error).__name__} while asking", again)
-    return _Miss(f"asking raised {type(error).__name__}", cause=error)
+    cause = None if _holds_request(error) else error
+    return _Miss(f"asking raised {type(error).__name__}", cause=cause)
+
+
+def _holds_request(error: BaseException | None) -> bool:
+    """Whether an HTTP client's request, and so perhaps a key, can be reached from an exception."""
+    while error is not None:
+        if not vars(error).keys().isdisjoint(("request", "_request", "response")):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class Source:
@@ -151,7 +161,8 @@ class Source:
         if _is_async(function):
             return await function()
         if self._stuck:
-            raise self._unavailable("an earlier call of the balance function has not returned yet")
+            reason = "an earlier call of the balance function has not returned yet"
+            raise self._unavailable(reason)
 
         def call() -> Any:
             self._stuck = True

@@ -10,14 +10,14 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from budgetguard.account import Account, End, Open
+from budgetguard.account import Account, Open
 from budgetguard.asker import Call
 from budgetguard.credits import Amount
 from budgetguard.credits import cost as to_cost
 from budgetguard.events import logger
 from budgetguard.hold import Hold, NoHold
 from budgetguard.inside import INSIDE
-from budgetguard.ledger import Entry, Ledger
+from budgetguard.ledger import End, Entry, Ledger
 from budgetguard.policy import Need
 from budgetguard.switch import SWITCH
 
@@ -124,20 +124,25 @@ class Gate:
     def fail(self, ledger: Ledger, error: BaseException) -> None:
         """The function raised: end as a hold would."""
         try:
-            hold = self.adopt(ledger)
+            open_ = self.adopt(ledger)
         except BaseException:
-            # Interrupted once more: counted in full, if not as kept.
+            # Interrupted, and nobody else knows of this call: counted in full, if not as kept.
             at = self._monotonic() + self._linger + self._lag
             self.account.ends.append((ledger, self._cost, self._cost, at))
             raise
-        hold.finish(error)
+        # From here on it has an entry, which the books end once, however often they are told to.
+        self.hold(open_).finish(error)
 
-    def adopt(self, ledger: Ledger) -> Hold:
-        """A Hold for a call that came in the quick way."""
+    def adopt(self, ledger: Ledger) -> Open:
+        """The entry of a call that came in the quick way, for it to go on as others do."""
         guard, cost = cast("Guard", self._known), self._cost
         need = Need(cost, cost, slots=0, arrived=0.0, until=0.0, give_up=0.0)
         call = Call(guard.asker, self.operation, need, self._lag, self._linger)
-        return Hold(self.account, Open(call, ledger, Entry(cost)), self.requirement.release_on)
+        return Open(call, ledger, Entry(cost))
+
+    def hold(self, open_: Open) -> Hold:
+        """The Hold of an adopted call."""
+        return Hold(self.account, open_, self.requirement.release_on)
 
     def open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hold:
         """Go the long way."""

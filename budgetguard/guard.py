@@ -192,7 +192,11 @@ class Guard:
         """`balance`, for code that awaits: waits without blocking the event loop."""
         reading = self._read(max_age)
         try:
-            await reading.wait_async(lambda: self._remaining(reading), self.account.overdue)
+            await reading.wait_async(
+                lambda: self._remaining(reading),
+                self.account.overdue,
+                lambda: self.account.abandon(reading),
+            )
         except BaseException:
             self.account.abandon(reading)
             raise

@@ -42,10 +42,11 @@ class Hold:
     ) -> None:
         # Filled by dict.setdefault, which is atomic: of two threads that end a hold, one is first.
         self._ending: dict[str, tuple[State, Callable[..., bool], tuple[Any, ...]]] = {}
-        self.id = os.urandom(16).hex()
         self._account = account
         self._open = open_
         self._release_on = release_on
+        # Last: an interrupt can come at a call, and from here on __del__ can end the hold.
+        self.id = os.urandom(16).hex()
 
     @property
     def operation(self) -> str:

@@ -130,8 +130,7 @@ class Debits:
         else:
             bucket[1] += amount
             bucket[2] += slots
-            if clears_at > bucket[0]:
-                bucket[0] = clears_at
+            bucket[0] = max(bucket[0], clears_at)
         self.total += amount
         self.slots += slots
 
@@ -198,11 +197,11 @@ class Ledger:
         self.held += amount
         self.running += 1
 
-    def put(self, held: int, debit: int, clears_at: float) -> None:
-        """End a taken hold: `debit` is what it cost."""
+    def put(self, held: int, debit: int, clears_at: float, calls: int = 1) -> None:
+        """End a taken hold, or several at once: `debit` is what it cost."""
         self.room += held - debit
         self.held -= held
-        self.running -= 1
+        self.running -= calls
         self.settled.add(debit, clears_at)
 
     def give_back(self, held: int) -> None:
@@ -299,6 +298,26 @@ class Ledger:
 
     def _sum(self) -> None:
         self.room = self.spendable(0) - self.held - self.pending
+
+
+End: TypeAlias = tuple[Ledger, int, int, float]
+"""How a taken hold ended: its books, what was held, what it cost, when that clears."""
+
+
+def put_all(ends: list[End]) -> bool:
+    """Book ends in the order given; whether any cost less than was held.
+
+    A busy program ends many calls within one bucket's time: those are booked as one.
+    """
+    ledgers, helds, debits, stamps = zip(*ends, strict=True)
+    held, debit, last = sum(helds), sum(debits), max(stamps)
+    ledger = ledgers[0]
+    if last - min(stamps) < 1 / _BUCKETS_PER_SECOND and ledgers.count(ledger) == len(ends):
+        ledger.put(held, debit, last, len(ends))
+    else:
+        for one, part, cost, clears_at in ends:
+            one.put(part, cost, clears_at)
+    return helds != debits
 
 
 def _refused(look: Look, refusal: Refusal) -> Look:

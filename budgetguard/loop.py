@@ -60,11 +60,11 @@ async def in_daemon_thread(function: Callable[[], T]) -> T:
         result, error = None, None
         try:
             result = context.run(function)
-        except Exception as raised:
-            error = raised
         except BaseException as raised:
-            # A future takes neither StopIteration nor what ends a program: not this one's business.
-            error = RuntimeError(f"{type(raised).__name__}: {raised}")
+            error = raised
+            if isinstance(raised, StopIteration) or not isinstance(raised, Exception):
+                # A future takes no StopIteration, and what ends a program would end the loop.
+                error = RuntimeError(f"{type(raised).__name__}: {raised}")
         try:
             loop.call_soon_threadsafe(deliver, result, error)
         except RuntimeError:  # the loop is closed: nobody asks any more

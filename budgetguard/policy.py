@@ -140,7 +140,7 @@ def possible(ledger: Ledger, terms: Terms, need: Need) -> bool:
     return (not need.amount or most >= need.amount) and need.slots <= look.slots
 
 
-def decide(
+def decide(  # noqa: PLR0911  a row of the table each
     ledger: Ledger, looking: Looking, terms: Terms, need: Need, ahead: Ahead, now: Instant
 ) -> Decision:
     """What becomes of a caller at `now`; see the table above."""

@@ -49,7 +49,7 @@ _PROCESS = _Process()
 
 
 def runtime() -> "Runtime":
-    """This process's runtime; no thread is started before somebody needs one."""
+    """The runtime of this process; no thread is started before somebody needs one."""
     from budgetguard.loop import Runtime
 
     with _PROCESS.lock:

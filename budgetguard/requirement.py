@@ -1,8 +1,8 @@
 """What one call needs: the object behind `require_credits`, decorator and context manager in one."""
 
 import logging
-import weakref
 import sys
+import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
 from inspect import CO_OPTIMIZED
@@ -119,7 +119,11 @@ class Requirement:
             return started
         guard, call, ticket = started
         try:
-            await ticket.wait_async(lambda: _remaining(guard, call), guard.account.overdue)
+            await ticket.wait_async(
+                lambda: _remaining(guard, call),
+                guard.account.overdue,
+                lambda: guard.account.abandon(ticket),
+            )
         except BaseException:
             guard.account.abandon(ticket)
             raise
@@ -272,8 +276,9 @@ def _exceptions(
 
 
 def _just_defined(function: Any, scope: FrameType) -> bool:
-    """Whether `function` was defined in `scope` and has no name there yet, as when a bare decorator
-    is given it. At a call it would be too late: `bare(callback)` looks like decorating a callback.
+    """Whether `function` was defined in `scope` and has no name there yet: a bare decorator got it.
+
+    At a call it would be too late: `bare(callback)` looks like decorating a callback.
     """
     own = function.__func__ if isinstance(function, classmethod | staticmethod) else function
     if not isinstance(own, FunctionType) or own.__name__ == "<lambda>":

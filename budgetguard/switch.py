@@ -31,7 +31,7 @@ class Switch:
             self.passive = value == "off"
             self.observe = value == "observe"
 
-    def set_active(self, active: bool) -> None:
+    def set_active(self, active: bool) -> None:  # noqa: FBT001  as below
         """Choose for this process, whatever the environment says."""
         self._chosen = True
         self.passive = not active
@@ -49,7 +49,7 @@ class Switch:
 SWITCH = Switch()
 
 
-def set_active(active: bool) -> None:
+def set_active(active: bool) -> None:  # noqa: FBT001  the contract's signature
     """Switch every guard of this process off, or on again.
 
     Off, guarded code runs as if undecorated, and blocks get a hold that does nothing: nothing is

@@ -52,16 +52,22 @@ class Ticket:
                 overdue()
 
     async def wait_async(
-        self, remaining: Callable[[], float], overdue: Callable[[], object]
+        self,
+        remaining: Callable[[], float],
+        overdue: Callable[[], object],
+        lost: Callable[[], object],
     ) -> None:
-        """Wait until the answer is there, without blocking the caller's event loop."""
+        """Wait until the answer is there, without blocking the caller's event loop.
+
+        `lost` is called where that loop is closed when the answer comes: nobody takes it.
+        """
         if self.done:
             return
         import anyio
         from anyio.lowlevel import current_token
 
         woken = anyio.Event()
-        self._wake = _waker(current_token().native_token, woken.set)
+        self._wake = _waker(current_token().native_token, woken.set, lost)
         while not self.done:
             with anyio.move_on_after(max(remaining(), 0.0) + SLACK) as patience:
                 await woken.wait()
@@ -101,7 +107,9 @@ class Reading(Ticket):
         self.balance: Balance | None = None
 
 
-def _waker(token: object, wake: Callable[[], None]) -> Callable[[], None]:
+def _waker(
+    token: object, wake: Callable[[], None], lost: Callable[[], object]
+) -> Callable[[], None]:
     # Not anyio.from_thread.run_sync: it waits for the caller's loop, which may be busy for long.
     soon: Callable[[Callable[[], None]], object]
     soon = getattr(token, "call_soon_threadsafe", None) or token.run_sync_soon  # type: ignore[attr-defined]
@@ -110,6 +118,6 @@ def _waker(token: object, wake: Callable[[], None]) -> Callable[[], None]:
         try:
             soon(wake)
         except RuntimeError:  # asyncio: the loop is closed; trio.RunFinishedError is one too
-            pass
+            lost()
 
     return wake_soon

@@ -7,7 +7,9 @@ none of these (partials, bound methods, builtins, objects with `__call__`) is wr
 which keeps whatever else they can do.
 
 Where an interrupt (Ctrl-C) can come, between any two calls, the credits have one owner: a caller's
-`ledger` variable until it is set to None, right before the append that ends the call.
+`ledger` variable until it is set to None, right before the append that ends the call. What was
+appended is taken in by the private loop; at once only where more was spent than was held, which
+the next caller has to know.
 """
 
 import contextlib
@@ -122,9 +124,9 @@ def _guard_plain(gate: Gate, function: Callable[..., Any]) -> Callable[..., Any]
             result = function(*args, **kwargs)
             if type(result) is not plain:
                 if hasattr(type(result), "__await__"):
-                    hold = gate.adopt(ledger)
+                    open_ = gate.adopt(ledger)
                     ledger = None
-                    return _guard_awaitable(gate, hold, result)
+                    return _guard_awaitable(gate, gate.hold(open_), result)
                 plain = type(result)
             end = price(ledger, result)
             account = gate.account
@@ -134,8 +136,10 @@ def _guard_plain(gate: Gate, function: Callable[..., Any]) -> Callable[..., Any]
             if ledger is not None:
                 gate.fail(ledger, error)
             raise
-        if end[1] != end[2] or account.queue or len(account.ends) > MANY_ENDS:
+        if end[2] > end[1]:
             account.flush()
+        elif account.queue or not len(account.ends) % MANY_ENDS:
+            account.flush_soon()
         return result
 
     return guarded
@@ -174,8 +178,10 @@ def _guard_coroutine(
             if ledger is not None:
                 gate.fail(ledger, error)
             raise
-        if end[1] != end[2] or account.queue or len(account.ends) > MANY_ENDS:
+        if end[2] > end[1]:
             account.flush()
+        elif account.queue or not len(account.ends) % MANY_ENDS:
+            account.flush_soon()
         return result
 
     return guarded

@@ -1,7 +1,6 @@
 """An account in memory, for tests that want no server."""
 
 import threading
-from collections.abc import Callable
 from decimal import Decimal
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,8 @@ from budgetguard.balance import Balance
 from budgetguard.credits import Amount, exact
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import httpx
 
 _NUMBERS = count(1)
@@ -83,7 +84,7 @@ class FakeProvider:
             if self._credits is not None:
                 self._set(self._credits + amount)
 
-    async def fetch(self, client: "httpx.AsyncClient") -> Balance:
+    async def fetch(self, client: "httpx.AsyncClient") -> Balance:  # noqa: ARG002  as providers do
         """The balance as it stands; raises `failure` if that is set."""
         self.requests += 1
         if self.on_fetch is not None:

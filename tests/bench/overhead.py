@@ -1,0 +1,213 @@
+"""What a guarded call costs, as ratios to a bare wrapt pass-through timed in the same run.
+
+    python tests/bench/overhead.py
+
+Each figure is the median of many short loops, taken in turns with the baseline, so that a machine
+whose speed drifts drifts for both. Needs nothing but the package itself.
+"""
+
+import argparse
+import asyncio
+import functools
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import wrapt
+
+from budgetguard import Guard
+from budgetguard.testing import FakeProvider
+
+CALLS = 2000
+
+
+def plain(x: int) -> int:
+    """What is guarded: nothing."""
+    return x
+
+
+async def plain_async(x: int) -> int:
+    """The same, to await."""
+    return x
+
+
+@wrapt.decorator
+def bare_wrapt(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
+    """The baseline."""
+    return wrapped(*args, **kwargs)
+
+
+def bare_wraps(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The least that a decorator can do."""
+
+    @functools.wraps(function)
+    def passed(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return passed
+
+
+def lock_pair() -> Callable[[int], None]:
+    """A lock, taken and given back."""
+    lock = threading.Lock()
+
+    def pair(_: int) -> None:
+        with lock:
+            pass
+
+    return pair
+
+
+def guard_of(credits: int) -> Guard:
+    """A guard whose balance is known and young."""
+    guard = Guard(FakeProvider(credits))
+    guard.balance()
+    return guard
+
+
+def time_sync(function: Callable[[int], Any]) -> float:
+    """Seconds a call."""
+    started = time.perf_counter()
+    for _ in range(CALLS):
+        function(1)
+    return (time.perf_counter() - started) / CALLS
+
+
+def time_async(function: Callable[[int], Awaitable[Any]]) -> float:
+    """Seconds a call, one after the other in one task."""
+
+    async def loop() -> float:
+        started = time.perf_counter()
+        for _ in range(CALLS):
+            await function(1)
+        return (time.perf_counter() - started) / CALLS
+
+    return asyncio.run(loop())
+
+
+def time_threads(function: Callable[[int], Any]) -> float:
+    """Seconds a call, with 8 threads that all call."""
+    threads = [threading.Thread(target=time_sync, args=(function,)) for _ in range(8)]
+    started = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return (time.perf_counter() - started) / (8 * CALLS)
+
+
+def time_tasks(function: Callable[[int], Awaitable[Any]]) -> float:
+    """Seconds a call, with 1,000 tasks at once."""
+
+    async def crowd() -> float:
+        started = time.perf_counter()
+        await asyncio.gather(*(function(1) for _ in range(1000)))
+        return (time.perf_counter() - started) / 1000
+
+    return asyncio.run(crowd())
+
+
+def compare(
+    timer: Callable[[Any], float], baseline: Any, functions: dict[str, Any], rounds: int
+) -> None:
+    """Print the median of each function's ratio to the baseline, round by round."""
+    ratios: dict[str, list[float]] = {name: [] for name in functions}
+    bases = []
+    for _ in range(rounds):
+        base = timer(baseline)
+        bases.append(base)
+        for name, function in functions.items():
+            ratios[name].append(timer(function) / base)
+    print(f"  {'baseline: bare wrapt':<34} 1.00   ({statistics.median(bases) * 1e9:.0f} ns)")
+    for name, found in ratios.items():
+        print(f"  {name:<34} {statistics.median(found):.2f}")
+
+
+def with_open_holds(open_holds: int) -> Callable[[int], int]:
+    """A guarded function whose guard has that many open holds."""
+    guard = guard_of(10**9)
+    function = guard.require_credits(min=1)(plain)
+    function.holds = [guard.acquire(1) for _ in range(open_holds)]  # type: ignore[attr-defined]
+    return function
+
+
+def memory() -> None:
+    """What 3.6 million calls, 1,000 a second for an hour, leave behind."""
+    from budgetguard.testing import hand_clock
+
+    with hand_clock() as clock:
+        function = Guard(FakeProvider(10**9, lag=5)).require_credits(min=1)(plain)
+        function(1)
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(3600):
+            for _ in range(1000):
+                function(1)
+            clock.advance(1)
+        grown = tracemalloc.get_traced_memory()[0] - before
+        tracemalloc.stop()
+    print(f"  3.6 million calls in a virtual hour: {grown / 1e6:+.2f} MB")
+
+
+def imports() -> None:
+    """The import of the package against that of wrapt, as whole processes, in turns."""
+
+    def once(module: str) -> float:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
+        return time.perf_counter() - started
+
+    nothing, ours, wrapts = [], [], []
+    for _ in range(15):
+        nothing.append(once("sys"))
+        ours.append(once("budgetguard"))
+        wrapts.append(once("wrapt"))
+    empty = statistics.median(nothing)
+    ratio = (statistics.median(ours) - empty) / (statistics.median(wrapts) - empty)
+    print(f"  import budgetguard / import wrapt: {ratio:.2f}, over an interpreter that imports nothing")
+
+
+def main() -> None:
+    """Print all of it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=101)
+    parser.add_argument("--memory", action="store_true", help="the virtual hour too (a minute)")
+    options = parser.parse_args()
+    guard = guard_of(10**9)
+    hold, check = guard.require_credits(min=1), guard.require_credits(min=1, cost=0)
+    actual = guard.require_credits(min=1, actual=lambda _: 1)
+    slots = guard.require_credits(min=1, slots=1)
+
+    print(f"Python {sys.version.split()[0]}, {options.rounds} rounds of {CALLS} calls\n")
+    print("sync, a call")
+    functions = {
+        "functools.wraps": bare_wraps(plain),
+        "threading.Lock": lock_pair(),
+        "time.monotonic": lambda _: time.monotonic(),
+        "check only": check(plain),
+        "hold and settle": hold(plain),
+        "hold, settle at actual": actual(plain),
+        "hold and settle, 100,000 open": with_open_holds(100_000),
+        "the long way (slots=1)": slots(plain),
+    }
+    compare(time_sync, bare_wrapt(plain), functions, options.rounds)
+    print("\nasync, a call")
+    functions = {"check only": check(plain_async), "hold and settle": hold(plain_async)}
+    compare(time_async, bare_wrapt(plain_async), functions, options.rounds)
+    print("\n8 threads, a call")
+    compare(time_threads, bare_wrapt(plain), {"hold and settle": hold(plain)}, options.rounds // 4)
+    print("\n1,000 tasks, a call")
+    compare(time_tasks, bare_wrapt(plain_async), {"hold and settle": hold(plain_async)}, options.rounds)
+    print("\nother")
+    imports()
+    if options.memory:
+        memory()
+
+
+if __name__ == "__main__":
+    main()

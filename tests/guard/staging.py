@@ -1,0 +1,112 @@
+"""How these tests set a scene: looks that take their time, crowds, and callers in threads."""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import httpx
+
+from budgetguard import Balance, Guard
+from budgetguard.testing import FakeProvider, HandClock
+
+_TURNS = 200_000
+_PATIENCE = 20.0
+
+
+class Slow(FakeProvider):
+    """Reads the account when it is asked, and answers `takes` seconds of the hand clock later."""
+
+    takes: float = 0
+
+    async def fetch(self, client: httpx.AsyncClient) -> Balance:
+        """The balance as it stood when it was asked for."""
+        balance = await super().fetch(client)
+        if self.takes:
+            await anyio.sleep(self.takes)
+        return balance
+
+
+class Caller(threading.Thread):
+    """One caller in a thread of its own."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        super().__init__(daemon=True)
+        self._work = work
+        self._outcome: object = None
+        self.start()
+
+    def run(self) -> None:
+        """Call, and remember what came of it."""
+        try:
+            self._outcome = self._work()
+        except BaseException as error:
+            self._outcome = error
+
+    def outcome(self) -> Any:
+        """What the call returned or raised, once it has."""
+        self.join(_PATIENCE)
+        assert not self.is_alive(), "the caller is still waiting"
+        return self._outcome
+
+
+def waiting(guard: Guard) -> int:
+    """How many callers wait to be let in; there is no public view of them."""
+    return len(guard.account.queue)
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Let other threads run until `true()`; no time passes for that."""
+    for _ in range(_TURNS):
+        if true():
+            return
+        time.sleep(0)
+    msg = "it never came true"
+    raise AssertionError(msg)
+
+
+def under_way(clock: HandClock, provider: FakeProvider, requests: int) -> None:
+    """Let the look that is the `requests`-th one begin, before time is turned on."""
+    until(lambda: provider.requests == requests)
+    clock.advance(0)
+
+
+def queue_up(guard: Guard, works: Iterable[Callable[[], object]]) -> list[Caller]:
+    """Callers in threads, each of which waits before the next one comes."""
+    callers = []
+    for work in works:
+        before = waiting(guard)
+        callers.append(Caller(work))
+        until(lambda: waiting(guard) > before)  # noqa: B023  called at once
+    return callers
+
+
+async def let_run() -> None:
+    """Let all tasks of this loop run until they wait for something."""
+    for _ in range(20):
+        await anyio.lowlevel.checkpoint()
+
+
+def all_at_once(pool: ThreadPoolExecutor, work: Callable[[], object], callers: int) -> list[object]:
+    """What comes of `callers` calls in as many threads that start together."""
+    start = threading.Barrier(callers)
+
+    def call() -> object:
+        start.wait(_PATIENCE)
+        try:
+            return work()
+        except Exception as error:
+            return error
+
+    return [call.result(_PATIENCE) for call in [pool.submit(call) for _ in range(callers)]]
+
+
+def answered(status: int, **headers: str) -> httpx.HTTPStatusError:
+    """The error of a provider whose fetch uses `raise_for_status`."""
+    request = httpx.Request("GET", "https://api.example.com/balance")
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    response = httpx.Response(status, headers=named, request=request)
+    return httpx.HTTPStatusError(f"{status}", request=request, response=response)

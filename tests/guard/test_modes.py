@@ -1,0 +1,395 @@
+"""Observing, allowing what is not known, switched off, and closed."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anyio
+import pytest
+from staging import queue_up
+
+from budgetguard import (
+    BalanceUnavailable,
+    ConfigurationError,
+    Event,
+    Guard,
+    HoldClosed,
+    InsufficientCredits,
+    require_credits,
+    set_active,
+    set_default_guard,
+)
+from budgetguard.switch import SWITCH
+from budgetguard.testing import FakeProvider, HandClock
+
+
+@pytest.fixture
+def events() -> list[Event]:
+    """What was told."""
+    return []
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Set BUDGETGUARD as if the process had just begun."""
+    before = SWITCH.save()
+
+    def begin(value: str) -> None:
+        monkeypatch.setenv("BUDGETGUARD", value)
+        SWITCH.restore((False, False, False, False))
+
+    yield begin
+    SWITCH.restore(before)
+
+
+def test_observing_lets_pass_what_it_would_refuse(clock: HandClock, events: list[Event]) -> None:
+    """It books the call all the same, and says that it did not enforce."""
+    provider = FakeProvider(10, lag=5)
+    guard = Guard(provider, mode="observe", on_event=events.append)
+    guard.balance()
+    clock.advance(5)
+    events.clear()
+    call = guard.require_credits(min=50, name="spec")(lambda: "ran")
+    assert call() == "ran"
+    assert guard.available == -40
+    told = [(event.kind, event.enforced) for event in events if event.kind != "refreshed"]
+    assert told == [("refused", False), ("settled", True)]
+    assert (events[0].credits, events[0].operation) == (50, "spec")
+
+
+@pytest.mark.usefixtures("clock")
+def test_observing_admits_as_enforcing_would(events: list[Event]) -> None:
+    """What fits is told as admitted."""
+    guard = Guard(FakeProvider(100), mode="observe", on_event=events.append)
+    guard.balance()
+    events.clear()
+    guard.acquire(50).release()
+    assert [(event.kind, event.enforced) for event in events] == [
+        ("admitted", True),
+        ("released", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    "need",
+    [
+        {"min": 200},
+        {"min": 1, "slots": 3},
+        {"min": 200, "wait": 30},
+        {"min": 1, "slots": 2, "wait": 30},
+    ],
+    ids=["credits", "slots", "credits, with wait", "slots, with wait"],
+)
+def test_observing_never_waits(clock: HandClock, need: dict[str, Any], events: list[Event]) -> None:
+    """Not for a first look that hangs, not in a queue, not for a verification."""
+    provider = FakeProvider(100, max_concurrency=2)
+    provider.on_fetch = anyio.sleep_forever
+    guard = Guard(provider, mode="observe", on_event=events.append)
+    guard.acquire(**need).release()
+    clock.advance(0)
+    clock.advance(10)
+    provider.on_fetch = None
+    clock.advance(60)
+    guard.balance()
+    provider.on_fetch = anyio.sleep_forever
+    running = guard.acquire(1, slots=1)
+    clock.advance(6)
+    guard.acquire(**need).release()
+    running.release()
+    refusals = [event.enforced for event in events if event.kind == "refused"]
+    assert refusals == [False, False]
+
+
+def test_observing_looks_behind_what_it_lets_pass(clock: HandClock) -> None:
+    """So that its next decision rests on a newer balance."""
+    provider = FakeProvider(10)
+    guard = Guard(provider, mode="observe")
+    guard.acquire(1).release()
+    clock.advance(0)
+    assert provider.requests == 1
+    clock.advance(6)
+    guard.acquire(50).release()
+    clock.advance(0)
+    assert provider.requests == 2
+
+
+def test_observing_passes_those_who_queue(clock: HandClock) -> None:
+    """Of two guards on one account, the one that observes holds nobody up and is not held up."""
+    provider = FakeProvider(100)
+    enforcing, observing = Guard(provider), Guard(provider, mode="observe")
+    running = enforcing.acquire(80)
+    (caller,) = queue_up(enforcing, [lambda: enforcing.acquire(90, wait=30)])
+    observing.acquire(15).release()
+    running.release()
+    assert caller.outcome().amount == 90
+    clock.advance(0)
+
+
+def test_observing_an_extension_refuses_nothing(clock: HandClock, events: list[Event]) -> None:
+    """It holds more than there is, and says so."""
+    guard = Guard(FakeProvider(100), mode="observe", on_event=events.append)
+    guard.balance()
+    hold = guard.acquire(90)
+    hold.extend(20)
+    clock.advance(0)
+    assert (hold.amount, guard.available) == (110, -10)
+    assert [event.enforced for event in events if event.kind == "refused"] == [False]
+
+
+def test_unknown_is_denied_by_default(clock: HandClock) -> None:
+    """No balance, one that is too old, or one that makes no sense."""
+    provider = FakeProvider(100)
+    guard = Guard(provider)
+    guard.balance()
+    provider.failure = ConnectionError("down")
+    clock.advance(601)
+    with pytest.raises(BalanceUnavailable):
+        guard.acquire(1)
+    nonsense = Guard(lambda: "many")
+    with pytest.raises(BalanceUnavailable):
+        nonsense.acquire(1)
+
+
+def test_unknown_may_be_allowed_and_is_held_all_the_same(clock: HandClock) -> None:
+    """When the balance comes back, what was spent meanwhile counts."""
+    provider = FakeProvider(100, lag=5)
+    provider.failure = ConnectionError("down")
+    guard = Guard(provider, if_unknown="allow")
+    first = guard.acquire(30)
+    guard.acquire(20).settle()
+    assert guard.available is None
+    provider.failure = None
+    clock.advance(1)
+    guard.balance()
+    assert guard.available == 50
+    first.release()
+    assert guard.available == 80
+
+
+def test_allowing_the_unknown_waits_for_the_look_first(clock: HandClock) -> None:
+    """A balance that can be had is had, and refuses."""
+    guard = Guard(FakeProvider(10), if_unknown="allow")
+    clock.advance(0)
+    with pytest.raises(InsufficientCredits):
+        guard.acquire(50)
+
+
+def test_allowing_the_unknown_waits_no_longer_than_the_timeout(clock: HandClock) -> None:
+    """A provider that hangs holds nobody beyond it."""
+    provider = FakeProvider(100)
+    provider.on_fetch = anyio.sleep_forever
+    guard = Guard(provider, if_unknown="allow", timeout=10)
+    (caller,) = queue_up(guard, [lambda: guard.acquire(50).amount])
+    clock.advance(0)
+    clock.advance(10)
+    assert caller.outcome() == 50
+
+
+@pytest.mark.usefixtures("clock")
+def test_switched_off_code_runs_as_if_undecorated() -> None:
+    """No look, no refusal, no hold; what a call returns and raises is its own."""
+    provider = FakeProvider(0)
+    guard = Guard(provider)
+    call = guard.require_credits(min=50, slots=3, actual=lambda _: 1 / 0)(lambda: "ran")
+    set_active(False)
+    assert call() == "ran"
+    with pytest.raises(KeyError):
+        guard.require_credits(min=50)(lambda: {}["no"])()
+    with guard.require_credits(min=50) as hold:
+        assert hold.state == "open"
+        hold.charged(5)
+        hold.extend(500)
+        hold.settle(3)
+    assert (hold.state, hold.amount) == ("settled", 0)
+    with pytest.raises(HoldClosed):
+        hold.release()
+    guard.acquire(50).release()
+    assert provider.requests == 0
+    set_active(True)
+    with pytest.raises(InsufficientCredits):
+        call()
+
+
+@pytest.mark.usefixtures("clock")
+def test_switched_off_a_function_that_went_the_quick_way_holds_nothing() -> None:
+    """The switch is read at every call."""
+    guard = Guard(FakeProvider(100, lag=5))
+    call = guard.require_credits(min=10)(lambda: guard.available)
+    assert [call(), call()] == [90, 80]
+    set_active(False)
+    assert [call(), call()] == [80, 80]
+    set_active(True)
+    assert call() == 70
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_call_that_was_admitted_before_the_switch_ends_as_it_would_have() -> None:
+    """Its hold is not forgotten."""
+    guard = Guard(FakeProvider(100, lag=5))
+    with guard.require_credits(min=30) as hold:
+        set_active(False)
+        hold.settle(10)
+    assert guard.available == 90
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("clock")
+async def test_switched_off_async_code_runs_as_if_undecorated() -> None:
+    """Coroutines, async generators and async blocks."""
+    provider = FakeProvider(0)
+    guard = Guard(provider)
+
+    @guard.require_credits(min=50)
+    async def coroutine() -> str:
+        return "ran"
+
+    @guard.require_credits(min=50)
+    async def generator() -> Any:
+        yield "ran"
+
+    set_active(False)
+    assert await coroutine() == "ran"
+    assert [item async for item in generator()] == ["ran"]
+    async with guard.require_credits(min=50) as hold:
+        pass
+    assert hold.state == "settled"
+    assert provider.requests == 0
+
+
+@pytest.mark.usefixtures("clock")
+def test_switched_off_no_default_guard_is_needed() -> None:
+    """Code that names no guard runs where none could be made."""
+    call = require_credits(min=50)(lambda: "ran")
+    with pytest.raises(ConfigurationError):
+        call()
+    set_active(False)
+    assert call() == "ran"
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize(("value", "runs"), [("off", True), ("observe", True), ("", False)])
+def test_the_environment_switches(
+    environment: Callable[[str], None], value: str, *, runs: bool
+) -> None:
+    """Off and observe let everything run."""
+    environment(value)
+    provider = FakeProvider(10)
+    call = Guard(provider).require_credits(min=50)(lambda: "ran")
+    if runs:
+        assert call() == "ran"
+    else:
+        with pytest.raises(InsufficientCredits):
+            call()
+
+
+@pytest.mark.usefixtures("clock")
+def test_the_environment_may_ask_to_observe(
+    environment: Callable[[str], None], events: list[Event]
+) -> None:
+    """As `mode="observe"` does, on every guard."""
+    environment("observe")
+    guard = Guard(FakeProvider(10), on_event=events.append)
+    guard.balance()
+    guard.acquire(50).release()
+    assert [event.enforced for event in events if event.kind == "refused"] == [False]
+
+
+@pytest.mark.usefixtures("clock")
+def test_the_environment_is_read_once(environment: Callable[[str], None]) -> None:
+    """What it says later changes nothing."""
+    environment("off")
+    guard = Guard(FakeProvider(10))
+    guard.acquire(50).release()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BUDGETGUARD", "observe")
+        guard.acquire(50).release()
+        assert guard.available is None
+
+
+@pytest.mark.parametrize("value", ["on", "0", "disabled", "true"])
+def test_another_word_in_the_environment_is_a_configuration_error(
+    environment: Callable[[str], None], value: str
+) -> None:
+    """A typing error does not switch protection off, nor leave it on unnoticed."""
+    environment(value)
+    with pytest.raises(ConfigurationError, match="BUDGETGUARD"):
+        Guard(FakeProvider(10))
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize("value", ["off", "observe"])
+def test_set_active_wins_over_the_environment(
+    environment: Callable[[str], None], value: str
+) -> None:
+    """Also when it is called before the environment is read."""
+    environment(value)
+    set_active(True)
+    with pytest.raises(InsufficientCredits):
+        Guard(FakeProvider(10)).acquire(50)
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_closed_guard_admits_nobody() -> None:
+    """And open holds end as they would have."""
+    guard = Guard(FakeProvider(100, lag=5))
+    call = guard.require_credits(min=10)(lambda: "ran")
+    call()
+    call()
+    hold = guard.acquire(30)
+    guard.close()
+    guard.close()
+    for ask in (call, lambda: guard.acquire(1), guard.balance):
+        with pytest.raises(RuntimeError, match="closed"):
+            ask()  # type: ignore[operator]
+    hold.settle(5)
+    assert guard.available == 75
+
+
+@pytest.mark.usefixtures("clock")
+def test_closing_one_guard_leaves_the_accounts_others_open() -> None:
+    """They share the credits, and not their ends."""
+    provider = FakeProvider(100)
+    with Guard(provider) as first:
+        hold = first.acquire(30)
+    second = Guard(provider)
+    assert second.available == 70
+    second.acquire(70).release()
+    hold.release()
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("clock")
+async def test_a_guard_is_an_async_context_manager() -> None:
+    """Leaving it closes it."""
+    async with Guard(FakeProvider(100)) as guard:
+        (await guard.aacquire(1)).release()
+    assert guard.closed
+    await guard.aclose()
+    with pytest.raises(RuntimeError, match="closed"):
+        await guard.aacquire(1)
+
+
+@pytest.mark.usefixtures("clock")
+def test_the_default_guard_is_looked_up_at_each_call() -> None:
+    """Code decorated before there was one, and after it was replaced."""
+    call = require_credits(min=60)(lambda: "ran")
+    rich, poor = Guard(FakeProvider(1000, lag=5)), Guard(FakeProvider(10))
+    set_default_guard(rich)
+    assert [call(), call()] == ["ran", "ran"]
+    set_default_guard(poor)
+    with pytest.raises(InsufficientCredits):
+        call()
+    set_default_guard(rich)
+    assert call() == "ran"
+    assert rich.available == 820
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_guard_may_be_chosen_by_the_calls_arguments() -> None:
+    """One function that spends on behalf of many."""
+    guards = {"a": Guard(FakeProvider(100, lag=5)), "b": Guard(FakeProvider(10))}
+    call = require_credits(min=50, guard=lambda who: guards[who])(lambda who: who)
+    assert call("a") == "a"
+    with pytest.raises(InsufficientCredits):
+        call("b")
+    guards["a"].account.flush()
+    assert guards["a"].available == 50

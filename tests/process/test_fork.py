@@ -1,0 +1,268 @@
+"""A forked child starts without a balance and without its parent's holds, and harms nobody."""
+
+import multiprocessing
+import os
+
+import pytest
+from interpreter import FORKING, Script
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+
+HEAD = """
+import gc, os, sys, threading
+from budgetguard import Guard, GuardPool, require_credits, set_default_guard
+from budgetguard.testing import FakeProvider
+
+def in_child(work):
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+provider = FakeProvider(100)
+guard = Guard(provider)
+"""
+
+
+def test_a_child_starts_afresh(script: Script) -> None:
+    """No balance, no holds; it looks for itself, and its holds have ids of their own."""
+    script(
+        HEAD
+        + """
+hold = guard.acquire(40)
+
+def child():
+    assert guard.available is None
+    mine = guard.acquire(70)
+    assert guard.available == 30
+    assert mine.id != hold.id
+    hold.settle(5)
+    assert hold.state == "settled"
+    assert guard.available == 30
+    mine.release()
+    assert guard.available == 100
+
+in_child(child)
+assert guard.available == 60
+assert hold.state == "open"
+assert provider.requests == 1
+hold.settle(5)
+assert guard.available == 95
+""",
+        flags=FORKING,
+    )
+
+
+def test_ids_differ_between_children(script: Script) -> None:
+    """Two children forked from one state give different ids."""
+    told = script(
+        HEAD
+        + """
+guard.balance()
+in_child(lambda: os.write(1, (guard.acquire(1).id + "\\n").encode()))
+in_child(lambda: os.write(1, (guard.acquire(1).id + "\\n").encode()))
+print(guard.acquire(1).id)
+""",
+        flags=FORKING,
+    ).split()
+    assert len(set(told)) == 3
+
+
+def test_locks_that_others_hold_are_no_matter(script: Script) -> None:
+    """A fork while other threads hold the account's lock, or make a guard, leaves no child stuck."""
+    script(
+        HEAD
+        + """
+guard.balance()
+holding, done = threading.Semaphore(0), threading.Event()
+
+def hold_account():
+    with guard.account.lock:
+        holding.release()
+        done.wait(60)
+
+def make(key):
+    if key == "slow":
+        holding.release()
+        done.wait(60)
+    return Guard(FakeProvider(100))
+
+pool = GuardPool(make)
+threads = [threading.Thread(target=hold_account), threading.Thread(target=lambda: pool["slow"])]
+for thread in threads:
+    thread.start()
+    holding.acquire()
+
+def child():
+    hold = guard.acquire(10)
+    assert guard.available == 90
+    assert pool["other"].acquire(10).state == "open"
+
+in_child(child)
+done.set()
+for thread in threads:
+    thread.join()
+assert guard.available == 100
+""",
+        flags=FORKING,
+    )
+
+
+@pytest.mark.parametrize("cost", ["10", "lambda **_: 10"], ids=["quick", "long"])
+def test_a_fork_inside_a_guarded_call(script: Script, cost: str) -> None:
+    """The end of the parent's call in the child changes nothing there, and nothing here."""
+    script(
+        HEAD
+        + f"""
+inside = []
+
+@guard.require_credits(min={cost})
+def work(fork=False):
+    if not fork:
+        return 0
+    inside.append(os.fork())
+    return inside[-1]
+
+@guard.require_credits(min={cost})
+def steps():
+    inside.append(os.fork())
+    yield inside[-1]
+
+work()
+guard.balance(max_age=0)
+for run in (lambda: work(fork=True), lambda: list(steps())[0]):
+    before = guard.available
+    pid = run()
+    if pid == 0:
+        assert guard.available is None
+        guard.balance()
+        assert guard.available == 100
+        work()
+        assert guard.available == 90
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert guard.available == before - 10, (before, guard.available)
+""",
+        flags=FORKING,
+    )
+
+
+def test_a_child_that_exits_in_order(script: Script) -> None:
+    """A child that runs its exit handlers leaves the parent's loop alone, and says nothing."""
+    script(
+        HEAD
+        + """
+guard.balance()
+pid = os.fork()
+if pid == 0:
+    guard.balance()
+    sys.exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+guard.balance(max_age=0)
+assert provider.requests == 2
+""",
+        flags=FORKING,
+    )
+
+
+def test_a_hundred_forks(script: Script) -> None:
+    """A hundred children one after the other, each spending by its own look."""
+    script(
+        HEAD
+        + """
+hold = guard.acquire(60)
+
+def child():
+    assert guard.acquire(60).state == "open"
+
+for _ in range(100):
+    in_child(child)
+assert guard.available == 40
+assert provider.requests == 1
+""",
+        flags=FORKING,
+    )
+
+
+def test_forks_of_forks(script: Script) -> None:
+    """A child's child starts afresh as well."""
+    script(
+        HEAD
+        + """
+def child(depth=5):
+    assert guard.available is None
+    hold = guard.acquire(60)
+    if depth:
+        in_child(lambda: child(depth - 1))
+    assert guard.available == 40
+
+in_child(child)
+""",
+        flags=FORKING,
+    )
+
+
+def test_what_is_collected_in_a_child(script: Script) -> None:
+    """A parent's open generator that a child collects changes nothing in the child."""
+    script(
+        HEAD
+        + """
+@guard.require_credits(min=10)
+def steps():
+    yield 1
+
+def open_in_a_cycle():
+    cycle = [steps()]
+    next(cycle[0])
+    cycle.append(cycle)
+
+gc.disable()
+open_in_a_cycle()
+assert guard.available == 90
+
+def child():
+    gc.collect()
+    assert guard.available is None
+    guard.balance()
+    assert guard.available == 100
+
+in_child(child)
+""",
+        flags=FORKING,
+    )
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_multiprocessing(script: Script, method: str) -> None:
+    """Guarded functions go to worker processes by name, whichever way those are started."""
+    told = script(
+        f"""
+import multiprocessing
+from budgetguard import Guard, require_credits
+from budgetguard.testing import FakeProvider
+
+guard = Guard(FakeProvider(100))
+
+@guard.require_credits(min=10)
+def work(x):
+    return x, str(guard.available)
+
+if __name__ == "__main__":
+    work(0)
+    with multiprocessing.get_context({method!r}).Pool(1) as pool:
+        print(*pool.map(work, [1, 2], chunksize=1))
+        pool.close()
+        pool.join()
+    print(guard.available)
+""",
+        flags=("-W", "ignore::DeprecationWarning") if method == "forkserver" else FORKING,
+    )
+    assert told.splitlines() == ["(1, '90') (2, '80')", "90"]
