@@ -259,7 +259,10 @@ class Account:
         staying, ahead = [], NOBODY
         for ticket in self.queue:
             call = ticket.call
-            if self.ledger.look and shortage(self.ledger, call.asker.terms, call.need, ahead) is None:
+            if (
+                self.ledger.look
+                and shortage(self.ledger, call.asker.terms, call.need, ahead) is None
+            ):
                 self._decide(ticket, ahead, now, effects)
             if not ticket.done:
                 staying.append(ticket)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def require_credits(
-    min: Amount | Callable[..., Amount] | None = None,  # noqa: A002  the contract's name
+    min: Amount | Callable[..., Amount] | None = None,
     *,
     cost: Amount | Callable[..., Amount] | None = None,
     actual: Callable[[Any], Amount] | None = None,

@@ -205,5 +205,3 @@ async def _session(
 def _plain(amount: float) -> int | float:
     rounded = round(amount, 6)
     return int(rounded) if rounded == int(rounded) else rounded
-
-

@@ -72,7 +72,9 @@ class Screen:
         for key, label, wanted in _ROWS:
             cells = [results[run][key] for run in ("unguarded", "guarded")]
             shown = [
-                f"[{'green' if cell == wanted else 'red'}]{cell}" if wanted is not None else f"{cell}"
+                f"[{'green' if cell == wanted else 'red'}]{cell}"
+                if wanted is not None
+                else f"{cell}"
                 for cell in cells
             ]
             table.add_row(label, *shown)

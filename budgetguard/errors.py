@@ -35,9 +35,9 @@ class BudgetGuardError(Exception):
         return _rebuild, (type(self), self.args, dict(self.__dict__))
 
 
-def _rebuild(kind: type[Any], args: tuple[Any, ...], figures: dict[str, Any]) -> Any:
+def _rebuild(kind: Any, args: tuple[Any, ...], figures: dict[str, Any]) -> Any:
     error = kind.__new__(kind, *args)
-    error.__dict__.update(figures)
+    vars(error).update(figures)
     return error
 
 
@@ -100,7 +100,9 @@ class InsufficientCredits(BudgetGuardError):
         if self.basis == "cap":
             cap = spell(self.available)
             return f"{needs}, and the cost limit at {self.provider} allows {cap} for one call {looked}."
-        have = "none is" if self.available <= 0 else f"{spell(self.available)} {_are(self.available)}"
+        have = (
+            "none is" if self.available <= 0 else f"{spell(self.available)} {_are(self.available)}"
+        )
         parts = ", ".join(self._parts())
         return f"{needs}, and {have} available: {parts} {looked}. {self._advice()}"
 
@@ -118,7 +120,9 @@ class InsufficientCredits(BudgetGuardError):
             calls = f"{self.running} running call{'s' * (self.running != 1)}"
             parts.append(f"{spell(self.held)} {_are(self.held)} held by {calls}")
         if self.pending:
-            parts.append(f"{spell(self.pending)} {_are(self.pending)} counted for calls that just ended")
+            parts.append(
+                f"{spell(self.pending)} {_are(self.pending)} counted for calls that just ended"
+            )
         if self.queued:
             parts.append(f"callers who wait need {spell(self.queued)}")
         if self.floor:

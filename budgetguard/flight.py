@@ -119,7 +119,9 @@ def _classified(error: Exception, runtime: "Runtime") -> _Miss:
     # An httpx exception holds the request, and that holds the key: its words will have to do.
     if isinstance(error, httpx.HTTPStatusError):
         status, headers = error.response.status_code, error.response.headers
-        again = status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR
+        again = (
+            status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR
+        )
         denied = status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}
         wait = retry_after(headers.get("retry-after"), runtime.clock.wall())
         return _Miss(f"the provider answered {status}", again, denied, wait)
@@ -193,5 +195,3 @@ class Source:
 def _is_async(function: Any) -> bool:
     call = getattr(function, "__call__", None)  # noqa: B004  an object's async __call__ counts
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
-
-

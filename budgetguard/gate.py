@@ -30,7 +30,7 @@ class Slot:
     """Where a function's guard is, if there is one yet."""
 
     def __init__(self, guard: "Guard | None") -> None:
-        self.guard = guard
+        self.guard: Guard | None = guard
 
 
 _NOWHERE = Slot(None)
@@ -167,7 +167,7 @@ class Gate:
         """What `actual` says; `cost` where it raises or returns nonsense, which is reported."""
         try:
             return to_cost(cast("Callable[[Any], Amount]", self._actual)(result), "actual")
-        except Exception:
+        except Exception:  # noqa: BLE001  the result is the caller's all the same
             logger.exception("actual of %s failed; its hold is settled at cost", self.operation)
             return cost
 

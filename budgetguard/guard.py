@@ -6,7 +6,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from budgetguard import process
-from budgetguard.account import Account
 from budgetguard.asker import Asker
 from budgetguard.balance import Balance
 from budgetguard.credits import Amount, cost, to_credits
@@ -20,6 +19,7 @@ from budgetguard.switch import SWITCH
 from budgetguard.waiting import Reading
 
 if TYPE_CHECKING:
+    from budgetguard.account import Account
     from budgetguard.loop import Runtime
 
 FRESH_FOR = 300
@@ -111,7 +111,7 @@ class Guard:
 
     def require_credits(
         self,
-        min: Amount | Callable[..., Amount] | None = None,  # noqa: A002  the contract's name
+        min: Amount | Callable[..., Amount] | None = None,
         *,
         cost: Amount | Callable[..., Amount] | None = None,
         actual: Callable[[Any], Amount] | None = None,
@@ -141,7 +141,7 @@ class Guard:
 
     def acquire(
         self,
-        min: Amount | None = None,  # noqa: A002  the contract's name
+        min: Amount | None = None,
         *,
         cost: Amount | None = None,
         slots: int = 0,
@@ -160,7 +160,7 @@ class Guard:
 
     async def aacquire(
         self,
-        min: Amount | None = None,  # noqa: A002  the contract's name
+        min: Amount | None = None,
         *,
         cost: Amount | None = None,
         slots: int = 0,

@@ -76,7 +76,7 @@ class Hold:
 
     def same_account(self, other: "Hold") -> bool:
         """Whether both hold credits of one account."""
-        return self._account is other._account
+        return self._account is other._account  # noqa: SLF001  another of this class
 
     def settle(self, actual: Amount | None = None) -> None:
         """End the hold: the call cost `actual` credits, or `amount` if that is not given.
@@ -124,7 +124,13 @@ class Hold:
         self._must_be_open("extend")
         now = self._account.runtime.clock.monotonic()
         need = replace(
-            self._open.call.need, amount=more, cost=more, slots=0, arrived=now, until=now, give_up=now
+            self._open.call.need,
+            amount=more,
+            cost=more,
+            slots=0,
+            arrived=now,
+            until=now,
+            give_up=now,
         )
         error = self._account.extend(replace(self._open.call, need=need), self._open.entry)
         if error is not None:

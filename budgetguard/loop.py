@@ -7,6 +7,7 @@ need, is made anew in a forked child, and never keeps an interpreter from exitin
 
 import asyncio
 import atexit
+import contextlib
 import contextvars
 import os
 import socket
@@ -60,15 +61,13 @@ async def in_daemon_thread(function: Callable[[], T]) -> T:
         result, error = None, None
         try:
             result = context.run(function)
-        except BaseException as raised:
+        except BaseException as raised:  # noqa: BLE001  it is handed to whoever asked
             error = raised
             if isinstance(raised, StopIteration) or not isinstance(raised, Exception):
                 # A future takes no StopIteration, and what ends a program would end the loop.
                 error = RuntimeError(f"{type(raised).__name__}: {raised}")
-        try:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody asks any more
             loop.call_soon_threadsafe(deliver, result, error)
-        except RuntimeError:  # the loop is closed: nobody asks any more
-            pass
 
     threading.Thread(target=run, name="budgetguard-call", daemon=True).start()
     return await answer
@@ -84,6 +83,7 @@ class Runtime:
         self._loop: _Loop | None = None
         self._thread: threading.Thread | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._last_task: asyncio.Task[None] | None = None
         self._clients: dict[bool, httpx.AsyncClient] = {}
         # Not the caller's context: sniffio's variable in it would tell the loop that it is trio.
         self._context = contextvars.Context()
@@ -132,9 +132,7 @@ class Runtime:
         with self._starting:
             if self._loop is None:
                 loop = _Loop(self.clock)
-                thread = threading.Thread(
-                    target=loop.run_forever, name="budgetguard", daemon=True
-                )
+                thread = threading.Thread(target=loop.run_forever, name="budgetguard", daemon=True)
                 try:
                     thread.start()
                 except RuntimeError:
@@ -161,7 +159,7 @@ class Runtime:
             loop.stop()
 
         def begin() -> None:
-            self._winding_up = loop.create_task(wind_up())
+            self._last_task = loop.create_task(wind_up())
 
         try:
             loop.call_soon_threadsafe(begin, context=self._context)

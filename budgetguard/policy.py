@@ -176,9 +176,7 @@ def decide(  # noqa: PLR0911  a row of the table each
     return Stay(max(now.mono, looking.last_sent + pause))
 
 
-def _look_behind(
-    ledger: Ledger, looking: Looking, terms: Terms, need: Need, now: Instant
-) -> bool:
+def _look_behind(ledger: Ledger, looking: Looking, terms: Terms, need: Need, now: Instant) -> bool:
     look = ledger.look
     assert look is not None
     if looking.in_flight or now.mono < looking.blocked_until:

@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from budgetguard.guard import Guard
 from budgetguard.process import Locked
@@ -74,13 +74,13 @@ def _checked(guard: object) -> Guard:
     return guard
 
 
-def _recent(maxsize: int, busy: "dict[K, Guard]") -> "LRUCache[K, Guard]":
+def _recent(maxsize: int, busy: "dict[Any, Guard]") -> "LRUCache[Any, Guard]":
     from cachetools import LRUCache
 
-    class Recent(LRUCache[K, Guard]):
+    class Recent(LRUCache[Any, Guard]):
         """The recently used; what has to go and may not be forgotten goes to `busy`."""
 
-        def popitem(self) -> tuple[K, Guard]:
+        def popitem(self) -> tuple[Any, Guard]:
             key, guard = super().popitem()
             if not guard.account.quiet():
                 busy[key] = guard

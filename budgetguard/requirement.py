@@ -39,7 +39,7 @@ class Requirement:
         self,
         guard: "Guard | Callable[..., Guard]",
         *,
-        min: Amount | Callable[..., Amount] | None = None,  # noqa: A002  the contract's name
+        min: Amount | Callable[..., Amount] | None = None,
         cost: Amount | Callable[..., Amount] | None = None,
         actual: Callable[[Any], Amount] | None = None,
         slots: int = 0,
@@ -219,7 +219,9 @@ class Requirement:
 
     def _claim(self) -> None:
         if self.actual is not None:
-            msg = "actual= is given a function's result, and a block has none: use hold.settle(cost)"
+            msg = (
+                "actual= is given a function's result, and a block has none: use hold.settle(cost)"
+            )
             raise TypeError(msg)
         try:
             self._free.pop()

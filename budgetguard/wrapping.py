@@ -54,9 +54,10 @@ def wrap(requirement: "Requirement", function: F) -> F:
     if isinstance(function, classmethod | staticmethod):
         return cast("F", type(function)(wrap(requirement, function.__func__)))
     manager = _MANAGERS.get(getattr(function, "__code__", None))
-    if manager is not None and hasattr(function, "__wrapped__"):
+    inner = getattr(function, "__wrapped__", None)
+    if manager is not None and inner is not None:
         # The work is done in the block, and not when the manager is made.
-        return cast("F", manager(wrap(requirement, function.__wrapped__)))
+        return cast("F", manager(wrap(requirement, inner)))
     guard = _kind(function)
     if guard is _guard_async_generator and requirement.actual is not None:
         msg = "actual= is given a result, and an async generator has none: leave it out"
@@ -98,7 +99,8 @@ def _wrap_object(gate: Gate, function: Any, guard: Callable[[Gate, Any], Any]) -
         if wrapped is function:
             return inner(*args, **kwargs)
         # Bound anew for an instance, which min and cost are given too.
-        return guard(gate, lambda _, /, *a, **k: wrapped(*a, **k))(instance, *args, **kwargs)
+        own = lambda _, /, *a, **k: wrapped(*a, **k)  # noqa: E731, PLW0108
+        return guard(gate, own)(instance, *args, **kwargs)
 
     class AsyncCallable(wrapt.FunctionWrapper):  # type: ignore[misc,type-arg,unused-ignore]
         """Frameworks ask whether an object's `__call__` is a coroutine function."""
@@ -233,7 +235,7 @@ def _guard_async_generator(
                         sent = yield item
                     except GeneratorExit:
                         raise
-                    except BaseException as thrown:
+                    except BaseException as thrown:  # noqa: BLE001  thrown on, one step in
                         step = functools.partial(steps.athrow, thrown)
                     else:
                         step = functools.partial(steps.asend, sent)
@@ -300,7 +302,7 @@ def _done(gate: Gate, hold: "Hold", future: Any) -> None:
         hold.keep()
         return
     # asyncio's exception() counts as looking at it, and would silence "never retrieved".
-    error = future._exception if hasattr(future, "_exception") else future.exception()
+    error = future._exception if hasattr(future, "_exception") else future.exception()  # noqa: SLF001
     if error is not None:
         hold.finish(error)
     else:

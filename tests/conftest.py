@@ -33,7 +33,12 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(autouse=True)
 def _as_found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leave the switch and the default guard as they were, and no key in the environment."""
-    for name in ("PREDEV_API_KEY", "ANCHORBROWSER_API_KEY", "ANCHORBROWSER_PROJECT_ID", "BUDGETGUARD"):
+    for name in (
+        "PREDEV_API_KEY",
+        "ANCHORBROWSER_API_KEY",
+        "ANCHORBROWSER_PROJECT_ID",
+        "BUDGETGUARD",
+    ):
         monkeypatch.delenv(name, raising=False)
     switch, guard = SWITCH.save(), DEFAULT.guard
     yield

@@ -4,7 +4,7 @@ The sandbox, a real HTTP server that speaks both providers' APIs, is in
 `budgetguard.testing.sandbox` and needs the extra of that name.
 """
 
-from budgetguard.testing.fake import FakeProvider, OutOfCredits
 from budgetguard.testing.clock import HandClock, hand_clock
+from budgetguard.testing.fake import FakeProvider, OutOfCredits
 
 __all__ = ["FakeProvider", "HandClock", "OutOfCredits", "hand_clock"]

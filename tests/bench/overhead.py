@@ -169,7 +169,9 @@ def imports() -> None:
         wrapts.append(once("wrapt"))
     empty = statistics.median(nothing)
     ratio = (statistics.median(ours) - empty) / (statistics.median(wrapts) - empty)
-    print(f"  import budgetguard / import wrapt: {ratio:.2f}, over an interpreter that imports nothing")
+    print(
+        f"  import budgetguard / import wrapt: {ratio:.2f}, over an interpreter that imports nothing"
+    )
 
 
 def main() -> None:
@@ -202,7 +204,9 @@ def main() -> None:
     print("\n8 threads, a call")
     compare(time_threads, bare_wrapt(plain), {"hold and settle": hold(plain)}, options.rounds // 4)
     print("\n1,000 tasks, a call")
-    compare(time_tasks, bare_wrapt(plain_async), {"hold and settle": hold(plain_async)}, options.rounds)
+    compare(
+        time_tasks, bare_wrapt(plain_async), {"hold and settle": hold(plain_async)}, options.rounds
+    )
     print("\nother")
     imports()
     if options.memory:

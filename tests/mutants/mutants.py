@@ -152,8 +152,8 @@ MUTANTS = [
     Mutant(
         "one caller's cancellation ends the look of all",
         "account.py",
-        '        self.post_later(self._abandon, ticket)',
-        '        self._looks = Looks()\n        self.post_later(self._abandon, ticket)',
+        "        self.post_later(self._abandon, ticket)",
+        "        self._looks = Looks()\n        self.post_later(self._abandon, ticket)",
     ),
     Mutant(
         "queue served last come, first",

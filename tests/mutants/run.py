@@ -27,7 +27,10 @@ def main() -> int:
     survivors = []
     for number, mutant in enumerate(chosen, 1):
         killed = _is_killed(mutant)
-        print(f"{number}/{len(chosen)} {'killed  ' if killed else 'SURVIVED'} {mutant.name}", flush=True)
+        print(
+            f"{number}/{len(chosen)} {'killed  ' if killed else 'SURVIVED'} {mutant.name}",
+            flush=True,
+        )
         if not killed:
             survivors.append(mutant.name)
     print(f"{len(chosen) - len(survivors)} of {len(chosen)} mutants killed")

@@ -35,7 +35,9 @@ def main() -> int:
         elif options.seeds == 1:
             print(simulation.trace[-1])
         if sys.stderr.isatty() and options.seeds > 1:
-            sys.stderr.write(f"\r{seed - options.seed + 1} of {options.seeds} seeds, {broken} broken")
+            sys.stderr.write(
+                f"\r{seed - options.seed + 1} of {options.seeds} seeds, {broken} broken"
+            )
     took = time.perf_counter() - started
     print(f"{options.seeds} seeds x {options.steps} steps, {broken} broken, {took:.1f} s")
     return int(broken > 0)

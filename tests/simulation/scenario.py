@@ -253,7 +253,7 @@ class Simulation:
                 if hold is not None and draw.random() < 0.3:
                     hold.charged(self.worked.get(number, 0))
                 if draw.random() < 0.02:
-                    raise ProviderFailed
+                    raise ProviderFailed  # noqa: TRY301  as the provider's work may
             await asyncio.sleep(seconds / len(parts) if self.nature.books == "start" else 0)
         except (asyncio.CancelledError, ProviderFailed):
             self._goes_on(number, parts[done:])

@@ -241,7 +241,7 @@ def test_marked_coroutine_functions_stay_marked(guard: Guard) -> None:
 def test_the_operation_is_named_after_the_function(guard: Guard) -> None:
     """Errors name the qualified name, or `name` where that is given."""
     require = guard.require_credits(min=101)
-    cases: list[tuple[Callable[[float], Any], str]] = [
+    cases: list[tuple[Callable[[Any], Any], str]] = [
         (require(functools.partial(math.pow, 2)), "pow"),
         (require(math.sqrt), "sqrt"),
         (require(Client().method), "Client.method"),
