@@ -58,6 +58,7 @@ class Gate:
         "_slot",
         "_wall",
         "account",
+        "checks_only",
         "operation",
         "requirement",
     )
@@ -77,6 +78,7 @@ class Gate:
         self._actual = requirement.actual
         dynamic = callable(requirement.min) or callable(requirement.cost) or requirement.slots
         self._slot = _NOWHERE if dynamic else _slot(requirement.guard)
+        self.checks_only = requirement.cost == 0 and requirement.actual is None and not dynamic
         self._learning = threading.Lock()
         self._known: Guard | None = None
 
@@ -110,6 +112,19 @@ class Gate:
                 account.ends.append((taken, self._cost, 0, mono))
             raise
         return taken
+
+    def passes(self) -> bool:
+        """Whether there is room, for a call that holds nothing: so it needs no lock either."""
+        guard = self._known
+        if guard is None or guard is not self._slot.guard or guard.closed or SWITCH.passive:
+            return False
+        account = self.account
+        return (
+            self._monotonic() < account.quick_mono
+            and self._wall() < account.quick_wall
+            and account.ledger.room >= self._edge
+            and not INSIDE.get()
+        )
 
     def price(self, ledger: Ledger, result: Any) -> End:
         """The function returned: its end, for the caller to append to `account.ends`.

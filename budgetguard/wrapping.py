@@ -113,6 +113,8 @@ def _wrap_object(gate: Gate, function: Any, guard: Callable[[Gate, Any], Any]) -
 
 
 def _guard_plain(gate: Gate, function: Callable[..., Any]) -> Callable[..., Any]:
+    if gate.checks_only:
+        return _check_plain(gate, function)
     enter, price = gate.enter, gate.price
     # The type of the last result that was none to await: looked up once, not at every call.
     plain: type = type(None)
@@ -147,6 +149,17 @@ def _guard_plain(gate: Gate, function: Callable[..., Any]) -> Callable[..., Any]
     return guarded
 
 
+def _check_plain(gate: Gate, function: Callable[..., Any]) -> Callable[..., Any]:
+    passes = gate.passes
+
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        if passes():
+            return function(*args, **kwargs)
+        return _call_slowly(gate, function, args, kwargs)
+
+    return guarded
+
+
 def _call_slowly(gate: Gate, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     hold = gate.open(args, kwargs)
     try:
@@ -163,6 +176,8 @@ def _call_slowly(gate: Gate, function: Callable[..., Any], args: Any, kwargs: An
 def _guard_coroutine(
     gate: Gate, function: Callable[..., Awaitable[Any]]
 ) -> Callable[..., Coroutine[Any, Any, Any]]:
+    if gate.checks_only:
+        return _check_coroutine(gate, function)
     enter, price = gate.enter, gate.price
 
     async def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -185,6 +200,20 @@ def _guard_coroutine(
         elif account.queue or not len(account.ends) % MANY_ENDS:
             account.flush_soon()
         return result
+
+    return guarded
+
+
+def _check_coroutine(
+    gate: Gate, function: Callable[..., Awaitable[Any]]
+) -> Callable[..., Coroutine[Any, Any, Any]]:
+    passes = gate.passes
+
+    async def guarded(*args: Any, **kwargs: Any) -> Any:
+        if passes():
+            return await function(*args, **kwargs)
+        hold = await gate.aopen(args, kwargs)
+        return await _finish(gate, hold, function, args, kwargs)
 
     return guarded
 

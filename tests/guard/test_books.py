@@ -358,14 +358,21 @@ def test_a_cost_limit_alone_bounds_a_call_together_with_its_extensions() -> None
     assert hold.amount == 50
 
 
-@pytest.mark.usefixtures("clock")
-def test_a_cost_limit_alone_bounds_repeated_decorated_calls() -> None:
+def test_a_cost_limit_alone_bounds_repeated_decorated_calls(clock: HandClock) -> None:
     """A function that went through is refused once the limit is below its cost."""
     provider = FakeProvider(1000, cost_limit=50)
     guard = Guard(provider)
     assert guard.require_credits(min=50)(lambda: "ran")() == "ran"
+    call = guard.require_credits(min=51)(lambda: "ran")
     with pytest.raises(InsufficientCredits):
-        guard.require_credits(min=51)(lambda: "ran")()
+        call()
+    provider.cost_limit = None
+    look(guard, clock)
+    assert [call(), call()] == ["ran", "ran"]
+    provider.cost_limit = 50
+    look(guard, clock)
+    with pytest.raises(InsufficientCredits):
+        call()
 
 
 @pytest.mark.usefixtures("clock")
@@ -460,9 +467,10 @@ def test_exhaustion_is_ended_by_a_higher_balance(clock: HandClock) -> None:
     assert guard.available == 43
 
 
-def test_exhaustion_stops_repeated_decorated_calls_at_once(clock: HandClock) -> None:
+@pytest.mark.parametrize("extra", [0, 20])
+def test_exhaustion_stops_repeated_decorated_calls_at_once(clock: HandClock, extra: int) -> None:
     """A function that was let through on the balance at hand is not any more."""
-    provider = FakeProvider(42, lag=5)
+    provider = FakeProvider(42, lag=5, extra_credits=extra)
     guard = Guard(provider)
     call = guard.require_credits(min=1)(lambda: None)
     call()

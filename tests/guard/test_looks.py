@@ -197,14 +197,16 @@ def test_there_is_never_more_than_one_look_under_way(clock: HandClock) -> None:
         await anyio.sleep(3)
         flying -= 1
 
-    guard = Guard(provider)
+    guard = Guard(provider, recheck_after=1)
     guard.balance()
     provider.on_fetch = fly
     clock.advance(301)
     guard.acquire(1).release()
     under_way(clock, provider, 2)
     guard.mark_exhausted()
-    clock.advance(6)
+    clock.advance(2)
+    assert provider.requests == 2
+    clock.advance(4)
     readers = [Caller(lambda: guard.balance(max_age=0)) for _ in range(5)]
     callers = [Caller(lambda: guard.acquire(200)) for _ in range(5)]
     until(lambda: waiting(guard) == 5)
