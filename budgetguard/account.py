@@ -74,6 +74,7 @@ class Account:
         self.provider = provider
         self._find_runtime = find_runtime
         self.askers: weakref.WeakSet[Asker] = weakref.WeakSet()
+        self.joining = 0
         self._fresh_for = LATER
         self._any_extra = False
         self._any_alert = False
@@ -109,12 +110,7 @@ class Account:
 
     def join(self, asker: Asker) -> None:
         """Count a guard in."""
-        with self.lock:
-            self.askers.add(asker)
-            self._fresh_for = min(self._fresh_for, asker.terms.fresh_for)
-            self._any_extra = self._any_extra or asker.terms.extra > 0
-            self._any_alert = self._any_alert or asker.alert_below is not None
-            self._set_quick()
+        self._change(self._join, asker)
 
     # The ways in.
 
@@ -293,6 +289,12 @@ class Account:
         return Ahead(ahead.amount + need.amount, ahead.slots + need.slots) if queues else ahead
 
     # What `_change` can do; each runs under the lock.
+
+    def _join(self, _: Instant, __: Effects, asker: Asker) -> None:
+        self.askers.add(asker)
+        self._fresh_for = min(self._fresh_for, asker.terms.fresh_for)
+        self._any_extra = self._any_extra or asker.terms.extra > 0
+        self._any_alert = self._any_alert or asker.alert_below is not None
 
     def _place(self, now: Instant, effects: Effects, ticket: Admission) -> None:
         self._last_asker = weakref.ref(ticket.call.asker)

@@ -83,8 +83,13 @@ def join(provider: Any, asker: Asker) -> Account:
             _PROCESS.accounts.add(account)
             if fingerprint:
                 _PROCESS.named[id(here), fingerprint] = account
-        # Under the lock, so that no sweep comes in between.
+        account.joining += 1
+    try:
+        # Not under the lock: what comes of it may call a user's code, and that may make a guard.
         account.join(asker)
+    finally:
+        with _PROCESS.lock:
+            account.joining -= 1
     return account
 
 
@@ -94,11 +99,11 @@ def _sweep() -> None:
     if len(named) < _PROCESS.sweep_above:
         return
     idle = [(key, account) for key, account in list(named.items()) if not account.askers]
-    # Not under the lock: what comes of it may call a user's code, and that may make a guard.
+    # Not under the lock either.
     quiet = [(key, account) for key, account in idle if account.quiet()]
     with _PROCESS.lock:
         for key, account in quiet:
-            if not account.askers:
+            if not (account.askers or account.joining):
                 named.pop(key, None)
         _PROCESS.sweep_above = max(_SWEEP_ABOVE, 2 * len(named))
 

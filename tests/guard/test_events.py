@@ -284,14 +284,15 @@ def test_a_guarded_call_from_on_event_is_an_error(
     assert other.available == 1000
 
 
+@pytest.mark.parametrize("cost", [0, 1], ids=["check only", "with a cost"])
 @pytest.mark.parametrize("whose", ["the same account", "another account"])
 def test_a_repeated_call_from_on_event_is_an_error_too(
-    clock: HandClock, provider: FakeProvider, whose: str
+    clock: HandClock, provider: FakeProvider, whose: str, cost: int
 ) -> None:
     """Whether it would have had to wait, or could have gone the quick way."""
     outcomes: list[object] = []
     quiet = Guard(provider if whose == "the same account" else FakeProvider(1000))
-    call = quiet.require_credits(min=1, cost=0)(lambda: "ran")
+    call = quiet.require_credits(min=1, cost=cost)(lambda: "ran")
     assert [call(), call()] == ["ran", "ran"]
 
     def on_event(_: Event) -> None:
@@ -339,7 +340,7 @@ def test_a_guarded_call_from_a_provider_is_an_error(
 ) -> None:
     """A RuntimeError inside, which makes the look fail, and no deadlock."""
     other = Guard(FakeProvider(1000))
-    call = other.require_credits(min=1, cost=0)(lambda: "ran")
+    call = other.require_credits(min=1)(lambda: "ran")
     if whose == "another, warm":
         call()
         call()

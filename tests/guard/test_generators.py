@@ -2,12 +2,15 @@
 
 import asyncio
 import gc
+import sys
 from collections.abc import AsyncGenerator, Callable, Generator
 from decimal import Decimal
+from types import FrameType
 from typing import Any
 
 import anyio.lowlevel
 import pytest
+from staging import Caller
 
 from budgetguard import Guard, InsufficientCredits
 from budgetguard.testing import FakeProvider, HandClock
@@ -264,6 +267,49 @@ def test_a_finalizer_that_calls_a_guarded_function_does_not_deadlock(
         clock.now = now  # type: ignore[method-assign]
         gc.enable()
     assert guard.available == 99
+
+
+def test_holds_may_end_in_the_midst_of_anything_the_account_does(guard: Guard) -> None:
+    """What a finalizer or a signal handler does at some line of this very thread, done at each."""
+    holds = [guard.acquire(0, cost=0) for _ in range(1000)]
+    lines: set[tuple[str, int]] = set()
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        # `_change` is where the lock is taken, in two steps that no finalizer can come between.
+        name = frame.f_code.co_name
+        if not frame.f_code.co_filename.endswith("account.py") or name == "_change":
+            return trace
+        if event == "line" and (name, frame.f_lineno) not in lines:
+            lines.add((name, frame.f_lineno))
+            holds.pop().release()
+        return trace
+
+    def work() -> None:
+        sys.settrace(trace)
+        try:
+            other = Guard(guard.provider, floor=1, alert_below=5)
+            with other.require_credits(min=10) as hold:
+                hold.charged(2)
+                hold.extend(3)
+            with pytest.raises(InsufficientCredits):
+                other.acquire(1000)
+            other.acquire(1).keep()
+            other.mark_exhausted()
+            assert other.available is not None
+        finally:
+            sys.settrace(None)
+
+    assert Caller(work).outcome() is None
+    assert {name for name, _ in lines} >= {
+        "_join",
+        "_place",
+        "_take_in",
+        "_review",
+        "_plan",
+        "settle",
+        "keep",
+    }
+    assert holds
 
 
 @pytest.mark.anyio

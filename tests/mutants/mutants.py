@@ -215,8 +215,8 @@ MUTANTS = [
     Mutant(
         "redirects followed",
         "fetching.py",
-        "follow_redirects=False",
-        "follow_redirects=True",
+        "headers=credential.headers(), follow_redirects=False",
+        "headers=credential.headers(), follow_redirects=True",
         "tests/providers",
     ),
     Mutant(

@@ -7,6 +7,7 @@ Exits 1 if one survives. Takes about ten seconds a mutant.
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -50,12 +51,14 @@ def _is_killed(mutant: Mutant) -> bool:
             msg = f"{mutant.name}: found {text.count(mutant.old)} times in {mutant.file}"
             raise SystemExit(msg)
         source.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
-        # With -m, the copy comes before an installed package.
+        # Also for the programs that tests start, the copy comes before an installed package.
+        environment = {**os.environ, "PYTHONPATH": directory}
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
         try:
             done = subprocess.run(
                 [*command, *mutant.tests.split()],
                 cwd=copy,
+                env=environment,
                 capture_output=True,
                 timeout=PATIENCE,
                 check=False,
