@@ -1,0 +1,80 @@
+"""What cannot be is refused where it is written, with words that say what would do."""
+
+from typing import Any
+
+import pytest
+
+from budgetguard import ConfigurationError, Guard, require_credits
+from budgetguard.testing import FakeProvider
+
+
+@pytest.mark.parametrize(
+    ("terms", "error", "words"),
+    [
+        ({"store": object()}, ConfigurationError, "store takes None"),
+        ({"fresh_for": -1}, ValueError, "fresh_for must be at least 0"),
+        ({"fresh_for": "5"}, TypeError, "fresh_for takes a number of seconds"),
+        ({"fresh_for": 100, "stale_for": 50}, ValueError, "stale_for"),
+        ({"timeout": 0}, ValueError, "timeout must be above 0"),
+        ({"hold_for": 0}, ValueError, "hold_for must be above 0"),
+        ({"lag": float("nan")}, ValueError, "lag"),
+        ({"floor": -1}, ValueError, "floor must not be negative"),
+        ({"floor": True}, TypeError, "floor takes an int, float, Decimal or str"),
+        ({"if_unknown": "maybe"}, ValueError, "if_unknown must be 'deny' or 'allow'"),
+        ({"mode": "strict"}, ValueError, "mode must be 'enforce' or 'observe'"),
+        ({"on_event": "print"}, TypeError, "on_event takes a callable"),
+        ({"alert_below": "many"}, ValueError, "alert_below is not a number"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_terms_of_a_guard(terms: dict[str, Any], error: type[Exception], words: str) -> None:
+    """A guard's terms are checked when it is made."""
+    with pytest.raises(error, match=words):
+        Guard(FakeProvider(), **terms)
+
+
+@pytest.mark.parametrize(
+    ("needs", "error", "words"),
+    [
+        ({}, TypeError, "at least one of min, cost and slots"),
+        ({"min": -1}, ValueError, "min must not be negative"),
+        ({"cost": "x"}, ValueError, "cost is not a number"),
+        ({"slots": -1}, ValueError, "slots must not be negative"),
+        ({"slots": True}, TypeError, "slots takes an int"),
+        ({"slots": 1.5}, TypeError, "slots takes an int"),
+        ({"min": 1, "actual": 3}, TypeError, "actual takes a callable"),
+        ({"min": 1, "wait": -1}, ValueError, "wait must be at least 0"),
+        ({"min": 1, "lag": "1"}, TypeError, "lag takes a number of seconds"),
+        ({"min": 1, "release_on": "OSError"}, TypeError, "release_on takes exception types"),
+        ({"min": 1, "name": 7}, TypeError, "name takes a str"),
+        ({"min": 1, "guard": 7}, TypeError, "guard takes a Guard or a callable"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_needs_of_a_call(needs: dict[str, Any], error: type[Exception], words: str) -> None:
+    """A call's needs are checked at decoration."""
+    with pytest.raises(error, match=words):
+        require_credits(**needs)
+
+
+@pytest.mark.parametrize(
+    ("terms", "ages"),
+    [
+        ({"fresh_for": 900}, (900, 900)),
+        ({"stale_for": 60}, (60, 60)),
+        ({"fresh_for": 10, "stale_for": 20}, (10, 20)),
+    ],
+)
+def test_the_age_at_its_default_gives_way(
+    terms: dict[str, float], ages: tuple[float, float]
+) -> None:
+    """Who names one of both ages does not have to name the other."""
+    asked = Guard(FakeProvider(), **terms).asker.terms
+    assert (asked.fresh_for, asked.stale_for) == ages
+
+
+def test_a_guard_callable_has_to_return_a_guard() -> None:
+    """What else it returns is named."""
+    function = require_credits(min=1, guard=lambda: 7)(lambda: None)  # type: ignore[arg-type,return-value]
+    with pytest.raises(TypeError, match="has to return a Guard, and returned int"):
+        function()
