@@ -17,7 +17,7 @@ def test_a_call_inside_a_call_is_told_of(caplog: pytest.LogCaptureFixture) -> No
     """The inner one names the outer one, however often both are called."""
     guard = Guard(FakeProvider(100))
     inner = guard.require_credits(min=1, name="transport")(lambda: guard.available)
-    outer = guard.require_credits(min=1, name="decorator")(lambda: inner())
+    outer = guard.require_credits(min=1, name="decorator")(inner)
     with caplog.at_level(logging.DEBUG, logger="budgetguard"):
         assert outer() == 98
         assert outer() == 96
