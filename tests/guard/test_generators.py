@@ -300,15 +300,7 @@ def test_holds_may_end_in_the_midst_of_anything_the_account_does(guard: Guard) -
             sys.settrace(None)
 
     assert Caller(work).outcome() is None
-    assert {name for name, _ in lines} >= {
-        "_join",
-        "_place",
-        "_take_in",
-        "_review",
-        "_plan",
-        "settle",
-        "keep",
-    }
+    assert {name for name, _ in lines} >= {"_join", "_place", "_decide", "_plan", "_review"}
     assert holds
 
 
