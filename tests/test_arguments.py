@@ -11,7 +11,7 @@ from budgetguard.testing import FakeProvider
 @pytest.mark.parametrize(
     ("terms", "error", "words"),
     [
-        ({"store": object()}, ConfigurationError, "store takes None"),
+        ({"store": "redis"}, ConfigurationError, "store takes None"),
         ({"fresh_for": -1}, ValueError, "fresh_for must be at least 0"),
         ({"fresh_for": "5"}, TypeError, "fresh_for takes a number of seconds"),
         ({"fresh_for": 100, "stale_for": 50}, ValueError, "stale_for"),
