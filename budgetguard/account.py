@@ -92,6 +92,7 @@ class Account:
         self._posts: deque[tuple[Callable[..., bool], tuple[Any, ...]]] = deque()
         self._readers: list[Reading] = []
         self._ahead = NOBODY
+        self._left = False
         self._owner: int | None = None
         self._looks = Looks()
         self._source: Any = None
@@ -227,7 +228,11 @@ class Account:
                 self._owner = me
                 try:
                     now = clock.now()
-                    if self._take_in(now, effects) and self.queue:
+                    freed = self._take_in(now, effects)
+                    if self._left:
+                        self._left = False
+                        self._review(now, effects)
+                    elif freed and self.queue:
                         self._pass_on(now, effects)
                     act(now, effects, *args)
                     self._plan(now, effects)
@@ -433,7 +438,7 @@ class Account:
                 self._tell(effects, ticket.call, "released", now, ticket.entry.amount)
                 return released
             self.queue = [waiting for waiting in self.queue if waiting is not ticket]
-            self._review(now, effects)
+            self._left = True
         return False
 
     def _quiet(self, now: Instant, _: Effects, answer: list[bool]) -> None:
@@ -446,6 +451,11 @@ class Account:
 
     def _plan(self, now: Instant, effects: Effects) -> None:
         """Start the look that is due, or set an alarm for what comes next."""
+        lost = self._looks.lost(now)
+        if lost is not None:
+            # An interrupt came between its beginning and its launch.
+            reason = f"no answer within {lost.asker.terms.timeout:g} s"
+            self._land(now, effects, lost, _no_look(reason, lost))
         due = self._looks.due(self._kept_due())
         if due <= now.mono:
             self._start_look(now, effects)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 LATER = float("inf")
 
+# A look ends itself at its deadline; one that has not, so many seconds later, never will.
+GRACE = 5.0
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Flight:
@@ -20,6 +23,7 @@ class Flight:
 
     asker: Asker
     failures: int
+    expires: float
 
 
 class Looks:
@@ -52,10 +56,17 @@ class Looks:
     def begin(self, asker: Asker, now: Instant) -> Flight:
         """A look goes out, on the terms of `asker`."""
         assert self._flight is None
-        flight = self._flight = Flight(asker, self.failure.failures if self.failure else 0)
+        failures = self.failure.failures if self.failure else 0
+        expires = now.mono + asker.terms.timeout + GRACE
+        flight = self._flight = Flight(asker, failures, expires)
         self.known = Looking(now.mono, in_flight=True)
         self.callers_due = self._wanted = LATER
         return flight
+
+    def lost(self, now: Instant) -> Flight | None:
+        """The look in flight, where its own deadline has long passed and it is not back."""
+        flight = self._flight
+        return flight if flight is not None and now.mono > flight.expires else None
 
     def sent(self, flight: Flight, at: Instant) -> None:
         """An attempt of that look goes out."""
