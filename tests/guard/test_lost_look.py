@@ -1,8 +1,5 @@
 """A look that was begun and never launched, as an interrupt can leave it, is not waited for long."""
 
-from collections.abc import Callable, Coroutine
-from typing import Any
-
 import pytest
 from staging import Caller, until, waiting
 
@@ -14,7 +11,7 @@ def test_a_lost_look_is_replaced(clock: HandClock, monkeypatch: pytest.MonkeyPat
     """Whoever waits for it hears so at its deadline; a little later the next one is made."""
     provider = FakeProvider(100)
     guard = Guard(provider)
-    launched: list[Callable[[], Coroutine[Any, Any, None]]] = []
+    launched: list[object] = []
     with monkeypatch.context() as interrupted:
         interrupted.setattr(guard.runtime, "submit", launched.append)
         caller = Caller(lambda: guard.acquire(1))
