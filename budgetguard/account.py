@@ -50,9 +50,7 @@ if TYPE_CHECKING:
 
 Effects: TypeAlias = list[Callable[[], object]]
 
-"""How a call of constant cost ended: its books, what it held and what it cost, when that clears."""
-
-# Ends of calls are taken in with the next change; when there are more than these, at once.
+# Ends of calls are taken in with the next change, and by the private loop every so many calls.
 MANY_ENDS = 256
 
 
@@ -313,7 +311,6 @@ class Account:
         call = ticket.call
         decision = self._decision(call, ahead, now)
         if isinstance(decision, Stay) and not call.asker.observes:
-            ticket.look_at = decision.look_at
             self._looks.due_for_callers(decision.look_at)
             return
         if isinstance(decision, Stay):
@@ -543,7 +540,8 @@ class Account:
         look = self.ledger.look
         plain = (
             look is not None
-            and not (self.queue or self._looks.known.in_flight or look.refusal)
+            and not (self.queue or self._looks.known.in_flight)
+            and look.refused_until is None
             and look.cap == UNLIMITED
             and not (self._any_extra and look.ceiling != UNLIMITED)
         )

@@ -36,22 +36,15 @@ _FLOOR = Context(prec=60, rounding=ROUND_FLOOR)
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """The provider itself refused a call for want of credits: looks are not believed as they are.
-
-    A look counts again when it shows more than `above`, or was sent at or after `until`.
-    """
-
-    above: Micro
-    until: float
-
-
-@dataclass(frozen=True, slots=True)
 class Look:
     """One balance in micro-credits, with the moment its request was sent.
 
     `credits` may be spent; `ceiling` is what a cost limit leaves for the period; `cap` is the most
     that one call may cost; `slots` is how many sessions may be open at once.
+
+    Where `refused_until` is set, the provider itself refused a call for want of credits, and nothing
+    may be spent: a look is believed again if it shows more than this one, or was sent at that time
+    or later.
     """
 
     sent: Instant
@@ -60,7 +53,7 @@ class Look:
     ceiling: Micro = UNLIMITED
     cap: Micro = UNLIMITED
     slots: float = UNLIMITED
-    refusal: Refusal | None = None
+    refused_until: float | None = None
 
     @classmethod
     def of(cls, balance: Balance, sent: Instant) -> "Look":
@@ -82,7 +75,7 @@ class Look:
 
     def spendable(self, extra: int) -> Micro:
         """What the account can pay, with `extra` micro-credits the endpoint does not report."""
-        return 0 if self.refusal else min(self.credits + extra, self.ceiling)
+        return 0 if self.refused_until is not None else min(self.credits + extra, self.ceiling)
 
 
 def _down(amount: Decimal | None) -> Micro:
@@ -276,9 +269,9 @@ class Ledger:
         if at_hand is not None:
             if look.sent.mono <= at_hand.sent.mono:
                 return False
-            refusal = at_hand.refusal
-            if refusal and look.credits <= refusal.above and look.sent.mono < refusal.until:
-                look = _refused(look, Refusal(min(look.credits, refusal.above), refusal.until))
+            until = at_hand.refused_until
+            if until is not None and look.credits <= at_hand.credits and look.sent.mono < until:
+                look = _refused(look, until)
         self._adopt(look)
         self.settled.clear(look.sent.mono)
         self.kept.clear(look.sent.mono)
@@ -288,8 +281,7 @@ class Ledger:
     def refuse(self, now: Instant, lag: float) -> None:
         """The provider refused for want of credits: a balance of zero, sent now."""
         at_hand = self.look or Look(sent=now, balance=Balance(credits=None), credits=0)
-        above = at_hand.refusal.above if at_hand.refusal else at_hand.credits
-        self._adopt(_refused(replace(at_hand, sent=now), Refusal(above, now.mono + lag)))
+        self._adopt(_refused(replace(at_hand, sent=now), now.mono + lag))
         self._sum()
 
     def _adopt(self, look: Look) -> None:
@@ -320,5 +312,5 @@ def put_all(ends: list[End]) -> bool:
     return helds != debits
 
 
-def _refused(look: Look, refusal: Refusal) -> Look:
-    return replace(look, balance=replace(look.balance, credits=Decimal(0)), refusal=refusal)
+def _refused(look: Look, until: float) -> Look:
+    return replace(look, balance=replace(look.balance, credits=Decimal(0)), refused_until=until)

@@ -50,7 +50,7 @@ def _too_little(
     basis: Basis = "reported"
     if refuse.why is Why.CAP:
         basis = "cap"
-    elif look.refusal:
+    elif look.refused_until is not None:
         basis = "refused"
     elif spendable < look.credits + terms.extra:
         basis = "cost limit"

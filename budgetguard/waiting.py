@@ -18,7 +18,7 @@ class Ticket:
     """The answer to one caller, there at once or later.
 
     `settle` is called once, by whoever decides; the caller reads `done` and `error` after one of
-    the two waits. `overdue` is called with the ticket when its time is up and nobody decided.
+    the two waits. Those call `overdue` when the caller's time is up and nobody decided.
     """
 
     __slots__ = ("_wake", "done", "error")
@@ -78,14 +78,13 @@ class Ticket:
 class Admission(Ticket):
     """A caller who wants in; once `done` without an error, `entry` is open in `ledger`."""
 
-    __slots__ = ("call", "entry", "ledger", "look_at")
+    __slots__ = ("call", "entry", "ledger")
 
     def __init__(self, call: "Call") -> None:
         super().__init__()
         self.call = call
         self.entry: Entry | None = None
         self.ledger: Ledger | None = None
-        self.look_at: float | None = None
 
     def deadline(self, now: float) -> float:
         """When this caller's next deadline passes: the end of its queueing, then of everything."""

@@ -708,7 +708,7 @@ def test_a_refusal_with_no_balance_at_hand(credits: int, available: int) -> None
     ledger.apply(look(credits, 11.0))
     assert ledger.available(0, 0) == available
     assert ledger.look is not None
-    assert (ledger.look.refusal is None) is (available > 0)
+    assert (ledger.look.refused_until is None) is (available > 0)
 
 
 def test_a_refusal_without_a_bound_lasts_for_lag() -> None:

@@ -170,7 +170,7 @@ MUTANTS = [
     Mutant(
         "the provider's refusal forgotten at the next look",
         "ledger.py",
-        "and look.sent.mono < refusal.until",
+        "and look.sent.mono < until",
         "and False",
     ),
     Mutant(
