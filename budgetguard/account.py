@@ -23,7 +23,7 @@ from budgetguard.asker import Asker, Call
 from budgetguard.clock import Instant
 from budgetguard.credits import UNLIMITED
 from budgetguard.errors import BalanceUnavailable, BudgetGuardError
-from budgetguard.events import Kind
+from budgetguard.events import Kind, logger
 from budgetguard.inside import INSIDE
 from budgetguard.ledger import End, Entry, Ledger, Look, put_all
 from budgetguard.looks import LATER, Flight, Looks
@@ -41,7 +41,7 @@ from budgetguard.policy import (
     possible,
     shortage,
 )
-from budgetguard.refusals import unavailable, why_refused
+from budgetguard.refusals import missing, unavailable, why_refused
 from budgetguard.waiting import Admission, Reading, Ticket
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ class Account:
         self._readers: list[Reading] = []
         self._ahead = NOBODY
         self._left = False
+        self._contradicted = False
         self._owner: int | None = None
         self._looks = Looks()
         self._source: Any = None
@@ -298,6 +299,7 @@ class Account:
         self._fresh_for = min(self._fresh_for, asker.terms.fresh_for)
         self._any_extra = self._any_extra or asker.terms.extra > 0
         self._any_alert = self._any_alert or asker.alert_below is not None
+        self.ledger.sole_spender = self.ledger.sole_spender or asker.sole_spender
 
     def _place(self, now: Instant, effects: Effects, ticket: Admission) -> None:
         self._last_asker = weakref.ref(ticket.call.asker)
@@ -511,10 +513,21 @@ class Account:
             self.ledger.apply(answer)
             for asker in self.askers:
                 asker.rearm(self.ledger)
-            self._tell_all(effects, "refreshed", now)
+            self._tell_all(effects, "refreshed", now, self._contradiction(effects))
         else:
             self._tell_all(effects, "refresh_failed", now, answer.reason)
         self._review(now, effects)
+
+    def _contradiction(self, effects: Effects) -> str | None:
+        """What a look has to say against `sole_spender`, if anything; logged once."""
+        look, asker = self.ledger.look, self._an_asker()
+        if look is None or asker is None or not look.missing:
+            return None
+        reason = missing(asker, look)
+        if not self._contradicted:
+            self._contradicted = True
+            effects.append(partial(logger.warning, "%s", reason))
+        return reason
 
     def _set_alarm(self, at: float) -> None:
         try:

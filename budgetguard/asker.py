@@ -21,6 +21,7 @@ class Asker:
         terms: Terms,
         provider: str,
         *,
+        sole_spender: bool = False,
         observe: bool = False,
         alert_below: int | None = None,
         on_event: OnEvent | None = None,
@@ -28,6 +29,7 @@ class Asker:
     ) -> None:
         self.terms = terms
         self.provider = provider
+        self.sole_spender = sole_spender
         self.alert_below = alert_below
         self.on_event = on_event
         self.top_up_url = top_up_url

@@ -44,10 +44,10 @@ def _rebuild(kind: Any, args: tuple[Any, ...], figures: dict[str, Any]) -> Any:
 class InsufficientCredits(BudgetGuardError):
     """Too few credits are available; nothing was spent.
 
-    The figures are Decimal credits and add up: `balance + extra - held - pending - queued - floor`
-    is `available`. `held` is set aside by `running` open calls, `pending` was spent or may have
-    been, and does not show in the balance yet, `queued` is needed by callers who wait and came
-    before. `age` is how many seconds ago the balance was asked for. `basis` says where `balance`
+    The figures are Decimal credits and add up: `balance + extra - held - pending + overlap - queued
+    - floor` is `available`. `held` is set aside by `running` open calls, `pending` was spent or may
+    have been, and may not show in the balance yet, `overlap` is the part of both that a sole
+    spender's balance is known to show, `queued` is needed by callers who wait and came before. `age` is how many seconds ago the balance was asked for. `basis` says where `balance`
     comes from: `"reported"`, the room below a `"cost limit"`, zero because the provider itself
     `"refused"`, or `"cap"`: more than a cost limit allows for one call, which is then `available`.
 
@@ -74,6 +74,7 @@ class InsufficientCredits(BudgetGuardError):
         running: int = 0,
         queued: Decimal = _ZERO,
         extra: Decimal = _ZERO,
+        overlap: Decimal = _ZERO,
         basis: Basis = "reported",
     ) -> None:
         super().__init__()
@@ -91,6 +92,7 @@ class InsufficientCredits(BudgetGuardError):
         self.running = running
         self.queued = queued
         self.extra = extra
+        self.overlap = overlap
         self.basis = basis
         self.retryable = retry_after is not None
 
@@ -122,6 +124,10 @@ class InsufficientCredits(BudgetGuardError):
         if self.pending:
             parts.append(
                 f"{spell(self.pending)} {_are(self.pending)} counted for calls that just ended"
+            )
+        if self.overlap:
+            parts.append(
+                f"{spell(self.overlap)} of these {_are(self.overlap)} in the balance already"
             )
         if self.queued:
             parts.append(f"callers who wait need {spell(self.queued)}")

@@ -42,6 +42,9 @@ class Guard:
     - `hold_for`: in shared stores, how long the hold of a process that died stays open.
     - `lag`, `linger`: how long after its work ends the provider may still book it, and how long it
       may work on after a client gave up; None takes the provider's own, 5 and 0 for a callable.
+    - `sole_spender`: True says that nobody but guards in this process spends from the account. What
+      calls were charged while they run is then not counted twice, see docs/correctness.md. One
+      guard that says so says it for all guards of the account; a forked child has to say it anew.
     - `floor`: credits that are never promised to anyone.
     - `recheck_after`: at least this long between two looks that were not due to age alone.
     - `timeout`: the total deadline of one look.
@@ -66,6 +69,7 @@ class Guard:
         hold_for: float = 60,
         lag: float | None = None,
         linger: float | None = None,
+        sole_spender: bool = False,
         floor: Amount = 0,
         recheck_after: float = 5,
         timeout: float = 10,
@@ -80,6 +84,9 @@ class Guard:
         if store is not None:
             msg = "store takes None: holds are kept in this process's memory, there is no other store."
             raise ConfigurationError(msg)
+        if not isinstance(sole_spender, bool):
+            msg = f"sole_spender takes True or False, not {type(sole_spender).__name__}"
+            raise TypeError(msg)
         self.lag = _default(lag, provider, "lag", PLAIN_LAG)
         self.linger = _default(linger, provider, "linger", PLAIN_LINGER)
         self.hold_for = seconds(hold_for, "hold_for", positive=True)
@@ -100,6 +107,7 @@ class Guard:
         self.asker = Asker(
             terms,
             name,
+            sole_spender=sole_spender,
             observe=_choice(mode, "mode", ("enforce", "observe")) == "observe",
             alert_below=None if alert_below is None else cost(alert_below, "alert_below"),
             on_event=on_event,

@@ -15,6 +15,14 @@ Looks are ordered by when they were sent. An older one never replaces a newer on
 it frees nothing. Spending that both the balance and a hold or debit show is counted twice for a
 while, which refuses too much; no spending is ever counted not at all, which would promise too much.
 
+Where nobody else spends from the account, what the look before promised is a bound too: of that,
+only our own calls can have taken, at what they hold or cost. The better of both bounds is used, and
+what it is better by is the new look's *overlap*: the part that is known to be counted twice. Carried
+from look to look, this is the best bound of all looks there were. A balance *below* what was still
+promised when it arrived shows that somebody else spends, or that a call cost more than it was settled
+at; from there on that look stands alone. So the overlap is never more than what is held and pending,
+and never is more promised than the balance shows.
+
 Nothing here reads a clock, takes a lock or does I/O: time comes in as an argument. Amounts are
 integer micro-credits (`UNLIMITED` where a balance has no bound), times are monotonic seconds.
 """
@@ -45,6 +53,9 @@ class Look:
     Where `refused_until` is set, the provider itself refused a call for want of credits, and nothing
     may be spent: a look is believed again if it shows more than this one, or was sent at that time
     or later.
+
+    `overlap` and `ceiling_overlap` are the parts of what is held and pending that `credits` and
+    `ceiling` are known to show already, and `missing` is what nobody of ours spent; see `following`.
     """
 
     sent: Instant
@@ -54,6 +65,9 @@ class Look:
     cap: Micro = UNLIMITED
     slots: float = UNLIMITED
     refused_until: float | None = None
+    overlap: int = 0
+    ceiling_overlap: int = 0
+    missing: int = 0
 
     @classmethod
     def of(cls, balance: Balance, sent: Instant) -> "Look":
@@ -77,9 +91,47 @@ class Look:
         """What the account can pay, with `extra` micro-credits the endpoint does not report."""
         return 0 if self.refused_until is not None else min(self.credits + extra, self.ceiling)
 
+    def before_holds(self, extra: int) -> Micro:
+        """What holds and debits are to be taken from: `spendable`, and what both show of them."""
+        if self.refused_until is not None:
+            return 0
+        return min(self.credits + self.overlap + extra, self.ceiling + self.ceiling_overlap)
+
+    def following(self, earlier: "Look", committed: int, cleared: int) -> "Look":
+        """The look, taking nobody to have spent but the calls that `committed` counted.
+
+        Of that, it is sure to show `cleared`. Where a limit was changed in between, what was
+        known of it is forgotten.
+        """
+        if earlier.refused_until is not None:
+            return self
+        promised = _sum_of(earlier.credits, earlier.overlap)
+        ceiling = _sum_of(earlier.ceiling, earlier.ceiling_overlap)
+        if self.balance.cost_limit != earlier.balance.cost_limit:
+            ceiling = None
+        missing = max(
+            _above(promised, committed, self.credits), _above(ceiling, committed, self.ceiling)
+        )
+        if missing:
+            return replace(self, missing=missing)
+        return replace(
+            self,
+            overlap=_above(promised, cleared, self.credits),
+            ceiling_overlap=_above(ceiling, cleared, self.ceiling),
+        )
+
 
 def _down(amount: Decimal | None) -> Micro:
     return UNLIMITED if amount is None else to_micro(amount, "balance", rounding="down")
+
+
+def _sum_of(amount: Micro, overlap: int) -> int | None:
+    return None if amount == UNLIMITED else int(amount) + overlap
+
+
+def _above(before: int | None, spent: int, seen: Micro) -> int:
+    """By how much `before`, less what was spent of it, is above what is seen."""
+    return 0 if before is None or seen == UNLIMITED else max(before - spent - int(seen), 0)
 
 
 class Entry:
@@ -149,13 +201,24 @@ class Ledger:
     """The running sums of one account.
 
     `room` is the look's figure less everything held and pending, kept up to date so that an
-    admission costs the same with one hold and with a hundred thousand.
+    admission costs the same with one hold and with a hundred thousand. `sole_spender` says that
+    nobody else spends from the account.
     """
 
-    __slots__ = ("held", "kept", "look", "room", "running", "settled", "slots_held")
+    __slots__ = (
+        "held",
+        "kept",
+        "look",
+        "room",
+        "running",
+        "settled",
+        "slots_held",
+        "sole_spender",
+    )
 
     def __init__(self) -> None:
         self.look: Look | None = None
+        self.sole_spender = False
         self.room: Micro = 0
         self.held = 0
         self.running = 0
@@ -173,14 +236,13 @@ class Ledger:
         """Sessions that are open, or may be."""
         return self.slots_held + self.kept.slots
 
-    def spendable(self, extra: int) -> Micro:
-        """What the look says the account can pay; there has to be a look."""
-        assert self.look is not None
-        return self.look.spendable(extra)
-
     def available(self, floor: int, extra: int) -> Micro:
-        """What could be promised now; below zero when more is promised than there is."""
-        return self.spendable(extra) - floor - self.held - self.pending
+        """What could be promised now; below zero when more is promised than there is.
+
+        There has to be a look.
+        """
+        assert self.look is not None
+        return self.look.before_holds(extra) - floor - self.held - self.pending
 
     # A call of constant cost needs no entry: its amount is known to whoever ends it.
 
@@ -272,16 +334,20 @@ class Ledger:
             until = at_hand.refused_until
             if until is not None and look.credits <= at_hand.credits and look.sent.mono < until:
                 look = _refused(look, until)
-        self._adopt(look)
+        committed = self.held + self.pending
         self.settled.clear(look.sent.mono)
         self.kept.clear(look.sent.mono)
+        if self.sole_spender and at_hand is not None and look.refused_until is None:
+            look = look.following(at_hand, committed, committed - self.held - self.pending)
+        self._adopt(look)
         self._sum()
         return True
 
     def refuse(self, now: Instant, lag: float) -> None:
         """The provider refused for want of credits: a balance of zero, sent now."""
         at_hand = self.look or Look(sent=now, balance=Balance(credits=None), credits=0)
-        self._adopt(_refused(replace(at_hand, sent=now), now.mono + lag))
+        alone = replace(at_hand, sent=now, overlap=0, ceiling_overlap=0, missing=0)
+        self._adopt(_refused(alone, now.mono + lag))
         self._sum()
 
     def _adopt(self, look: Look) -> None:
@@ -289,7 +355,7 @@ class Ledger:
         self.look = look
 
     def _sum(self) -> None:
-        self.room = self.spendable(0) - self.held - self.pending
+        self.room = self.available(0, 0)
 
 
 End: TypeAlias = tuple[Ledger, int, int, float]

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from budgetguard.asker import Asker, Call
 from budgetguard.clock import Instant
-from budgetguard.credits import to_credits
+from budgetguard.credits import spell, to_credits
 from budgetguard.errors import (
     BalanceUnavailable,
     Basis,
@@ -12,7 +12,7 @@ from budgetguard.errors import (
     ConcurrencyLimit,
     InsufficientCredits,
 )
-from budgetguard.ledger import Ledger
+from budgetguard.ledger import Ledger, Look
 from budgetguard.policy import Ahead, Refuse, Why, ready_in
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _too_little(
 ) -> InsufficientCredits:
     look, terms = ledger.look, call.asker.terms
     assert look is not None
-    spendable = look.spendable(terms.extra)
+    spendable, bound = look.spendable(terms.extra), look.before_holds(terms.extra)
     basis: Basis = "reported"
     if refuse.why is Why.CAP:
         basis = "cap"
@@ -55,7 +55,7 @@ def _too_little(
     elif spendable < look.credits + terms.extra:
         basis = "cost limit"
     extra = terms.extra if basis in {"reported", "cap"} else 0
-    available = spendable - terms.floor - ledger.held - ledger.pending - ahead.amount
+    available = ledger.available(terms.floor, terms.extra) - ahead.amount
     return InsufficientCredits(
         operation=call.operation,
         needed=to_credits(call.need.amount),
@@ -63,6 +63,7 @@ def _too_little(
         balance=to_credits(spendable - extra),
         held=to_credits(ledger.held),
         pending=to_credits(ledger.pending),
+        overlap=to_credits(0 if bound == spendable else bound - spendable),
         floor=to_credits(terms.floor),
         age=now.since(look.sent),
         provider=call.asker.provider,
@@ -81,3 +82,12 @@ def unavailable(asker: Asker, failure: "Failure | None", wait: float) -> Balance
         return failure.error(asker.provider, wait)
     reason = f"no answer within {asker.terms.timeout:g} s"
     return BalanceUnavailable(provider=asker.provider, reason=reason, retry_after=wait)
+
+
+def missing(asker: Asker, look: Look) -> str:
+    """What to say of a balance below what a sole spender's books allow for."""
+    return (
+        f"The balance at {asker.provider} is {spell(to_credits(look.missing))} less than "
+        "sole_spender=True allows for: somebody else spends from this account, or a call cost more than it was "
+        "settled at. This balance is believed, and what was known before it is forgotten."
+    )

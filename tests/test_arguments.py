@@ -20,6 +20,7 @@ from budgetguard.testing import FakeProvider
         ({"lag": float("nan")}, ValueError, "lag"),
         ({"floor": -1}, ValueError, "floor must not be negative"),
         ({"floor": True}, TypeError, "floor takes an int, float, Decimal or str"),
+        ({"sole_spender": "yes"}, TypeError, "sole_spender takes True or False, not str"),
         ({"if_unknown": "maybe"}, ValueError, "if_unknown must be 'deny' or 'allow'"),
         ({"mode": "strict"}, ValueError, "mode must be 'enforce' or 'observe'"),
         ({"on_event": "print"}, TypeError, "on_event takes a callable"),

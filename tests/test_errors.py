@@ -207,18 +207,19 @@ def test_the_message_of_the_contract() -> None:
             {
                 "needed": Decimal("50.50"),
                 "available": Decimal("12.25"),
-                "balance": Decimal("30.25"),
+                "balance": Decimal("29.25"),
                 "extra": Decimal(10),
                 "held": Decimal(5),
                 "pending": Decimal(8),
+                "overlap": Decimal(1),
                 "queued": Decimal(7),
                 "floor": Decimal(8),
                 "retry_after": 2.04,
             },
             (
-                "deep_spec needs 50.5 credits, and 12.25 are available: pre.dev reports 30.25, "
+                "deep_spec needs 50.5 credits, and 12.25 are available: pre.dev reports 29.25, "
                 "extra_credits adds 10, 5 are held by 1 running call, 8 are counted for calls that "
-                "just ended, callers who wait need 7, the floor keeps 8 (looked 14 s ago). "
+                "just ended, 1 of these is in the balance already, callers who wait need 7, the floor keeps 8 (looked 14 s ago). "
                 "Try again in 2 s. Top up: https://pre.dev/..."
             ),
         ),

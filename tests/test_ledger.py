@@ -2,6 +2,7 @@
 
 import decimal
 import math
+import os
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -120,6 +121,10 @@ class Paper:
         """The formula, written out."""
         return self.spendable(extra) - floor - self.held() - sum(d.amount for d in self.debits)
 
+    def book(self, debit: Debit) -> None:
+        """A call, or a part of it, was spent."""
+        self.debits.append(debit)
+
     def see(self, sent: float, credits: float, ceiling: float) -> bool:
         """A balance arrives."""
         if self.sent is not None and sent <= self.sent:
@@ -152,6 +157,11 @@ class Books(RuleBasedStateMachine):
         self.ledger = Ledger()
         self.paper = Paper()
         self.now = 100.0
+        self.seen: Look | None = None
+
+    def see(self, sent: float, credits: float, ceiling: float, _: float | None) -> bool:
+        """Note a balance on paper; whether it is news."""
+        return self.paper.see(sent, credits, ceiling)
 
     def pick(self, which: int) -> Run:
         """One of the calls so far, ended or not."""
@@ -179,7 +189,7 @@ class Books(RuleBasedStateMachine):
         """A call of constant cost ends."""
         held = self.paper.quick.pop(which % len(self.paper.quick))
         self.ledger.put(held, debit, self.now + lag)
-        self.paper.debits.append(Debit(debit, self.now, lag))
+        self.paper.book(Debit(debit, self.now, lag))
 
     @precondition(lambda self: self.paper.quick)
     @rule(which=ANY, delay=SIXTEENTHS)
@@ -187,7 +197,7 @@ class Books(RuleBasedStateMachine):
         """A call of constant cost ends, and nobody knows at what cost."""
         held = self.paper.quick.pop(which % len(self.paper.quick))
         self.ledger.lose(held, self.now + delay)
-        self.paper.debits.append(Debit(held, self.now, delay))
+        self.paper.book(Debit(held, self.now, delay))
 
     @precondition(lambda self: self.paper.runs)
     @rule(which=ANY, more=AMOUNT)
@@ -205,7 +215,7 @@ class Books(RuleBasedStateMachine):
         run = self.pick(which)
         self.ledger.charge(run.entry, total, self.now + lag)
         if run.open and total > run.charged:
-            self.paper.debits.append(Debit(total - run.charged, self.now, lag))
+            self.paper.book(Debit(total - run.charged, self.now, lag))
             run.charged = total
 
     @precondition(lambda self: self.paper.runs)
@@ -215,7 +225,7 @@ class Books(RuleBasedStateMachine):
         run = self.pick(which)
         assert self.ledger.settle(run.entry, actual, self.now + lag) is run.open
         if run.open:
-            self.paper.debits.append(Debit(max(actual - run.charged, 0), self.now, lag))
+            self.paper.book(Debit(max(actual - run.charged, 0), self.now, lag))
         run.open = False
 
     @precondition(lambda self: self.paper.runs)
@@ -234,7 +244,7 @@ class Books(RuleBasedStateMachine):
         assert self.ledger.keep(run.entry, self.now + delay) is run.open
         if run.open:
             rest = max(run.amount - run.charged, 0)
-            self.paper.debits.append(Debit(rest, self.now, delay, run.slots))
+            self.paper.book(Debit(rest, self.now, delay, run.slots))
         run.open = False
 
     @rule(
@@ -248,10 +258,11 @@ class Books(RuleBasedStateMachine):
         """A reply comes in, in whatever order."""
         most, used = limit or (None, None)
         arrived = look(credits, self.now - ago, limit=most, used=used)
-        seen = self.paper.see(
+        seen = self.see(
             self.now - ago,
             UNLIMITED if credits is None else credits,
             UNLIMITED if limit is None else limit[0] - limit[1],
+            most,
         )
         assert self.ledger.apply(arrived) is seen
 
@@ -278,11 +289,205 @@ class Books(RuleBasedStateMachine):
         assert ledger.room == paper.available(0, 0)
         for floor, extra in [(0, 0), (7, 0), (0, 30), (7, 30)]:
             assert ledger.available(floor, extra) == paper.available(floor, extra)
-            assert ledger.spendable(extra) == paper.spendable(extra)
+            assert ledger.look.spendable(extra) == paper.spendable(extra)
 
 
-Books.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+@dataclass
+class Kept:
+    """One balance of the past: its figures, and what of all debits so far it shows."""
+
+    credits: float
+    ceiling: float
+    limit: float | None
+    shows: int
+
+
+@dataclass
+class SolePaper(Paper):
+    """The naive books of a sole spender: every balance is kept, and the best bound counts."""
+
+    by_credits: list[Kept] = field(default_factory=list)
+    by_ceiling: list[Kept] = field(default_factory=list)
+    all_debits: list[Debit] = field(default_factory=list)
+
+    def committed(self) -> int:
+        """All that calls ever cost, and hold."""
+        return self.held() + sum(debit.amount for debit in self.all_debits)
+
+    def book(self, debit: Debit) -> None:
+        super().book(debit)
+        self.all_debits.append(debit)
+
+    def bounds(self) -> tuple[float, float]:
+        """What every balance since the last reset bounds credits, and the ceiling, by."""
+        spent = self.committed()
+        return (
+            max(look.credits + look.shows - spent for look in self.by_credits),
+            max(look.ceiling + look.shows - spent for look in self.by_ceiling),
+        )
+
+    def available(self, floor: int, extra: int) -> float:
+        if self.exhausted:
+            return -floor - self.held() - sum(debit.amount for debit in self.debits)
+        credits, ceiling = self.bounds()
+        return min(credits + extra, ceiling) - floor
+
+    def see(self, sent: float, credits: float, ceiling: float, limit: float | None = None) -> bool:
+        best = self.bounds() if self.by_credits and not self.exhausted else None
+        if not super().see(sent, credits, ceiling):
+            return False
+        shows = sum(d.amount for d in self.all_debits if d.made + d.delay <= sent)
+        look = Kept(credits, ceiling, limit, shows)
+        if best is None or UNLIMITED in {credits, self.by_credits[-1].credits}:
+            self.by_credits = []
+        if best is None or limit is None or limit != self.by_ceiling[-1].limit:
+            self.by_ceiling = []
+        if (self.by_credits and credits < best[0]) or (self.by_ceiling and ceiling < best[1]):
+            self.by_credits, self.by_ceiling = [], []
+        self.by_credits.append(look)
+        self.by_ceiling.append(look)
+        return True
+
+    def exhaust(self, now: float, lag: float) -> None:
+        super().exhaust(now, lag)
+        self.by_credits = self.by_ceiling = []
+
+
+class SoleBooks(Books):
+    """The same for a sole spender, whose ledger carries one figure where the paper keeps all looks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger.sole_spender = True
+        self.paper = SolePaper()
+
+    def see(self, sent: float, credits: float, ceiling: float, limit: float | None) -> bool:
+        return self.paper.see(sent, credits, ceiling, limit)
+
+    @precondition(lambda self: self.paper.by_credits and not self.paper.exhausted)
+    @rule(ago=SIXTEENTHS, more=AMOUNT, left=AMOUNT)
+    def nobody_else_spent(self, ago: float, more: int, left: int) -> None:
+        """A reply comes in that is at least what it has to be."""
+        credits, ceiling = self.paper.bounds()
+        sent = max(self.now - ago, self.paper.sent + UNIT)
+        if sent > self.now or credits == UNLIMITED:
+            return
+        seen, limit, rest = int(credits) + more, self.paper.by_ceiling[-1].limit, UNLIMITED
+        if limit is not None:
+            rest = max(int(ceiling) + left, 0)
+        used = None if limit is None else limit - rest
+        news = self.see(sent, seen, rest, limit)
+        assert self.ledger.apply(look(seen, sent, limit=limit, used=used)) is news
+
+    @invariant()
+    def no_more_is_promised_than_is_seen(self) -> None:
+        """The overlap is never more than what is held and pending."""
+        look = self.ledger.look
+        if look is not None and self.ledger.look is not self.seen:
+            self.seen = look
+            committed = self.ledger.held + self.ledger.pending
+            assert 0 <= look.overlap <= committed
+            assert 0 <= look.ceiling_overlap <= committed
+
+
+LONG = bool(os.environ.get("BUDGETGUARD_LONG"))
+Books.TestCase.settings = settings(
+    max_examples=1250 if LONG else 150, stateful_step_count=40, deadline=None
+)
+SoleBooks.TestCase.settings = Books.TestCase.settings
 TestBooks = Books.TestCase
+TestSoleBooks = SoleBooks.TestCase
+
+
+# A sole spender.
+
+
+def sole(credits: int | None = 100, *, limit: int | None = None, used: int | None = None) -> Ledger:
+    """The books of a sole spender, with a balance in them."""
+    ledger = Ledger()
+    ledger.sole_spender = True
+    assert ledger.apply(look(credits, 0.0, limit=limit, used=used))
+    return ledger
+
+
+def test_a_sole_spenders_running_call_is_not_counted_twice() -> None:
+    """What a call was charged while it runs is in the balance and in its hold, and counts once."""
+    ledger = sole(100)
+    entry = opened(ledger, 50)
+    ledger.apply(look(70, 1.0))
+    assert ledger.look is not None
+    assert (ledger.available(0, 0), ledger.look.overlap) == (50, 30)
+    ledger.settle(entry, 45, 2.0 + LAG)
+    ledger.apply(look(55, 3.0))
+    assert (ledger.available(0, 0), ledger.look.overlap) == (55, 45)
+    ledger.apply(look(55, 2.0 + LAG))
+    assert (ledger.available(0, 0), ledger.look.overlap) == (55, 0)
+
+
+def test_others_of_an_account_are_not_sole_spenders() -> None:
+    """Without being told so, a ledger takes the balance to show nothing of what runs."""
+    ledger = books(100)
+    opened(ledger, 50)
+    ledger.apply(look(70, 1.0))
+    assert ledger.available(0, 0) == 20
+
+
+def test_a_top_up_raises_what_a_sole_spender_can_promise() -> None:
+    """More than there has to be is simply more."""
+    ledger = sole(100)
+    opened(ledger, 50)
+    ledger.apply(look(370, 1.0))
+    assert ledger.available(0, 0) == 320
+    ledger.apply(look(360, 2.0))
+    assert ledger.available(0, 0) == 320
+
+
+@pytest.mark.parametrize(
+    ("credits", "available", "missing"), [(50, 50, 0), (49, -1, 1), (0, -50, 50)]
+)
+def test_a_balance_below_what_is_promised_stands_alone(
+    credits: int, available: int, missing: int
+) -> None:
+    """Somebody else spent: what was known before says nothing any more, and the lack is told."""
+    ledger = sole(100)
+    opened(ledger, 50)
+    ledger.apply(look(credits, 1.0))
+    assert ledger.look is not None
+    assert (ledger.available(0, 0), ledger.look.missing) == (available, missing)
+    ledger.apply(look(max(credits, 5), 2.0))
+    assert ledger.look.missing == 0
+
+
+def test_a_refusal_of_the_providers_ends_what_a_sole_spender_knew() -> None:
+    """A 402 contradicts the books: the next balance stands alone."""
+    ledger = sole(100)
+    opened(ledger, 50)
+    ledger.apply(look(70, 1.0))
+    ledger.refuse(at(2.0), LAG)
+    assert ledger.available(0, 0) == -50
+    ledger.apply(look(60, 2.0 + LAG))
+    assert ledger.available(0, 0) == 10
+
+
+@pytest.mark.parametrize(("limit", "available"), [(100, 50), (90, 40 - 10)])
+def test_a_changed_cost_limit_forgets_what_was_known_of_it(limit: int, available: int) -> None:
+    """Below the same limit, what a call was charged counts once; below another, it is not known."""
+    ledger = sole(None, limit=100, used=0)
+    opened(ledger, 50)
+    ledger.apply(look(None, 1.0, limit=limit, used=10))
+    assert ledger.available(0, 0) == available
+
+
+def test_an_account_that_becomes_unlimited_or_limited_starts_anew() -> None:
+    """Between a balance without bound and one with, nothing can be carried."""
+    ledger = sole(None)
+    opened(ledger, 50)
+    ledger.apply(look(70, 1.0))
+    assert ledger.available(0, 0) == 20
+    ledger.apply(look(None, 2.0))
+    assert ledger.available(0, 0) == UNLIMITED
+    assert ledger.look is not None
+    assert ledger.look.missing == 0
 
 
 # Debits, and when they leave.
@@ -659,9 +864,9 @@ def test_what_ends_an_exhaustion(credits: int | None, sent: float, spendable: fl
     """A balance of zero counts until a higher one, or one sent `lag` later, arrives."""
     ledger = books(40)
     ledger.refuse(at(10.0), LAG)
-    assert ledger.spendable(0) == ledger.spendable(1000) == ledger.room == 0
+    assert ledger.look.spendable(0) == ledger.look.spendable(1000) == ledger.room == 0
     ledger.apply(look(credits, sent))
-    assert ledger.spendable(0) == ledger.room == spendable
+    assert ledger.look.spendable(0) == ledger.room == spendable
 
 
 def test_an_exhausted_balance_says_zero() -> None:
@@ -681,11 +886,11 @@ def test_a_lower_balance_lowers_what_ends_an_exhaustion() -> None:
     ledger = books(40)
     ledger.refuse(at(10.0), LAG)
     ledger.apply(look(20, 11.0))
-    assert ledger.spendable(0) == 0
+    assert ledger.look.spendable(0) == 0
     ledger.apply(look(20, 12.0))
-    assert ledger.spendable(0) == 0
+    assert ledger.look.spendable(0) == 0
     ledger.apply(look(21, 13.0))
-    assert ledger.spendable(0) == 21
+    assert ledger.look.spendable(0) == 21
 
 
 def test_a_refusal_again_waits_for_its_own_lag() -> None:
@@ -694,9 +899,9 @@ def test_a_refusal_again_waits_for_its_own_lag() -> None:
     ledger.refuse(at(10.0), LAG)
     ledger.refuse(at(13.0), LAG)
     ledger.apply(look(40, 15.0))
-    assert ledger.spendable(0) == 0
+    assert ledger.look.spendable(0) == 0
     ledger.apply(look(40, 18.0))
-    assert ledger.spendable(0) == 40
+    assert ledger.look.spendable(0) == 40
 
 
 @pytest.mark.parametrize(("credits", "available"), [(0, 0), (1, 1)])
@@ -716,9 +921,9 @@ def test_a_refusal_without_a_bound_lasts_for_lag() -> None:
     ledger = books(None)
     ledger.refuse(at(10.0), LAG)
     ledger.apply(look(None, 14.0))
-    assert ledger.spendable(0) == 0
+    assert ledger.look.spendable(0) == 0
     ledger.apply(look(None, 15.0))
-    assert ledger.spendable(0) == UNLIMITED
+    assert ledger.look.spendable(0) == UNLIMITED
 
 
 def test_a_refusal_keeps_holds_and_debits() -> None:

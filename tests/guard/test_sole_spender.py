@@ -1,0 +1,123 @@
+"""`sole_spender`: what a running call was charged counts once, as long as nobody else spends."""
+
+import logging
+import os
+
+import pytest
+
+from budgetguard import Event, Guard, InsufficientCredits
+from budgetguard.testing import FakeProvider, HandClock
+
+TICK = 0.001
+
+
+def look(guard: Guard, clock: HandClock) -> None:
+    """Have the guard ask for the balance now; two looks at one moment would be one."""
+    clock.advance(TICK)
+    guard.balance(max_age=0)
+
+
+@pytest.mark.parametrize(("sole", "available"), [(True, 50), (False, 20)])
+def test_a_running_calls_charges_count_once(clock: HandClock, sole: bool, available: int) -> None:
+    """A balance that shows 30 of a running call's 50 leaves as much as before, if nobody else spends."""
+    provider = FakeProvider(100)
+    guard = Guard(provider, sole_spender=sole)
+    guard.balance()
+    hold = guard.acquire(50)
+    provider.charge(30)
+    look(guard, clock)
+    assert guard.available == available
+    hold.release()
+
+
+def test_an_ended_calls_charges_count_once_before_its_lag_has_passed(clock: HandClock) -> None:
+    """A debit younger than `lag` is not taken from a balance that shows it."""
+    provider = FakeProvider(100, lag=60)
+    guard = Guard(provider, sole_spender=True)
+    with guard.require_credits(min=50):
+        provider.charge(50)
+    look(guard, clock)
+    assert guard.available == 50
+
+
+def test_the_quick_way_knows_it_too(clock: HandClock) -> None:
+    """Calls of constant cost are let in by the same figure."""
+    provider = FakeProvider(100)
+    guard = Guard(provider, sole_spender=True)
+    call = guard.require_credits(min=10)(lambda: None)
+    call()
+    hold = guard.acquire(50)
+    provider.charge(60)
+    look(guard, clock)
+    for _ in range(4):
+        call()
+    with pytest.raises(InsufficientCredits):
+        call()
+    hold.release()
+
+
+def test_the_figures_of_a_refusal_add_up(clock: HandClock) -> None:
+    """The message says how much of what is held and pending the balance shows already."""
+    provider = FakeProvider(100)
+    provider.name = "pre.dev"
+    guard = Guard(provider, sole_spender=True)
+    guard.balance()
+    hold = guard.acquire(50)
+    provider.charge(30)
+    look(guard, clock)
+    with pytest.raises(InsufficientCredits) as refused:
+        guard.acquire(60, name="deep_spec")
+    error = refused.value
+    assert (error.balance, error.held, error.overlap, error.available) == (70, 50, 30, 50)
+    assert str(error).startswith(
+        "deep_spec needs 60 credits, and 50 are available: pre.dev reports 70, 50 are held by 1 "
+        "running call, 30 of these are in the balance already (looked just now)."
+    )
+    hold.release()
+
+
+def test_one_guard_says_it_for_all_guards_of_the_account(clock: HandClock) -> None:
+    """It is a fact about the account."""
+    provider = FakeProvider(100)
+    provider.fingerprint = "one account"
+    guard = Guard(provider)
+    Guard(provider, sole_spender=True)
+    guard.balance()
+    hold = guard.acquire(50)
+    provider.charge(30)
+    look(guard, clock)
+    assert guard.available == 50
+    hold.release()
+
+
+def test_another_spender_is_noticed_and_told_of_once(
+    clock: HandClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A balance below what was promised is believed; one warning, and a reason in every such event."""
+    provider = FakeProvider(100)
+    events: list[Event] = []
+    guard = Guard(provider, sole_spender=True, on_event=events.append)
+    guard.balance()
+    provider.charge(12)
+    with caplog.at_level(logging.WARNING, logger="budgetguard"):
+        look(guard, clock)
+        provider.charge(1)
+        look(guard, clock)
+    assert guard.available == 87
+    reasons = [event.reason for event in events if event.kind == "refreshed"]
+    assert reasons[0] is None
+    assert "is 12 less than sole_spender=True allows for" in str(reasons[1])
+    assert "is 1 less" in str(reasons[2])
+    assert [record.getMessage() for record in caplog.records] == [reasons[1]]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_forked_child_is_no_sole_spender(clock: HandClock) -> None:
+    """Its parent and siblings spend too; a guard that is made in the child may say so anew."""
+    guard = Guard(FakeProvider(100), sole_spender=True)
+    child = os.fork()
+    if child == 0:
+        os._exit(int(guard.account.ledger.sole_spender))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert guard.account.ledger.sole_spender
