@@ -15,13 +15,13 @@ Looks are ordered by when they were sent. An older one never replaces a newer on
 it frees nothing. Spending that both the balance and a hold or debit show is counted twice for a
 while, which refuses too much; no spending is ever counted not at all, which would promise too much.
 
-Where nobody else spends from the account, what the look before promised is a bound too: of that,
-only our own calls can have taken, at what they hold or cost. The better of both bounds is used, and
-what it is better by is the new look's *overlap*: the part that is known to be counted twice. Carried
-from look to look, this is the best bound of all looks there were. A balance *below* what was still
-promised when it arrived shows that somebody else spends, or that a call cost more than it was settled
-at; from there on that look stands alone. So the overlap is never more than what is held and pending,
-and never is more promised than the balance shows.
+Where nobody else spends from the account, what a balance fell by since the look before is what our
+own calls were charged, and a rise is a top-up. So it is known what part of holds and debits the
+balance shows already: its *overlap*, which grows by what the balance fell, shrinks by the debits
+that cleared, and is not taken off a second time. Carried from look to look, it gives the best bound of
+all looks there were. A balance below what was still promised when it arrived shows that somebody else
+spends, or that a call cost more than it was settled at; that look stands alone. The overlap is never
+more than what is held and pending, so never is more promised than the balance shows.
 
 Nothing here reads a clock, takes a lock or does I/O: time comes in as an argument. Amounts are
 integer micro-credits (`UNLIMITED` where a balance has no bound), times are monotonic seconds.
@@ -105,33 +105,37 @@ class Look:
         """
         if earlier.refused_until is not None:
             return self
-        promised = _sum_of(earlier.credits, earlier.overlap)
-        ceiling = _sum_of(earlier.ceiling, earlier.ceiling_overlap)
-        if self.balance.cost_limit != earlier.balance.cost_limit:
-            ceiling = None
+        same_limit = self.balance.cost_limit == earlier.balance.cost_limit
+        ceiling = self.ceiling if same_limit else UNLIMITED
         missing = max(
-            _above(promised, committed, self.credits), _above(ceiling, committed, self.ceiling)
+            _lack(earlier.credits, earlier.overlap, self.credits, committed),
+            _lack(earlier.ceiling, earlier.ceiling_overlap, ceiling, committed),
         )
         if missing:
             return replace(self, missing=missing)
-        return replace(
-            self,
-            overlap=_above(promised, cleared, self.credits),
-            ceiling_overlap=_above(ceiling, cleared, self.ceiling),
-        )
+        overlap = _overlap(earlier.credits, earlier.overlap, self.credits, cleared)
+        below = _overlap(earlier.ceiling, earlier.ceiling_overlap, ceiling, cleared)
+        rest = committed - cleared
+        return replace(self, overlap=min(overlap, rest), ceiling_overlap=min(below, rest))
 
 
 def _down(amount: Decimal | None) -> Micro:
     return UNLIMITED if amount is None else to_micro(amount, "balance", rounding="down")
 
 
-def _sum_of(amount: Micro, overlap: int) -> int | None:
-    return None if amount == UNLIMITED else int(amount) + overlap
+def _lack(before: Micro, overlap: int, after: Micro, committed: int) -> int:
+    """By how much a figure is below what was promised of the one before it."""
+    if UNLIMITED in {before, after}:
+        return 0
+    return max(int(before) + overlap - committed - int(after), 0)
 
 
-def _above(before: int | None, spent: int, seen: Micro) -> int:
-    """By how much `before`, less what was spent of it, is above what is seen."""
-    return 0 if before is None or seen == UNLIMITED else max(before - spent - int(seen), 0)
+def _overlap(before: Micro, overlap: int, after: Micro, cleared: int) -> int:
+    """What a figure fell by is what our calls were charged; a rise hides none of that."""
+    if UNLIMITED in {before, after}:
+        return 0
+    fell = max(int(before) - int(after), 0)
+    return max(overlap + fell - cleared, 0)
 
 
 class Entry:

@@ -293,64 +293,74 @@ class Books(RuleBasedStateMachine):
 
 
 @dataclass
-class Kept:
-    """One balance of the past: its figures, and what of all debits so far it shows."""
+class Chain:
+    """All values one figure has had: each is a bound, less what was committed and it does not show."""
 
-    credits: float
-    ceiling: float
-    limit: float | None
-    shows: int
+    bounds: list[float] = field(default_factory=list)
+    last: float = UNLIMITED
+
+    def best(self, spent: int) -> float:
+        """The best of them."""
+        return max(self.bounds) - spent
+
+    def see(self, value: float, shows: int, spent: int) -> None:
+        """One more value; what it rose by is a top-up, and nothing above it is believed."""
+        if UNLIMITED in {self.last, value}:
+            self.bounds = []
+        rise = max(value - self.last, 0) if self.bounds else 0
+        self.bounds = [min(bound + rise, value + spent) for bound in self.bounds]
+        self.bounds.append(value + shows)
+        self.last = value
 
 
 @dataclass
 class SolePaper(Paper):
     """The naive books of a sole spender: every balance is kept, and the best bound counts."""
 
-    by_credits: list[Kept] = field(default_factory=list)
-    by_ceiling: list[Kept] = field(default_factory=list)
+    by_credits: Chain = field(default_factory=Chain)
+    by_ceiling: Chain = field(default_factory=Chain)
+    limit: float | None = None
     all_debits: list[Debit] = field(default_factory=list)
-
-    def committed(self) -> int:
-        """All that calls ever cost, and hold."""
-        return self.held() + sum(debit.amount for debit in self.all_debits)
 
     def book(self, debit: Debit) -> None:
         super().book(debit)
         self.all_debits.append(debit)
 
     def bounds(self) -> tuple[float, float]:
-        """What every balance since the last reset bounds credits, and the ceiling, by."""
-        spent = self.committed()
-        return (
-            max(look.credits + look.shows - spent for look in self.by_credits),
-            max(look.ceiling + look.shows - spent for look in self.by_ceiling),
-        )
+        """What all balances together bound the credits, and what is left below the limit, by."""
+        spent = self.held() + sum(debit.amount for debit in self.all_debits)
+        return self.by_credits.best(spent), self.by_ceiling.best(spent)
 
     def available(self, floor: int, extra: int) -> float:
         if self.exhausted:
-            return -floor - self.held() - sum(debit.amount for debit in self.debits)
+            return super().available(floor, extra)
         credits, ceiling = self.bounds()
         return min(credits + extra, ceiling) - floor
 
     def see(self, sent: float, credits: float, ceiling: float, limit: float | None = None) -> bool:
-        best = self.bounds() if self.by_credits and not self.exhausted else None
+        known = self.by_credits.bounds and not self.exhausted
+        best = self.bounds() if known else (0.0, 0.0)
         if not super().see(sent, credits, ceiling):
             return False
+        if self.exhausted:
+            return True
+        same = limit == self.limit
+        low = UNLIMITED not in {credits, self.by_credits.last} and credits < best[0]
+        low |= same and UNLIMITED not in {ceiling, self.by_ceiling.last} and ceiling < best[1]
+        if low or not known:
+            self.by_credits, self.by_ceiling = Chain(), Chain()
+        if not same:
+            self.by_ceiling = Chain()
+        spent = self.held() + sum(debit.amount for debit in self.all_debits)
         shows = sum(d.amount for d in self.all_debits if d.made + d.delay <= sent)
-        look = Kept(credits, ceiling, limit, shows)
-        if best is None or UNLIMITED in {credits, self.by_credits[-1].credits}:
-            self.by_credits = []
-        if best is None or limit is None or limit != self.by_ceiling[-1].limit:
-            self.by_ceiling = []
-        if (self.by_credits and credits < best[0]) or (self.by_ceiling and ceiling < best[1]):
-            self.by_credits, self.by_ceiling = [], []
-        self.by_credits.append(look)
-        self.by_ceiling.append(look)
+        self.by_credits.see(credits, shows, spent)
+        self.by_ceiling.see(ceiling, shows, spent)
+        self.limit = limit
         return True
 
     def exhaust(self, now: float, lag: float) -> None:
         super().exhaust(now, lag)
-        self.by_credits = self.by_ceiling = []
+        self.by_credits, self.by_ceiling = Chain(), Chain()
 
 
 class SoleBooks(Books):
@@ -364,7 +374,7 @@ class SoleBooks(Books):
     def see(self, sent: float, credits: float, ceiling: float, limit: float | None) -> bool:
         return self.paper.see(sent, credits, ceiling, limit)
 
-    @precondition(lambda self: self.paper.by_credits and not self.paper.exhausted)
+    @precondition(lambda self: self.paper.by_credits.bounds and not self.paper.exhausted)
     @rule(ago=SIXTEENTHS, more=AMOUNT, left=AMOUNT)
     def nobody_else_spent(self, ago: float, more: int, left: int) -> None:
         """A reply comes in that is at least what it has to be."""
@@ -372,7 +382,7 @@ class SoleBooks(Books):
         sent = max(self.now - ago, self.paper.sent + UNIT)
         if sent > self.now or credits == UNLIMITED:
             return
-        seen, limit, rest = int(credits) + more, self.paper.by_ceiling[-1].limit, UNLIMITED
+        seen, limit, rest = int(credits) + more, self.paper.limit, UNLIMITED
         if limit is not None:
             rest = max(int(ceiling) + left, 0)
         used = None if limit is None else limit - rest
@@ -436,10 +446,22 @@ def test_a_top_up_raises_what_a_sole_spender_can_promise() -> None:
     """More than there has to be is simply more."""
     ledger = sole(100)
     opened(ledger, 50)
-    ledger.apply(look(370, 1.0))
-    assert ledger.available(0, 0) == 320
-    ledger.apply(look(360, 2.0))
-    assert ledger.available(0, 0) == 320
+    ledger.apply(look(70, 1.0))
+    ledger.apply(look(370, 2.0))
+    assert ledger.available(0, 0) == 350
+    ledger.apply(look(360, 3.0))
+    assert ledger.available(0, 0) == 350
+
+
+def test_a_rise_is_never_believed_beyond_the_balance() -> None:
+    """A provider that reserves and gives back raises the balance too; more than it shows is not promised."""
+    ledger = sole(100)
+    entry = opened(ledger, 50)
+    ledger.apply(look(50, 1.0))
+    ledger.settle(entry, 10, 1.0 + LAG)
+    assert ledger.available(0, 0) == 90
+    ledger.apply(look(90, 2.0))
+    assert ledger.available(0, 0) == 90
 
 
 @pytest.mark.parametrize(
