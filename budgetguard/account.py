@@ -118,14 +118,23 @@ class Account:
         """Decide about a caller, or have it wait; raises RuntimeError inside the library's own calls."""
         forbid_inside(call.operation)
         ticket = Admission(call)
-        self._change(self._place, ticket)
+        try:
+            self._change(self._place, ticket)
+        except BaseException:
+            # Interrupted while it started a look, say: it may be in the queue, or let in.
+            self.abandon(ticket)
+            raise
         return ticket
 
     def read(self, asker: Asker, max_age: float) -> Reading:
         """A balance not older than `max_age` seconds, or the wait for one."""
         forbid_inside("balance()")
         reading = Reading(asker, max_age, self.runtime.clock.monotonic())
-        self._change(self._place_reading, reading)
+        try:
+            self._change(self._place_reading, reading)
+        except BaseException:
+            self.abandon(reading)
+            raise
         return reading
 
     def extend(self, call: Call, entry: Entry) -> BudgetGuardError | None:
@@ -351,7 +360,7 @@ class Account:
     def _why(self, call: Call, refuse: Refuse, ahead: Ahead, now: Instant) -> BudgetGuardError:
         if self.ledger.look is None or refuse.why.value == "unknown":
             return self._unavailable(call.asker, now)
-        return why_refused(self.ledger, call, refuse, ahead, now)
+        return why_refused(self.ledger, self._looks.known, call, refuse, ahead, now)
 
     def _unavailable(self, asker: Asker, now: Instant) -> BalanceUnavailable:
         wait = max(self._looks.known.blocked_until - now.mono, 0.0)

@@ -191,14 +191,15 @@ def _recheck_at(looking: Looking, terms: Terms) -> float:
     return looking.last_sent + terms.recheck_after
 
 
-def ready_in(ledger: Ledger, terms: Terms, need: Need, now: Instant) -> float:
+def ready_in(ledger: Ledger, looking: Looking, terms: Terms, need: Need, now: Instant) -> float:
     """At least how many seconds until a refused caller can fit: debits leave, and a look shows it.
 
-    Credits held by running calls come free at any time, so there the next look is the bound.
+    No look is sent while the provider is left alone after failures. Credits held by running calls come free at any time, so there the next look is the bound.
     """
     look = ledger.look
     assert look is not None
-    wait = max(look.sent.mono + terms.recheck_after - now.mono, 0.0)
+    due = max(look.sent.mono + terms.recheck_after, looking.blocked_until)
+    wait = max(due - now.mono, 0.0)
     short = need.amount - ledger.available(terms.floor, terms.extra)
     stamps = (ledger.settled.next_clears_at, ledger.kept.next_clears_at)
     young = [stamp for stamp in stamps if stamp is not None]

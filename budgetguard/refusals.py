@@ -13,19 +13,19 @@ from budgetguard.errors import (
     InsufficientCredits,
 )
 from budgetguard.ledger import Ledger, Look
-from budgetguard.policy import Ahead, Refuse, Why, ready_in
+from budgetguard.policy import Ahead, Looking, Refuse, Why, ready_in
 
 if TYPE_CHECKING:
     from budgetguard.flight import Failure
 
 
 def why_refused(
-    ledger: Ledger, call: Call, refuse: Refuse, ahead: Ahead, now: Instant
+    ledger: Ledger, looking: Looking, call: Call, refuse: Refuse, ahead: Ahead, now: Instant
 ) -> BudgetGuardError:
     """The error of a caller who lacks credits or slots."""
     if refuse.why is Why.SLOTS:
         return _too_many(ledger, call, refuse, ahead)
-    return _too_little(ledger, call, refuse, ahead, now)
+    return _too_little(ledger, looking, call, refuse, ahead, now)
 
 
 def _too_many(ledger: Ledger, call: Call, refuse: Refuse, ahead: Ahead) -> ConcurrencyLimit:
@@ -42,7 +42,7 @@ def _too_many(ledger: Ledger, call: Call, refuse: Refuse, ahead: Ahead) -> Concu
 
 
 def _too_little(
-    ledger: Ledger, call: Call, refuse: Refuse, ahead: Ahead, now: Instant
+    ledger: Ledger, looking: Looking, call: Call, refuse: Refuse, ahead: Ahead, now: Instant
 ) -> InsufficientCredits:
     look, terms = ledger.look, call.asker.terms
     assert look is not None
@@ -68,7 +68,7 @@ def _too_little(
         age=now.since(look.sent),
         provider=call.asker.provider,
         top_up_url=call.asker.top_up_url,
-        retry_after=None if refuse.hopeless else ready_in(ledger, terms, call.need, now),
+        retry_after=None if refuse.hopeless else ready_in(ledger, looking, terms, call.need, now),
         running=ledger.running,
         queued=to_credits(ahead.amount),
         extra=to_credits(extra),

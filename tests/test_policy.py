@@ -733,14 +733,21 @@ def test_who_only_reads(
 )
 def test_when_a_refused_caller_may_come_again(ledger: Ledger, amount: int, seconds: float) -> None:
     """Not before the next look, nor before a debit leaves where the open calls do not suffice."""
-    assert ready_in(ledger, TERMS, need(amount), at(NOW)) == seconds
+    assert ready_in(ledger, Looking(), TERMS, need(amount), at(NOW)) == seconds
 
 
 def test_a_debit_that_may_leave_already_makes_nobody_wait() -> None:
     """Where the next look will show everything, the look is all there is to wait for."""
     ledger = books(60, 2.0, pending=50)
-    assert ready_in(ledger, TERMS, need(50), at(NOW + 19)) == 1.0
-    assert ready_in(ledger, TERMS, need(50), at(NOW + 21)) == 0.0
+    assert ready_in(ledger, Looking(), TERMS, need(50), at(NOW + 19)) == 1.0
+    assert ready_in(ledger, Looking(), TERMS, need(50), at(NOW + 21)) == 0.0
+
+
+def test_a_refused_caller_is_not_told_to_come_back_before_the_next_look() -> None:
+    """While the provider is left alone after failures, nothing can come free."""
+    ledger = books(40, 0.0)
+    failing = Looking(last_sent=NOW, blocked_until=NOW + 30)
+    assert ready_in(ledger, failing, TERMS, need(50), at(NOW + 1)) == 29.0
 
 
 # What no row may say.

@@ -20,7 +20,7 @@ from budgetguard.clock import Instant
 from budgetguard.credits import to_credits
 from budgetguard.flight import Failure
 from budgetguard.ledger import Entry, Ledger, Look
-from budgetguard.policy import NOBODY, Ahead, Need, Refuse, Terms, Why
+from budgetguard.policy import NOBODY, Ahead, Looking, Need, Refuse, Terms, Why
 from budgetguard.refusals import unavailable, why_refused
 from budgetguard.testing import FakeProvider, HandClock
 
@@ -78,7 +78,7 @@ def refused(
     ahead: Ahead = NOBODY,
 ) -> InsufficientCredits:
     """The error of a caller who lacks credits."""
-    error = why_refused(ledger, caller, Refuse(why, hopeless), ahead, at(NOW))
+    error = why_refused(ledger, Looking(), caller, Refuse(why, hopeless), ahead, at(NOW))
     assert isinstance(error, InsufficientCredits)
     return error
 
@@ -230,7 +230,9 @@ def test_too_many_sessions(
 ) -> None:
     """Open, kept and queued sessions are in use; the error knows whether there is a point."""
     ledger = books(42, 1, kept=1, max_concurrency=3)
-    error = why_refused(ledger, call(0, slots), Refuse(Why.SLOTS, hopeless), ahead, at(NOW))
+    error = why_refused(
+        ledger, Looking(), call(0, slots), Refuse(Why.SLOTS, hopeless), ahead, at(NOW)
+    )
     assert isinstance(error, ConcurrencyLimit)
     assert shown(error, "operation", "provider") == ("deep_spec", "pre.dev")
     assert shown(error, "limit", "in_use", "needed") == (3, in_use, slots)

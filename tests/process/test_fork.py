@@ -4,7 +4,7 @@ import multiprocessing
 import os
 
 import pytest
-from interpreter import FORKING, Script
+from interpreter import FORKING, LONG, Script
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 
@@ -190,6 +190,70 @@ assert provider.requests == 1
 """,
         flags=FORKING,
     )
+
+
+@pytest.mark.parametrize("holding", ["for good", "now and then"])
+def test_many_forks_while_the_lock_is_held(script: Script, holding: str) -> None:
+    """No child is stuck, each has ids and jitter of its own, and the parent's holds stay as they were.
+
+    With BUDGETGUARD_LONG=1 a thousand children rather than a hundred, half of them each way.
+    """
+    told = script(
+        HEAD
+        + f"""
+import signal
+held = [guard.acquire(30), guard.acquire(12)]
+held[1].settle(5)
+begun, done = threading.Semaphore(0), threading.Event()
+
+def for_good():
+    with guard.account.lock:
+        begun.release()
+        done.wait(600)
+
+def now_and_then():
+    begun.release()
+    while not done.is_set():
+        guard.acquire(1).release()
+
+def tell():
+    told = guard.acquire(60).id, repr(guard.runtime.jitter(0, 1))
+    os.write(1, (" ".join(told) + "\\n").encode())
+
+def child():
+    signal.alarm(30)
+    assert guard.available is None
+    assert held[0].state == "open"
+    tell()
+    held[0].settle(1)
+    assert guard.available == 40
+    assert provider.requests == 2
+
+threads = [threading.Thread(target={holding.replace(" ", "_")}, daemon=True) for _ in range({threads(holding)})]
+for thread in threads:
+    thread.start()
+    begun.acquire()
+for _ in range({500 if LONG else 50}):
+    in_child(child)
+done.set()
+for thread in threads:
+    thread.join()
+assert [hold.state for hold in held] == ["open", "settled"]
+assert guard.account.ledger.held == 30_000_000
+assert guard.available == 65, guard.available
+assert provider.requests == 1
+held[0].release()
+assert guard.available == 95
+tell()
+""",
+        flags=FORKING,
+    ).split()
+    assert len(told) == len(set(told)) == 2 * (501 if LONG else 51)
+
+
+def threads(holding: str) -> int:
+    """A lock that one thread holds for good is enough; in passing it takes some to meet a fork."""
+    return 1 if holding == "for good" else 3
 
 
 def test_forks_of_forks(script: Script) -> None:

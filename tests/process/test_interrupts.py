@@ -1,9 +1,13 @@
 """Ctrl-C at any moment of a call whose cost is constant leaves neither hold nor lock behind."""
 
 import signal
+from typing import Any
 
 import pytest
 from interpreter import STRICT, Script
+
+from budgetguard import Guard
+from budgetguard.testing import FakeProvider
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timers on this platform")
@@ -59,4 +63,70 @@ assert guard.available == 10**9, guard.available
         flags=(*STRICT, "-W", "ignore::RuntimeWarning"),
         # Where coverage is measured: its own lock is lost to an interrupt, and then it hangs.
         COVERAGE_PROCESS_CONFIG="",
+    )
+
+
+@pytest.mark.parametrize("way", ["decorated", "block", "acquire", "aacquire"])
+def test_an_interrupt_right_after_the_look_was_started(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller's own thread starts its look, and may be interrupted there: nothing stays held."""
+    guard = Guard(FakeProvider(100))
+    submit = guard.runtime.submit
+
+    def interrupted(work: Any) -> None:
+        submit(work)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(guard.runtime, "submit", interrupted)
+        match way:
+            case "decorated":
+                guard.require_credits(min=10)(lambda: None)()
+            case "block":
+                guard.require_credits(min=10).__enter__()
+            case "acquire":
+                guard.acquire(10)
+            case "aacquire":
+                guard.aacquire(10).send(None)
+    guard.balance()
+    assert guard.available == 100
+
+
+def test_an_interrupt_as_the_look_goes_out(script: Script) -> None:
+    """The same by real signals: three hundred that arrive when the provider has the request."""
+    script(
+        """
+import signal, socket, threading
+from budgetguard import Guard, PreDev
+
+server = socket.create_server(("127.0.0.1", 0))
+base_url = f"http://127.0.0.1:{server.getsockname()[1]}"
+body = b'{"success": true, "creditsRemaining": 100}'
+reply = b"HTTP/1.1 200 OK\\r\\ncontent-length: %d\\r\\n\\r\\n" % len(body) + body
+interrupted = threading.Semaphore(0)
+main = threading.get_ident()
+
+def serve():
+    connection, _ = server.accept()
+    with connection:
+        while connection.recv(65536):
+            signal.pthread_kill(main, signal.SIGINT)
+            interrupted.acquire()
+            connection.sendall(reply)
+
+threading.Thread(target=serve, daemon=True).start()
+left = 0
+for number in range(300):
+    guard = Guard(PreDev(f"a-key-of-some-length-{number}", base_url=base_url), timeout=60)
+    try:
+        guard.require_credits(min=10)(lambda: None)()
+    except KeyboardInterrupt:
+        pass
+    interrupted.release()
+    guard.balance()
+    left += guard.available != 100
+assert left == 0, left
+server.close()
+"""
     )

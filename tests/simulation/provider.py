@@ -30,6 +30,11 @@ class Nature:
     others: float = 0.0
     """Credits per second that somebody else spends, on average."""
 
+    @property
+    def prompt(self) -> bool:
+        """Whether every look brings a balance, within a second."""
+        return self.failing == 0 and self.latency <= 0.3
+
 
 class Provider:
     """An account whose true balance is what was worked for, and whose reports lag behind."""
@@ -49,14 +54,12 @@ class Provider:
         self.sent: list[float] = []
         self.in_flight = 0
         self.most_in_flight = 0
-        self.reachable_since = clock.mono
-        self.open_sessions = 0
-        self.most_sessions = 0
         self.down = False
         self._clock = clock
         self._random = random
         self._bookings: list[tuple[float, int, int]] = []
         self._order = count()
+        self._by_others: list[tuple[float, int]] = []
 
     def work(self, micro: int) -> None:
         """So much was just worked; it is booked later, by at most `lag`."""
@@ -68,9 +71,14 @@ class Provider:
     def spend_elsewhere(self, micro: int) -> None:
         """Somebody else spends, and it is booked at once."""
         self.spent_by_others += micro
+        self._by_others.append((self._clock.mono, micro))
         self.true -= micro
         self.reported -= micro
         self.lowest = min(self.lowest, self.true)
+
+    def spent_since(self, mono: float) -> int:
+        """What others spent since then."""
+        return sum(micro for at, micro in self._by_others if at >= mono)
 
     def top_up(self, credits: int) -> None:
         """Somebody pays; it shows at once."""
@@ -90,6 +98,8 @@ class Provider:
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             latency = self._random.expovariate(1 / self.nature.latency)
+            if self.nature.prompt:
+                latency = min(latency, 1.0)
             before = self._random.uniform(0, latency)
             await asyncio.sleep(before)
             seen = self.now_reported()

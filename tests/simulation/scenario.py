@@ -1,12 +1,14 @@
-"""A seeded crowd of callers over one guard, and what has to hold at every moment of it."""
+"""A seeded crowd of callers over one guard, in a world that helps them little."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
+from invariants import COSTS, Watch
 from provider import MICRO, Nature, Provider
 from virtual import VirtualClock, VirtualLoop, VirtualRuntime
 
@@ -16,9 +18,9 @@ from budgetguard.guard import Guard
 from budgetguard.hold import Hold
 from budgetguard.process import runtime_of
 
-
-class Broken(AssertionError):
-    """An invariant does not hold."""
+# For how long after an outage a guard may still be backing off.
+BACKOFF = 62.0
+COLLECT_EVERY = 250
 
 
 class ProviderFailed(Exception):
@@ -35,22 +37,31 @@ class Facts:
 
     held: int = 0
     slots: int = 0
+    charged: int = 0
     ended: int = 0
+
+    def rest(self) -> int:
+        """What has to be held for it."""
+        return max(self.held - self.charged, 0)
 
 
 class Simulation:
-    """One run of `steps` calls; `trace` has a line for everything that happened, in order."""
+    """One run of `steps` calls; `trace` has a line for everything that happened, in order.
+
+    `terms` go to the guard, over those that the seed draws.
+    """
 
     def __init__(self, seed: int, steps: int, **terms: Any) -> None:
         self.random = Random(seed)
         self.steps = steps
         self.clock = VirtualClock()
         self.loop = VirtualLoop(self.clock)
-        self.runtime = VirtualRuntime(self.clock, self.loop, Random(f"jitter {seed}"))
         self.trace: list[str] = []
         self.open: dict[int, Facts] = {}
-        self.begun = 0
-        self.counts = {"admitted": 0, "refused": 0, "unknown": 0, "slots": 0}
+        self.worked: dict[int, int] = {}
+        self.failures: list[BaseException] = []
+        self.reading = False
+        self.exhausted_at = self.exhausted_until = self.up_since = float("-inf")
         draw = self.random
         self.nature = Nature(
             lag=draw.choice([0.0, 1.0, 5.0, 60.0]),
@@ -65,56 +76,139 @@ class Simulation:
             self.nature, draw.choice([60, 300, 2000]), self.clock, Random(f"provider {seed}")
         )
         self.jumps = draw.random() < 0.3
-        self.guard = self._guard(terms)
-        self.last_sent = float("-inf")
-        self.worked: dict[int, int] = {}
-
-    def _guard(self, terms: dict[str, Any]) -> Guard:
-        draw = self.random
-        drawn = {
+        self.lossy = draw.random() < 0.2
+        self.dies = draw.random() < 0.2
+        self._lingering: dict[int, int] = {}
+        self._jitter = Random(f"jitter {seed}")
+        self._drawn = {
             "floor": draw.choice([0, 0, 10]),
             "recheck_after": draw.choice([1, 5]),
             "timeout": draw.choice([3, 10]),
             "fresh_for": draw.choice([20, 300]),
+            "sole_spender": draw.random() < 0.5 and not self.nature.others,
             "on_event": draw.choice([None, self._event]),
+            **terms,
         }
+        self.watch = Watch(self)
+        self._begin_process()
+
+    def _begin_process(self) -> None:
+        self.runtime = VirtualRuntime(
+            self.clock, self.loop, self._jitter, begins=self._look_begins, landed=self._look_landed
+        )
         with runtime_of(self.runtime):  # type: ignore[arg-type]
-            return Guard(self.provider, **{**drawn, **terms})
+            self.guard = Guard(self.provider, **self._drawn)
+        self._guarded: dict[tuple[int, float], Callable[..., Awaitable[Any]]] = {}
 
     def _event(self, event: Event) -> None:
+        self.watch.told(event)
         self.say(f"event {event.kind} {event.credits} {event.available}")
+
+    def _look_begins(self) -> float | None:
+        """A look is sent; with bad luck it begins late, or never."""
+        self.watch.look_begins()
+        if self.lossy and not self.reading and self.random.random() < 0.05:
+            return self.random.choice([None, 30.0])
+        return 0.0
+
+    def _look_landed(self) -> None:
+        self.watch.look_landed()
+        self.say("a look is over")
+
+    # What the invariants ask.
+
+    def spare(self) -> int:
+        """What the account holds beyond all that is running and may still cost; micro-credits."""
+        running = sum(
+            max(facts.held - self.worked.get(number, 0) * MICRO, 0)
+            for number, facts in self.open.items()
+        )
+        return self.provider.true - running - sum(self._lingering.values()) * MICRO
+
+    def reachable(self) -> bool:
+        """Whether looks succeed, and no backoff of an outage is left."""
+        return (
+            self.nature.prompt
+            and not self.lossy
+            and not self.provider.down
+            and self.clock.mono > self.up_since + BACKOFF
+        )
 
     def say(self, what: str) -> None:
         """Add a line to the trace."""
         self.trace.append(f"{self.clock.mono - 1_000_000:12.6f} {what}")
+        self.watch.happened()
 
     def run(self) -> None:
-        """Run it to its end; raises Broken where something does not hold."""
+        """Run it to its end; raises Broken where something does not hold.
+
+        What is dropped in a cycle is collected at set times, or else no two traces would be alike.
+        """
+        gc.collect()
+        gc.disable()
         try:
             self.loop.run_until_complete(self._main())
         finally:
-            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            gc.enable()
+            self.loop.run_until_complete(self._close())
             self.loop.close()
+
+    async def _close(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in sorted(others, key=id_of):
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self.loop.shutdown_asyncgens()
+        self.runtime.die()
 
     async def _main(self) -> None:
         tasks: set[asyncio.Task[None]] = set()
         busy = self.random.choice([0.02, 0.5, 3.0])
+        dies_at = self.random.randrange(self.steps) if self.dies else None
         for number in range(self.steps):
             await asyncio.sleep(self.random.expovariate(1 / busy))
+            if number % COLLECT_EVERY == 0:
+                gc.collect()
             self._weather()
-            task = self.loop.create_task(self._caller(number))
+            if number == dies_at:
+                await self._die(tasks)
+            task = self.loop.create_task(self._caller(number), name=f"{number:06}")
             tasks.add(task)
             task.add_done_callback(tasks.discard)
+            task.add_done_callback(self._returned)
             if self.random.random() < 0.1 and tasks:
                 self.loop.call_later(
                     self.random.expovariate(1 / 5),
                     self.random.choice(sorted(tasks, key=id_of)).cancel,
                 )
-            self.check()
-        self.provider.down = False
+            self.watch.step()
+        self._up()
         while tasks:
             await asyncio.wait(tasks)
         await self._end()
+
+    def _returned(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self.failures.append(task.exception())
+
+    async def _die(self, tasks: "set[asyncio.Task[None]]") -> None:
+        """The process is killed; its memory is gone, and the provider works on.
+
+        The next one begins when the provider can be done with all that, as the docs advise.
+        """
+        self.say("the process dies")
+        self.runtime.die()
+        for task in sorted(tasks, key=id_of):
+            task.cancel()
+        while tasks:
+            await asyncio.wait(tasks)
+        self.watch.begin_anew()
+        self._begin_process()
+        await asyncio.sleep(self.nature.linger + self.nature.lag + 0.001)
+
+    def _up(self) -> None:
+        self.provider.down = False
+        self.up_since = self.clock.mono
 
     def _weather(self) -> None:
         """What the world does besides: others spend, somebody pays, clocks jump, links break."""
@@ -128,29 +222,40 @@ class Simulation:
         if self.jumps and draw() < 0.01:
             self.clock.offset += self.random.choice([-3600.0, -30.0, 30.0, 3600.0])
             self.say(f"wall clock off by {self.clock.offset:g}")
+        if draw() < 0.004 and self.provider.down:
+            self._up()
+            self.say("provider up")
+        elif draw() < 0.004:
+            self.provider.down = True
+            self.say("provider down")
         if draw() < 0.004:
-            self.provider.down = not self.provider.down
-            self.say(f"provider {'down' if self.provider.down else 'up'}")
-        if draw() < 0.004:
+            self.exhausted_at = self.clock.mono
+            self.exhausted_until = self.exhausted_at + self.nature.lag
             self.say("the provider refused a call, says a user")
             self.guard.mark_exhausted()
 
     async def _caller(self, number: int) -> None:
-        way = self.random.choice([self._block, self._block, self._call, self._acquired, self._walk])
-        cost = self.random.choice([1, 5, 10, 50])
+        way = self.random.choice(
+            [self._block, self._block, self._call, self._call, self._acquired, self._walk]
+        )
+        cost = self.random.choice(COSTS)
         wait = self.random.choice([0, 0, 0, 5, 60])
+        arrived = self.clock.mono
         facts = Facts()
         try:
             await way(number, cost, wait, facts)
         except InsufficientCredits as error:
-            self.counts["refused"] += 1
             self.say(f"{number} refused: {error}")
-            self._check_refusal(error)
+            self.watch.refused(error, arrived, wait, cost)
+            if error.queued == 0 and wait == 0:
+                self.watch.refused_again(lambda: self._refused_at_once(cost))
         except ConcurrencyLimit as error:
-            self.counts["slots"] += 1
+            self.watch.counts["slots"] += 1
+            self.watch.mine(error)
             self.say(f"{number} refused: {error}")
         except BalanceUnavailable as error:
-            self.counts["unknown"] += 1
+            self.watch.counts["unknown"] += 1
+            self.watch.mine(error)
             self.say(f"{number} unknown: {error.reason}")
         except ProviderFailed:
             self.say(f"{number} failed")
@@ -158,9 +263,20 @@ class Simulation:
             self.say(f"{number} cancelled")
             raise
         finally:
-            if facts.ended > 1:
-                msg = f"S2: call {number} ended {facts.ended} times"
-                raise Broken(msg)
+            self.watch.ended(facts, number)
+
+    def _refused_at_once(self, cost: int) -> bool:
+        """Ask again in the same moment; whether that was refused without a wait."""
+        asking = self.guard.aacquire(cost, name="asked again")
+        try:
+            asking.send(None)
+        except InsufficientCredits:
+            return True
+        except StopIteration as admitted:
+            admitted.value.release()
+        else:
+            asking.close()
+        return False
 
     # The ways of guarding a call.
 
@@ -176,10 +292,11 @@ class Simulation:
                     hold.settle(self.worked[number])
 
     async def _call(self, number: int, cost: int, wait: float, facts: Facts) -> None:
-        guarded = self.guard.require_credits(
-            min=cost, wait=wait, actual=lambda worked: worked, release_on=NeverConnected
-        )(self._body)
-        await guarded(number, cost, facts)
+        if (cost, wait) not in self._guarded:
+            self._guarded[cost, wait] = self.guard.require_credits(
+                min=cost, wait=wait, actual=lambda worked: worked, release_on=NeverConnected
+            )(self._body)
+        await self._guarded[cost, wait](number, cost, facts)
 
     async def _body(self, number: int, cost: int, facts: Facts) -> Any:
         with self._in(number, None, cost, 0, facts):
@@ -211,7 +328,8 @@ class Simulation:
                     yield part
 
         walk = steps()
-        async with contextlib.aclosing(walk):
+        left_open = self.random.random() < 0.2
+        async with contextlib.nullcontext() if left_open else contextlib.aclosing(walk):
             async for part in walk:
                 if part == 1 and self.random.random() < 0.3:
                     break
@@ -221,11 +339,10 @@ class Simulation:
         self, number: int, hold: Hold | None, cost: int, slots: int, facts: Facts
     ) -> Iterator[None]:
         """The call was let in: hold it against what may be let in, and count it while it is."""
-        self.counts["admitted"] += 1
         self.say(f"{number} in at {cost}, {slots} slots")
         facts.held, facts.slots = cost * MICRO, slots
         self.open[number] = facts
-        self._check_admission(number, slots)
+        self.watch.admitted(number, cost, slots)
         try:
             yield
         finally:
@@ -238,7 +355,7 @@ class Simulation:
     async def _provider_works(self, number: int, cost: int, hold: Hold | None) -> None:
         """Work that costs `cost` at most; goes on for a while after its client was cancelled."""
         draw = self.random
-        if draw.random() < 0.03:
+        if draw.random() < 0.03 and number not in self.worked:
             raise NeverConnected
         total = draw.randint(0, cost)
         parts = self._parts(total)
@@ -252,6 +369,7 @@ class Simulation:
                 done = index + 1
                 if hold is not None and draw.random() < 0.3:
                     hold.charged(self.worked.get(number, 0))
+                    self.open[number].charged = self.worked.get(number, 0) * MICRO
                 if draw.random() < 0.02:
                     raise ProviderFailed  # noqa: TRY301  as the provider's work may
             await asyncio.sleep(seconds / len(parts) if self.nature.books == "start" else 0)
@@ -272,74 +390,30 @@ class Simulation:
     def _goes_on(self, number: int, parts: list[int]) -> None:
         for part in parts:
             after = self.random.uniform(0, self.nature.linger)
-            self.loop.call_later(after, self._work, number, part)
+            self._lingering[number] = self._lingering.get(number, 0) + part
+            self.loop.call_later(after, self._works_on, number, part)
 
-    # What has to hold.
-
-    def check(self) -> None:
-        """S1, S2, S4 and S6, between any two steps."""
-        ledger = self.guard.account.ledger
-        if self.provider.lowest + self.provider.spent_by_others < 0:
-            msg = f"S1: overspent, {self.provider.lowest / MICRO} at the lowest"
-            raise Broken(msg)
-        if self.provider.most_in_flight > 1:
-            msg = f"S6: {self.provider.most_in_flight} looks in flight at once"
-            raise Broken(msg)
-        look = ledger.look
-        if look is not None:
-            if look.sent.mono < self.last_sent:
-                msg = "S4: an older look replaced a newer one"
-                raise Broken(msg)
-            self.last_sent = look.sent.mono
-
-    def _check_admission(self, number: int, slots: int) -> None:
-        ledger = self.guard.account.ledger
-        if ledger.look is None:
-            msg = f"S3: call {number} was let in without a balance"
-            raise Broken(msg)
-        if slots and self.nature.slots:
-            using = sum(facts.slots for facts in self.open.values())
-            if using > self.nature.slots:
-                msg = f"{using} sessions at once, {self.nature.slots} allowed"
-                raise Broken(msg)
-
-    def _check_refusal(self, error: InsufficientCredits) -> None:
-        sum_ = error.balance + error.extra - error.held - error.pending - error.queued - error.floor
-        if sum_ != error.available:
-            msg = f"the figures of a refusal do not add up: {error}"
-            raise Broken(msg)
-        if error.available >= error.needed:
-            msg = f"refused although enough was available: {error}"
-            raise Broken(msg)
+    def _works_on(self, number: int, part: int) -> None:
+        self._lingering[number] -= part
+        self._work(number, part)
 
     async def _end(self) -> None:
-        """L2: after everything has ended, nothing is held and the books equal the provider's."""
+        """Let everything come to rest, and look at the books once more."""
         terms = self.guard.asker.terms
-        self.nature = self.provider.nature = Nature(
-            **{**vars_of(self.nature), "failing": 0.0, "latency": 0.05, "others": 0.0}
+        self.reading = True
+        self.nature = self.provider.nature = replace(
+            self.nature, failing=0.0, latency=0.05, others=0.0
         )
         await asyncio.sleep(self.nature.linger + 2 * self.nature.lag + 1)
         for _ in range(10):
             await asyncio.sleep(terms.timeout + terms.recheck_after + 61)
             with contextlib.suppress(BalanceUnavailable):
                 await self.guard.abalance(max_age=0)
-        available = self.guard.available
-        ledger = self.guard.account.ledger
-        if (ledger.held, ledger.pending, ledger.running, ledger.slots_in_use) != (0, 0, 0, 0):
-            msg = f"L2: held {ledger.held}, pending {ledger.pending}, running {ledger.running}"
-            raise Broken(msg)
-        true = self.provider.true - terms.floor
-        if available is None or int(available * MICRO) != true:
-            msg = f"L2: {available} available, {true / MICRO} there"
-            raise Broken(msg)
-        self.say(f"end: {self.counts}, {len(self.provider.sent)} looks")
+        self.watch.step()
+        self.watch.after_everything()
+        self.say(f"end: {self.watch.counts}, {len(self.provider.sent)} looks")
 
 
 def id_of(task: "asyncio.Task[None]") -> str:
     """A stable order, so that the same seed cancels the same task."""
     return task.get_name()
-
-
-def vars_of(nature: Nature) -> dict[str, Any]:
-    """Its fields."""
-    return {name: getattr(nature, name) for name in nature.__dataclass_fields__}

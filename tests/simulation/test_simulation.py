@@ -1,7 +1,18 @@
 """The simulation in short; `python tests/simulation/run.py --seeds 200` is the long form."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
 import pytest
-from scenario import Broken, Simulation
+from invariants import Broken
+from scenario import Simulation
+
+from budgetguard import account, policy
+from budgetguard.ledger import Debits, Ledger
+
+SEEDS = 200
 
 
 @pytest.mark.parametrize("first", range(0, 40, 4))
@@ -20,9 +31,65 @@ def test_the_same_seed_is_the_same_trace() -> None:
     assert len(first.trace) > 300
 
 
-@pytest.mark.parametrize("terms", [{"lag": 0}, {"linger": 0}], ids=["lag", "linger"])
-def test_it_finds_a_guard_that_is_too_trusting(terms: dict[str, float]) -> None:
-    """Without lag, or linger, some seed overspends: the simulation can fail."""
-    with pytest.raises(Broken, match="S1: overspent"):
-        for seed in range(200):
+def broken(words: str, **terms: Any) -> None:
+    """Run seeds until one breaks, and check that it says so in these words."""
+    with pytest.raises(Broken, match=words):
+        for seed in range(SEEDS):
             Simulation(seed, steps=300, **terms).run()
+
+
+@pytest.mark.parametrize(
+    "terms", [{"lag": 0}, {"linger": 0}, {"sole_spender": True}], ids=["lag", "linger", "sole"]
+)
+def test_it_finds_a_guard_that_is_too_trusting(terms: dict[str, Any]) -> None:
+    """Without lag, without linger, or taking itself for alone where others spend: S1 breaks."""
+    broken("S1: ", **terms)
+
+
+def with_recheck_after(seconds: float) -> Callable[..., policy.Decision]:
+    """A policy that is told another distance between looks than the guard's."""
+
+    def decide(ledger: Any, looking: Any, terms: policy.Terms, *rest: Any) -> policy.Decision:
+        return policy.decide(ledger, looking, replace(terms, recheck_after=seconds), *rest)
+
+    return decide
+
+
+def forget_the_debits(debits: Debits, sent: float) -> None:
+    """Debits that stay for ever."""
+
+
+def no_look_for_the_queue(
+    ledger: Ledger, looking: policy.Looking, terms: policy.Terms, need: policy.Need, *rest: Any
+) -> policy.Decision:
+    """A policy that never looks for those who came to wait."""
+    decision = policy.decide(ledger, looking, terms, need, *rest)
+    waits = need.until > need.arrived and ledger.look is not None
+    return policy.Stay(None) if isinstance(decision, policy.Stay) and waits else decision
+
+
+def half_a_release(ledger: Ledger, held: int) -> None:
+    """A release that frees what is available, and forgets what is held."""
+    ledger.room += held
+    ledger.running -= 1
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "instead", "words"),
+    [
+        (policy, "usable", lambda look, *_: look is not None, "S3: "),
+        (Debits, "clear", forget_the_debits, "S2: a debit of"),
+        (account, "decide", with_recheck_after(600), "S5: refused on a look"),
+        (account, "decide", with_recheck_after(0), "S6: a look"),
+        (account, "unavailable", cache(account.unavailable), "S7: two callers"),
+        (account, "decide", no_look_for_the_queue, "L1: the first in line"),
+        (Ledger, "give_back", half_a_release, "L2: held"),
+    ],
+    ids=["S3", "S2", "S5", "S6", "S7", "L1", "L2"],
+)
+def test_every_invariant_can_fail(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, instead: Any, words: str
+) -> None:
+    """With one safety taken out, the invariant that it is there for breaks."""
+    monkeypatch.setattr(owner, name, instead)
+    broken(words, fresh_for=20, stale_for=20)

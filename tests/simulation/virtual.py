@@ -75,34 +75,70 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class VirtualRuntime:
-    """The library's runtime, on the world's own loop."""
+    """The library's runtime, on the world's own loop, in a process that can die.
 
-    def __init__(self, clock: VirtualClock, loop: VirtualLoop, random: Random) -> None:
+    `begins` is called when a look is asked for, and says after how many seconds it really begins,
+    or None if it never does; `landed` is called when one is over.
+    """
+
+    def __init__(
+        self,
+        clock: VirtualClock,
+        loop: VirtualLoop,
+        random: Random,
+        *,
+        begins: Callable[[], float | None] = lambda: 0.0,
+        landed: Callable[[], object] = lambda: None,
+    ) -> None:
         self.clock = clock
-        self._loop = loop
         self.jitter = random.uniform
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.starts: list[float] = []
         self.context = Context()
         self.context.run(INSIDE.set, True)
+        self._loop = loop
+        self._begins = begins
+        self._landed = landed
+        self._dead = False
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def submit(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a coroutine on the loop."""
+        delay = self._begins()
+        self.starts.append(self.clock.mono)
+
+        async def fly() -> None:
+            await work()
+            self._landed()
 
         def begin() -> None:
-            task = self._loop.create_task(work())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            if not self._dead:
+                task = self._loop.create_task(fly())
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
 
-        self._loop.call_soon(begin, context=self.context)
+        if delay is not None:
+            self._loop.call_later(delay, begin, context=self.context)
 
     def call_at(self, when: float, callback: Callable[[], object]) -> None:
         """Call back at a monotonic time."""
-        self._loop.call_at(when, callback, context=self.context)
+        if not self._dead:
+            self._loop.call_at(when, self._alive, callback, context=self.context)
 
     def nudge(self, callback: Callable[[], object]) -> bool:
         """Call back soon."""
-        self._loop.call_soon(callback, context=self.context)
+        if not self._dead:
+            self._loop.call_soon(self._alive, callback, context=self.context)
         return True
 
     def client(self, *, trust_env: bool) -> None:
         """The simulated provider needs none."""
+
+    def die(self) -> None:
+        """The process is gone, and with it whatever it was about to do."""
+        self._dead = True
+        for task in self._tasks:
+            task.cancel()
+
+    def _alive(self, callback: Callable[[], object]) -> None:
+        if not self._dead:
+            callback()

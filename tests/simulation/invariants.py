@@ -1,0 +1,279 @@
+"""What has to hold at every moment of a simulation; raises Broken where it does not."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from provider import MICRO
+
+from budgetguard.account import Account
+from budgetguard.errors import BudgetGuardError, InsufficientCredits
+from budgetguard.events import Event
+from budgetguard.policy import NEVER
+
+if TYPE_CHECKING:
+    from scenario import Facts, Simulation
+
+    from budgetguard.waiting import Admission
+
+COSTS = (1, 5, 10, 50)
+ENDS = ("settled", "kept", "released")
+
+# A little more than floating point and the order of things within one moment make of it.
+EPSILON = 0.2
+
+
+class Broken(AssertionError):
+    """An invariant does not hold."""
+
+
+class Watch:
+    """Holds one guard's books against what the simulation itself knows."""
+
+    def __init__(self, simulation: "Simulation") -> None:
+        self.simulation = simulation
+        self.events: Counter[str] = Counter()
+        self.counts = {"admitted": 0, "refused": 0, "unknown": 0, "slots": 0}
+        self._errors: list[BudgetGuardError] = []
+        self._last_sent = NEVER
+        self._last_start = NEVER
+        self._covered: dict[int, float] = {}
+        self._first_covered: tuple[Admission, float] | None = None
+        self._blocked = NEVER
+        self._decided_on = float("inf")
+
+    @property
+    def account(self) -> Account:
+        """The account under test, of the process that lives now."""
+        return self.simulation.guard.account
+
+    def begin_anew(self) -> None:
+        """The process died; nothing of it is left."""
+        self._last_sent = self._last_start = self._blocked = NEVER
+        self._decided_on = float("inf")
+        self._covered, self._first_covered = {}, None
+        self.events.clear()
+
+    def told(self, event: Event) -> None:
+        """An event: counted, so that every admission can be seen to end once."""
+        self.events[event.kind] += 1
+
+    # S1 to S4 and S6, between any two things that happen.
+
+    def step(self) -> None:
+        """Look at everything there is."""
+        simulation, provider = self.simulation, self.simulation.provider
+        if simulation.failures:
+            raise simulation.failures[0]
+        if provider.lowest + provider.spent_by_others < 0:
+            msg = f"S1: overspent, {provider.lowest / MICRO} at the lowest"
+            raise Broken(msg)
+        if provider.most_in_flight > 1 and not simulation.lossy:
+            msg = f"S6: {provider.most_in_flight} looks in flight at once"
+            raise Broken(msg)
+        self._held()
+        look, ledger = self.account.ledger.look, self.account.ledger
+        if look is not None:
+            if look.sent.mono < self._last_sent:
+                msg = "S4: an older look replaced a newer one"
+                raise Broken(msg)
+            if self._last_sent != look.sent.mono:
+                # Who was let in just before goes by the look before.
+                self._decided_on, self._last_sent = self._last_sent, look.sent.mono
+            for debits in (ledger.settled, ledger.kept):
+                stamp = debits.next_clears_at
+                if stamp is not None and stamp <= look.sent.mono and look.refused_until is None:
+                    msg = f"S2: a debit of {stamp} outlived a look sent at {look.sent.mono}"
+                    raise Broken(msg)
+        self._first_in_line()
+
+    def _held(self) -> None:
+        """S2: what the open calls hold is held; a caller between its answer and its call as well."""
+        account = self.account
+        if account.ends or account._posts:
+            return
+        known = sum(facts.rest() for facts in self.simulation.open.values())
+        if account.ledger.held < known:
+            msg = f"S2: {account.ledger.held} held, {known} by open calls"
+            raise Broken(msg)
+
+    def admitted(self, number: int, cost: int, slots: int) -> None:
+        """S1 and S3: there is a balance, and it covers this call on top of all that run."""
+        simulation, ledger = self.simulation, self.account.ledger
+        self.counts["admitted"] += 1
+        terms = simulation.guard.asker.terms
+        look = ledger.look
+        if look is None:
+            msg = f"S3: call {number} was let in without a balance"
+            raise Broken(msg)
+        age = simulation.clock.mono - look.sent.mono
+        if age > max(terms.stale_for, terms.timeout) + EPSILON:
+            msg = f"S3: call {number} was let in on a balance {age:.0f} s old"
+            raise Broken(msg)
+        others = simulation.provider.spent_since(min(look.sent.mono, self._decided_on))
+        spare = simulation.spare() + others - terms.floor
+        if spare < 0:
+            msg = f"S1: call {number} of {cost} is not covered, {spare / MICRO:g} short"
+            raise Broken(msg)
+        limit = simulation.nature.slots
+        using = sum(facts.slots for facts in simulation.open.values())
+        if slots and limit and using > limit:
+            msg = f"S1: {using} sessions at once, {limit} allowed"
+            raise Broken(msg)
+
+    # S5 and S7, of refusals.
+
+    def refused(self, error: InsufficientCredits, arrived: float, wait: float, need: int) -> None:
+        """The figures add up, the look behind it is young enough, and no other caller got it."""
+        self.counts["refused"] += 1
+        self.mine(error)
+        figures = error.balance + error.extra - error.held - error.pending + error.overlap
+        if figures - error.queued - error.floor != error.available:
+            msg = f"the figures of a refusal do not add up: {error}"
+            raise Broken(msg)
+        if error.available >= error.needed:
+            msg = f"refused although enough was available: {error}"
+            raise Broken(msg)
+        now, terms = self.simulation.clock.mono, self.simulation.guard.asker.terms
+        asked = arrived if error.retry_after is None else min(arrived + wait, now)
+        simulation = self.simulation
+        looks = simulation.runtime.starts[-1:] + simulation.provider.sent[-1:]
+        newest = max([*looks, simulation.exhausted_at])
+        verified = newest >= asked - terms.recheck_after - EPSILON
+        verified = verified or now >= arrived + wait + terms.timeout - EPSILON
+        if not verified and now >= self.account._looks.known.blocked_until:
+            msg = f"S5: refused on a look {now - newest:.1f} s old, recheck {terms.recheck_after}"
+            raise Broken(msg)
+        since = self._covered.get(need)
+        if since is not None and error.queued == 0 and self._in_time(since, need * MICRO):
+            msg = f"L1: refused {need}, covered for {now - since:.1f} s: {error}"
+            raise Broken(msg)
+
+    def refused_again(self, again: Callable[[], bool]) -> None:
+        """S5: the same caller is refused the same, at once, and nothing has changed for it."""
+        before = self.figures()
+        if again() and self.figures() != before:
+            msg = f"S5: a refusal changed {before} to {self.figures()}"
+            raise Broken(msg)
+
+    def figures(self) -> tuple[object, ...]:
+        """All that admissions and refusals could change."""
+        ledger = self.account.ledger
+        return (
+            ledger.room,
+            ledger.held,
+            ledger.pending,
+            ledger.running,
+            ledger.slots_in_use,
+            ledger.look,
+            len(self.account.queue),
+        )
+
+    def mine(self, error: BudgetGuardError) -> None:
+        """S7: every caller gets an exception of its own."""
+        if any(error is other for other in self._errors[-50:]):
+            msg = f"S7: two callers got one exception: {error!r}"
+            raise Broken(msg)
+        self._errors.append(error)
+
+    # S6, of when looks begin.
+
+    def look_begins(self) -> None:
+        """Looks keep their distance, but for those due to age; nothing breaks the backoff."""
+        account, now = self.account, self.simulation.clock.now()
+        terms, look = self.simulation.guard.asker.terms, account.ledger.look
+        if now.mono < self._blocked - EPSILON:
+            msg = f"S6: a look {self._blocked - now.mono:.1f} s before its backoff was over"
+            raise Broken(msg)
+        aged = look is None or now.since(look.sent) >= terms.fresh_for
+        near = now.mono - self._last_start < terms.recheck_after - EPSILON
+        if near and not aged and not self.simulation.reading:
+            msg = f"S6: a look {now.mono - self._last_start:.1f} s after the one before"
+            raise Broken(msg)
+        self._last_start = now.mono
+
+    def look_landed(self) -> None:
+        """Remember until when the provider is to be left alone."""
+        self._blocked = self.account._looks.known.blocked_until
+
+    # L1: who is covered for long enough gets in.
+
+    def happened(self) -> None:
+        """Note since when each cost has been covered, and for whom that is first in line."""
+        now, spare = self.simulation.clock.mono, self._knowably_spare()
+        queue = self.account.queue
+        ahead = sum(ticket.call.need.amount for ticket in queue)
+        for cost in COSTS:
+            if spare is None or spare - ahead < cost * MICRO:
+                self._covered.pop(cost, None)
+            else:
+                self._covered.setdefault(cost, now)
+        first = queue[0] if queue else None
+        if (
+            first is None
+            or spare is None
+            or spare < first.call.need.amount
+            or first.call.need.slots
+        ):
+            self._first_covered = None
+        elif self._first_covered is None or self._first_covered[0] is not first:
+            self._first_covered = (first, now)
+
+    def _first_in_line(self) -> None:
+        now, first = self.simulation.clock.mono, self._first_covered
+        if first is not None and self._in_time(first[1], first[0].call.need.amount):
+            msg = f"L1: the first in line waits, covered for {now - first[1]:.1f} s"
+            raise Broken(msg)
+
+    def _in_time(self, since: float, need: int) -> bool:
+        """Whether a need that has been covered since then should have been let in by now.
+
+        A debit that became old within that time may still wait for the look that shows it.
+        """
+        terms, now = self.simulation.guard.asker.terms, self.simulation.clock.mono
+        patience = terms.recheck_after + terms.timeout + EPSILON
+        spare = self._knowably_spare(before=now - patience)
+        return now - since > patience and spare is not None and spare >= need
+
+    def _knowably_spare(self, before: float | None = None) -> int | None:
+        """What the books should let in: the truth, less the floor, open holds and young debits.
+
+        Young is what a look sent then is not sure to show; now, if nothing else is said.
+        """
+        simulation, ledger, now = self.simulation, self.account.ledger, self.simulation.clock.mono
+        if not simulation.reachable() or now <= simulation.exhausted_until:
+            return None
+        floor = simulation.guard.asker.terms.floor
+        sent = now if before is None else before
+        young = sum(
+            int(amount)
+            for debits in (ledger.settled, ledger.kept)
+            for stamp, amount, _ in debits._buckets.values()
+            if stamp > sent
+        )
+        return simulation.provider.true - floor - ledger.held - young
+
+    # S2 and L2, at the end.
+
+    def ended(self, facts: "Facts", number: int) -> None:
+        """S2: a call ends once."""
+        if facts.ended > 1:
+            msg = f"S2: call {number} ended {facts.ended} times"
+            raise Broken(msg)
+
+    def after_everything(self) -> None:
+        """L2: nothing is held, the books equal the provider's, and every admission ended once."""
+        simulation, ledger = self.simulation, self.account.ledger
+        counted = (ledger.held, ledger.pending, ledger.running, ledger.slots_in_use)
+        if counted != (0, 0, 0, 0):
+            msg = f"L2: held, pending, running and slots are {counted}"
+            raise Broken(msg)
+        true = simulation.provider.true - simulation.guard.asker.terms.floor
+        available = simulation.guard.available
+        if available is None or int(available * MICRO) != true:
+            msg = f"L2: {available} available, {true / MICRO} there"
+            raise Broken(msg)
+        ends = sum(self.events[kind] for kind in ENDS)
+        if self.events["admitted"] != ends:
+            msg = f"S2: {self.events['admitted']} admissions were told of, and {ends} ends"
+            raise Broken(msg)
