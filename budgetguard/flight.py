@@ -71,9 +71,10 @@ async def fly(
 ) -> Look | Failure:
     """Ask for the balance; `sent` is told the moment of each attempt, before it is made."""
     clock = runtime.clock
-    deadline = clock.monotonic() + timeout
+    at = clock.now()
+    deadline = at.mono + timeout
     miss = _Miss(f"no answer within {timeout:g} s")
-    delay = None
+    delay, hung = None, 0.0
     with anyio.move_on_after(timeout) as scope:
         for attempt in range(1, ATTEMPTS + 1):
             at = clock.now()
@@ -90,9 +91,10 @@ async def fly(
     if scope.cancelled_caught:
         miss = _Miss(f"no answer within {timeout:g} s")
         failures += 1
-        delay = None
+        delay, hung = None, clock.monotonic() - at.mono
     if delay is None:
-        delay = backoff(failures, None, runtime.jitter)
+        # From when it was sent: a look that hung is not to be noticed that much later once over.
+        delay = max(backoff(failures, None, runtime.jitter) - hung, _SHORTEST_DELAY)
     return Failure(miss.reason, miss.cause, miss.denied, failures, delay)
 
 

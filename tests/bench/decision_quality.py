@@ -32,8 +32,15 @@ SCENARIOS = [
     Scenario("2 % given up half-way", 16, 2000, given_up=0.02),
     Scenario("others spend 10 a minute", 8, 2000, others=10),
 ]
-REMEDIES = ("budgetguard, charged()", "budgetguard, sole_spender", "budgetguard, both")
+
+# Wrong refusals are to stay below so many percent of decisions; with one remedy alone, but for what it
+# cannot see: what a call cost that was given up, or what was charged as somebody paid.
 AIM = 0.5
+REMEDIES = {
+    "budgetguard, charged()": ("given up",),
+    "budgetguard, sole_spender": ("given up", "top-ups"),
+    "budgetguard, both": (),
+}
 OURS = tuple(name for name in WAYS if name.startswith("budgetguard"))
 ADVICE = "cache for 5 minutes"
 
@@ -93,6 +100,7 @@ def measure(scenarios: list[Scenario], seeds: int) -> Table:
                 told = f"{scenario.name}: {name}, {seed + 1} of {seeds}"
                 if sys.stderr.isatty():
                     sys.stderr.write(f"\r{told:<72}")
+                    sys.stderr.flush()
                 world = World(scenario, seed)
                 outcomes.append(world.run(way(world)))
             table[scenario.name][name] = Row.of(outcomes)
@@ -135,20 +143,22 @@ def missed(table: Table) -> list[str]:
             if scenario not in quiet and "sole" not in name and "both" not in name
             if rows[name].died * 5 > rows[ADVICE].died
         ]
-    shares = wrong_shares(quiet)
-    found += [f"{name}: {shares[name]:.2f} % wrong" for name in REMEDIES if shares[name] >= AIM]
+    for name, blind in REMEDIES.items():
+        share = wrong_share(quiet, name, without=blind)
+        if share >= AIM:
+            found.append(f"{name}: {share:.2f} % wrong")
     return found
 
 
-def wrong_shares(quiet: Table) -> dict[str, float]:
-    """Wrong refusals in percent of all decisions, for each way, where calls are not given up."""
-    kept = [rows for name, rows in quiet.items() if "given up" not in name]
-    return {
-        name: 100
-        * sum(rows[name].refused_wrongly for rows in kept)
-        / max(sum(rows[name].decisions for rows in kept), 1)
-        for name in WAYS
-    }
+def wrong_share(table: Table, name: str, *, without: tuple[str, ...] = ()) -> float:
+    """One way's wrong refusals in percent of its decisions, over all scenarios but some."""
+    rows = [
+        rows[name]
+        for scenario, rows in table.items()
+        if not any(words in scenario for words in without)
+    ]
+    decisions = sum(row.decisions for row in rows)
+    return 100 * sum(row.refused_wrongly for row in rows) / max(decisions, 1)
 
 
 def _others_spend(rows: dict[str, Row]) -> bool:
@@ -179,7 +189,9 @@ def plot(table: Table, path: Path) -> None:
     for axis, (title, figures) in zip(axes, panels.items(), strict=True):
         colours = ["#2a6f97" if name in OURS else "#adb5bd" for name in names]
         bars = axis.barh(names, figures, color=colours)
-        words = [f"{value:.2f}".rstrip("0").rstrip(".") for value in figures]
+        words = [
+            f"{value:,.0f}" if value >= 10 or not value else f"{value:.2f}" for value in figures
+        ]
         axis.bar_label(bars, words, padding=3, fontsize=8)
         axis.set_title(title, fontsize=10)
         axis.margins(x=0.25)
@@ -208,9 +220,14 @@ def main() -> int:
     if options.plot is not None:
         plot(table, options.plot)
     quiet = {name: rows for name, rows in table.items() if not _others_spend(rows)}
-    print("\nWrong refusals over all of these, without others and without calls given up:\n")
-    for name, share in wrong_shares(quiet).items():
+    print("\nWrong refusals where nobody else spends, in percent of all decisions:\n")
+    for name in WAYS:
+        share = wrong_share(quiet, name)
         print(f"- {name}: {share:.2f} %")
+        if REMEDIES.get(name):
+            blind = " and ".join(REMEDIES[name])
+            share = wrong_share(quiet, name, without=REMEDIES[name])
+            print(f"  - without {blind}: {share:.2f} %")
     found = missed(table)
     print("\nAims: " + ("all met" if not found else "missed:"))
     for line in found:

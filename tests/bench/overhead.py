@@ -3,7 +3,8 @@
     python tests/bench/overhead.py
 
 Each figure is the median of many short loops, taken in turns with the baseline, so that a machine
-whose speed drifts drifts for both. Needs nothing but the package itself.
+whose speed drifts drifts for both. Needs nothing but the package itself; where `limits`, `pybreaker`,
+`circuitbreaker`, `spendguard` or `llm-cost-guard` are installed, their guards are timed beside it.
 """
 
 import argparse
@@ -16,9 +17,14 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import wrapt
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from others import guarded_by_others
 
 from budgetguard import Guard
 from budgetguard.testing import FakeProvider
@@ -207,6 +213,11 @@ def main() -> None:
     compare(
         time_tasks, bare_wrapt(plain_async), {"hold and settle": hold(plain_async)}, options.rounds
     )
+    others, missing = guarded_by_others(plain)
+    print("\nother packages, sync, a call")
+    compare(time_sync, bare_wrapt(plain), others, options.rounds)
+    if missing:
+        print(f"  not installed: {', '.join(missing)}")
     print("\nother")
     imports()
     if options.memory:
