@@ -310,7 +310,7 @@ def test_the_reference_has_every_public_name() -> None:
 def test_the_defaults_are_the_guards_own() -> None:
     """The table of defaults says what the signature says."""
     text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
-    told = dict(re.findall(r"^\| `(\w+)` \| (None|\d+|\"\w+\")", text, re.MULTILINE))
+    told = dict(re.findall(r"^\| `(\w+)` \| (None|False|\d+|\"\w+\")", text, re.MULTILINE))
     parameters = inspect.signature(budgetguard.Guard).parameters.values()
     keywords = {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
     del keywords["store"], keywords["on_event"]
