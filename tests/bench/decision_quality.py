@@ -13,6 +13,7 @@ leaves out the last part, which only the provider can know.
 import argparse
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -215,6 +216,8 @@ def main() -> int:
     chosen = [scenario for scenario in SCENARIOS if options.only in scenario.name]
     if not chosen or options.seeds < 1:
         parser.error(f"nothing to run: {len(chosen)} scenarios, {options.seeds} seeds")
+    if options.plot is not None and find_spec("matplotlib") is None:
+        parser.error('--plot needs matplotlib: python -m pip install ".[bench]"')
     table = measure(chosen, options.seeds)
     show(table)
     if options.plot is not None:

@@ -40,7 +40,8 @@ class Watch:
         self._covered: dict[int, float] = {}
         self._first_covered: tuple[Admission, float] | None = None
         self._blocked = NEVER
-        self._decided_on = float("inf")
+        self._landed = NEVER
+        self._newest = self._before = float("inf")
 
     @property
     def account(self) -> Account:
@@ -50,7 +51,7 @@ class Watch:
     def begin_anew(self) -> None:
         """The process died; nothing of it is left."""
         self._last_sent = self._last_start = self._blocked = NEVER
-        self._decided_on = float("inf")
+        self._newest = self._before = float("inf")
         self._covered, self._first_covered = {}, None
         self.events.clear()
 
@@ -77,9 +78,7 @@ class Watch:
             if look.sent.mono < self._last_sent:
                 msg = "S4: an older look replaced a newer one"
                 raise Broken(msg)
-            if self._last_sent != look.sent.mono:
-                # Who was let in just before goes by the look before.
-                self._decided_on, self._last_sent = self._last_sent, look.sent.mono
+            self._last_sent = look.sent.mono
             for debits in (ledger.settled, ledger.kept):
                 stamp = debits.next_clears_at
                 if stamp is not None and stamp <= look.sent.mono and look.refused_until is None:
@@ -110,7 +109,10 @@ class Watch:
         if age > max(terms.stale_for, terms.timeout) + EPSILON:
             msg = f"S3: call {number} was let in on a balance {age:.0f} s old"
             raise Broken(msg)
-        others = simulation.provider.spent_since(min(look.sent.mono, self._decided_on))
+        # Who was let in as a look landed may go by the look before.
+        at_once = simulation.clock.mono == self._landed
+        seen = min(look.sent.mono, self._before) if at_once else look.sent.mono
+        others = simulation.provider.spent_since(seen)
         spare = simulation.spare() + others - terms.floor
         if spare < 0:
             msg = f"S1: call {number} of {cost} is not covered, {spare / MICRO:g} short"
@@ -193,8 +195,12 @@ class Watch:
         self._last_start = now.mono
 
     def look_landed(self) -> None:
-        """Remember until when the provider is to be left alone."""
+        """Remember until when the provider is to be left alone, and what was known before."""
         self._blocked = self.account._looks.known.blocked_until
+        look = self.account.ledger.look
+        if look is not None and look.sent.mono != self._newest:
+            self._newest, self._before = look.sent.mono, self._newest
+            self._landed = self.simulation.clock.mono
 
     # L1: who is covered for long enough gets in.
 
