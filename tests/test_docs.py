@@ -34,6 +34,7 @@ import pytest
 from predev_api import PredevAPI
 
 import budgetguard
+import budgetguard.integrations
 import budgetguard.testing
 from budgetguard import AnchorBrowser, PreDev, cli
 from budgetguard.clock import SYSTEM
@@ -304,7 +305,8 @@ def test_the_reference_has_every_public_name() -> None:
         f"budgetguard.testing.sandbox.{each}"
         for each in ("Account", "Fault", "Operation", "Sandbox", "serve")
     }
-    assert shown == public | testing | sandbox
+    integrations = {f"budgetguard.integrations.{each}" for each in budgetguard.integrations.__all__}
+    assert shown == public | testing | sandbox | integrations
 
 
 def test_the_defaults_are_the_guards_own() -> None:

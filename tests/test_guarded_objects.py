@@ -1,0 +1,206 @@
+"""Any object whose methods spend: guarded by name, and otherwise what it was."""
+
+import copy
+import inspect
+import pickle
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, Self
+
+import anyio
+import pytest
+from predev_api import PredevAPI
+
+from budgetguard import Guard, InsufficientCredits, PreDev
+from budgetguard.integrations import guarded
+from budgetguard.testing import FakeProvider
+from budgetguard.testing.sandbox import Sandbox
+
+
+class Sessions:
+    """A part of a client."""
+
+    def __init__(self) -> None:
+        self.created: list[str] = []
+
+    def create(self, name: str) -> str:
+        self.created.append(name)
+        return name
+
+    async def acreate(self, name: str) -> str:
+        self.created.append(name)
+        return name
+
+
+class Client:
+    """An SDK's client, more or less."""
+
+    timeout = 60
+
+    def __init__(self) -> None:
+        self.sessions = Sessions()
+        self.calls: list[str] = []
+
+    def spec(self, prompt: str, *, deep: bool = False) -> dict[str, Any]:
+        """Write one."""
+        self.calls.append(prompt)
+        return {"prompt": prompt, "creditsUsed": 40 if deep else 8}
+
+    def pages(self) -> Iterator[int]:
+        self.calls.append("pages")
+        yield from (1, 2)
+
+    async def apages(self) -> AsyncIterator[int]:
+        self.calls.append("apages")
+        yield 1
+
+    def both(self) -> None:
+        self.spec("from inside")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.calls.append("left")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.calls.append("left, awaiting")
+
+
+COSTS: dict[str, Any] = {
+    "spec": lambda _, deep=False: 50 if deep else 10,
+    "pages": 60,
+    "apages": 60,
+    "sessions.create": 60,
+    "sessions.acreate": {"min": 60, "actual": len},
+}
+
+
+@pytest.fixture
+def guard() -> Guard:
+    """A guard with 100 credits that nothing is taken from."""
+    return Guard(FakeProvider(100))
+
+
+@pytest.fixture
+def client(guard: Guard) -> Client:
+    """A guarded client."""
+    return guarded(Client(), guard, COSTS)
+
+
+def test_a_priced_method_is_held_for(guard: Guard, client: Client) -> None:
+    """Its cost is what the callable says, given the method's own arguments."""
+    assert client.spec("one")["prompt"] == "one"
+    assert guard.available == 90
+    client.spec("two", deep=True)
+    assert guard.available == 40
+    with pytest.raises(InsufficientCredits, match=r"^Client\.spec needs 50 credits"):
+        client.spec("three", deep=True)
+    assert client.calls == ["one", "two"]
+
+
+def test_every_kind_of_method_is_guarded(guard: Guard, client: Client) -> None:
+    """Generators are admitted at their first step, and refused there."""
+    assert list(client.pages()) == [1, 2]
+    with pytest.raises(InsufficientCredits):
+        next(client.pages())
+    with pytest.raises(InsufficientCredits):
+        client.sessions.create("late")
+    with pytest.raises(InsufficientCredits):
+        anyio.run(client.sessions.acreate, "late")
+
+    async def step() -> None:
+        await anext(client.apages())
+
+    with pytest.raises(InsufficientCredits):
+        anyio.run(step)
+    assert client.calls == ["pages"]
+    assert client.sessions.created == []
+    assert guard.available == 40
+
+
+def test_a_mapping_is_what_require_credits_takes(guard: Guard, client: Client) -> None:
+    """Here, the real cost."""
+    assert anyio.run(client.sessions.acreate, "four") == "four"
+    assert guard.available == 96
+
+
+def test_everything_else_is_the_objects_own(client: Client) -> None:
+    """Attributes are read and written there, and it passes for what it stands for."""
+    client.timeout = 5
+    assert client.timeout == 5
+    assert isinstance(client, Client)
+    assert inspect.signature(client.spec) == inspect.signature(Client().spec)
+    assert client.spec.__doc__ == "Write one."
+    assert "spec" in dir(client)
+    with pytest.raises(AttributeError):
+        client.nothing  # type: ignore[attr-defined]  # noqa: B018
+    for make in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises((NotImplementedError, TypeError)):
+            make(client)
+
+
+def test_the_object_itself_is_left_as_it_is(guard: Guard) -> None:
+    """Whoever has it calls it unguarded, its own methods among them."""
+    own = Client()
+    through = guarded(own, guard, {"spec": 1000})
+    through.both()
+    own.spec("unguarded")
+    assert own.calls == ["from inside", "unguarded"]
+
+
+def test_a_block_gets_the_guarded_object(client: Client) -> None:
+    """The one behind it has no guard, so it is not handed out."""
+    with client as inside:
+        assert inside is client
+
+    async def block() -> None:
+        async with client as entered:
+            assert entered is client
+
+    anyio.run(block)
+    assert client.calls == ["left", "left, awaiting"]
+
+
+@pytest.mark.parametrize(
+    ("costs", "kind", "words"),
+    [
+        ({"spek": 1}, AttributeError, "Client has no 'spek' to guard. Did you mean spec?"),
+        ({"sessions.crate": 1}, AttributeError, "Client.sessions has no 'crate' to guard."),
+        ({"timeout": 1}, TypeError, "Client.timeout is no method, but int"),
+        ({"sessions": 1}, TypeError, "Client.sessions is no method, but Sessions"),
+        ({"__call__": 1}, TypeError, "decorate the function instead"),
+        ({"spec": -1}, ValueError, "min must not be negative"),
+        ({"spec": {"mn": 1}}, TypeError, "mn"),
+        ({"spec": {}}, TypeError, "min, cost and slots"),
+        ({}, ValueError, "needs the cost of at least one method of Client"),
+    ],
+)
+def test_what_cannot_be_guarded_is_said_at_once(
+    guard: Guard, costs: Mapping[str, Any], kind: type[Exception], words: str
+) -> None:
+    """A typo never becomes a method that spends unguarded."""
+    with pytest.raises(kind) as said:
+        guarded(Client(), guard, costs)
+    assert words in str(said.value)
+
+
+def test_a_class_is_no_object(guard: Guard) -> None:
+    """Its instances would not be guarded."""
+    with pytest.raises(TypeError, match="not the class Client"):
+        guarded(Client, guard, {"spec": 1})
+
+
+def test_a_real_sdk() -> None:
+    """pre.dev's client against the sandbox: refused before the request is sent."""
+    with Sandbox(credits=60, clock="real", speed=1e6) as sandbox:
+        guard = Guard(PreDev(sandbox.predev_key, base_url=sandbox.url))
+        terms = {"min": PreDev.DEEP_SPEC, "actual": lambda spec: spec["creditsUsed"]}
+        api = guarded(PredevAPI(sandbox.predev_key, sandbox.url), guard, {"deep_spec": terms})
+        spec = api.deep_spec("An invoicing service")
+        assert guard.available == 60 - spec["creditsUsed"]
+        with pytest.raises(InsufficientCredits, match=r"PredevAPI\.deep_spec needs 50 credits"):
+            for _ in range(7):
+                api.deep_spec("Another")
