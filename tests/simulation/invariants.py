@@ -234,12 +234,15 @@ class Watch:
     def _in_time(self, since: float, need: int) -> bool:
         """Whether a need that has been covered since then should have been let in by now.
 
-        A debit that became old within that time may still wait for the look that shows it.
+        A debit that became old within that time, and a top-up, may still wait for the look that shows
+        it.
         """
         terms, now = self.simulation.guard.asker.terms, self.simulation.clock.mono
         patience = terms.recheck_after + terms.timeout + EPSILON
         spare = self._knowably_spare(before=now - patience)
-        return now - since > patience and spare is not None and spare >= need
+        if spare is None or now - since <= patience:
+            return False
+        return spare - self.simulation.provider.paid_since(now - patience) >= need
 
     def _knowably_spare(self, before: float | None = None) -> int | None:
         """What the books should let in: the truth, less the floor, open holds and young debits.

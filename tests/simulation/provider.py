@@ -60,6 +60,7 @@ class Provider:
         self._bookings: list[tuple[float, int, int]] = []
         self._order = count()
         self._by_others: list[tuple[float, int]] = []
+        self._top_ups: list[tuple[float, int]] = []
 
     def work(self, micro: int) -> None:
         """So much was just worked; it is booked later, by at most `lag`."""
@@ -80,8 +81,13 @@ class Provider:
         """What others spent since then."""
         return sum(micro for at, micro in self._by_others if at >= mono)
 
+    def paid_since(self, mono: float) -> int:
+        """What was topped up since then."""
+        return sum(micro for at, micro in self._top_ups if at >= mono)
+
     def top_up(self, credits: int) -> None:
         """Somebody pays; it shows at once."""
+        self._top_ups.append((self._clock.mono, credits * MICRO))
         self.true += credits * MICRO
         self.reported += credits * MICRO
 
