@@ -48,34 +48,36 @@ class Gate:
 
     __slots__ = (
         "_actual",
-        "_cost",
         "_edge",
         "_known",
-        "_lag",
         "_learning",
         "_linger",
-        "_monotonic",
         "_slot",
         "_wall",
         "account",
         "checks_only",
+        "constant",
+        "cost",
+        "lag",
+        "monotonic",
         "operation",
         "requirement",
     )
 
     # Set when `_known` is, and not before.
     account: Account
-    _cost: int
+    cost: int
+    lag: float
+    monotonic: Callable[[], float]
     _edge: float
-    _lag: float
     _linger: float
-    _monotonic: Callable[[], float]
     _wall: Callable[[], float]
 
     def __init__(self, requirement: "Requirement", operation: str) -> None:
         self.requirement = requirement
         self.operation = requirement.name or operation
         self._actual = requirement.actual
+        self.constant = requirement.actual is None
         dynamic = callable(requirement.min) or callable(requirement.cost) or requirement.slots
         self._slot = _NOWHERE if dynamic else _slot(requirement.guard)
         self.checks_only = requirement.cost == 0 and requirement.actual is None and not dynamic
@@ -91,7 +93,7 @@ class Gate:
             # The long way says what is wrong with that.
             return None
         account = self.account
-        mono, wall = self._monotonic(), self._wall()
+        mono, wall = self.monotonic(), self._wall()
         taken = None
         try:
             # No call in here, and so neither a signal's handler nor a finalizer.
@@ -102,14 +104,14 @@ class Gate:
                     and wall < account.quick_wall
                     and ledger.room >= self._edge
                 ):
-                    cost = self._cost
+                    cost = self.cost
                     ledger.room -= cost
                     ledger.held += cost
                     ledger.running += 1
                     taken = ledger
         except BaseException:
             if taken is not None:
-                account.ends.append((taken, self._cost, 0, mono))
+                account.ends.append((taken, self.cost, 0, mono))
             raise
         return taken
 
@@ -120,7 +122,7 @@ class Gate:
             return False
         account = self.account
         return (
-            self._monotonic() < account.quick_mono
+            self.monotonic() < account.quick_mono
             and self._wall() < account.quick_wall
             and account.ledger.room >= self._edge
             and not INSIDE.get()
@@ -129,12 +131,12 @@ class Gate:
     def price(self, ledger: Ledger, result: Any) -> End:
         """The function returned: its end, for the caller to append to `account.ends`.
 
-        An interrupt can come at every call. Appending in the caller's own frame is what makes it
-        plain to see there whether the end was posted.
+        Where the cost is constant, callers spell this out: a call would cost them a tenth. An
+        interrupt can come at every call; appending in the caller's own frame is what makes it plain
+        to see there whether the end was posted.
         """
-        cost = self._cost
-        debit = cost if self._actual is None else self._real_cost(result, cost)
-        return ledger, cost, debit, self._monotonic() + self._lag
+        cost = self.cost
+        return ledger, cost, self._real_cost(result, cost), self.monotonic() + self.lag
 
     def fail(self, ledger: Ledger, error: BaseException) -> None:
         """The function raised: end as a hold would."""
@@ -142,17 +144,17 @@ class Gate:
             open_ = self.adopt(ledger)
         except BaseException:
             # Interrupted, and nobody else knows of this call: counted in full, if not as kept.
-            at = self._monotonic() + self._linger + self._lag
-            self.account.ends.append((ledger, self._cost, self._cost, at))
+            at = self.monotonic() + self._linger + self.lag
+            self.account.ends.append((ledger, self.cost, self.cost, at))
             raise
         # From here on it has an entry, which the books end once, however often they are told to.
         self.hold(open_).finish(error)
 
     def adopt(self, ledger: Ledger) -> Open:
         """The entry of a call that came in the quick way, for it to go on as others do."""
-        guard, cost = cast("Guard", self._known), self._cost
+        guard, cost = cast("Guard", self._known), self.cost
         need = Need(cost, cost, slots=0, arrived=0.0, until=0.0, give_up=0.0)
-        call = Call(guard.asker, self.operation, need, self._lag, self._linger)
+        call = Call(guard.asker, self.operation, need, self.lag, self._linger)
         return Open(call, ledger, Entry(cost))
 
     def hold(self, open_: Open) -> Hold:
@@ -203,13 +205,13 @@ class Gate:
     def _remember(self, guard: "Guard") -> None:
         requirement, terms, clock = self.requirement, guard.asker.terms, guard.runtime.clock
         least, cost = cast("int", requirement.min or 0), cast("int | None", requirement.cost)
-        self._cost = least if cost is None else cost
+        self.cost = least if cost is None else cost
         alert = guard.asker.alert_below
         # A call that leaves less than its cost, or too little not to alert, takes the long way.
-        edge = max(least, 2 * self._cost, 0 if alert is None else alert + self._cost)
+        edge = max(least, 2 * self.cost, 0 if alert is None else alert + self.cost)
         self._edge = edge + terms.floor - terms.extra
-        self._lag = guard.lag if requirement.lag is None else requirement.lag
+        self.lag = guard.lag if requirement.lag is None else requirement.lag
         self._linger = guard.linger if requirement.linger is None else requirement.linger
-        self._monotonic, self._wall = clock.monotonic, clock.wall
+        self.monotonic, self._wall = clock.monotonic, clock.wall
         self.account = guard.account
         self._known = guard

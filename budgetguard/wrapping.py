@@ -112,10 +112,10 @@ def _wrap_object(gate: Gate, function: Any, guard: Callable[[Gate, Any], Any]) -
     return (AsyncCallable if is_async else wrapt.FunctionWrapper)(function, call)
 
 
-def _guard_plain(gate: Gate, function: Callable[..., Any]) -> Callable[..., Any]:
+def _guard_plain(gate: Gate, function: Callable[..., Any]) -> Callable[..., Any]:  # noqa: C901  one frame
     if gate.checks_only:
         return _check_plain(gate, function)
-    enter, price = gate.enter, gate.price
+    enter, price, constant = gate.enter, gate.price, gate.constant
     # The type of the last result that was none to await: looked up once, not at every call.
     plain: type = type(None)
 
@@ -132,7 +132,11 @@ def _guard_plain(gate: Gate, function: Callable[..., Any]) -> Callable[..., Any]
                     ledger = None
                     return _guard_awaitable(gate, gate.hold(open_), result)
                 plain = type(result)
-            end = price(ledger, result)
+            if constant:
+                cost = gate.cost
+                end = ledger, cost, cost, gate.monotonic() + gate.lag
+            else:
+                end = price(ledger, result)
             account = gate.account
             ledger = None
             account.ends.append(end)
@@ -178,7 +182,7 @@ def _guard_coroutine(
 ) -> Callable[..., Coroutine[Any, Any, Any]]:
     if gate.checks_only:
         return _check_coroutine(gate, function)
-    enter, price = gate.enter, gate.price
+    enter, price, constant = gate.enter, gate.price, gate.constant
 
     async def guarded(*args: Any, **kwargs: Any) -> Any:
         ledger = enter()
@@ -187,7 +191,11 @@ def _guard_coroutine(
             return await _finish(gate, hold, function, args, kwargs)
         try:
             result = await function(*args, **kwargs)
-            end = price(ledger, result)
+            if constant:
+                cost = gate.cost
+                end = ledger, cost, cost, gate.monotonic() + gate.lag
+            else:
+                end = price(ledger, result)
             account = gate.account
             ledger = None
             account.ends.append(end)
