@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 Effects: TypeAlias = list[Callable[[], object]]
 
 # Ends of calls are taken in with the next change, and by the private loop every so many calls.
-MANY_ENDS = 256
+MANY_ENDS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,7 @@ class Account:
         self._owner: int | None = None
         self._looks = Looks()
         self._source: Any = None
+        self._flown: Flight | None = None
         self._deadline = LATER
         self._alarm_at = LATER
         self._runtime = None
@@ -250,10 +251,25 @@ class Account:
                 finally:
                     self._owner = None
         finally:
-            for effect in effects:
-                effect()
+            done = 0
+            try:
+                for effect in effects:
+                    effect()
+                    done += 1
+            except BaseException:
+                # Interrupted: the one that was begun may be carried out twice, and bears it.
+                self._carry_out_later(effects[done:])
+                raise
         if self._posts:
             self.flush()
+
+    def _carry_out_later(self, effects: Effects) -> None:
+        def carry_out() -> None:
+            for effect in effects:
+                effect()
+
+        if not self.runtime.nudge(carry_out):
+            carry_out()
 
     def _take_in(self, now: Instant, effects: Effects) -> bool:
         ends, posts = self.ends, self._posts
@@ -484,7 +500,10 @@ class Account:
     def _start_look(self, now: Instant, effects: Effects) -> None:
         asker = self._an_asker()
         if asker is not None:
-            effects.append(partial(self._launch, self._looks.begin(asker, now)))
+            flight = self._looks.next(asker, now)
+            # In this order: a look that is under way and was never launched would be waited for.
+            effects.append(partial(self._launch, flight))
+            self._looks.begin(flight, now)
 
     def _an_asker(self) -> Asker | None:
         """On whose terms to look: the latest caller's, or those of any guard that is left."""
@@ -500,6 +519,9 @@ class Account:
     async def _fly(self, flight: Flight) -> None:
         from budgetguard.flight import Source, fly
 
+        if flight is self._flown:
+            return
+        self._flown = flight
         if self._source is None:
             self._source = Source(self.provider)
         answer: Look | Failure = _no_look("the look was cancelled", flight)

@@ -36,6 +36,8 @@ class Asker:
         self._observe = observe
         self._armed = True
         self._complained = False
+        # An interrupted delivery is taken up again: the event that was begun is not told twice.
+        self._told: Event | None = None
 
     @property
     def observes(self) -> bool:
@@ -82,8 +84,9 @@ class Asker:
 
     def _deliver(self, event: Event) -> None:
         on_event = self.on_event
-        if on_event is None:
+        if on_event is None or event is self._told:
             return
+        self._told = event
         token = INSIDE.set(True)
         try:
             on_event(event)

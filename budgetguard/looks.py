@@ -53,15 +53,17 @@ class Looks:
             return LATER
         return max(due, self.known.blocked_until)
 
-    def begin(self, asker: Asker, now: Instant) -> Flight:
-        """A look goes out, on the terms of `asker`."""
-        assert self._flight is None
+    def next(self, asker: Asker, now: Instant) -> Flight:
+        """The look that could go out now, on the terms of `asker`."""
         failures = self.failure.failures if self.failure else 0
-        expires = now.mono + asker.terms.timeout + GRACE
-        flight = self._flight = Flight(asker, failures, expires)
+        return Flight(asker, failures, now.mono + asker.terms.timeout + GRACE)
+
+    def begin(self, flight: Flight, now: Instant) -> None:
+        """That look goes out."""
+        assert self._flight is None
+        self._flight = flight
         self.known = Looking(now.mono, in_flight=True)
         self.callers_due = self._wanted = LATER
-        return flight
 
     def lost(self, now: Instant) -> Flight | None:
         """The look in flight, where its own deadline has long passed and it is not back."""

@@ -66,17 +66,26 @@ assert guard.available == 10**9, guard.available
     )
 
 
+@pytest.mark.parametrize("started", [True, False], ids=["started", "not yet started"])
 @pytest.mark.parametrize("way", ["decorated", "block", "acquire", "aacquire"])
-def test_an_interrupt_right_after_the_look_was_started(
-    way: str, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupt_where_the_look_is_started(
+    way: str, started: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The caller's own thread starts its look, and may be interrupted there: nothing stays held."""
-    guard = Guard(FakeProvider(100))
+    """The caller's own thread starts its look, and may be interrupted there: nothing stays held.
+
+    The look is made all the same, once.
+    """
+    provider = FakeProvider(100)
+    guard = Guard(provider)
     submit = guard.runtime.submit
+    interrupts = iter([True])
 
     def interrupted(work: Any) -> None:
-        submit(work)
-        raise KeyboardInterrupt
+        come = next(interrupts, False)
+        if started or not come:
+            submit(work)
+        if come:
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(guard.runtime, "submit", interrupted)
@@ -89,8 +98,8 @@ def test_an_interrupt_right_after_the_look_was_started(
                 guard.acquire(10)
             case "aacquire":
                 guard.aacquire(10).send(None)
-    guard.balance()
-    assert guard.available == 100
+    assert guard.balance().credits == guard.available == 100
+    assert provider.requests == 1
 
 
 def test_an_interrupt_as_the_look_goes_out(script: Script) -> None:
