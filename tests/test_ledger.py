@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from budgetguard import Balance
 from budgetguard.clock import Instant
 from budgetguard.credits import UNLIMITED, to_credits
-from budgetguard.ledger import Debits, Entry, Ledger, Look
+from budgetguard.ledger import Debits, Entry, Ledger, Look, put_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -491,6 +491,27 @@ def test_a_refusal_of_the_providers_ends_what_a_sole_spender_knew() -> None:
     assert ledger.available(0, 0) == 10
 
 
+def test_a_lack_is_noticed_behind_an_overlap() -> None:
+    """What is promised is more than the balance less what is held: a balance below that tells."""
+    ledger = sole(100)
+    opened(ledger, 50)
+    ledger.apply(look(70, 1.0))
+    ledger.apply(look(49, 2.0))
+    assert ledger.look is not None
+    assert (ledger.available(0, 0), ledger.look.missing) == (-1, 1)
+
+
+def test_no_more_is_promised_than_the_balance_shows_once_debits_have_cleared() -> None:
+    """A provider that gives back what it had reserved raises the balance by what was not spent."""
+    ledger = sole(100)
+    first, second = opened(ledger, 50), opened(ledger, 20)
+    ledger.apply(look(30, 1.0))
+    ledger.settle(first, 10, 2.0)
+    ledger.settle(second, 20, 20.0)
+    ledger.apply(look(70, 3.0))
+    assert ledger.available(0, 0) == 70
+
+
 @pytest.mark.parametrize(("limit", "available"), [(100, 50), (90, 40 - 10)])
 def test_a_changed_cost_limit_forgets_what_was_known_of_it(limit: int, available: int) -> None:
     """Below the same limit, what a call was charged counts once; below another, it is not known."""
@@ -510,6 +531,46 @@ def test_an_account_that_becomes_unlimited_or_limited_starts_anew() -> None:
     assert ledger.available(0, 0) == UNLIMITED
     assert ledger.look is not None
     assert ledger.look.missing == 0
+
+
+# Ends of calls of constant cost, several at once.
+
+
+def running(*amounts: int) -> Ledger:
+    """Books with calls of constant cost in them."""
+    ledger = books()
+    for amount in amounts:
+        ledger.take(amount)
+    return ledger
+
+
+def test_ends_close_together_are_booked_as_one_by_the_last_of_them() -> None:
+    """They leave together, none of them early, and each of them ends a call."""
+    ledger = running(10, 10, 10, 1)
+    ends = [(ledger, 10, 10, 15.0), (ledger, 10, 7, 15.03), (ledger, 10, 10, 15.01)]
+    assert put_all(ends)
+    assert figures(ledger) == (100 - 27 - 1, 1, 27, 0, 1)
+    ledger.apply(look(73, 15.02))
+    assert ledger.pending == 27
+    ledger.apply(look(73, 15.03))
+    assert ledger.pending == 0
+
+
+def test_ends_far_apart_clear_each_for_itself() -> None:
+    """What ended first does not wait for what ended last."""
+    ledger = running(10, 20)
+    assert not put_all([(ledger, 10, 10, 15.0), (ledger, 20, 20, 15.5)])
+    assert (ledger.held, ledger.pending, ledger.running) == (0, 30, 0)
+    ledger.apply(look(70, 15.2))
+    assert ledger.pending == 20
+
+
+def test_ends_are_booked_where_their_calls_began() -> None:
+    """After a fork, the ends of two ledgers may be taken in together."""
+    one, other = running(10), running(20)
+    assert put_all([(one, 10, 4, 15.0), (other, 20, 20, 15.0)])
+    assert figures(one) == (96, 0, 4, 0, 0)
+    assert figures(other) == (80, 0, 20, 0, 0)
 
 
 # Debits, and when they leave.

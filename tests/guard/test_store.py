@@ -115,6 +115,8 @@ class Store(RuleBasedStateMachine):
         self.runtime = VirtualRuntime(self.clock, self.loop, Even(), landed=self.landed)
         self.paper: Paper = SolePaper() if self.sole_spender else Paper()
         self.seen_at: Instant | None = None
+        # Whether those who were let in begin at once, with nothing overrun in between.
+        self.in_order = True
         self.arrived: list[tuple[Instant, Balance]] = []
         self.balance = Balance(credits=100)
         self.takes = UNIT
@@ -146,6 +148,7 @@ class Store(RuleBasedStateMachine):
         """Let all run that can run without time passing, and look what became of it."""
         for _ in range(TURNS):
             await asyncio.sleep(0)
+        self.in_order = True
         for call in self.calls:
             if call.task is not None and call.task.done():
                 self.over(call.task)
@@ -176,8 +179,8 @@ class Store(RuleBasedStateMachine):
         self.arrived.clear()
 
     def begin(self, call: Guarded) -> None:
-        """A call was let in, and its credits are there."""
-        if call.needed:
+        """A call was let in, and its credits are there, unless more happened since."""
+        if call.needed and self.in_order:
             assert self.paper.available(*(each * MICRO for each in call.terms)) >= call.needed
         call.run = Run(None, call.cost, call.slots)  # type: ignore[arg-type]
         self.paper.runs.append(call.run)
@@ -188,6 +191,7 @@ class Store(RuleBasedStateMachine):
         assert run is not None
         self.paper.book(Debit(max(actual - run.charged, 0), self.now, call.lag))
         run.open = False
+        self.in_order = self.in_order and actual <= run.amount
 
     def keep(self, call: Guarded) -> None:
         """Nobody knows what a call cost."""
@@ -252,9 +256,10 @@ class Store(RuleBasedStateMachine):
             )(self.work)
         return known
 
-    @initialize()
-    def look_at_first(self) -> None:
+    @initialize(limit=LIMIT)
+    def look_at_first(self, limit: tuple[int, int | None] | None) -> None:
         """Most things need a balance."""
+        self.another_balance(100, limit, None)
         self.look(0)
 
     @rule(which=GUARD, cost=CONSTANT, actual=st.booleans())
@@ -273,6 +278,7 @@ class Store(RuleBasedStateMachine):
         """Calls that begin and end before anybody takes in the end of the first."""
 
         async def one_by_one() -> None:
+            self.in_order = False
             for said, pause in ends:
                 call = self.guarded(which, cost, cost)
                 self.end_future(call, said)
@@ -283,6 +289,7 @@ class Store(RuleBasedStateMachine):
                     await asyncio.sleep(pause * UNIT)
                 else:
                     self.clock.mono += pause * UNIT
+            await self.turn()
 
         self.run(one_by_one())
 
@@ -293,6 +300,7 @@ class Store(RuleBasedStateMachine):
         async def once() -> None:
             with contextlib.suppress(BudgetGuardError):
                 await self.guards[which].require_credits(min=needed, cost=0)(nothing)()
+            await self.turn()
 
         self.run(once())
 
@@ -421,15 +429,16 @@ class Store(RuleBasedStateMachine):
             self.run(self.turn())
 
     @precondition(lambda self: self.calls)
-    @rule(which=ANY, total=COST)
-    def charged(self, which: int, total: int) -> None:
-        """The provider says what it has booked of a call."""
+    @rule(which=ANY, totals=st.lists(COST, min_size=1, max_size=3))
+    def charged(self, which: int, totals: list[int]) -> None:
+        """The provider says what it has booked of a call, in whatever order."""
         call = self.pick(which)
         if call is not None and call.hold is not None and call.run is not None:
-            call.hold.charged(total)
-            if total * MICRO > call.run.charged:
-                self.paper.book(Debit(total * MICRO - call.run.charged, self.now, call.lag))
-                call.run.charged = total * MICRO
+            for total in totals:
+                call.hold.charged(total)
+                if total * MICRO > call.run.charged:
+                    self.paper.book(Debit(total * MICRO - call.run.charged, self.now, call.lag))
+                    call.run.charged = total * MICRO
             self.run(self.turn())
 
     @precondition(lambda self: self.calls)

@@ -402,7 +402,7 @@ MUTANTS = [
         "ledger.py",
         "ledger.put(held, debit, last, len(ends))",
         "ledger.put(held, debit, last)",
-        "tests/guard/test_store.py",
+        "tests/test_ledger.py",
     ),
     Mutant(
         "who was let in and is gone keeps its hold",
