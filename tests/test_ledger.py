@@ -501,6 +501,26 @@ def test_a_lack_is_noticed_behind_an_overlap() -> None:
     assert (ledger.available(0, 0), ledger.look.missing) == (-1, 1)
 
 
+def test_the_overlap_below_a_cost_limit_is_carried_from_look_to_look() -> None:
+    """What was charged before the last look but one is still in the balance and in the hold."""
+    ledger = sole(None, limit=100, used=0)
+    opened(ledger, 50)
+    ledger.apply(look(None, 1.0, limit=100, used=10))
+    ledger.apply(look(None, 2.0, limit=100, used=30))
+    assert ledger.available(0, 0) == 50
+
+
+def test_debits_that_cleared_leave_the_overlap() -> None:
+    """They are no longer counted, so there is nothing to make up for."""
+    ledger = sole(100)
+    first = opened(ledger, 30)
+    opened(ledger, 50)
+    ledger.apply(look(60, 1.0))
+    ledger.settle(first, 30, 2.0)
+    ledger.apply(look(60, 3.0))
+    assert ledger.available(0, 0) == 20
+
+
 def test_no_more_is_promised_than_the_balance_shows_once_debits_have_cleared() -> None:
     """A provider that gives back what it had reserved raises the balance by what was not spent."""
     ledger = sole(100)

@@ -258,3 +258,15 @@ def test_terms_that_cannot_be_are_refused(
     """A guard says so when it is made, not when it is first needed."""
     with pytest.raises(problem):
         Guard(FakeProvider(1), **terms)  # type: ignore[arg-type]
+
+
+def test_the_quick_way_ends_as_fresh_for_does(clock: HandClock) -> None:
+    """A decorated call of constant cost starts the look behind it at that age, not after it."""
+    provider = FakeProvider(1000)
+    guard = Guard(provider, fresh_for=300)
+    call = guard.require_credits(min=1)(lambda: None)
+    call()
+    call()
+    clock.advance(300)
+    call()
+    until(lambda: provider.requests == 2)

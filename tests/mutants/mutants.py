@@ -273,7 +273,7 @@ MUTANTS = [
         "ledger.py",
         "below = _overlap(earlier.ceiling, earlier.ceiling_overlap,",
         "below = _overlap(earlier.ceiling, 0,",
-        "tests/guard/test_store.py",
+        "tests/test_ledger.py",
     ),
     Mutant(
         "overlap grows by top-ups too",
@@ -294,7 +294,7 @@ MUTANTS = [
         "ledger.py",
         "return max(overlap + fell - cleared, 0)",
         "return max(overlap + fell, 0)",
-        "tests/guard/test_store.py",
+        "tests/test_ledger.py",
     ),
     Mutant(
         "more is promised than the balance shows",
@@ -370,13 +370,6 @@ MUTANTS = [
         "tests/process/test_interrupts.py",
     ),
     Mutant(
-        "an interrupted reader waits on",
-        "account.py",
-        "            self.abandon(reading)\n",
-        "",
-        "tests/process/test_interrupts.py",
-    ),
-    Mutant(
         "except Exception, for those who wait",
         "requirement.py",
         "                lambda: guard.account.abandon(ticket),\n            )\n        except BaseException:",
@@ -409,7 +402,7 @@ MUTANTS = [
         "account.py",
         "released = ticket.ledger.release(ticket.entry)",
         "released = False",
-        "tests/guard/test_cancellation.py",
+        "tests/guard/test_store.py",
     ),
     Mutant(
         "a part charged counted twice",
