@@ -25,7 +25,7 @@ from budgetguard.credits import UNLIMITED
 from budgetguard.errors import BalanceUnavailable, BudgetGuardError
 from budgetguard.events import Kind, logger
 from budgetguard.inside import INSIDE
-from budgetguard.ledger import End, Entry, Ledger, Look, put_all
+from budgetguard.ledger import End, Entry, Ledger, Look
 from budgetguard.looks import LATER, Flight, Looks
 from budgetguard.policy import (
     NEVER,
@@ -272,8 +272,12 @@ class Account:
             carry_out()
 
     def _take_in(self, now: Instant, effects: Effects) -> bool:
-        ends, posts = self.ends, self._posts
-        freed = bool(ends) and put_all([ends.popleft() for _ in range(len(ends))])
+        ends, posts, freed = self.ends, self._posts, False
+        self.ledger.put_ends()
+        while ends:
+            ledger, held, debit, clears_at = ends.popleft()
+            ledger.put(held, debit, clears_at)
+            freed = freed or debit < held
         while posts:
             change, args = posts.popleft()
             freed = change(now, effects, *args) or freed

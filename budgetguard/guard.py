@@ -305,8 +305,7 @@ class Guard:
 
 
 def _balance(reading: Reading) -> Balance:
-    if reading.error is not None:
-        raise reading.error
+    reading.check()
     assert reading.balance is not None
     return reading.balance
 

@@ -134,7 +134,11 @@ class Hold:
         )
         error = self._account.extend(replace(self._open.call, need=need), self._open.entry)
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                # Its traceback holds this frame, which would hold it and, with it, a dropped hold.
+                del error
         self._must_be_open("extend")
 
     async def aextend(self, credits: Amount) -> None:

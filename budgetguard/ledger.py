@@ -27,6 +27,7 @@ Nothing here reads a clock, takes a lock or does I/O: time comes in as an argume
 integer micro-credits (`UNLIMITED` where a balance has no bound), times are monotonic seconds.
 """
 
+from collections import deque
 from dataclasses import dataclass, replace
 from decimal import ROUND_FLOOR, Context, Decimal
 from heapq import heappop, heappush
@@ -201,6 +202,18 @@ class Debits:
         return self._buckets[max(self._order)][0] if self._order else None
 
 
+class Ends(dict[int, deque[float]]):
+    """When the debits clear of calls that ended at what they held, by that; not yet booked.
+
+    A caller appends one float and no container, of which the cyclic collector would count a
+    thousand.
+    """
+
+    def __missing__(self, held: int) -> deque[float]:
+        # Not defaultdict: of two threads at once, one could append to what the other replaced.
+        return self.setdefault(held, deque())
+
+
 class Ledger:
     """The running sums of one account.
 
@@ -210,6 +223,7 @@ class Ledger:
     """
 
     __slots__ = (
+        "ends",
         "held",
         "kept",
         "look",
@@ -221,6 +235,7 @@ class Ledger:
     )
 
     def __init__(self) -> None:
+        self.ends = Ends()
         self.look: Look | None = None
         self.sole_spender = False
         self.room: Micro = 0
@@ -255,6 +270,17 @@ class Ledger:
         self.room -= amount
         self.held += amount
         self.running += 1
+
+    def put_ends(self) -> None:
+        """Book what was appended to `ends`: as one, where it lies within one bucket's time."""
+        for held, stamps in list(self.ends.items()):
+            ended = [stamps.popleft() for _ in range(len(stamps))]
+            if ended and max(ended) - min(ended) < 1 / _BUCKETS_PER_SECOND:
+                calls = len(ended)
+                self.put(calls * held, calls * held, max(ended), calls)
+            else:
+                for clears_at in ended:
+                    self.put(held, held, clears_at)
 
     def put(self, held: int, debit: int, clears_at: float, calls: int = 1) -> None:
         """End a taken hold, or several at once: `debit` is what it cost."""
@@ -364,22 +390,6 @@ class Ledger:
 
 End: TypeAlias = tuple[Ledger, int, int, float]
 """How a taken hold ended: its books, what was held, what it cost, when that clears."""
-
-
-def put_all(ends: list[End]) -> bool:
-    """Book ends in the order given; whether any cost less than was held.
-
-    A busy program ends many calls within one bucket's time: those are booked as one.
-    """
-    ledgers, helds, debits, stamps = zip(*ends, strict=True)
-    held, debit, last = sum(helds), sum(debits), max(stamps)
-    ledger = ledgers[0]
-    if last - min(stamps) < 1 / _BUCKETS_PER_SECOND and ledgers.count(ledger) == len(ends):
-        ledger.put(held, debit, last, len(ends))
-    else:
-        for one, part, cost, clears_at in ends:
-            one.put(part, cost, clears_at)
-    return helds != debits
 
 
 def _refused(look: Look, until: float) -> Look:

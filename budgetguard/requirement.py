@@ -163,8 +163,7 @@ class Requirement:
         return Call(guard.asker, operation, need, lag, linger)
 
     def _hold(self, guard: "Guard", call: Call, ticket: Admission) -> Hold:
-        if ticket.error is not None:
-            raise ticket.error
+        ticket.check()
         assert ticket.entry is not None
         assert ticket.ledger is not None
         hold = Hold(guard.account, Open(call, ticket.ledger, ticket.entry), self.release_on)

@@ -17,8 +17,8 @@ SLACK = 0.05
 class Ticket:
     """The answer to one caller, there at once or later.
 
-    `settle` is called once, by whoever decides; the caller reads `done` and `error` after one of
-    the two waits. Those call `overdue` when the caller's time is up and nobody decided.
+    `settle` is called once, by whoever decides; the caller calls `check` after one of the
+    two waits. Those call `overdue` when the caller's time is up and nobody decided.
     """
 
     __slots__ = ("_wake", "done", "error")
@@ -33,6 +33,15 @@ class Ticket:
         assert not self.done
         self.error = error
         self.done = True
+
+    def check(self) -> None:
+        """Raise the answer where it is an error, without leaving a cycle through its traceback."""
+        error, self.error = self.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
 
     def wake(self) -> None:
         """Wake the caller; harmless where nobody waits any more."""

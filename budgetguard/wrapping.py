@@ -25,6 +25,8 @@ from budgetguard.account import MANY_ENDS
 from budgetguard.gate import Gate
 
 if TYPE_CHECKING:
+    from collections import deque
+
     from budgetguard.hold import Hold
     from budgetguard.requirement import Requirement
 
@@ -121,6 +123,8 @@ def _guard_plain(gate: Gate, function: Callable[..., Any]) -> Callable[..., Any]
 
     def guarded(*args: Any, **kwargs: Any) -> Any:
         nonlocal plain
+        ends: deque[Any]
+        end: Any
         ledger = enter()
         if ledger is None:
             return _call_slowly(gate, function, args, kwargs)
@@ -132,21 +136,20 @@ def _guard_plain(gate: Gate, function: Callable[..., Any]) -> Callable[..., Any]
                     ledger = None
                     return _guard_awaitable(gate, gate.hold(open_), result)
                 plain = type(result)
-            if constant:
-                cost = gate.cost
-                end = ledger, cost, cost, gate.monotonic() + gate.lag
-            else:
-                end = price(ledger, result)
             account = gate.account
+            if constant:
+                ends, end = ledger.ends[gate.cost], gate.monotonic() + gate.lag
+            else:
+                ends, end = account.ends, price(ledger, result)
             ledger = None
-            account.ends.append(end)
+            ends.append(end)
         except BaseException as error:
             if ledger is not None:
                 gate.fail(ledger, error)
             raise
-        if end[2] > end[1]:
+        if not constant and end[2] > end[1]:
             account.flush()
-        elif account.queue or not len(account.ends) % MANY_ENDS:
+        elif account.queue or not len(ends) % MANY_ENDS:
             account.flush_soon()
         return result
 
@@ -185,27 +188,28 @@ def _guard_coroutine(
     enter, price, constant = gate.enter, gate.price, gate.constant
 
     async def guarded(*args: Any, **kwargs: Any) -> Any:
+        ends: deque[Any]
+        end: Any
         ledger = enter()
         if ledger is None:
             hold = await gate.aopen(args, kwargs)
             return await _finish(gate, hold, function, args, kwargs)
         try:
             result = await function(*args, **kwargs)
-            if constant:
-                cost = gate.cost
-                end = ledger, cost, cost, gate.monotonic() + gate.lag
-            else:
-                end = price(ledger, result)
             account = gate.account
+            if constant:
+                ends, end = ledger.ends[gate.cost], gate.monotonic() + gate.lag
+            else:
+                ends, end = account.ends, price(ledger, result)
             ledger = None
-            account.ends.append(end)
+            ends.append(end)
         except BaseException as error:
             if ledger is not None:
                 gate.fail(ledger, error)
             raise
-        if end[2] > end[1]:
+        if not constant and end[2] > end[1]:
             account.flush()
-        elif account.queue or not len(account.ends) % MANY_ENDS:
+        elif account.queue or not len(ends) % MANY_ENDS:
             account.flush_soon()
         return result
 

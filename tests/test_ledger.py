@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from budgetguard import Balance
 from budgetguard.clock import Instant
 from budgetguard.credits import UNLIMITED, to_credits
-from budgetguard.ledger import Debits, Entry, Ledger, Look, put_all
+from budgetguard.ledger import Debits, Entry, Ledger, Look
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -567,30 +567,33 @@ def running(*amounts: int) -> Ledger:
 def test_ends_close_together_are_booked_as_one_by_the_last_of_them() -> None:
     """They leave together, none of them early, and each of them ends a call."""
     ledger = running(10, 10, 10, 1)
-    ends = [(ledger, 10, 10, 15.0), (ledger, 10, 7, 15.03), (ledger, 10, 10, 15.01)]
-    assert put_all(ends)
-    assert figures(ledger) == (100 - 27 - 1, 1, 27, 0, 1)
-    ledger.apply(look(73, 15.02))
-    assert ledger.pending == 27
-    ledger.apply(look(73, 15.03))
+    ledger.ends[10].extend([15.0, 15.03, 15.01])
+    ledger.put_ends()
+    assert figures(ledger) == (100 - 30 - 1, 1, 30, 0, 1)
+    ledger.apply(look(70, 15.02))
+    assert ledger.pending == 30
+    ledger.apply(look(70, 15.03))
     assert ledger.pending == 0
 
 
 def test_ends_far_apart_clear_each_for_itself() -> None:
     """What ended first does not wait for what ended last."""
-    ledger = running(10, 20)
-    assert not put_all([(ledger, 10, 10, 15.0), (ledger, 20, 20, 15.5)])
-    assert (ledger.held, ledger.pending, ledger.running) == (0, 30, 0)
+    ledger = running(10, 10, 20)
+    ledger.ends[10].extend([15.0, 15.5])
+    ledger.ends[20].append(15.0)
+    ledger.put_ends()
+    assert (ledger.held, ledger.pending, ledger.running) == (0, 40, 0)
     ledger.apply(look(70, 15.2))
-    assert ledger.pending == 20
+    assert ledger.pending == 10
 
 
-def test_ends_are_booked_where_their_calls_began() -> None:
-    """After a fork, the ends of two ledgers may be taken in together."""
-    one, other = running(10), running(20)
-    assert put_all([(one, 10, 4, 15.0), (other, 20, 20, 15.0)])
-    assert figures(one) == (96, 0, 4, 0, 0)
-    assert figures(other) == (80, 0, 20, 0, 0)
+def test_ends_are_booked_once() -> None:
+    """What was booked is gone from among the ends."""
+    ledger = running(10, 10)
+    ledger.ends[10].append(15.0)
+    ledger.put_ends()
+    ledger.put_ends()
+    assert figures(ledger) == (80, 10, 10, 0, 1)
 
 
 # Debits, and when they leave.

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import sys
+import weakref
 from collections.abc import AsyncGenerator, Callable, Generator
 from decimal import Decimal
 from types import FrameType
@@ -12,7 +13,7 @@ import anyio.lowlevel
 import pytest
 from staging import Caller
 
-from budgetguard import Guard, InsufficientCredits
+from budgetguard import BudgetGuardError, Guard, InsufficientCredits
 from budgetguard.testing import FakeProvider, HandClock
 
 
@@ -267,6 +268,53 @@ def test_a_finalizer_that_calls_a_guarded_function_does_not_deadlock(
         clock.now = now  # type: ignore[method-assign]
         gc.enable()
     assert guard.available == 99
+
+
+def test_a_hold_dropped_after_a_refused_extension_is_kept_at_once(
+    guard: Guard, clock: HandClock
+) -> None:
+    """No cycle through the error keeps it from being let go of."""
+    gc.disable()
+    try:
+        hold = guard.acquire(40)
+        with pytest.raises(InsufficientCredits):
+            hold.extend(1000)
+        del hold
+        guard.balance(max_age=0)
+        clock.advance(305)
+        assert guard.balance(max_age=0).credits == guard.available == 100
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("refuse", ["acquire", "extend", "balance"])
+def test_an_error_leaves_nothing_to_the_collector(guard: Guard, refuse: str) -> None:
+    """What was at hand where it was raised is let go of with the error itself."""
+
+    class Work:
+        """Something large."""
+
+    def unreachable() -> int:
+        raise OSError
+
+    def call() -> "weakref.ref[Work]":
+        work = Work()
+        try:
+            if refuse == "acquire":
+                guard.acquire(1000)
+            elif refuse == "extend":
+                guard.acquire(1).extend(1000)
+            else:
+                Guard(unreachable).balance()
+        except BudgetGuardError:
+            return weakref.ref(work)
+        raise AssertionError
+
+    gc.disable()
+    try:
+        assert call()() is None
+    finally:
+        gc.enable()
 
 
 def test_holds_may_end_in_the_midst_of_anything_the_account_does(guard: Guard) -> None:

@@ -1,5 +1,6 @@
 """Anchor Browser's SDK, plain and async, guarded as its users would, against the sandbox."""
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -111,13 +112,18 @@ async def test_more_workers_than_browsers(open_sandbox: OpenSandbox) -> None:
     """Nobody is turned away by the provider, nor left without a turn, and no browser is left."""
     sandbox = open_sandbox(1, max_concurrent_browsers=3)
     guard = guard_of(sandbox)
-    visited = []
+    visited: list[int] = []
+    opened, all_taken = [], anyio.Event()
     async with aconnect(sandbox) as client:
 
         async def visit(number: int) -> None:
             async with guard.require_credits(min=LONGEST_COST, slots=1, wait=30) as hold:
                 session = id_of(await client.sessions.create_session())
+                opened.append(session)
+                if len(opened) == 3:
+                    all_taken.set()
                 try:
+                    await all_taken.wait()
                     await client.sessions.get_session(session)
                     visited.append(number)
                 finally:
@@ -143,12 +149,17 @@ def test_more_threads_than_browsers(
     """The same from plain code: one client, twelve threads, two browsers."""
     sandbox = open_sandbox(1, max_concurrent_browsers=2)
     guard, client = guard_of(sandbox), connect(sandbox.url)
+    opened, all_taken = [], threading.Event()
 
     @guard.require_credits(
         min=LONGEST_COST, slots=1, wait=30, actual=lambda session: session.credits_used
     )
     def visit() -> Any:
         session = id_of(client.sessions.create_session())
+        opened.append(session)
+        if len(opened) == 2:
+            all_taken.set()
+        assert all_taken.wait(30)
         client.sessions.delete_session(session)
         return client.sessions.get_session(session).data
 

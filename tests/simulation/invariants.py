@@ -89,7 +89,7 @@ class Watch:
     def _held(self) -> None:
         """S2: what the open calls hold is held; a caller between its answer and its call as well."""
         account = self.account
-        if account.ends or account._posts:
+        if account.ends or account._posts or any(account.ledger.ends.values()):
             return
         known = sum(facts.rest() for facts in self.simulation.open.values())
         if account.ledger.held < known:
