@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from budgetguard.account import Account, Open
 from budgetguard.asker import Call
-from budgetguard.credits import Amount
-from budgetguard.credits import cost as to_cost
 from budgetguard.events import logger
-from budgetguard.hold import Hold, NoHold
+from budgetguard.hold import Hold
 from budgetguard.inside import INSIDE
 from budgetguard.ledger import End, Entry, Ledger
 from budgetguard.policy import Need
@@ -47,7 +45,6 @@ class Gate:
     """The quick way for one decorated function, and the long way behind it."""
 
     __slots__ = (
-        "_actual",
         "_edge",
         "_known",
         "_learning",
@@ -76,7 +73,6 @@ class Gate:
     def __init__(self, requirement: "Requirement", operation: str) -> None:
         self.requirement = requirement
         self.operation = requirement.name or operation
-        self._actual = requirement.actual
         self.constant = requirement.actual is None
         dynamic = callable(requirement.min) or callable(requirement.cost) or requirement.slots
         self._slot = _NOWHERE if dynamic else _slot(requirement.guard)
@@ -136,7 +132,8 @@ class Gate:
         to see there whether the end was posted.
         """
         cost = self.cost
-        return ledger, cost, self._real_cost(result, cost), self.monotonic() + self.lag
+        real = self.requirement.real_cost(result, cost, self.operation)
+        return ledger, cost, real, self.monotonic() + self.lag
 
     def fail(self, ledger: Ledger, error: BaseException) -> None:
         """The function raised: end as a hold would."""
@@ -172,21 +169,6 @@ class Gate:
         hold = await self.requirement.aopen(self.operation, args, kwargs)
         self._learn()
         return hold
-
-    def settle(self, hold: Hold, result: Any) -> None:
-        """The function returned: settle its hold, at what `actual` says where there is one."""
-        if self._actual is None:
-            hold.finish(None)
-        elif hold.state == "open" and not isinstance(hold, NoHold):
-            hold.settle_micro(self._real_cost(result, hold.micro))
-
-    def _real_cost(self, result: Any, cost: int) -> int:
-        """What `actual` says; `cost` where it raises or returns nonsense, which is reported."""
-        try:
-            return to_cost(cast("Callable[[Any], Amount]", self._actual)(result), "actual")
-        except Exception:  # noqa: BLE001  the result is the caller's all the same
-            logger.exception("actual of %s failed; its hold is settled at cost", self.operation)
-            return cost
 
     def _learn(self) -> None:
         """Remember what the quick way needs of the guard, if this function may go it at all.

@@ -171,6 +171,22 @@ class Requirement:
             _tell_if_inside(hold)
         return hold
 
+    def settle(self, hold: Hold, result: Any) -> None:
+        """The guarded work is done: end its hold, at what `actual` says where there is one."""
+        if self.actual is None:
+            hold.finish(None)
+        elif hold.state == "open" and not isinstance(hold, NoHold):
+            hold.settle_micro(self.real_cost(result, hold.micro, hold.operation))
+
+    def real_cost(self, result: Any, cost: int, operation: str) -> int:
+        """What `actual` says; `cost` where it raises or returns nonsense, which is reported."""
+        assert self.actual is not None
+        try:
+            return to_cost(self.actual(result), "actual")
+        except Exception:  # noqa: BLE001  the result is the caller's all the same
+            logger.exception("actual of %s failed; its hold is settled at cost", operation)
+            return cost
+
     def __call__(self, function: F = _NOTHING, /, *args: Any, **kwargs: Any) -> F:
         """Guard `function`; raises TypeError for what cannot be guarded rightly."""
         from budgetguard.wrapping import can_wrap, wrap

@@ -176,7 +176,7 @@ def _call_slowly(gate: Gate, function: Callable[..., Any], args: Any, kwargs: An
         raise
     if hasattr(type(result), "__await__"):
         return _guard_awaitable(gate, hold, result)
-    gate.settle(hold, result)
+    gate.requirement.settle(hold, result)
     return result
 
 
@@ -238,7 +238,7 @@ async def _finish(
     except BaseException as error:
         hold.finish(error)
         raise
-    gate.settle(hold, result)
+    gate.requirement.settle(hold, result)
     return result
 
 
@@ -252,7 +252,7 @@ def _guard_generator(
         except BaseException as error:
             hold.finish(error)
             raise
-        gate.settle(hold, result)
+        gate.requirement.settle(hold, result)
         return result
 
     code = getattr(function, "__code__", None)
@@ -290,7 +290,7 @@ def _guard_async_generator(
         except BaseException as error:
             hold.finish(error)
             raise
-        gate.settle(hold, None)
+        gate.requirement.settle(hold, None)
 
     return guarded
 
@@ -334,7 +334,7 @@ async def _await(gate: Gate, hold: "Hold", result: Awaitable[Any]) -> Any:
     except BaseException as error:
         hold.finish(error)
         raise
-    gate.settle(hold, value)
+    gate.requirement.settle(hold, value)
     return value
 
 
@@ -347,4 +347,4 @@ def _done(gate: Gate, hold: "Hold", future: Any) -> None:
     if error is not None:
         hold.finish(error)
     else:
-        gate.settle(hold, future.result())
+        gate.requirement.settle(hold, future.result())

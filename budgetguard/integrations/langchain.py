@@ -1,0 +1,86 @@
+"""LangChain agents and LangGraph's ToolNode: credits before a tool runs.
+
+agent = create_agent(model, tools, middleware=[BudgetMiddleware(guard, {"deep_spec": 50})])
+
+budget = BudgetMiddleware(guard, {"deep_spec": 50})
+node = ToolNode(tools, **budget.hooks)
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from langchain.agents.middleware import AgentMiddleware
+from langchain_core.messages import ToolMessage
+
+from budgetguard.integrations.objects import Cost
+from budgetguard.integrations.tools import OnRefusal, Tools
+
+if TYPE_CHECKING:
+    from langgraph.prebuilt.tool_node import ToolCallRequest
+    from langgraph.types import Command
+
+    from budgetguard.guard import Guard
+    from budgetguard.hold import Hold
+
+Result: TypeAlias = "ToolMessage | Command[Any]"
+
+
+class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
+    """Holds what a tool call costs while it runs; the model reads a refusal as the tool's result.
+
+    `costs` is by tool name, see `budgetguard.integrations.tools.Tools`; `actual` is given the
+    ToolMessage (or Command) that the tool came to. Of parallel calls in one turn, those that the
+    balance covers run. A tool that raises, or whose error was made a message of, is kept: nobody
+    knows what it cost. With `on_refusal="stop"` the error ends the run and reaches whoever invoked
+    the agent. Guards tools alone: a model's own cost is for an HTTP transport to guard.
+    """
+
+    def __init__(
+        self, guard: "Guard", costs: Mapping[str, Cost | None], *, on_refusal: OnRefusal = "tell"
+    ) -> None:
+        super().__init__()
+        self._tools = Tools(guard, costs, on_refusal=on_refusal)
+
+    @property
+    def hooks(self) -> dict[str, Any]:
+        """The keyword arguments that give a ToolNode without an agent the same guard."""
+        return {"wrap_tool_call": self.wrap_tool_call, "awrap_tool_call": self.awrap_tool_call}
+
+    def wrap_tool_call(
+        self, request: "ToolCallRequest", handler: "Callable[[ToolCallRequest], Result]"
+    ) -> Result:
+        """Run one tool call, or tell the model why not."""
+        call = request.tool_call
+        try:
+            hold = self._tools.open(call["name"], call["args"])
+        except Exception as error:  # noqa: BLE001  whatever went wrong, the tool does not run
+            return self._refused(request, error)
+        with hold:
+            result = handler(request)
+            self._end(call["name"], hold, result)
+        return result
+
+    async def awrap_tool_call(
+        self, request: "ToolCallRequest", handler: "Callable[[ToolCallRequest], Awaitable[Result]]"
+    ) -> Result:
+        """`wrap_tool_call`, for agents that are awaited."""
+        call = request.tool_call
+        try:
+            hold = await self._tools.aopen(call["name"], call["args"])
+        except Exception as error:  # noqa: BLE001  as above
+            return self._refused(request, error)
+        with hold:
+            result = await handler(request)
+            self._end(call["name"], hold, result)
+        return result
+
+    def _refused(self, request: "ToolCallRequest", error: Exception) -> ToolMessage:
+        call = request.tool_call
+        words = self._tools.refusal(call["name"], error)
+        return ToolMessage(words, tool_call_id=call["id"], name=call["name"], status="error")
+
+    def _end(self, name: str, hold: "Hold", result: Result) -> None:
+        if isinstance(result, ToolMessage) and result.status == "error":
+            hold.keep()
+        else:
+            self._tools.settle(name, hold, result)
