@@ -45,6 +45,8 @@ from budgetguard.refusals import missing, unavailable, why_refused
 from budgetguard.waiting import Admission, Reading, Ticket
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from budgetguard.flight import Failure
     from budgetguard.loop import Runtime
 
@@ -148,6 +150,10 @@ class Account:
     def refuse(self, asker: Asker, lag: float) -> None:
         """The provider itself refused a call for want of credits."""
         self._change(self._refuse, asker, lag)
+
+    def offer(self, credits: "Decimal", sent: Instant) -> None:
+        """A balance came along with the reply to a call that was sent at that moment."""
+        self._change(self._offer, credits, sent)
 
     def peek(self, asker: Asker) -> float | None:
         """Micro-credits available now, None while unknown."""
@@ -545,13 +551,27 @@ class Account:
         if not self._looks.land(flight, answer, now):
             return
         if isinstance(answer, Look):
-            self.ledger.apply(answer)
-            for asker in self.askers:
-                asker.rearm(self.ledger)
-            self._tell_all(effects, "refreshed", now, self._contradiction(effects))
+            self._apply(now, effects, answer)
         else:
             self._tell_all(effects, "refresh_failed", now, answer.reason)
         self._review(now, effects)
+
+    def _offer(self, now: Instant, effects: Effects, credits: "Decimal", sent: Instant) -> None:
+        at_hand = self.ledger.look
+        # What else a look knows stays as it was; below a cost limit, that would be too old.
+        if at_hand is None or at_hand.balance.cost_limit is not None:
+            return
+        balance = replace(at_hand.balance, credits=credits).sent_at(sent, self.runtime.clock)
+        if self._apply(now, effects, Look.of(balance, sent)):
+            self._review(now, effects)
+
+    def _apply(self, now: Instant, effects: Effects, look: Look) -> bool:
+        if not self.ledger.apply(look):
+            return False
+        for asker in self.askers:
+            asker.rearm(self.ledger)
+        self._tell_all(effects, "refreshed", now, self._contradiction(effects))
+        return True
 
     def _contradiction(self, effects: Effects) -> str | None:
         """What a look has to say against `sole_spender`, if anything; logged once."""

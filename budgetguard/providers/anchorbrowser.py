@@ -11,6 +11,12 @@ from budgetguard.errors import ConfigurationError
 from budgetguard.origin import check_base_url
 from budgetguard.providers._account import check_flag, find_extra, find_key, fingerprint
 from budgetguard.providers._fields import Fields
+from budgetguard.providers.anchorbrowser_wire import (
+    AI_STEP,
+    BROWSER,
+    BROWSER_HOUR,
+    AnchorBrowserWire,
+)
 from budgetguard.secret import Credential
 
 if TYPE_CHECKING:
@@ -31,14 +37,17 @@ class AnchorBrowser:
     The prices are credits (1 credit is 1 dollar), as third parties read the pricing page in July
     2026, not as an API documents them: BROWSER per browser created, BROWSER_HOUR per hour that one
     is open, billed to the minute, PROXY_GB per gigabyte through the provider's proxies, AI_STEP per
-    step (one source only). `lag` (s) is the minute that billing goes by; `linger` (s) is a
+    step (one source only). `prices` says what requests a transport guards. `lag` (s) is the minute that billing goes by; `linger` (s) is a
     session's default longest life (docs.anchorbrowser.io, 2026-11).
     """
 
-    BROWSER: Final = Decimal("0.01")
-    BROWSER_HOUR: Final = Decimal("0.05")
+    BROWSER: Final = BROWSER
+    BROWSER_HOUR: Final = BROWSER_HOUR
     PROXY_GB: Final = Decimal(8)
-    AI_STEP: Final = Decimal("0.01")
+    AI_STEP: Final = AI_STEP
+
+    wire = AnchorBrowserWire()
+    prices = wire.prices
 
     name = "Anchor Browser"
     top_up_url = "https://app.anchorbrowser.io"

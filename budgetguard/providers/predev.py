@@ -8,6 +8,13 @@ from budgetguard.credits import Amount
 from budgetguard.origin import check_base_url
 from budgetguard.providers._account import check_flag, find_extra, find_key, fingerprint
 from budgetguard.providers._fields import Fields
+from budgetguard.providers.predev_wire import (
+    BROWSER_TASK,
+    DEEP_SPEC,
+    FAST_SPEC,
+    GATEWAY_CALL,
+    PreDevWire,
+)
 from budgetguard.secret import Credential
 
 if TYPE_CHECKING:
@@ -24,12 +31,20 @@ class PreDev:
     right, and TypeError or ValueError for the others.
 
     FAST_SPEC and DEEP_SPEC are the upper ends of the documented costs in credits, "~5-10" and
-    "~10-50", charged per inference during generation (same page). How long pre.dev takes to book a
+    "~10-50", charged per inference during generation (same page). BROWSER_TASK and GATEWAY_CALL are
+    no prices but what a transport holds for a task of a browser batch and for a call of the AI
+    gateway, whose costs are metered: the estimates in the documented refusals of both (2026-11).
+    `prices` says what requests a transport guards. How long pre.dev takes to book a
     charge (`lag`, s) and works on for a client that gave up (`linger`, s) it does not document.
     """
 
-    FAST_SPEC: Final = 10
-    DEEP_SPEC: Final = 50
+    FAST_SPEC: Final = FAST_SPEC
+    DEEP_SPEC: Final = DEEP_SPEC
+    BROWSER_TASK: Final = BROWSER_TASK
+    GATEWAY_CALL: Final = GATEWAY_CALL
+
+    wire = PreDevWire()
+    prices = wire.prices
 
     name = "pre.dev"
     top_up_url = "https://pre.dev/projects/key?upgrade=credits"

@@ -1,0 +1,110 @@
+"""What pre.dev's replies say about credits (docs.pre.dev, API reference and AI gateway, 2026-11)."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, ClassVar, Final
+
+from budgetguard.errors import BalanceUnavailable, BudgetGuardError, InsufficientCredits
+from budgetguard.wire import OK, PAYMENT_REQUIRED, End, Prices, Reply, Wire, amount, parse
+
+FAST_SPEC: Final = 10
+DEEP_SPEC: Final = 50
+BROWSER_TASK: Final = Decimal("0.5")
+GATEWAY_CALL: Final = Decimal("1.4")
+
+_MOST_TASKS = 1000
+_GATEWAY = "/v1/"
+_UNFINISHED = frozenset({"pending", "processing", "queued", "running"})
+
+
+def _batch(request: Any) -> Decimal:
+    """BROWSER_TASK for each task of a batch; for one that cannot be read, as for the largest."""
+    body = parse(request.content)
+    tasks = body.get("tasks") if isinstance(body, dict) else None
+    return BROWSER_TASK * (len(tasks) if isinstance(tasks, list) else _MOST_TASKS)
+
+
+class PreDevWire(Wire):
+    """Specs and browser batches say what they used in the body, the AI gateway in a header."""
+
+    prices: ClassVar[Prices] = {
+        ("POST", "/fast-spec"): FAST_SPEC,
+        ("POST", "/deep-spec"): DEEP_SPEC,
+        ("POST", "/browser-agent"): _batch,
+        ("POST", "/v1/**"): GATEWAY_CALL,
+    }
+
+    def end(self, reply: Reply) -> End:
+        """Settled at what the reply says was used, where the work is done."""
+        if reply.path.startswith(_GATEWAY):
+            charged = amount(reply.headers.get("x-predev-credits-charged"))
+            return super().end(reply) if charged is None else charged
+        if reply.status == PAYMENT_REQUIRED and reply.field("code") is None:
+            # A spec's: it may have died half-way, and what it burned is spent.
+            return "keep"
+        if reply.status not in OK:
+            return super().end(reply)
+        if reply.events or "text/event-stream" in reply.headers.get("content-type", ""):
+            return _streamed(reply)
+        return _finished(reply.body) if reply.complete else "keep"
+
+    def exhausted(self, reply: Reply) -> bool:
+        """A 402 without a code, or with that of lacking credits: a plan's lack has another."""
+        said = [data for name, data in reply.events if name == "error"]
+        if reply.status == PAYMENT_REQUIRED:
+            said.append(reply.body)
+        return any(_code(body) in {"", "insufficient_credits"} for body in said)
+
+    def remaining(self, headers: Mapping[str, str]) -> Decimal | None:
+        """The gateway's header."""
+        return amount(headers.get("x-predev-credits-remaining"))
+
+    def refusal(self, path: str, error: BudgetGuardError) -> dict[str, Any]:
+        """The shapes of the gateway, of the browser agents and of the specs, by path."""
+        lacks = isinstance(error, InsufficientCredits)
+        top_up = getattr(error, "top_up_url", None)
+        if path.startswith(_GATEWAY):
+            return {"error": _gateway_error(error, top_up)}
+        if path.startswith("/browser-agent"):
+            code = "INSUFFICIENT_CREDITS" if lacks else "BALANCE_UNAVAILABLE"
+            return {"error": str(error), "code": code, "actionUrl": top_up}
+        title = "Insufficient credits" if lacks else "Balance unavailable"
+        return {"error": title, "message": str(error), "generationsAvailable": 0}
+
+
+def _gateway_error(error: BudgetGuardError, top_up: str | None) -> dict[str, Any]:
+    figures: dict[str, Any] = {"topup_url": top_up}
+    kind = (
+        "balance_unavailable" if isinstance(error, BalanceUnavailable) else "insufficient_credits"
+    )
+    if isinstance(error, InsufficientCredits):
+        figures["credits_remaining"] = float(max(error.available, Decimal(0)))
+        figures["estimated_credits"] = float(error.needed)
+    return {"message": str(error), "type": kind, "code": kind, "param": None, "predev": figures}
+
+
+def _code(body: Any) -> str:
+    """The code in an error body, in lower case; "" without one."""
+    if not isinstance(body, dict):
+        return ""
+    inner = body.get("error")
+    code = inner.get("code") if isinstance(inner, dict) else body.get("code")
+    return str(code or "").lower()
+
+
+def _streamed(reply: Reply) -> End:
+    for name, data in reply.events:
+        if name == "done":
+            return _finished(data)
+    return "keep"
+
+
+def _finished(body: Any) -> End:
+    """What finished work used; the stub of work that goes on is no final figure."""
+    if not isinstance(body, dict):
+        return "cost"
+    if str(body.get("status", "")).lower() in _UNFINISHED:
+        return "keep"
+    used = amount(body.get("creditsUsed"))
+    total = amount(body.get("totalCreditsUsed")) if used is None else used
+    return "cost" if total is None else total

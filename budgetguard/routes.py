@@ -1,0 +1,135 @@
+"""Requests by method and path: which of some patterns is meant, with no way around one.
+
+A path is read twice. Exactly: as it came, percent-encoding undone by whoever received it, with an
+empty segment for each doubled or trailing slash. Then loosely, as a lenient router might take it:
+decoded until nothing is left to decode, an authority in front of it dropped, empty segments
+dropped, `.` and `..` resolved, and upper case like lower case; a HEAD is then taken for a GET, too.
+The exact reading decides where it has a value, else the loose one. So `/deep%2Dspec` and
+`//deep-spec` find what `/deep-spec` finds; and a pattern whose value is None lets a request pass
+only where no reading of it finds a value.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Generic, TypeVar
+from urllib.parse import unquote
+
+V = TypeVar("V")
+
+_METHOD = re.compile(r"[A-Za-z][A-Za-z-]*")
+_ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
+_AUTHORITY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]*")
+
+
+class Routes(Generic[V]):
+    """Values by `(method, path pattern)`; the first key that a request matches decides.
+
+    A method is one of HTTP, in any case, `"WEBSOCKET"`, or `"*"` for all of these. A pattern is a
+    decoded path that starts with a slash. `*` stands in it for one segment that is not empty, and a
+    last `**` for any rest, also for none.
+
+    Raises TypeError for keys that are no pairs of str. Raises ValueError for what is no method, for
+    two keys that mean the same, and for patterns that could not match as they seem to: relative
+    ones, `{name}` or `**` inside, a `*` that is a part of a segment, `.` or `..`, a doubled slash,
+    percent-encoding, a query.
+    """
+
+    def __init__(self, values: Mapping[tuple[str, str], V]) -> None:
+        exact: dict[tuple[str, tuple[str, ...]], V] = {}
+        for key, value in values.items():
+            method, path = _pair(key)
+            rule = _checked_method(method), _checked_path(path)
+            if rule in exact:
+                msg = f"{method} {path} is there twice"
+                raise ValueError(msg)
+            exact[rule] = value
+        self._exact = [(method, pattern, value) for (method, pattern), value in exact.items()]
+        self._loose = [(method, _plain(pattern), value) for method, pattern, value in self._exact]
+
+    def find(self, method: str, path: str) -> V | None:
+        """The value for a request; None where no key matches, or one whose value is None.
+
+        `path` is without its query. It may be percent-encoded: a decoded one is matched exactly,
+        an encoded one loosely.
+        """
+        method = method.upper()
+        found = _first(self._exact, {method}, _segments(path))
+        if found is not None:
+            return found
+        methods = {method, "GET"} if method == "HEAD" else {method}
+        return _first(self._loose, methods, _plain(_segments(_decoded(path))))
+
+
+def _first(
+    rules: list[tuple[str, tuple[str, ...], V]], methods: set[str], segments: tuple[str, ...]
+) -> V | None:
+    for method, pattern, value in rules:
+        if (method == "*" or method in methods) and _matches(pattern, segments):
+            return value
+    return None
+
+
+def _matches(pattern: tuple[str, ...], segments: tuple[str, ...]) -> bool:
+    if pattern[-1:] == ("**",):
+        pattern = pattern[:-1]
+        segments = segments[: len(pattern)]
+    return len(pattern) == len(segments) and all(
+        segment if part == "*" else part == segment
+        for part, segment in zip(pattern, segments, strict=True)
+    )
+
+
+def _segments(path: str) -> tuple[str, ...]:
+    return tuple(path.removeprefix("/").split("/"))
+
+
+def _decoded(path: str) -> str:
+    """Undo percent-encoding until there is none; each round is shorter than the one before."""
+    while (decoded := unquote(path)) != path:
+        path = decoded
+    return path if path.startswith("/") else _AUTHORITY.sub("", path, count=1)
+
+
+def _plain(segments: tuple[str, ...]) -> tuple[str, ...]:
+    plain: list[str] = []
+    for segment in segments:
+        if segment == "..":
+            del plain[-1:]
+        elif segment not in {"", "."}:
+            plain.append(segment.casefold())
+    return tuple(plain)
+
+
+def _pair(key: object) -> tuple[str, str]:
+    match key:
+        case (str() as method, str() as path):
+            return method, path
+        case _:
+            msg = f'a key is a pair of method and path, ("POST", "/deep-spec"), not {key!r}'
+            raise TypeError(msg)
+
+
+def _checked_method(method: str) -> str:
+    if method != "*" and not _METHOD.fullmatch(method):
+        msg = f"{method!r} is no method: write POST, WEBSOCKET or *"
+        raise ValueError(msg)
+    return method.upper()
+
+
+def _checked_path(path: str) -> tuple[str, ...]:
+    *before, last = _segments(path)
+    inside = [*before, "" if last in {"*", "**"} else last]
+    wrong = (
+        (not path.startswith("/"), "a pattern starts with a slash"),
+        ("{" in path or "}" in path, "write * for a parameter"),
+        ("**" in before, "** is for the end of a path"),
+        (any("*" in part and part != "*" for part in inside), "* stands for a whole segment"),
+        ("" in before or {".", ".."} & {*before, last}, "it has a segment that means nothing"),
+        (_ENCODED.search(path) is not None, "write it without percent-encoding"),
+        ("?" in path or "#" in path, "a pattern ends before the query"),
+    )
+    for is_wrong, why in wrong:
+        if is_wrong:
+            msg = f"{path!r} can match no path as it seems to: {why}"
+            raise ValueError(msg)
+    return (*before, last)

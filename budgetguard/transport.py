@@ -1,0 +1,345 @@
+"""HTTP transports that set a request's credits aside before it leaves: for httpx and for httpx2.
+
+What a request costs, and what a reply says about it, the provider's `wire` knows. A hold belongs to
+the logical call: a retry by an SDK finds the hold of the attempt whose outcome is unknown.
+"""
+
+import importlib
+from collections.abc import Mapping
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+
+from budgetguard.credits import cost as to_cost
+from budgetguard.errors import BudgetGuardError
+from budgetguard.events import logger
+from budgetguard.hold import Hold, NoHold
+from budgetguard.origin import check_base_url
+from budgetguard.retries import Parked
+from budgetguard.routes import Routes
+from budgetguard.streams import watched
+from budgetguard.switch import SWITCH
+from budgetguard.wire import PAYMENT_REQUIRED, Price, Prices, Terms, Wire, read
+
+if TYPE_CHECKING:
+    from budgetguard.clock import Instant
+    from budgetguard.guard import Guard
+    from budgetguard.requirement import Requirement
+
+    # Of neither library's transports, and taken for either's by type checkers.
+    _Base: Any
+else:
+    _Base = object
+
+OnRefusal: TypeAlias = Literal["answer", "raise"]
+
+_RETRY_COUNT = "x-stainless-retry-count"
+_MOST_READ = 8 * 1024 * 1024
+
+
+class _Transport(_Base):
+    """What both transports are made of."""
+
+    _kind: str
+
+    def __init__(
+        self,
+        guard: "Guard",
+        *,
+        transport: Any = None,
+        prices: Prices | None = None,
+        base_url: str | None = None,
+        on_refusal: OnRefusal = "answer",
+    ) -> None:
+        self._inner = transport
+        self._traffic = _Traffic(guard, prices, base_url, on_refusal)
+
+    def _behind(self, request: Any) -> Any:
+        """The transport that sends; made on first use, of the library that the request is of."""
+        if self._inner is None:
+            self._inner = getattr(_library(request), self._kind)()
+        return self._inner
+
+
+class GuardTransport(_Transport):
+    """Guards the requests of `httpx.Client(transport=GuardTransport(guard))`, and of httpx2's.
+
+    `transport` is what sends, by default a new `HTTPTransport()`; settings that a client has for
+    its own transport (verify, proxies, HTTP/2) are to be given to that one. `prices` maps (method,
+    path pattern) to a cost in credits, to the arguments of `require_credits` in a mapping, or to a
+    callable given the request that returns one of these, or None for nothing; default are the
+    provider's, such as `PreDev.prices`. Guarded are requests to the origin of `base_url`, by default
+    the provider's; all others pass untouched.
+
+    A refusal is a reply that never left: 402 (503 where the balance is unknown) in the provider's own
+    shape, which SDKs do not retry. With `on_refusal="raise"` it is the BudgetGuardError. A call is
+    settled when its reply has been read to its end, at what the reply says, or else at its cost; kept
+    when it broke off, timed out or goes on behind the reply; released where no connection was made
+    or the provider refused it. A 402 for want of credits marks the guard exhausted. Takes no slots.
+
+    Raises TypeError, ValueError or ConfigurationError for arguments that cannot be.
+    """
+
+    _kind = "HTTPTransport"
+
+    def handle_request(self, request: Any) -> Any:
+        """Send a request, if its credits can be set aside."""
+        inner, call = self._behind(request), self._traffic.call(request)
+        if call is None:
+            return inner.handle_request(request)
+        try:
+            if call.is_priced_by_content:
+                request.read()
+            requirement = call.requirement()
+            call.hold = requirement.open(call.operation) if requirement else call.hold
+        except BudgetGuardError as error:
+            return call.refused(error)
+        with call:
+            response = inner.handle_request(request)
+        return call.received(response)
+
+    def close(self) -> None:
+        """Close the transport behind; calls whose outcome is unknown are kept."""
+        self._traffic.parked.keep_all()
+        if self._inner is not None:
+            self._inner.close()
+
+    def __enter__(self) -> Self:
+        if self._inner is not None:
+            self._inner.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        self._traffic.parked.keep_all()
+        if self._inner is not None:
+            self._inner.__exit__(kind, error, traceback)
+
+
+class AsyncGuardTransport(_Transport):
+    """GuardTransport, for `AsyncClient`; on asyncio and trio."""
+
+    _kind = "AsyncHTTPTransport"
+
+    async def handle_async_request(self, request: Any) -> Any:
+        """Send a request, if its credits can be set aside."""
+        inner, call = self._behind(request), self._traffic.call(request)
+        if call is None:
+            return await inner.handle_async_request(request)
+        try:
+            if call.is_priced_by_content:
+                await request.aread()
+            requirement = call.requirement()
+            call.hold = await requirement.aopen(call.operation) if requirement else call.hold
+        except BudgetGuardError as error:
+            return call.refused(error)
+        with call:
+            response = await inner.handle_async_request(request)
+        return call.received(response)
+
+    async def aclose(self) -> None:
+        """Close the transport behind; calls whose outcome is unknown are kept."""
+        self._traffic.parked.keep_all()
+        if self._inner is not None:
+            await self._inner.aclose()
+
+    async def __aenter__(self) -> Self:
+        if self._inner is not None:
+            await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        self._traffic.parked.keep_all()
+        if self._inner is not None:
+            await self._inner.__aexit__(kind, error, traceback)
+
+
+class _Traffic:
+    """What is the same for all requests: guard, prices, origin, and calls that may be tried again."""
+
+    def __init__(
+        self, guard: "Guard", prices: Prices | None, base_url: str | None, on_refusal: OnRefusal
+    ) -> None:
+        if not hasattr(guard, "asker"):
+            msg = f"guard takes a Guard, not {type(guard).__name__}"
+            raise TypeError(msg)
+        if on_refusal not in {"answer", "raise"}:
+            msg = f"on_refusal must be 'answer' or 'raise', not {on_refusal!r}"
+            raise ValueError(msg)
+        provider = guard.provider
+        prices = getattr(provider, "prices", None) if prices is None else prices
+        url = getattr(provider, "base_url", None) if base_url is None else base_url
+        if prices is None or url is None:
+            lacking = "prices" if prices is None else "base_url"
+            msg = f"{guard.asker.provider} has no {lacking} of its own: pass {lacking}="
+            raise TypeError(msg)
+        for price in prices.values():
+            if not callable(price):
+                _requirement(guard, price)
+        self.guard = guard
+        self.wire: Wire = getattr(provider, "wire", None) or Wire()
+        self.raises = on_refusal == "raise"
+        self.parked = Parked(guard)
+        self._routes: Routes[Price] = Routes(prices)
+        self._origin, self._below = _origin(check_base_url(url))
+
+    def call(self, request: Any) -> "_Call | None":
+        """The call that a request makes; None where it is none of the provider's."""
+        url = request.url
+        port = url.port or {"https": 443, "http": 80}.get(url.scheme)
+        path = url.path
+        if SWITCH.passive or (url.scheme, url.host, port) != self._origin:
+            return None
+        if path != self._below and not path.startswith(f"{self._below}/"):
+            return None
+        path = path.removeprefix(self._below)
+        return _Call(self, request, path, self._routes.find(request.method, path))
+
+
+class _Call:
+    """One request on its way; as a context manager, around the sending of it."""
+
+    def __init__(self, traffic: _Traffic, request: Any, path: str, price: Price | None) -> None:
+        self.operation = f"{request.method} {path}"
+        self.hold: Hold = NoHold(self.operation, 0)
+        self._traffic = traffic
+        self._request = request
+        self._path = path
+        self._price = price
+        # An attempt before this one may have cost something, too.
+        self._tried = False
+        self._sent: Instant = traffic.guard.runtime.clock.now()
+
+    @property
+    def is_priced_by_content(self) -> bool:
+        """Whether the price depends on the request, which then has to be there as a whole."""
+        return callable(self._price)
+
+    def requirement(self) -> "Requirement | None":
+        """What there is to be admitted; None where it is nothing, or an earlier attempt's hold."""
+        price = self._price
+        terms = price(self._request) if callable(price) else price
+        if terms is None:
+            return None
+        if self._request.headers.get(_RETRY_COUNT, "0") != "0":
+            earlier = self._traffic.parked.take(self._request)
+            if earlier is not None:
+                self.hold, self._tried = earlier, True
+                return None
+        return _requirement(self._traffic.guard, terms)
+
+    def refused(self, error: BudgetGuardError) -> Any:
+        """The reply that stands for a refusal, or the refusal itself."""
+        if self._traffic.raises:
+            raise error
+        headers = {"x-should-retry": "false"}
+        wait = getattr(error, "retry_after", None)
+        if wait is not None:
+            headers["retry-after"] = str(-int(-wait // 1))
+        body = self._traffic.wire.refusal(self._path, error)
+        response = _library(self._request).Response
+        return response(error.status_code, headers=headers, json=body, request=self._request)
+
+    def __enter__(self) -> None:
+        self._sent = self._traffic.guard.runtime.clock.now()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            return
+        library = _library(self._request)
+        never_made = library.ConnectError, library.ConnectTimeout, library.PoolTimeout
+        if isinstance(error, never_made):
+            self._end("release")
+        elif not isinstance(error, library.TransportError) or not self._park():
+            self._end("keep")
+
+    def received(self, response: Any) -> Any:
+        """A reply begins: it is watched to its end, if that says anything about credits."""
+        traffic = self._traffic
+        remaining = traffic.wire.remaining(response.headers)
+        if remaining is not None:
+            traffic.guard.account.offer(remaining, self._sent)
+        unpriced = isinstance(self.hold, NoHold)
+        if unpriced and response.status_code != PAYMENT_REQUIRED:
+            return response
+        return watched(response, _library(self._request), partial(self._over, response), _MOST_READ)
+
+    def _over(self, response: Any, complete: bool, content: bytes | None) -> None:  # noqa: FBT001
+        """The reply has come to its end, or nobody reads on."""
+        try:
+            status, headers = response.status_code, response.headers
+            reply = read(self._path, status, headers, content, complete=complete)
+            wire = self._traffic.wire
+            if wire.exhausted(reply):
+                self._traffic.guard.mark_exhausted()
+            end = wire.end(reply)
+            if end == "keep" and _may_be_tried_again(reply.status) and self._park():
+                return
+            self._end(end)
+        except Exception:  # noqa: BLE001
+            # The reply is the caller's all the same.
+            logger.exception("the reply to %s could not be read; its hold is kept", self.operation)
+            self.hold.finish(RuntimeError())
+
+    def _park(self) -> bool:
+        """Set the hold aside for a retry, where one may come."""
+        if isinstance(self.hold, NoHold) or _RETRY_COUNT not in self._request.headers:
+            return False
+        self._traffic.parked.put(self._request, self.hold)
+        return True
+
+    def _end(self, end: Any) -> None:
+        hold = self.hold
+        if hold.state != "open":
+            return
+        if self._tried and end == "release":
+            end = "keep"
+        if end == "keep":
+            hold.keep()
+        elif end == "release":
+            hold.release()
+        else:
+            real = hold.micro if end == "cost" else to_cost(end, "the reply's credits")
+            hold.settle_micro(real + hold.micro * self._tried)
+
+
+def _requirement(guard: "Guard", terms: Terms) -> "Requirement":
+    if not isinstance(terms, Mapping):
+        return guard.require_credits(terms)
+    if "slots" in terms:
+        msg = "a transport takes no slots: a session outlives the request that opens it"
+        raise TypeError(msg)
+    return guard.require_credits(**terms)
+
+
+def _may_be_tried_again(status: int) -> bool:
+    """Whether SDKs made by Stainless send a request again after this reply (openai 3.54, 2026-11)."""
+    return status in {408, 409, 429} or status >= 500  # noqa: PLR2004
+
+
+def _library(request: Any) -> Any:
+    """The one of httpx and httpx2 that a request is of."""
+    return importlib.import_module(type(request).__module__.partition(".")[0])
+
+
+def _origin(base_url: str) -> tuple[tuple[str, str, int | None], str]:
+    """Scheme, host and port of a checked base URL, and the path that all its requests are below."""
+    import httpx
+
+    url = httpx.URL(base_url)
+    port = url.port or {"https": 443, "http": 80}[url.scheme]
+    return (url.scheme, url.host, port), url.path.rstrip("/")

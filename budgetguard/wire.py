@@ -1,0 +1,139 @@
+"""What a provider's own HTTP replies say about credits, for a transport that sees them pass.
+
+Pure: a reply comes in as data, and what it means goes out as data. `Wire` reads the replies of a
+provider of which nothing is known; `providers/` has one that knows more for each of its own.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from budgetguard.credits import Amount, exact
+from budgetguard.errors import BudgetGuardError
+
+Terms: TypeAlias = Amount | Mapping[str, Any]
+"""A cost in credits, or the arguments of `require_credits` in a mapping."""
+
+Price: TypeAlias = Terms | Callable[[Any], Terms | None]
+"""What a request may cost, or a callable given the request; None from it is for nothing."""
+
+Prices: TypeAlias = Mapping[tuple[str, str], Price]
+"""Prices by method and path pattern, see `budgetguard.routes.Routes`; the first that fits counts."""
+
+End: TypeAlias = Decimal | Literal["cost", "release", "keep"]
+"""How a call's hold ends: settled at this many credits, or at its cost; nothing spent; unknown."""
+
+OK = range(200, 300)
+REFUSED = range(400, 500)
+PAYMENT_REQUIRED = 402
+
+# These may be of a request that was carried out all the same.
+_MAYBE_DONE = frozenset({408, 409, 425, 499})
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A reply, read as far as anybody will.
+
+    `body` is its JSON, with numbers as Decimal, and None where it is no JSON. `events` are the
+    frames of an event stream, each with its name and its JSON. `path` is below the base URL. Where it
+    is not `complete`, nobody read on.
+    """
+
+    path: str
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: Any = field(default=None, repr=False)
+    events: tuple[tuple[str, Any], ...] = field(default=(), repr=False)
+    complete: bool = True
+
+    def field(self, name: str) -> Any:
+        """A field of the body, where that is an object that has it; or None."""
+        return self.body.get(name) if isinstance(self.body, dict) else None
+
+
+class Wire:
+    """Takes 402 for want of credits, a reply of 4xx for nothing spent, and any other failure for unknown."""
+
+    prices: ClassVar[Prices] = {}
+
+    def end(self, reply: Reply) -> End:
+        """What became of the call that this is the reply to."""
+        if reply.status in OK:
+            return "cost" if reply.complete else "keep"
+        return "release" if reply.status in REFUSED and reply.status not in _MAYBE_DONE else "keep"
+
+    def exhausted(self, reply: Reply) -> bool:
+        """Whether the provider refused the call for want of credits."""
+        return reply.status == PAYMENT_REQUIRED
+
+    def remaining(self, headers: Mapping[str, str]) -> Decimal | None:
+        """The balance that came along with a reply, if one did."""
+        del headers
+        return None
+
+    def refusal(self, path: str, error: BudgetGuardError) -> dict[str, Any]:
+        """The body of an own refusal, in the shape that the provider gives its refusals."""
+        del path
+        return {"error": {"code": error.status_code, "message": str(error)}}
+
+
+def amount(value: object) -> Decimal | None:
+    """Credits that were charged or are left, as a reply gives them; None for what are none."""
+    if isinstance(value, str):
+        try:
+            value = Decimal(value)
+        except InvalidOperation:
+            return None
+    if not isinstance(value, Decimal):
+        return None
+    try:
+        found = exact(value, "credits")
+    except ValueError:
+        return None
+    return found if found >= 0 else None
+
+
+def read(
+    path: str,
+    status: int,
+    headers: Mapping[str, str],
+    content: bytes | None,
+    *,
+    complete: bool = True,
+) -> Reply:
+    """The reply that `content` is, decoded; a content that makes no sense is none."""
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content is None:
+        return Reply(path, status, headers, complete=complete)
+    if kind == "text/event-stream":
+        events = tuple(_events(content))
+        return Reply(path, status, headers, events=events, complete=complete)
+    return Reply(path, status, headers, body=parse(content), complete=complete)
+
+
+def _events(content: bytes) -> list[tuple[str, Any]]:
+    found = []
+    for frame in content.decode("utf-8", "replace").replace("\r\n", "\n").split("\n\n"):
+        name, data = "message", []
+        for line in frame.split("\n"):
+            before, _, value = line.partition(":")
+            if before == "event":
+                name = value.removeprefix(" ")
+            elif before == "data":
+                data.append(value.removeprefix(" "))
+        if data:
+            found.append((name, parse("\n".join(data).encode())))
+    return found
+
+
+def parse(content: bytes) -> Any:
+    """A JSON text, with its numbers as Decimal; None for what is none."""
+    # Deferred: whoever only imports budgetguard does not pay for it.
+    import json
+
+    try:
+        return json.loads(content, parse_float=Decimal, parse_int=Decimal)
+    except (ValueError, RecursionError, InvalidOperation):
+        return None

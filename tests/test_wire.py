@@ -1,0 +1,151 @@
+"""What replies say about credits: tables over the providers' documented bodies."""
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from budgetguard import AnchorBrowser, BalanceUnavailable, PreDev
+from budgetguard.wire import Reply, Wire, amount, read
+
+
+def reply(path: str, status: int = 200, body: Any = None, **rest: Any) -> Reply:
+    """A reply whose body was read."""
+    return Reply(path, status, rest.pop("headers", {}), body, **rest)
+
+
+@pytest.mark.parametrize(
+    ("said", "credits"),
+    [
+        ("1.5", Decimal("1.5")),
+        (Decimal(0), Decimal(0)),
+        (Decimal(-1), None),
+        ("-1", None),
+        ("NaN", None),
+        ("Infinity", None),
+        ("1e40", None),
+        ("lots", None),
+        ("", None),
+        (True, None),
+        (None, None),
+        (3, None),
+    ],
+)
+def test_an_amount_is_believed_if_it_can_be_one(said: object, credits: Decimal | None) -> None:
+    """A header's text, or a number that was read as Decimal."""
+    assert amount(said) == credits
+
+
+@pytest.mark.parametrize(
+    ("status", "end"),
+    [
+        (200, "cost"),
+        (204, "cost"),
+        (302, "keep"),
+        (400, "release"),
+        (402, "release"),
+        (408, "keep"),
+        (409, "keep"),
+        (425, "keep"),
+        (429, "release"),
+        (499, "keep"),
+        (500, "keep"),
+        (503, "keep"),
+    ],
+)
+def test_a_provider_of_which_nothing_is_known(status: int, end: str) -> None:
+    """A reply that came whole is settled at cost, a refusal costs nothing, a failure is unknown."""
+    assert Wire().end(reply("/x", status)) == end
+    assert Wire().exhausted(reply("/x", status)) is (status == 402)
+    assert Wire().remaining({}) is None
+    assert Wire().end(reply("/x", 200, complete=False)) == "keep"
+
+
+USED, TOTAL = Decimal(7), Decimal("0.4")
+
+
+@pytest.mark.parametrize(
+    ("given", "end"),
+    [
+        (reply("/fast-spec", 200, {"creditsUsed": USED, "status": "completed"}), USED),
+        (reply("/fast-spec", 200, {"creditsUsed": USED}), USED),
+        (reply("/fast-spec", 200, {"creditsUsed": USED, "status": "failed"}), USED),
+        (reply("/fast-spec", 200, {"creditsUsed": USED}, complete=False), "keep"),
+        (reply("/deep-spec", 200, {"specId": "s", "status": "pending"}), "keep"),
+        (reply("/deep-spec", 200, {"creditsUsed": USED, "status": "processing"}), "keep"),
+        (reply("/deep-spec", 200, {"specId": "s"}), "cost"),
+        (reply("/deep-spec", 200, [1]), "cost"),
+        (reply("/deep-spec", 402, {"error": "Insufficient credits"}), "keep"),
+        (reply("/deep-spec", 403, {"error": "Subscription required"}), "release"),
+        (reply("/browser-agent", 402, {"code": "INSUFFICIENT_CREDITS"}), "release"),
+        (reply("/browser-agent", 200, {"totalCreditsUsed": TOTAL, "status": "completed"}), TOTAL),
+        (reply("/browser-agent", 200, {"totalCreditsUsed": Decimal(0), "status": "processing"}),
+         "keep"),
+        (reply("/browser-agent", 200, events=(("done", {"totalCreditsUsed": TOTAL}),)), TOTAL),
+        (reply("/browser-agent", 200, complete=False,
+               events=(("done", {"totalCreditsUsed": TOTAL}),)), TOTAL),
+        (reply("/browser-agent", 200, events=(("task_result", {"creditsUsed": TOTAL}),)), "keep"),
+        (reply("/browser-agent", 200, headers={"content-type": "text/event-stream"}), "keep"),
+        (reply("/v1/messages", 200, headers={"x-predev-credits-charged": "1.25"}),
+         Decimal("1.25")),
+        (reply("/v1/messages", 502, headers={"x-predev-credits-charged": "1.25"}),
+         Decimal("1.25")),
+        (reply("/v1/messages", 200, {"creditsUsed": USED}), "cost"),
+        (reply("/v1/messages", 200, complete=False), "keep"),
+        (reply("/v1/messages", 402, {"error": {"code": "insufficient_credits"}}), "release"),
+        (reply("/v1/messages", 502), "keep"),
+    ],
+)  # fmt: skip
+def test_what_became_of_a_call_to_predev(given: Reply, end: Any) -> None:
+    """Specs, batches, their streams, and the gateway's headers."""
+    assert PreDev.wire.end(given) == end
+
+
+@pytest.mark.parametrize(
+    ("given", "end"),
+    [
+        (reply("/v1/sessions", 200, {"data": {"id": "s"}}), "keep"),
+        (reply("/v1/sessions/async", 200, {"data": {"request_id": "s"}}), "keep"),
+        (reply("/v1/batch-sessions", 200, {}), "keep"),
+        (reply("/v1/sessions", 402, {}), "release"),
+        (reply("/v1/sessions", 500, {}), "keep"),
+        (reply("/v1/tools/perform-web-task", 200, {"data": {"result": "x"}}), "cost"),
+        (reply("/v1/tools/perform-web-task", 200, {"data": {"workflow_id": "x"}}), "keep"),
+        (reply("/v2/tasks/t/run", 200, {}), "keep"),
+    ],
+)
+def test_what_became_of_a_call_to_anchor_browser(given: Reply, end: Any) -> None:
+    """What goes on behind its reply is kept."""
+    assert AnchorBrowser.wire.end(given) == end
+
+
+def test_an_error_in_a_stream_may_be_want_of_credits() -> None:
+    """The stream of a batch has begun with 200 when the credits run out."""
+    lacking = (("error", {"error": "Need more", "code": "INSUFFICIENT_CREDITS"}),)
+    other = (("error", {"error": "Busy", "code": "QUEUE_FULL"}),)
+    assert PreDev.wire.exhausted(reply("/browser-agent", 200, events=lacking))
+    assert not PreDev.wire.exhausted(reply("/browser-agent", 200, events=other))
+    assert not PreDev.wire.exhausted(reply("/browser-agent", 200))
+
+
+def test_refusals_have_the_providers_shapes() -> None:
+    """A balance that is not known is no want of credits, there either."""
+    unknown = BalanceUnavailable(provider="pre.dev", reason="no answer", retry_after=2)
+    refusal = PreDev.wire.refusal
+    assert refusal("/v1/messages", unknown)["error"]["code"] == "balance_unavailable"
+    assert refusal("/browser-agent", unknown)["code"] == "BALANCE_UNAVAILABLE"
+    assert refusal("/fast-spec", unknown)["error"] == "Balance unavailable"
+    assert Wire().refusal("/x", unknown) == {"error": {"code": 503, "message": str(unknown)}}
+
+
+def test_an_event_stream_is_read_frame_by_frame() -> None:
+    """Comments are none, data of several lines is one, and what is no JSON is None."""
+    content = b':ok\n\nevent: a\ndata: {"x":\ndata: 1.5}\n\ndata: nonsense\r\n\r\n:keepalive\n\n'
+    found = read("/s", 200, {"content-type": "text/event-stream; charset=utf-8"}, content)
+    assert found.events == (("a", {"x": Decimal("1.5")}), ("message", None))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff", b"[" * 100_000, b"nul"])
+def test_a_body_that_cannot_be_read_says_nothing(content: bytes | None) -> None:
+    """Whatever it is."""
+    assert read("/x", 200, {}, content).body is None

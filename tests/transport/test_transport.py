@@ -1,0 +1,603 @@
+"""Requests that are guarded where they leave: both libraries, plain and awaiting, over sockets."""
+
+import gzip
+import json
+from collections.abc import AsyncIterator, Callable
+from decimal import Decimal
+from typing import Any
+
+import anyio
+import httpx
+import httpx2
+import pytest
+from web import Web
+
+from budgetguard import AnchorBrowser, Guard, InsufficientCredits, PreDev, set_active
+from budgetguard.testing import FakeProvider, HandClock
+from budgetguard.testing.sandbox import Sandbox
+from budgetguard.transport import GuardTransport
+
+pytestmark = [
+    pytest.mark.anyio,
+    # The libraries leave generators of their own to trio where a reply is not read to its end.
+    pytest.mark.filterwarnings("ignore:Async generator 'http:ResourceWarning"),
+]
+
+AWAITING = ["httpx on asyncio", "httpx on trio", "httpx2 on asyncio", "httpx2 on trio"]
+KEY = Sandbox.predev_key
+SPEC = {"input": "A web shop for a bakery"}
+CHAT = {"model": "m", "messages": []}
+RETRY = "x-stainless-retry-count"
+
+
+@pytest.fixture(params=["httpx", "httpx2", *AWAITING])
+def way(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Each library's plain client, and its awaiting one on both event loops."""
+    library, _, backend = request.param.partition(" on ")
+    return library, backend
+
+
+@pytest.fixture
+def anyio_backend(way: tuple[str, str]) -> str:
+    """Give the loop that the test runs on."""
+    return way[1] or "asyncio"
+
+
+@pytest.fixture
+async def web(way: tuple[str, str]) -> AsyncIterator[Web]:
+    """Give the client."""
+    web = Web({"httpx": httpx, "httpx2": httpx2}[way[0]], awaiting=bool(way[1]))
+    yield web
+    await web.close()
+
+
+def held(guard: Guard) -> int:
+    """Micro-credits held by open calls."""
+    guard.account.flush()
+    return guard.account.ledger.held
+
+
+async def test_a_call_is_settled_at_what_its_reply_says(
+    web: Web, predev: Guard, sandbox: Sandbox
+) -> None:
+    """The credits are held while the spec is written, and what it did not use comes back."""
+    await web.open(predev, key=KEY)
+    reply = await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC)
+    used = Decimal(str(reply.json()["creditsUsed"]))
+    assert 0 < used == sandbox.predev.charged
+    assert (predev.available, held(predev)) == (100 - used, 0)
+    assert sandbox.balance_requests == 1
+
+
+async def test_a_refusal_never_leaves(web: Web, predev: Guard, sandbox: Sandbox) -> None:
+    """It is a 402 in the provider's own words' shape, which no SDK tries again."""
+    await web.open(predev, key=KEY)
+    with predev.acquire(60):
+        reply = await web.send("POST", f"{sandbox.url}/deep-spec", json=SPEC)
+    assert reply.status_code == 402
+    assert reply.headers["x-should-retry"] == "false"
+    body = reply.json()
+    assert (body["error"], body["generationsAvailable"]) == ("Insufficient credits", 0)
+    assert body["message"].startswith("POST /deep-spec needs 50 credits, and 40 are available")
+    assert sandbox.requests["POST", "/deep-spec"] == 0
+    assert predev.account.ledger.look is not None
+    assert predev.account.ledger.look.refused_until is None
+
+
+async def test_a_refusal_is_raised_where_it_is_asked_for(
+    web: Web, predev: Guard, sandbox: Sandbox
+) -> None:
+    """The guard's own error reaches the caller as it is."""
+    await web.open(predev, key=KEY, on_refusal="raise")
+    with predev.acquire(60), pytest.raises(InsufficientCredits) as refused:
+        await web.send("POST", f"{sandbox.url}/deep-spec", json=SPEC)
+    assert (refused.value.needed, refused.value.operation) == (50, "POST /deep-spec")
+    assert sandbox.requests["POST", "/deep-spec"] == 0
+
+
+async def test_a_crowd_spends_no_more_than_there_is(
+    web: Web, predev: Guard, sandbox: Sandbox
+) -> None:
+    """Of 25 specs at 10 credits on a balance of 100, those that run never overdraw it."""
+    await web.open(predev, key=KEY, timeout=30)
+    statuses = []
+
+    async def submit() -> None:
+        reply = await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC)
+        statuses.append(reply.status_code)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(25):
+            tasks.start_soon(submit)
+    assert set(statuses) == {200, 402}
+    assert statuses.count(200) == sandbox.predev.finished >= 10
+    assert (sandbox.predev.died, sandbox.predev.refused) == (0, 0)
+    assert sandbox.predev.lowest_balance >= 0
+    assert (predev.available, held(predev)) == (sandbox.predev.balance, 0)
+
+
+async def test_requests_elsewhere_pass_untouched(
+    web: Web, predev: Guard, open_sandbox: Callable[..., Sandbox], sandbox: Sandbox
+) -> None:
+    """Another port is another origin; and at the provider's own, what is free is free."""
+    elsewhere = open_sandbox(100)
+    await web.open(predev, key=KEY)
+    with predev.acquire(100):
+        reply = await web.send("POST", f"{elsewhere.url}/fast-spec", json=SPEC)
+        assert reply.status_code == 200
+        assert (await web.send("GET", f"{sandbox.url}/credits-balance")).status_code == 200
+    assert elsewhere.requests["POST", "/fast-spec"] == 1
+
+
+async def test_a_submission_is_kept_until_a_look_can_show_it(
+    web: Web, predev: Guard, sandbox: Sandbox, clock: HandClock
+) -> None:
+    """The reply to an asynchronous spec says nothing of what it will use."""
+    await web.open(predev, key=KEY)
+    reply = await web.send("POST", f"{sandbox.url}/deep-spec", json=SPEC | {"async": True})
+    assert reply.json()["status"] == "pending"
+    assert sandbox.wait_until(lambda: sandbox.predev.finished == 1)
+    assert (predev.available, held(predev)) == (50, 0)
+    clock.advance(PreDev.linger + PreDev.lag)
+    predev.balance(max_age=0)
+    assert predev.available == sandbox.predev.balance
+
+
+async def test_a_batch_is_settled_at_its_total(web: Web, predev: Guard, sandbox: Sandbox) -> None:
+    """And the stub of an asynchronous one, whose total of 0 is no final figure, is not."""
+    await web.open(predev, key=KEY)
+    batch = {"tasks": [{"url": "https://example.com"}] * 4}
+    reply = await web.send("POST", f"{sandbox.url}/browser-agent", json=batch)
+    used = Decimal(str(reply.json()["totalCreditsUsed"]))
+    assert predev.available == 100 - used == sandbox.predev.balance
+    stub = await web.send("POST", f"{sandbox.url}/browser-agent", json=batch | {"async": True})
+    assert stub.json()["totalCreditsUsed"] == 0
+    assert predev.available == 100 - used - 4 * PreDev.BROWSER_TASK
+
+
+async def test_a_stream_is_settled_when_it_has_ended(
+    web: Web, predev: Guard, sandbox: Sandbox
+) -> None:
+    """Until then its credits are held; the frame `done` says what it used."""
+    await web.open(predev, key=KEY)
+    batch = {"tasks": [{"url": "https://example.com"}] * 3, "stream": True}
+    done = ""
+    async with web.stream("POST", f"{sandbox.url}/browser-agent", json=batch) as lines:
+        assert held(predev) == 3 * 500_000
+        async for line in lines:
+            if "totalCreditsUsed" in line:
+                done = line.removeprefix("data: ")
+    used = Decimal(str(json.loads(done)["totalCreditsUsed"]))
+    assert predev.available == 100 - used == sandbox.predev.balance
+
+
+async def test_a_stream_that_nobody_reads_on_is_kept(
+    web: Web, predev: Guard, open_sandbox: Callable[..., Sandbox], clock: HandClock
+) -> None:
+    """The provider works on."""
+    slow = open_sandbox(100, clock="manual")
+    guard = Guard(PreDev(KEY, base_url=slow.url))
+    guard.balance()
+    await web.open(guard, key=KEY)
+    batch = {"tasks": [{"url": "https://example.com"}] * 3, "stream": True}
+    async with web.stream("POST", f"{slow.url}/browser-agent", json=batch) as lines:
+        assert await anext(lines) == ":ok"
+    assert (guard.available, held(guard)) == (100 - Decimal("1.5"), 0)
+    clock.advance(PreDev.lag)
+    # The floor of 0.1 for each is booked at the submission.
+    assert guard.balance(max_age=0).credits == 100 - Decimal("0.3")
+    assert guard.available == 100 - Decimal("0.3") - Decimal("1.5")
+
+
+async def test_the_gateway_says_what_a_call_cost_and_what_is_left(
+    web: Web, predev: Guard, sandbox: Sandbox, clock: HandClock
+) -> None:
+    """Its headers settle the call, and refresh the balance as of the call's sending, for free."""
+    headers = {"x-predev-credits-charged": "0.25", "x-predev-credits-remaining": "80.5"}
+    sandbox.fault("/v1/chat/completions", status=200, body={"id": "c"}, headers=headers)
+    await web.open(predev, key=KEY)
+    clock.advance(60)
+    await web.send("POST", f"{sandbox.url}/v1/chat/completions", json=CHAT)
+    balance = predev.balance()
+    assert (balance.credits, balance.age) == (Decimal("80.5"), 0)
+    assert predev.available == Decimal("80.25")
+    assert sandbox.balance_requests == 1
+
+
+async def test_a_late_reply_to_an_older_call_changes_no_balance(
+    web: Web, predev: Guard, sandbox: Sandbox, clock: HandClock
+) -> None:
+    """A header's balance is as old as its own request's sending."""
+    sandbox.fault("/v1/models", status=200, body={}, headers={"x-predev-credits-remaining": "7"})
+    await web.open(predev, key=KEY)
+    send = web.transport._traffic.call
+
+    def overtaken(request: Any) -> Any:
+        call = send(request)
+        received = call.received
+
+        def late(response: Any) -> Any:
+            clock.advance(1)
+            predev.balance(max_age=0)
+            clock.advance(1)
+            return received(response)
+
+        call.received = late
+        return call
+
+    web.transport._traffic.call = overtaken
+    await web.send("GET", f"{sandbox.url}/v1/models")
+    assert predev.balance().credits == 100
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "exhausted"),
+    [
+        ("/fast-spec", {"error": "Insufficient credits", "message": "No more."}, True),
+        ("/browser-agent", {"error": "Need ~0.5", "code": "INSUFFICIENT_CREDITS"}, True),
+        ("/browser-agent", {"error": "No plan", "code": "SUBSCRIPTION_REQUIRED"}, False),
+        ("/v1/responses", {"error": {"code": "insufficient_credits", "message": "x"}}, True),
+        ("/v1/responses", {"error": {"code": "subscription_required", "message": "x"}}, False),
+    ],
+    ids=["spec", "browser", "browser plan", "gateway", "gateway plan"],
+)
+async def test_a_402_from_the_provider(
+    web: Web, predev: Guard, sandbox: Sandbox, path: str, body: dict[str, Any], exhausted: bool
+) -> None:
+    """It marks the guard exhausted, unless it is a plan that is lacking; the reply is the caller's."""
+    sandbox.fault(path, status=402, body=body)
+    await web.open(predev, key=KEY)
+    reply = await web.send("POST", f"{sandbox.url}{path}", json={"tasks": [{}]})
+    assert (reply.status_code, reply.json()) == (402, body)
+    look = predev.account.ledger.look
+    assert look is not None
+    assert (look.refused_until is not None) is exhausted
+    assert held(predev) == 0
+
+
+async def test_a_spec_that_died_half_way_counts_until_a_look_shows_it(
+    web: Web, predev: Guard, sandbox: Sandbox, clock: HandClock
+) -> None:
+    """Its 402 says nothing about what it burned before."""
+    sandbox.fault("/fast-spec", status=402)
+    await web.open(predev, key=KEY)
+    await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC)
+    assert predev.account.ledger.kept.total == 10_000_000
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 422, 429])
+async def test_a_refused_request_costs_nothing(
+    web: Web, predev: Guard, sandbox: Sandbox, status: int
+) -> None:
+    """The provider turned it away before it did anything."""
+    sandbox.fault("/fast-spec", status=status, body={"error": "no"})
+    await web.open(predev, key=KEY)
+    await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC)
+    assert predev.available == 100
+
+
+async def test_a_failure_at_the_provider_is_kept(web: Web, predev: Guard, sandbox: Sandbox) -> None:
+    """Nobody knows what a call cost that ended in a 500."""
+    sandbox.fault("/fast-spec", status=500, body={"error": "oops"})
+    await web.open(predev, key=KEY)
+    await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC)
+    assert (predev.available, held(predev)) == (90, 0)
+
+
+async def test_a_connection_that_was_never_made_costs_nothing(web: Web, clock: HandClock) -> None:
+    """What did not leave was not worked on."""
+    guard = Guard(FakeProvider(100))
+    await web.open(guard, prices={("POST", "/work"): 10}, base_url="http://127.0.0.1:9")
+    with pytest.raises(web.library.ConnectError):
+        await web.send("POST", "http://127.0.0.1:9/work")
+    assert guard.available == 100
+
+
+@pytest.mark.parametrize("fault", ["hang", "reset"])
+async def test_a_time_out_is_kept(web: Web, predev: Guard, sandbox: Sandbox, fault: str) -> None:
+    """The provider may be at it still."""
+    sandbox.fault("/fast-spec", **{fault: True})
+    await web.open(predev, key=KEY, timeout=0.05 if fault == "hang" else 10)
+    with pytest.raises(web.library.TransportError):
+        await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC)
+    assert (predev.available, held(predev)) == (90, 0)
+
+
+@pytest.mark.parametrize("way", AWAITING, indirect=True)
+async def test_a_cancelled_call_is_kept(web: Web, predev: Guard, sandbox: Sandbox) -> None:
+    """And nothing of it is left behind."""
+    sandbox.fault("/fast-spec", hang=True)
+    await web.open(predev, key=KEY)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(web.send, "POST", f"{sandbox.url}/fast-spec")
+        with anyio.fail_after(10):
+            while not held(predev):
+                await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+    assert (predev.available, held(predev)) == (90, 0)
+
+
+async def test_a_body_that_is_compressed_is_read_all_the_same(
+    web: Web, predev: Guard, sandbox: Sandbox
+) -> None:
+    """What the caller gets is what the transport behind would have given."""
+    packed = gzip.compress(json.dumps({"creditsUsed": 7}).encode())
+    headers = {"content-encoding": "gzip"}
+    sandbox.fault(
+        "/fast-spec", status=200, body=packed, headers=headers, content_type="application/json"
+    )
+    await web.open(predev, key=KEY)
+    reply = await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC)
+    assert reply.json() == {"creditsUsed": 7}
+    assert predev.available == 93
+
+
+@pytest.mark.parametrize(
+    "body", ['{"creditsUsed": -5}', '{"creditsUsed": true}', '{"creditsUsed": NaN}', "no JSON", ""]
+)
+async def test_a_reply_that_makes_no_sense_is_settled_at_cost(
+    web: Web, predev: Guard, sandbox: Sandbox, body: str
+) -> None:
+    """And the caller gets it as it came."""
+    sandbox.fault("/fast-spec", status=200, body=body, content_type="application/json")
+    await web.open(predev, key=KEY)
+    reply = await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC)
+    assert reply.text == body
+    assert (predev.available, held(predev)) == (90, 0)
+
+
+async def test_a_reply_that_breaks_off_is_kept(web: Web, predev: Guard, sandbox: Sandbox) -> None:
+    """A figure in the half that came is not believed."""
+    body = '{"creditsUsed": 1, "status": "completed"}\n\n'
+    sandbox.fault("/fast-spec", status=200, body=body, size=1_000_000, drip=0.0001)
+    await web.open(predev, key=KEY, timeout=10)
+    async with web.stream("POST", f"{sandbox.url}/fast-spec", json=SPEC) as lines:
+        assert "creditsUsed" in await anext(lines)
+    assert (predev.available, held(predev)) == (90, 0)
+
+
+async def test_an_unknown_balance_is_a_503(web: Web, clock: HandClock, sandbox: Sandbox) -> None:
+    """With the time of the next look, in the provider's shape; nothing leaves."""
+    sandbox.fault("/credits-balance", status=200, body={})
+    guard = Guard(PreDev(KEY, base_url=sandbox.url))
+    await web.open(guard, key=KEY)
+    reply = await web.send("POST", f"{sandbox.url}/v1/messages", json=CHAT)
+    assert reply.status_code == 503
+    assert reply.json()["error"]["code"] == "balance_unavailable"
+    assert int(reply.headers["retry-after"]) >= 0
+    assert sandbox.requests["POST", "/v1/messages"] == 0
+
+
+async def test_a_price_that_raises_lets_nothing_leave(
+    web: Web, predev: Guard, sandbox: Sandbox
+) -> None:
+    """A failure of ours is no reason to spend."""
+
+    def price(request: Any) -> int:
+        raise KeyError(request.method)
+
+    await web.open(predev, key=KEY, prices={("POST", "/fast-spec"): price})
+    with pytest.raises(KeyError):
+        await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC)
+    assert sandbox.requests["POST", "/fast-spec"] == 0
+
+
+@pytest.mark.parametrize("price", [lambda _: -1, lambda _: "lots", lambda _: {"mni": 1}])
+async def test_a_price_that_is_none_lets_nothing_leave(
+    web: Web, predev: Guard, sandbox: Sandbox, price: Any
+) -> None:
+    """Nor is a price that cannot be."""
+    await web.open(predev, key=KEY, prices={("POST", "/fast-spec"): price})
+    with pytest.raises((TypeError, ValueError)):
+        await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC)
+    assert sandbox.requests["POST", "/fast-spec"] == 0
+
+
+async def test_a_price_may_go_by_the_request(web: Web, predev: Guard, sandbox: Sandbox) -> None:
+    """Its content is there, also where the client streams it; None is for nothing."""
+
+    def price(request: Any) -> Any:
+        body = json.loads(request.content)
+        return {"min": body["worth"], "lag": 0} if body["worth"] else None
+
+    sandbox.fault("/work", status=200, body={})
+    await web.open(predev, key=KEY, prices={("POST", "/work"): price})
+
+    async def parts() -> Any:
+        yield b'{"worth": 30}'
+
+    content: Any = parts() if web.awaiting else iter([b'{"worth": 30}'])
+    await web.send("POST", f"{sandbox.url}/work", content=content)
+    assert predev.available == 70
+    await web.send("POST", f"{sandbox.url}/work", json={"worth": 0})
+    assert predev.available == 70
+
+
+# Retries by an SDK.
+
+
+async def test_a_retry_goes_by_the_hold_of_the_attempt_before(
+    web: Web, predev: Guard, sandbox: Sandbox
+) -> None:
+    """One logical call is one hold; what the attempt before may have cost is counted on top."""
+    await web.open(predev, key=KEY)
+    rest = predev.acquire(45)
+    sandbox.fault("/deep-spec", status=500, times=1)
+    url = f"{sandbox.url}/deep-spec"
+    await web.send("POST", url, json=SPEC, headers={RETRY: "0"})
+    assert held(predev) == 95_000_000
+    reply = await web.send("POST", url, json=SPEC, headers={RETRY: "1"})
+    assert reply.status_code == 200
+    used = Decimal(str(reply.json()["creditsUsed"]))
+    rest.release()
+    assert (predev.available, held(predev)) == (50 - used, 0)
+
+
+async def test_a_retry_of_another_call_takes_no_ones_hold(
+    web: Web, predev: Guard, sandbox: Sandbox
+) -> None:
+    """It is the same call where method, address and content are the same."""
+    sandbox.fault("/deep-spec", status=500, times=1)
+    await web.open(predev, key=KEY)
+    url = f"{sandbox.url}/deep-spec"
+    await web.send("POST", url, json=SPEC, headers={RETRY: "0"})
+    with predev.acquire(10):
+        other = await web.send("POST", url, json={"input": "Another"}, headers={RETRY: "1"})
+    assert other.status_code == 402
+
+
+async def test_a_retry_that_does_not_come_is_not_waited_for(
+    web: Web, predev: Guard, sandbox: Sandbox, clock: HandClock
+) -> None:
+    """After 65 s the hold is kept as that of any call whose outcome nobody knows."""
+    sandbox.fault("/fast-spec", hang=True, times=1)
+    await web.open(predev, key=KEY, timeout=0.05)
+    with pytest.raises(web.library.TransportError):
+        await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC, headers={RETRY: "0"})
+    clock.advance(64)
+    assert (predev.available, held(predev)) == (90, 10_000_000)
+    clock.advance(1)
+    assert (predev.available, held(predev)) == (90, 0)
+    clock.advance(PreDev.linger + PreDev.lag)
+    predev.balance(max_age=0)
+    assert predev.available == 100
+
+
+async def test_a_closed_client_tries_nothing_again(
+    web: Web, predev: Guard, sandbox: Sandbox
+) -> None:
+    """What it was uncertain of is kept."""
+    sandbox.fault("/fast-spec", status=503, times=1)
+    await web.open(predev, key=KEY)
+    await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC, headers={RETRY: "0"})
+    assert held(predev) == 10_000_000
+    await web.close()
+    assert (predev.available, held(predev)) == (90, 0)
+
+
+# Anchor Browser.
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "credits"),
+    [
+        ("/v1/sessions", {}, Decimal("0.01") + Decimal("0.05") * 20 / 60),
+        ("/v1/sessions", {"session": {"timeout": {"max_duration": 60}}}, Decimal("0.06")),
+        ("/v1/sessions", {"session": {"timeout": {"max_duration": -1}}}, Decimal("1.21")),
+        ("/v1/batch-sessions", {"count": 3, "configuration": {}}, None),
+        ("/v1/tools/perform-web-task", {"prompt": "x", "max_steps": 30}, Decimal("0.3")),
+        ("/v1/tools/perform-web-task", {"prompt": "x"}, Decimal(2)),
+    ],
+)
+async def test_what_browsers_may_cost(
+    web: Web, anchor: Guard, sandbox: Sandbox, path: str, body: Any, credits: Decimal | None
+) -> None:
+    """A session for its longest life, a batch for as many, a task for its steps."""
+    if credits is None:
+        credits = 3 * (Decimal("0.01") + Decimal("0.05") * 20 / 60)
+    sandbox.fault(path, status=200, body={"data": {}})
+    await web.open(anchor, key=Sandbox.anchor_key)
+    await web.send("POST", f"{sandbox.url}{path}", json=body)
+    left = 100 - credits
+    assert anchor.available is not None
+    assert abs(anchor.available - left) <= Decimal("0.000001")
+    assert anchor.available <= left
+
+
+async def test_a_session_counts_for_its_longest_life(
+    web: Web, anchor: Guard, sandbox: Sandbox, clock: HandClock
+) -> None:
+    """The reply that it is open ends nothing."""
+    await web.open(anchor, key=Sandbox.anchor_key)
+    body = {"session": {"timeout": {"max_duration": 60}}}
+    reply = await web.send("POST", f"{sandbox.url}/v1/sessions", json=body)
+    assert reply.status_code == 200
+    clock.advance(3600 + AnchorBrowser.lag - 1)
+    anchor.balance(max_age=0)
+    assert anchor.account.ledger.kept.total == 60_000
+    clock.advance(1)
+    anchor.balance(max_age=0)
+    assert anchor.account.ledger.kept.total == 0
+
+
+async def test_a_refused_browser(web: Web, anchor: Guard, sandbox: Sandbox) -> None:
+    """The refusal has Anchor Browser's shape."""
+    await web.open(anchor, key=Sandbox.anchor_key)
+    with anchor.acquire(100):
+        reply = await web.send("POST", f"{sandbox.url}/v1/sessions", json={})
+    assert reply.status_code == 402
+    assert reply.json()["error"]["code"] == 402
+    assert sandbox.requests["POST", "/v1/sessions"] == 0
+
+
+# Odds and ends.
+
+
+async def test_switched_off_nothing_is_held(web: Web, predev: Guard, sandbox: Sandbox) -> None:
+    """As if the transport behind were used alone."""
+    set_active(False)
+    await web.open(predev, key=KEY)
+    await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC)
+    set_active(True)
+    assert predev.available == 100
+
+
+async def test_observing_lets_all_through_and_books_it(
+    web: Web, sandbox: Sandbox, clock: HandClock
+) -> None:
+    """A refusal that would have been does not stop the call."""
+    guard = Guard(PreDev(KEY, base_url=sandbox.url), mode="observe")
+    guard.balance()
+    await web.open(guard, key=KEY)
+    hold = guard.acquire(100)
+    reply = await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC)
+    hold.release()
+    assert reply.status_code == 200
+    assert guard.available == sandbox.predev.balance
+
+
+def test_the_transport_behind_may_be_any(predev: Guard, sandbox: Sandbox) -> None:
+    """One whose reply is there as a whole, too."""
+    behind = httpx.MockTransport(lambda _: httpx.Response(200, json={"creditsUsed": 4}))
+    with httpx.Client(transport=GuardTransport(predev, transport=behind)) as client:
+        client.post(f"{sandbox.url}/fast-spec")
+    assert predev.available == 96
+
+
+def test_a_base_url_with_a_path(clock: HandClock) -> None:
+    """Prices are for what is below it; the same path above it is none of the provider's."""
+    guard = Guard(FakeProvider(100))
+    guard.balance()
+    behind = httpx.MockTransport(lambda _: httpx.Response(200, json={}))
+    transport = GuardTransport(
+        guard, transport=behind, prices={("POST", "/work"): 10}, base_url="https://a.example/api"
+    )
+    with httpx.Client(transport=transport) as client:
+        client.post("https://a.example/work")
+        client.post("https://a.example/apiary/work")
+        assert guard.available == 100
+        client.post("https://A.example:443/api/work")
+    assert guard.available == 90
+
+
+@pytest.mark.parametrize(
+    ("options", "problem", "words"),
+    [
+        ({}, TypeError, "pass prices="),
+        ({"prices": {("POST", "/work"): 10}}, TypeError, "pass base_url="),
+        ({"prices": {("POST", "/work"): {"min": 1, "slots": 1}}}, TypeError, "slots|base_url"),
+        ({"on_refusal": "stop"}, ValueError, "'answer' or 'raise'"),
+    ],
+)
+def test_what_a_transport_cannot_be_made_of(
+    clock: HandClock, options: Any, problem: type[Exception], words: str
+) -> None:
+    """It says so when it is made."""
+    with pytest.raises(problem, match=words):
+        GuardTransport(Guard(FakeProvider(100)), **options)
+
+
+def test_a_guard_is_wanted(clock: HandClock) -> None:
+    """A provider alone guards nothing."""
+    with pytest.raises(TypeError, match="takes a Guard"):
+        GuardTransport(FakeProvider(100))  # type: ignore[arg-type]
