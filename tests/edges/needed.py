@@ -1,4 +1,4 @@
-"""Programs and libraries of others that the edges are met with, from the extra `edges`."""
+"""Packages that some tests need and most users do not have; an extra in pyproject.toml has each."""
 
 import importlib.util
 import os
@@ -11,7 +11,7 @@ def need(*names: str) -> None:
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if not missing:
         return
-    words = f"not installed: {', '.join(missing)} (of the extra `edges`)"
+    words = f"not installed: {', '.join(missing)} (see the extras in pyproject.toml)"
     if os.environ.get("BUDGETGUARD_CI") == "1":
         pytest.fail(words)
     pytest.skip(words, allow_module_level=True)

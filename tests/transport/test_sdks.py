@@ -3,17 +3,20 @@
 from decimal import Decimal
 from typing import Any
 
-import anthropic
 import httpx
 import httpx2
-import openai
 import pytest
 from anchorbrowser import Anchorbrowser, APIStatusError, AsyncAnchorbrowser
+from needed import need
 
 from budgetguard import AnchorBrowser, Guard, InsufficientCredits
 from budgetguard.testing import HandClock
 from budgetguard.testing.sandbox import Sandbox
 from budgetguard.transport import AsyncGuardTransport, GuardTransport
+
+need("openai", "anthropic")
+import anthropic
+import openai
 
 KEY = Sandbox.predev_key
 HELLO: Any = [{"role": "user", "content": "Hello"}]
@@ -39,7 +42,7 @@ HEADERS = {"x-predev-credits-charged": "0.25", "x-predev-credits-remaining": "99
 COMPLETIONS = "/v1/chat/completions"
 
 
-def openai_client(guard: Guard, url: str, library: Any, **options: Any) -> openai.OpenAI:
+def openai_client(guard: Guard, url: str, library: Any, **options: Any) -> Any:
     """OpenAI's client, for pre.dev's gateway."""
     http = library.Client(transport=GuardTransport(guard, **options))
     return openai.OpenAI(api_key=KEY, base_url=f"{url}/v1", http_client=http)

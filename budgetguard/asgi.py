@@ -1,0 +1,363 @@
+"""A guard before the requests of a web service, for any ASGI framework and server.
+
+`GuardMiddleware` prices requests by method and path; `require` is the same for one FastAPI
+endpoint. Nothing here needs a framework, until `require` is called.
+"""
+
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager, suppress
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from budgetguard import problem
+from budgetguard.credits import Amount
+from budgetguard.decorator import require_credits
+from budgetguard.errors import HoldClosed
+from budgetguard.hold import Hold
+from budgetguard.routes import Routes
+
+if TYPE_CHECKING:
+    from budgetguard.guard import Guard
+    from budgetguard.requirement import Requirement
+
+Message: TypeAlias = MutableMapping[str, Any]
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+Price: TypeAlias = Amount | Mapping[str, Any] | Callable[[Scope], Amount | None]
+
+HOLD = "budgetguard.hold"
+"""Where in the scope a guarded request's Hold is."""
+EXCHANGE = "budgetguard.exchange"
+"""Where in the scope is told how the response to an HTTP request went."""
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {
+        "description": description,
+        "headers": {"Retry-After": {"schema": {"type": "integer"}}},
+        "content": {problem.MEDIA_TYPE: {"schema": problem.SCHEMA}},
+    }
+    for status, description in (
+        (402, "Too few credits are available"),
+        (429, "Too many sessions are open"),
+        (503, "The balance is not known"),
+    )
+}
+"""What an endpoint behind `require` may answer besides its own: for FastAPI's `responses=`."""
+
+_SERVER_ERROR = 500
+_POLICY_VIOLATION = 1008
+# The longest reason that a websocket's close frame can carry (RFC 6455, 5.5).
+_REASON = 123
+# More than servers queue up for an app that has not read its request's body; hypercorn: 10.
+_AHEAD = 16
+_BODIES = ("http.response.body", "http.response.zerocopysend")
+
+
+class GuardMiddleware:
+    """An ASGI app that admits requests to another one only if their credits are there.
+
+    `rules` says of `(method, path pattern)` what a request may cost: a number of credits, a
+    callable that is given the scope and returns one (None lets the request pass), or the arguments
+    of `require_credits` in a mapping, whose callables are given the scope too. A rule whose value
+    is None lets requests pass that a later one would price. `Routes` says what a pattern matches;
+    of several rules that do, the first decides. `guard` is a Guard, or a callable given the scope
+    that returns one; default is that of `require_credits`.
+
+    Matched is the path below `root_path`, as Starlette routes it, else the whole path, else the raw
+    one, so a rule holds for an app that is mounted, too. A rule for GET holds for HEAD, and `*` for
+    every method, a browser's OPTIONS before a request to another origin included. What an app
+    routes by anything else, such as a method in a header, needs a rule for the path it comes by.
+
+    A request is admitted before the app is called and any of its body is read. A refused one is
+    answered with a problem document (RFC 9457) of status 402, 429 or 503, `Retry-After` included; a
+    refused websocket likewise where the server supports that, else it is closed with code 1008. So is
+    a refusal answered that the app lets through before its response began. The document says what is
+    lacking, the account's balance included.
+
+    The hold is at `scope["budgetguard.hold"]`, for the app to settle, release or charge. It ends
+    when the app returns, after background tasks, if not before:
+
+    - settled at cost, where a response below 500 was completed, or a websocket's app returned. This
+      holds for 4xx too, as a client's mistake may be found when credits were spent already. Where
+      it was not, say so: `release()`.
+    - kept, where the app raised or was cancelled, answered 500 or above, or did not complete its
+      response, or where the client had gone by then. A server may leave the app without a word of
+      that; so before a response's last part is sent, it is asked. Under trio only what the app
+      heard itself counts.
+
+    Without `rules` it guards nothing, answers refusals from within the app, and tells `require` how
+    responses went. Lifespan and other scopes pass untouched. A callable that raises lets no request
+    through. Raises TypeError or ValueError for rules that cannot be.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        guard: "Guard | Callable[[Scope], Guard] | None" = None,
+        rules: Mapping[tuple[str, str], Price | None] | None = None,
+    ) -> None:
+        if guard is not None and rules is None:
+            msg = "GuardMiddleware without rules guards nothing: pass rules= too, or no guard"
+            raise TypeError(msg)
+        self._app = app
+        self._routes = Routes({} if rules is None else _requirements(guard, rules))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] == "http":
+            await self._respond(scope, Exchange(receive, send))
+        elif scope["type"] == "websocket":
+            await self._converse(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _respond(self, scope: Scope, exchange: "Exchange") -> None:
+        inner = {**scope, EXCHANGE: exchange}
+        try:
+            hold = await self._admit(scope["method"], scope)
+            if hold is None:
+                await self._app(inner, exchange.receive, exchange.send)
+                return
+            with exchange.watch(hold):
+                await self._app({**inner, HOLD: hold}, exchange.receive, exchange.send)
+        except problem.REFUSALS as error:
+            if exchange.status is not None:
+                raise
+            await _answer(exchange.send, "http.response", error, bare=scope["method"] == "HEAD")
+
+    async def _converse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            hold = await self._admit("WEBSOCKET", scope)
+        except problem.REFUSALS as error:
+            await receive()
+            if answers_websockets(scope):
+                await _answer(send, "websocket.http.response", error)
+            else:
+                code, reason = closing(error)
+                await send({"type": "websocket.close", "code": code, "reason": reason})
+            return
+        if hold is None:
+            await self._app(scope, receive, send)
+            return
+        with hold:
+            await self._app({**scope, HOLD: hold}, receive, send)
+
+    async def _admit(self, method: str, scope: Scope) -> Hold | None:
+        found = (self._routes.find(method, path) for path in _paths(scope))
+        requirement = next((each for each in found if each is not None), None)
+        if requirement is None:
+            return None
+        try:
+            return await requirement.aopen(args=(scope,))
+        except _Free:
+            return None
+
+
+class Exchange:
+    """One HTTP request and how the response to it goes, as seen between a server and its app."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self.status: int | None = None
+        self._receive = receive
+        self._send = send
+        self._ahead: deque[Message] = deque()
+        self._receiving = 0
+        self._watched = False
+        self._complete = False
+        self._lost = False
+
+    @contextmanager
+    def watch(self, hold: Hold) -> Iterator[None]:
+        """A block in which the app responds: ends the hold after it, if the app has not."""
+        self._watched = True
+        with hold:
+            yield
+            if self._lost or not self._complete or (self.status or 0) >= _SERVER_ERROR:
+                with suppress(HoldClosed):
+                    hold.keep()
+
+    async def receive(self) -> Message:
+        """What the app receives."""
+        if self._ahead:
+            return self._ahead.popleft()
+        self._receiving += 1
+        try:
+            message = await self._receive()
+        finally:
+            self._receiving -= 1
+        self._note(message)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """What the app sends."""
+        kind = message["type"]
+        if kind == "http.response.start":
+            self.status = message["status"]
+        elif kind == "http.response.pathsend" or (
+            kind in _BODIES and not message.get("more_body", False)
+        ):
+            if self._watched and not self._receiving:
+                await self._look()
+            # Before it is sent: from then on servers say that the client has gone, and mean that
+            # there is nothing more to receive.
+            self._complete = True
+        try:
+            await self._send(message)
+        except BaseException:
+            self._lost = True
+            raise
+
+    async def _look(self) -> None:
+        """Receive what is there already, to be handed to the app when it asks."""
+        from anyio import CancelScope
+
+        with CancelScope() as scope:
+            scope.cancel()
+            for _ in range(_AHEAD):
+                message = await self._receive()
+                self._ahead.append(message)
+                self._note(message)
+                if self._lost:
+                    break
+
+    def _note(self, message: Message) -> None:
+        if message["type"] == "http.disconnect" and not self._complete:
+            self._lost = True
+
+
+def require(
+    guard: "Guard | Callable[[Scope], Guard] | None" = None,
+    *,
+    min: Amount | Callable[[Scope], Amount] | None = None,
+    cost: Amount | Callable[[Scope], Amount] | None = None,
+    slots: int = 0,
+    wait: float = 0,
+    lag: float | None = None,
+    linger: float | None = None,
+    release_on: tuple[type[BaseException], ...] | type[BaseException] = (),
+    name: str | None = None,
+) -> Callable[..., AsyncIterator[Hold]]:
+    """A FastAPI dependency that admits a request only if its credits are there; gives its Hold.
+
+    `Depends(require(guard, min=50))`, as a parameter or among `dependencies=`. The arguments are
+    those of `require_credits`, whose callables are given the ASGI scope; `name` is by default the
+    endpoint's qualified name. Credits are set aside after the request's body was read, and before
+    FastAPI looks at the endpoint's own parameters.
+
+    A refusal is an HTTPException of FastAPI's with the problem document for its answer, unless
+    the app has a handler of its own for HTTPException or the status; a websocket is refused as by
+    `GuardMiddleware`. FastAPI takes no documentation from dependencies: pass `responses=REFUSALS` to
+    the app, a router or the endpoint.
+
+    The hold ends after the response was sent, streams and background tasks included, if the
+    endpoint has not ended it:
+
+    - released, where something raised one of `release_on`. With `RequestValidationError` there, a
+      request that does not fit the endpoint costs nothing; say so if no other dependency spends.
+    - kept, where the endpoint, its stream or a background task raised anything else, an
+      HTTPException too, or was cancelled.
+    - With `GuardMiddleware` around (`app.add_middleware(GuardMiddleware)`, no rules needed), kept or
+      settled at cost as it says.
+    - Without, a dependency cannot learn whether a stream was heard to its end. So it is settled at
+      cost only where the endpoint is declared to return data (a return type or `response_model`
+      that is no Response) or is a websocket's. Else it is kept.
+
+    Raises ImportError without FastAPI, TypeError or ValueError for arguments that cannot be.
+    """
+    from budgetguard.integrations.fastapi import dependency
+
+    return dependency(
+        require_credits(
+            min,
+            cost=cost,
+            slots=slots,
+            wait=wait,
+            lag=lag,
+            linger=linger,
+            release_on=release_on,
+            name=name,
+            guard=guard,
+        )
+    )
+
+
+def answers_websockets(scope: Scope) -> bool:
+    """Whether the server can answer a websocket's handshake as an HTTP request."""
+    return "websocket.http.response" in (scope.get("extensions") or {})
+
+
+def closing(error: problem.Refusal) -> tuple[int, str]:
+    """Code and reason for closing a websocket that was refused."""
+    return _POLICY_VIOLATION, str(error).encode()[:_REASON].decode(errors="ignore")
+
+
+class _Free(Exception):
+    """A rule's callable says that this request costs nothing."""
+
+
+def _requirements(
+    guard: "Guard | Callable[[Scope], Guard] | None",
+    rules: Mapping[tuple[str, str], Price | None],
+) -> "dict[tuple[str, str], Requirement | None]":
+    if not rules:
+        msg = 'rules names no request: {("POST", "/deep-spec"): 50}'
+        raise ValueError(msg)
+    return {key: _requirement(guard, key, price) for key, price in rules.items()}
+
+
+def _requirement(
+    guard: "Guard | Callable[[Scope], Guard] | None", key: Any, price: Price | None
+) -> "Requirement | None":
+    if price is None:
+        return None
+    if isinstance(price, Mapping):
+        terms = dict(price)
+    else:
+        terms = {"min": _priced(price) if callable(price) else price}
+    if "actual" in terms:
+        msg = "actual= is given a function's result, and a request has none: use hold.settle(cost)"
+        raise TypeError(msg)
+    name = " ".join(map(str, key)) if isinstance(key, tuple) else str(key)
+    return require_credits(**{"guard": guard, "name": name, **terms})
+
+
+def _priced(price: Callable[[Scope], Amount | None]) -> Callable[[Scope], Amount]:
+    if iscoroutinefunction(price):
+        msg = (
+            f"a cost is told by a plain function, and {price.__qualname__} is a coroutine function"
+        )
+        raise TypeError(msg)
+
+    def cost(scope: Scope) -> Amount:
+        amount = price(scope)
+        if amount is None:
+            raise _Free
+        return amount
+
+    return cost
+
+
+def _paths(scope: Scope) -> Iterator[str]:
+    """The paths that an app may route by, the likeliest first."""
+    root = scope.get("root_path", "").rstrip("/")
+    for path in (scope["path"], (scope.get("raw_path") or b"").decode("latin-1")):
+        if root and path.startswith(root) and path[len(root) :][:1] in {"", "/"}:
+            yield path[len(root) :]
+        if path:
+            yield path
+
+
+async def _answer(send: Send, prefix: str, error: problem.Refusal, *, bare: bool = False) -> None:
+    body = problem.body(error)
+    headers = {**problem.headers(error), "content-length": str(len(body))}
+    await send(
+        {
+            "type": f"{prefix}.start",
+            "status": error.status_code,
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        }
+    )
+    await send({"type": f"{prefix}.body", "body": b"" if bare else body})

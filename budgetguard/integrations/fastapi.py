@@ -1,0 +1,81 @@
+"""The dependency behind `budgetguard.asgi.require`: what of it needs FastAPI."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from inspect import isasyncgenfunction, isgeneratorfunction
+from typing import TYPE_CHECKING, Any
+
+from fastapi import HTTPException, Response, WebSocketException
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.requests import HTTPConnection
+
+from budgetguard import problem
+from budgetguard.asgi import EXCHANGE, answers_websockets, closing
+from budgetguard.errors import HoldClosed
+from budgetguard.hold import Hold
+
+if TYPE_CHECKING:
+    from budgetguard.requirement import Requirement
+
+
+class Refused(HTTPException):
+    """An admission's refusal, as FastAPI's handlers know refusals; `__cause__` is the error."""
+
+    def __init__(self, error: problem.Refusal) -> None:
+        headers = problem.headers(error)
+        del headers["content-type"]
+        super().__init__(error.status_code, detail=str(error), headers=headers)
+
+
+def dependency(requirement: "Requirement") -> Callable[[HTTPConnection], AsyncIterator[Hold]]:
+    """A dependency that yields the hold of one request."""
+
+    async def credits(connection: HTTPConnection) -> AsyncIterator[Hold]:
+        scope = connection.scope
+        try:
+            hold = await requirement.aopen(_operation(scope), (scope,))
+        except problem.REFUSALS as error:
+            raise _refusal(scope, error) from error
+        if EXCHANGE in scope:
+            with scope[EXCHANGE].watch(hold):
+                yield hold
+            return
+        with hold:
+            yield hold
+            if not _is_done(scope):
+                with suppress(HoldClosed):
+                    hold.keep()
+
+    return credits
+
+
+def _refusal(scope: Any, error: problem.Refusal) -> Exception:
+    if scope["type"] == "websocket" and not answers_websockets(scope):
+        code, reason = closing(error)
+        return WebSocketException(code, reason)
+    # FastAPI answers {"detail": ...} to every HTTPException, and asks the app's table of handlers
+    # first, which Starlette keeps in the scope. Whoever has a handler of his own keeps it.
+    handlers: dict[Any, Any] = scope.get("starlette.exception_handlers", ({},))[0]
+    now = next((handlers[kind] for kind in Refused.__mro__ if kind in handlers), None)
+    if now is http_exception_handler:
+        handlers[Refused] = _answer
+    return Refused(error)
+
+
+async def _answer(_: HTTPConnection, refused: Exception) -> Response:
+    error = refused.__cause__
+    assert isinstance(error, problem.REFUSALS)
+    return Response(problem.body(error), error.status_code, problem.headers(error))
+
+
+def _operation(scope: Any) -> str:
+    return str(getattr(scope.get("endpoint"), "__qualname__", scope["path"]))
+
+
+def _is_done(scope: Any) -> bool:
+    """Whether an endpoint that returned has done its work, and left no stream to go on with it."""
+    if scope["type"] == "websocket":
+        return True
+    endpoint, declared = scope.get("endpoint"), getattr(scope.get("route"), "response_model", None)
+    streams = isgeneratorfunction(endpoint) or isasyncgenfunction(endpoint)
+    return not streams and declared is not Any and declared not in (None, object)

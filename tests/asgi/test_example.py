@@ -1,0 +1,61 @@
+"""The example of a web service, run as a user would run it, and held against the books."""
+
+import re
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from budgetguard.testing.sandbox import Sandbox
+
+EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "web_service.py"
+
+
+@pytest.fixture(autouse=True)
+def _with_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setenv("PREDEV_API_KEY", Sandbox.predev_key)
+
+
+def run(*arguments: str) -> str:
+    """Run the example, which must not fail nor complain; give what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLE), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def costs(output: str) -> Decimal:
+    """Add up what the example says that its specs cost."""
+    return sum((Decimal(each) for each in re.findall(r"for ([\d.]+) credits", output)), Decimal(0))
+
+
+def test_in_the_sandbox() -> None:
+    """As pasted: two deep specs of three are paid for, one is a 402, and nobody else is asked."""
+    with Sandbox() as idle:
+        output = run("--base-url", idle.url)
+        assert not idle.requests
+    assert output.startswith("The account has 130 credits.\n200: a bird feeder finished for")
+    assert output.count("200: ") == 3
+    [refused] = [line for line in output.splitlines() if line.startswith("402: ")]
+    assert "100 are held by 2 running calls" in refused
+    assert re.search(r"to be tried again in \d+ s\. deep_spec needs 50 credits", refused)
+    assert output.endswith(f"The sandbox charged {costs(output)}, for specs that died: 0.\n")
+
+
+def test_by_the_books() -> None:
+    """With --live the provider charged what the service says, and no spec was refused there."""
+    with Sandbox(credits=130, speed=150, seed=3) as sandbox:
+        output = run("--live", "--base-url", sandbox.url)
+        account = sandbox.predev
+        assert sandbox.requests["POST", "/deep-spec"] == 2
+        assert sandbox.requests["POST", "/fast-spec"] == 1
+        assert (account.finished, account.died, account.refused, account.running) == (3, 0, 0, 0)
+        assert account.charged == costs(output)
