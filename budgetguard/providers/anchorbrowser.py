@@ -15,7 +15,9 @@ from budgetguard.providers.anchorbrowser_wire import (
     AI_STEP,
     BROWSER,
     BROWSER_HOUR,
+    PROXY_GB,
     AnchorBrowserWire,
+    session_cost,
 )
 from budgetguard.secret import Credential
 
@@ -43,9 +45,10 @@ class AnchorBrowser:
 
     BROWSER: Final = BROWSER
     BROWSER_HOUR: Final = BROWSER_HOUR
-    PROXY_GB: Final = Decimal(8)
+    PROXY_GB: Final = PROXY_GB
     AI_STEP: Final = AI_STEP
 
+    session_cost = staticmethod(session_cost)
     wire = AnchorBrowserWire()
     prices = wire.prices
 

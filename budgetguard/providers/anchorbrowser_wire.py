@@ -7,6 +7,7 @@ from budgetguard.wire import OK, End, Prices, Reply, Wire, parse
 
 BROWSER: Final = Decimal("0.01")
 BROWSER_HOUR: Final = Decimal("0.05")
+PROXY_GB: Final = Decimal(8)
 AI_STEP: Final = Decimal("0.01")
 
 # Minutes that a session lives at most by default, and what one without a limit is priced at.
@@ -17,8 +18,15 @@ _MOST_SESSIONS = 1000
 
 
 def session_cost(minutes: int | Decimal) -> Decimal:
-    """Credits for a session of so many minutes, without what goes through the provider's proxies."""
-    return BROWSER + BROWSER_HOUR * minutes / 60
+    """Credits that a session may cost within so many minutes, and the one that billing rounds up to.
+
+    Without what goes through the provider's proxies.
+    """
+    return BROWSER + BROWSER_HOUR * (minutes + 1) / 60
+
+
+PAGE: Final = session_cost(0)
+FETCH: Final = PAGE + PROXY_GB / 100  # 10 MB through the provider's proxies
 
 
 def _session(request: Any) -> dict[str, Any]:
@@ -62,7 +70,7 @@ class AnchorBrowserWire(Wire):
         ("POST", "/v1/sessions/async"): _session,
         ("POST", "/v1/batch-sessions"): _batch,
         ("POST", "/v1/tools/perform-web-task"): _web_task,
-        ("POST", "/v1/tools/fetch/webpage"): session_cost(1),
+        ("POST", "/v1/tools/fetch/webpage"): FETCH,
         ("POST", "/v2/tasks/*/run"): AI_STEP * _MOST_STEPS,
         ("POST", "/v1/task/run"): AI_STEP * _MOST_STEPS,
         ("POST", "/v1/task/run/*"): AI_STEP * _MOST_STEPS,

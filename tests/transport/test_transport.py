@@ -26,6 +26,7 @@ pytestmark = [
 AWAITING = ["httpx on asyncio", "httpx on trio", "httpx2 on asyncio", "httpx2 on trio"]
 KEY = Sandbox.predev_key
 SPEC = {"input": "A web shop for a bakery"}
+SESSION_OF_A_DAY = Decimal("0.01") + Decimal("0.05") * 1441 / 60
 CHAT = {"model": "m", "messages": []}
 RETRY = "x-stainless-retry-count"
 
@@ -481,9 +482,9 @@ async def test_a_closed_client_tries_nothing_again(
 @pytest.mark.parametrize(
     ("path", "body", "credits"),
     [
-        ("/v1/sessions", {}, Decimal("0.01") + Decimal("0.05") * 20 / 60),
-        ("/v1/sessions", {"session": {"timeout": {"max_duration": 60}}}, Decimal("0.06")),
-        ("/v1/sessions", {"session": {"timeout": {"max_duration": -1}}}, Decimal("1.21")),
+        ("/v1/sessions", {}, Decimal("0.0275")),
+        ("/v1/sessions", {"session": {"timeout": {"max_duration": 59}}}, Decimal("0.06")),
+        ("/v1/sessions", {"session": {"timeout": {"max_duration": -1}}}, SESSION_OF_A_DAY),
         ("/v1/batch-sessions", {"count": 3, "configuration": {}}, None),
         ("/v1/tools/perform-web-task", {"prompt": "x", "max_steps": 30}, Decimal("0.3")),
         ("/v1/tools/perform-web-task", {"prompt": "x"}, Decimal(2)),
@@ -494,7 +495,7 @@ async def test_what_browsers_may_cost(
 ) -> None:
     """A session for its longest life, a batch for as many, a task for its steps."""
     if credits is None:
-        credits = 3 * (Decimal("0.01") + Decimal("0.05") * 20 / 60)
+        credits = 3 * Decimal("0.0275")
     sandbox.fault(path, status=200, body={"data": {}})
     await web.open(anchor, key=Sandbox.anchor_key)
     await web.send("POST", f"{sandbox.url}{path}", json=body)
@@ -514,7 +515,7 @@ async def test_a_session_counts_for_its_longest_life(
     assert reply.status_code == 200
     clock.advance(3600 + AnchorBrowser.lag - 1)
     anchor.balance(max_age=0)
-    assert anchor.account.ledger.kept.total == 60_000
+    assert anchor.account.ledger.kept.total == 60_834
     clock.advance(1)
     anchor.balance(max_age=0)
     assert anchor.account.ledger.kept.total == 0

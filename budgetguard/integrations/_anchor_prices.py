@@ -1,0 +1,118 @@
+"""What each method of Anchor Browser's SDK may cost, and how its end is heard of."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final
+
+from budgetguard.integrations._sdk import said
+from budgetguard.providers.anchorbrowser_wire import AI_STEP, FETCH, PAGE, session_cost
+
+# The API reference's defaults (2026-11): minutes of a session's longest life, steps of a task.
+MINUTES: Final = 20
+STEPS: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """A method that spends: its cost and slots, and the id by which it goes on after its reply."""
+
+    cost: Any
+    slots: int = 0
+    kind: str = ""
+    id: str = ""
+    goes_on: Callable[[Any], bool] = lambda _: True
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A free method that tells of the end of one kind of work; without words, by being done."""
+
+    kind: str
+    where: str = ""
+    over: tuple[str, ...] = ()
+
+
+# What the caller left out is falsy, be it None or the SDK's own NotGiven.
+def _count(value: Any, what: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        msg = f"what {what}={value!r} may cost at most is not known: name it by costs="
+        raise ValueError(msg)
+    return value
+
+
+def _minutes(session: Any) -> int:
+    return _count(said(session or None, "timeout.max_duration") or MINUTES, "max_duration")
+
+
+def _body(extra_body: Any, **given: Any) -> Mapping[str, Any]:
+    """What is sent: the SDK lets `extra_body` win."""
+    return {**given, **(extra_body or {})}
+
+
+def session_life(*, session: Any = None, extra_body: Any = None, **_: Any) -> int:
+    """The longest life of the session that `create_session` is asked for, in minutes.
+
+    Raises ValueError where it has none.
+    """
+    return _minutes(_body(extra_body, session=session)["session"])
+
+
+def _session(**kwargs: Any) -> Decimal:
+    return session_cost(session_life(**kwargs))
+
+
+def _batch(*, count: Any, configuration: Any = None, extra_body: Any = None, **_: Any) -> Decimal:
+    body = _body(extra_body, count=count, configuration=configuration)
+    session = said(body["configuration"] or None, "session")
+    return session_cost(_minutes(session)) * _count(body["count"], "count")
+
+
+def _web_task(
+    *, max_steps: Any = None, session_id: Any = None, extra_body: Any = None, **_: Any
+) -> Decimal:
+    steps = _count(_body(extra_body, max_steps=max_steps)["max_steps"] or STEPS, "max_steps")
+    return AI_STEP * steps + (0 if session_id else session_cost(MINUTES))
+
+
+def _is_over(_: Any) -> bool:
+    return False
+
+
+def _has_no_result(reply: Any) -> bool:
+    return said(reply, "data.result") is None
+
+
+def _runs(reply: Any) -> bool:
+    return said(reply, "status") not in _RUN_OVER
+
+
+def _is_async(reply: Any) -> bool:
+    return said(reply, "data.async_") is not False
+
+
+_RUN_OVER = ("success", "failure", "timeout", "cancelled")
+_TASK = _web_task()
+
+RETRY: Final = "batch_sessions.retry_batch_session"
+PRICED: Final[Mapping[str, Priced]] = {
+    "sessions.create_session": Priced(_session, 1, "session", "data.id"),
+    "sessions.create_session_async": Priced(_session, 1, "request", "data.request_id"),
+    "batch_sessions.create_batch_session": Priced(_batch, 0, "batch", "data.batch_id"),
+    RETRY: Priced(None),
+    "tools.perform_web_task": Priced(_web_task, 0, "workflow", "data.workflow_id", _has_no_result),
+    "tools.fetch_webpage": Priced(FETCH, goes_on=_is_over),
+    "tools.screenshot_webpage": Priced(PAGE, goes_on=_is_over),
+    "tools.create_page_pdf": Priced(PAGE, goes_on=_is_over),
+    "tasks.run_task": Priced(_TASK, 0, "run", "run_id", _runs),
+    "tasks.generate_task": Priced(_TASK, 0, "generation", "id"),
+    "tasks_legacy.run_adhoc_task": Priced(_TASK, goes_on=_is_async),
+    "tasks_legacy.run_task_by_name": Priced(_TASK, goes_on=_is_async),
+}
+TOLD: Final[Mapping[str, Told]] = {
+    "batch_sessions.delete_batch_session": Told("batch"),
+    "batch_sessions.update_batch_session": Told("batch"),
+    "tools.get_perform_web_task_status": Told("workflow", "data.status", ("COMPLETED", "FAILED")),
+    "tasks.get_task_run_status": Told("run", "status", _RUN_OVER),
+    "tasks.get_task_generation_status": Told("generation", "status", ("ready", "failed")),
+}

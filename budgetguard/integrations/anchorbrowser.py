@@ -1,0 +1,342 @@
+"""Anchor Browser's SDK, plain and async, with a guard before everything in it that spends."""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+
+import httpx
+from anchorbrowser import (
+    Anchorbrowser,
+    APIConnectionError,
+    APIStatusError,
+    AsyncAnchorbrowser,
+    NotFoundError,
+)
+
+from budgetguard.credits import to_credits
+from budgetguard.integrations._anchor_prices import PRICED, RETRY, TOLD, Told, session_life
+from budgetguard.integrations._sdk import Replaced, bound, credits_said, requirement, said
+from budgetguard.integrations.objects import Cost
+
+if TYPE_CHECKING:
+    from budgetguard.guard import Guard
+    from budgetguard.hold import Hold
+    from budgetguard.requirement import Requirement
+
+C = TypeVar("C", bound=Anchorbrowser | AsyncAnchorbrowser)
+Async: TypeAlias = Callable[..., Coroutine[Any, Any, Any]]
+
+_SESSIONS = ("delete_session", "delete_all_sessions", "get_async_session_status")
+_COPIES = ("copy", "with_options")
+_FREE = frozenset((*TOLD, *(f"sessions.{name}" for name in _SESSIONS), *_COPIES))
+_PARTS = frozenset(path.partition(".")[0] for path in (*PRICED, *TOLD))
+# Resources whose methods call those of the client that they are given.
+_HELPERS = ("agent", "browser")
+_REFUSALS = frozenset(range(400, 500)) - {HTTPStatus.REQUEST_TIMEOUT}
+
+
+def guarded(client: C, guard: "Guard", *, costs: Mapping[str, Cost] | None = None) -> C:
+    """`client`, refusing what its credits will not pay for; so do `with_options()` and `copy()`.
+
+    A session is held at what its longest life costs, with the minute that billing rounds up to, and
+    takes a slot; a batch at as much for each of its sessions. A session is settled at its
+    `credits_used` when `delete_session` has ended it, at what was held when its longest life is
+    over, and kept where the cost is not known by then; a batch is settled at what was held when it
+    is deleted or cancelled. A task is held at `max_steps` steps, and at a session too unless it names
+    one; as replies name no cost, it is settled at that when it is over. A screenshot or PDF is held
+    at a browser's minute, `fetch_webpage` at 10 MB through proxies more. For tasks that are
+    generated, and for running them, no price is documented: they are held at the most steps.
+
+    `costs` says otherwise, by names like `"tools.perform_web_task"`: a number, a callable given the
+    method's arguments, or the arguments of `require_credits` in a mapping. A session without a
+    longest life is a ValueError until its cost is named, and so is a retry of a batch that was not
+    begun here. What sessions send through proxies is not in their cost.
+
+    `browser.create`, `agent.task` and `agent.browser_task` call the guarded methods. Holds of what
+    goes on end with this object and its copies, if nothing ended them before: dropped holds are kept.
+    What spends is sent once, whatever the client's `max_retries`: behind an attempt that had no
+    answer a browser may run.
+
+    A 402 marks the guard exhausted, and so does a 403 by the project's cost limit: both say that
+    nothing more can be spent now. Refusals by 4xx, and connections that were never made, release.
+    Time-outs, broken connections and errors of the server keep.
+
+    Requests made by `client.post()` itself are not guarded. Raises TypeError for what is no client,
+    AttributeError for costs of methods it does not have, ValueError for costs of methods that tell of
+    others' costs, or that only call priced ones.
+    """
+    if not isinstance(client, Anchorbrowser | AsyncAnchorbrowser):
+        msg = f"guarded() takes an Anchorbrowser or AsyncAnchorbrowser, not {client!r}"
+        raise TypeError(msg)
+    costs = costs or {}
+    for name in costs:
+        if name in _PARTS:
+            msg = f"{name} is no method, but a part of the client: name one of its methods"
+            raise TypeError(msg)
+        if name in _FREE or name.partition(".")[0] in _HELPERS:
+            msg = f"{name} only calls or settles methods that spend: price those"
+            raise ValueError(msg)
+    return cast("C", _Account(guard, costs, type(client).__name__).view(client))
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What goes on: its hold, how many seconds it lives at most, and until when."""
+
+    need: "Requirement"
+    hold: "Hold"
+    life: float
+    until: float = math.inf
+
+
+class _View(Replaced):
+    """A guarded client."""
+
+    def __getattr__(self, name: str) -> Any:
+        part = super().__getattr__(name)
+        # Made anew each time: kept here, it and the client would keep each other from being dropped.
+        return type(part)(self) if name in _HELPERS else part
+
+
+class _Account:
+    """The guard and the holds that a guarded client and its copies share; it refers to none of them.
+
+    Its methods are written for async clients. Plain ones are lent to them as coroutine functions
+    that never wait, so that one step runs the whole.
+    """
+
+    def __init__(self, guard: "Guard", costs: Mapping[str, Cost], name: str) -> None:
+        self._guard = guard
+        self._costs = costs
+        self._name = name
+        self._open: dict[tuple[str, str], _Work] = {}
+        self._needs = {path: self._need(path) for path in PRICED}
+
+    def view(self, client: Any) -> _View:
+        """The client, with guarded methods in the place of its own."""
+        # Retried is what had no answer, and may have spent.
+        once = client.with_options(max_retries=0) if client.max_retries else client
+        here: dict[str, Any] = {name: self._copies(client, name) for name in _COPIES}
+        courses = self._courses(client.sessions.get_session)
+        more = {path: cost for path, cost in self._costs.items() if path not in PRICED}
+        for part in _PARTS:
+            methods = {}
+            for name, course in _within(courses, part).items():
+                source = once if f"{part}.{name}" in PRICED else client
+                methods[name] = _run(getattr(getattr(source, part), name), course)
+            own, path = getattr(client, part), f"{self._name}.{part}"
+            here[part] = Replaced(own, self._guard, _within(more, part), methods, path)
+        others = {path: it for path, it in more.items() if path.partition(".")[0] not in here}
+        return _View(client, self._guard, others, here, self._name)
+
+    def _need(self, path: str) -> "Requirement":
+        priced = PRICED[path]
+        cost = functools.partial(_retry, self._open) if path == RETRY else priced.cost
+        terms = {"min": cost, "slots": priced.slots, "name": f"{self._name}.{path}"}
+        return requirement(self._guard, terms, self._costs.get(path))
+
+    def _copies(self, client: Any, name: str) -> Callable[..., Any]:
+        copy = getattr(client, name)
+
+        @functools.wraps(copy)
+        def copying(*args: Any, **kwargs: Any) -> Any:
+            return self.view(copy(*args, **kwargs))
+
+        return copying
+
+    def _courses(self, get_session: Callable[..., Any]) -> dict[str, Async]:
+        opens = _aopen if inspect.iscoroutinefunction(get_session) else _open
+        get_session = _lent(get_session)
+        return {
+            **{path: functools.partial(self._spend, path, opens) for path in PRICED},
+            **{path: functools.partial(self._end, told) for path, told in TOLD.items()},
+            "sessions.delete_session": functools.partial(self._delete, get_session),
+            "sessions.delete_all_sessions": functools.partial(self._delete_all, get_session),
+            "sessions.get_async_session_status": self._follow,
+        }
+
+    async def _spend(self, path: str, opens: Async, method: Async, args: Any, kwargs: Any) -> Any:
+        priced, need = PRICED[path], self._needs[path]
+        bound(method, args, kwargs)
+        self._end_lives()
+        hold = await opens(need, args, kwargs)
+        try:
+            reply = await method(*args, **kwargs)
+        except BaseException as error:
+            self._failed(hold, error)
+            raise
+        id = said(reply, priced.id) if priced.id else None
+        if not priced.goes_on(reply):
+            need.settle(hold, reply)
+        elif id is None:
+            hold.keep()
+        else:
+            self._put(priced.kind, id, _Work(need, hold, _life(kwargs) if priced.slots else 0))
+        return reply
+
+    async def _end(self, told: Told, method: Async, args: Any, kwargs: Any) -> Any:
+        id = _first(method, args, kwargs)
+        reply = await method(*args, **kwargs)
+        if not told.over or said(reply, told.where) in told.over:
+            work = self._take(told.kind, id)
+            if work is not None:
+                work.need.settle(work.hold, reply)
+        return reply
+
+    async def _follow(self, method: Async, args: Any, kwargs: Any) -> Any:
+        """A session that was asked for gets its own id."""
+        request = _first(method, args, kwargs)
+        reply = await method(*args, **kwargs)
+        session = said(reply, "data.session.session_id")
+        lost = said(reply, "data.status") in {"failed", "cancelled"}
+        work = self._take("request", request) if session is not None or lost else None
+        if work is not None and session is not None:
+            self._put("session", session, work)
+        elif work is not None:
+            work.hold.keep()
+        return reply
+
+    async def _delete(self, get_session: Async, method: Async, args: Any, kwargs: Any) -> Any:
+        id = _first(method, args, kwargs)
+        try:
+            reply = await method(*args, **kwargs)
+        except NotFoundError:
+            work = self._take("session", id)
+            if work is not None:
+                work.hold.keep()
+            raise
+        await self._gone(get_session, id)
+        return reply
+
+    async def _delete_all(self, get_session: Async, method: Async, args: Any, kwargs: Any) -> Any:
+        # Those of before the request: one that is created during it may go on.
+        ids = [id for kind, id in list(self._open) if kind == "session"]
+        reply = await method(*args, **kwargs)
+        for id in ids:
+            await self._gone(get_session, id)
+        return reply
+
+    async def _gone(self, get_session: Async, id: str) -> None:
+        """A session has ended: settle it at what it used, if that can be had."""
+        work = self._take("session", id)
+        if work is None:
+            return
+        with work.hold as hold:
+            try:
+                seen = await get_session(id)
+            except Exception:  # noqa: BLE001  the caller's own request went well
+                hold.keep()
+                return
+            used = credits_said(seen, "data.credits_used")
+            if used is None:
+                hold.keep()
+            elif work.need.actual is None:
+                hold.settle(to_credits(used))
+            else:
+                work.need.settle(hold, seen)
+
+    def _end_lives(self) -> None:
+        """Settle sessions that cannot be running any more, so that nobody has to delete them."""
+        now = self._guard.runtime.clock.monotonic()
+        for (kind, id), work in list(self._open.items()):
+            if work.until <= now and self._take(kind, id) is not None:
+                work.hold.settle()
+
+    def _put(self, kind: str, id: Any, work: _Work) -> None:
+        if kind == "session":
+            work = replace(work, until=self._guard.runtime.clock.monotonic() + work.life)
+        self._open[kind, str(id)] = work
+
+    def _take(self, kind: str, id: Any) -> _Work | None:
+        """The work of that id, for the one of those who hear of its end that comes first."""
+        return self._open.pop((kind, str(id)), None)
+
+    def _failed(self, hold: "Hold", error: BaseException) -> None:
+        if isinstance(error, APIStatusError):
+            if _wants_credits(error):
+                # Before the release, which would let somebody in.
+                self._guard.mark_exhausted()
+            if error.status_code in _REFUSALS:
+                hold.release()
+        elif isinstance(error, APIConnectionError) and isinstance(
+            error.__cause__, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout
+        ):
+            # By the cause: time-outs are connection errors of this SDK too.
+            hold.release()
+        hold.finish(error)
+
+
+def _wants_credits(error: APIStatusError) -> bool:
+    """Whether the provider says that credits, or what the project may spend of them, are used up."""
+    if error.status_code == HTTPStatus.FORBIDDEN:
+        # The words are those of the API reference (2026-11): other 403 are about the key.
+        return "cost limit reached" in error.message.lower()
+    return error.status_code == HTTPStatus.PAYMENT_REQUIRED
+
+
+def _retry(open_: Mapping[tuple[str, str], _Work], batch_id: Any, **_: Any) -> Decimal:
+    work = open_.get(("batch", str(batch_id)))
+    if work is None:
+        msg = f"the batch {batch_id} was not begun here: name what its retry may cost by costs="
+        raise ValueError(msg)
+    return work.hold.amount
+
+
+async def _open(need: "Requirement", args: Any, kwargs: Any) -> "Hold":
+    return need.open(None, args, kwargs)
+
+
+async def _aopen(need: "Requirement", args: Any, kwargs: Any) -> "Hold":
+    return await need.aopen(None, args, kwargs)
+
+
+def _life(kwargs: Mapping[str, Any]) -> float:
+    try:
+        return 60 * session_life(**kwargs)
+    except ValueError:
+        return math.inf  # priced by costs=
+
+
+def _first(method: Callable[..., Any], args: Any, kwargs: Any) -> str:
+    return str(next(iter(bound(method, args, kwargs).values())))
+
+
+def _within(paths: Mapping[str, Any], part: str) -> dict[str, Any]:
+    start = f"{part}."
+    return {path.removeprefix(start): it for path, it in paths.items() if path.startswith(start)}
+
+
+def _lent(method: Callable[..., Any]) -> Async:
+    """The method as a coroutine function; one that is a plain method's never waits."""
+    if inspect.iscoroutinefunction(method):
+        return method
+
+    @functools.wraps(method)
+    async def lent(*args: Any, **kwargs: Any) -> Any:
+        return method(*args, **kwargs)
+
+    return lent
+
+
+def _run(method: Callable[..., Any], course: Async) -> Callable[..., Any]:
+    """A function of the method's kind, which goes the course."""
+    lent = _lent(method)
+
+    @functools.wraps(method)
+    async def arun(*args: Any, **kwargs: Any) -> Any:
+        return await course(lent, args, kwargs)
+
+    @functools.wraps(method)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            course(lent, args, kwargs).send(None)
+        except StopIteration as done:
+            return done.value
+        raise AssertionError
+
+    return arun if lent is method else run

@@ -1,0 +1,810 @@
+"""pre.dev's SDK behind `guarded()`, against the sandbox: what is held, and what becomes of it."""
+
+import gc
+import inspect
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from decimal import Decimal
+from itertools import islice
+from typing import Any
+
+import predev_api.client
+import pytest
+import requests
+from predev_api import InsufficientCreditsError, PredevAPI, PredevAPIError
+from predev_api.exceptions import QueueFullError, SubscriptionRequiredError
+
+from budgetguard import Guard, InsufficientCredits, PreDev
+from budgetguard.events import Event
+from budgetguard.integrations.predev import guarded
+from budgetguard.switch import SWITCH
+from budgetguard.testing import FakeProvider
+from budgetguard.testing.sandbox import Sandbox
+
+OpenSandbox = Callable[..., Sandbox]
+Elapse = Callable[[Sandbox, float], None]
+
+TASKS = [{"url": "https://example.com"}] * 4
+DONE = 300
+AT_ONCE: dict[str, Any] = {"clock": "real", "speed": 1e6}
+CLEAR = PreDev.linger + PreDev.lag
+
+SPENDS = {"fast_spec", "deep_spec", "fast_spec_async", "deep_spec_async", "browser_agent"}
+FREE = {
+    "get_spec_status",
+    "list_specs",
+    "find_specs",
+    "get_credits_balance",
+    "get_browser_agent",
+    "list_browser_agents",
+    "browser_agent_status",
+}
+
+
+class Ends:
+    """Collects how holds end, and whether the guard was told that the credits are gone."""
+
+    def __init__(self) -> None:
+        self.kinds: list[str] = []
+
+    def __call__(self, event: Event) -> None:
+        if event.kind in {"settled", "released", "kept", "exhausted"}:
+            self.kinds.append(event.kind)
+
+
+def guard_of(sandbox: Sandbox, **options: Any) -> Guard:
+    """Make a guard of the sandbox's account, with pre.dev's own lag and linger."""
+    return Guard(PreDev(sandbox.predev_key, base_url=sandbox.url), **options)
+
+
+def sdk(sandbox: Sandbox, guard: Guard, base_url: str | None = None, **costs: Any) -> Any:
+    """Make pre.dev's client, guarded; whose replies are no objects, whatever its types say."""
+    api = PredevAPI(sandbox.predev_key, base_url or sandbox.url)
+    return guarded(api, guard, costs=costs)
+
+
+@pytest.fixture
+def balanced(elapse: Elapse) -> Callable[[Sandbox, Guard], None]:
+    """Hold the guard's books against the provider's: none is open, and none was promised too much."""
+
+    def balanced(sandbox: Sandbox, guard: Guard) -> None:
+        assert guard.available is not None
+        assert guard.account.ledger.running == 0
+        assert guard.available <= sandbox.predev.balance
+        assert sandbox.predev.lowest_balance >= 0
+        assert sandbox.predev.died == 0
+        if sandbox.state()["predev"]["running"] == 0:
+            elapse_all(sandbox, guard, elapse)
+            assert guard.available == sandbox.predev.balance
+
+    return balanced
+
+
+def elapse_all(sandbox: Sandbox, guard: Guard, elapse: Elapse) -> None:
+    """Wait until a look shows everything that was spent."""
+    elapse(sandbox, CLEAR)
+    guard.balance(max_age=0)
+
+
+def impatient(monkeypatch: pytest.MonkeyPatch, *timeout: float) -> None:
+    """Replace the 300 s that the SDK waits for connections and answers, which users cannot set."""
+
+    class Impatient:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(requests, name)
+
+        def post(self, url: str, **options: Any) -> requests.Response:
+            return requests.post(url, **options | {"timeout": timeout})
+
+    monkeypatch.setattr(predev_api.client, "requests", Impatient())
+
+
+@pytest.fixture
+def full() -> Iterator[str]:
+    """Give a base URL at which connections are neither taken nor refused."""
+    with socket.socket() as busy, socket.socket() as first, socket.socket() as second:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen(0)
+        for each in (first, second):
+            each.setblocking(False)
+            each.connect_ex(busy.getsockname())
+        yield f"http://127.0.0.1:{busy.getsockname()[1]}"
+
+
+def test_every_method_of_the_sdk_is_known() -> None:
+    """An SDK's newer version cannot bring a method that spends and that nobody has priced."""
+    api, guard = PredevAPI("key"), Guard(FakeProvider(0))
+    public = {
+        name
+        for name in dir(PredevAPI)
+        if not name.startswith("_") and callable(getattr(PredevAPI, name))
+    }
+    assert public == SPENDS | FREE
+    through: Any = guarded(api, guard)
+    needs: dict[str, Any] = {"browser_agent": TASKS}
+    for name in SPENDS:
+        with pytest.raises(InsufficientCredits, match=rf"^PredevAPI\.{name} needs"):
+            getattr(through, name)(needs.get(name, "A shop"))
+
+
+@pytest.mark.parametrize(
+    ("name", "cost"), [("fast_spec", PreDev.FAST_SPEC), ("deep_spec", PreDev.DEEP_SPEC)]
+)
+def test_a_spec_is_held_and_settled(
+    open_sandbox: OpenSandbox,
+    elapse: Elapse,
+    pool: ThreadPoolExecutor,
+    balanced: Callable[[Sandbox, Guard], None],
+    name: str,
+    cost: int,
+) -> None:
+    """Its highest cost while it is written, what it used from then on."""
+    sandbox = open_sandbox(100)
+    guard = guard_of(sandbox)
+    spec = pool.submit(getattr(sdk(sandbox, guard), name), input_text="A shop")
+    assert sandbox.wait_until(lambda: sandbox.predev.running == 1)
+    assert guard.available == 100 - cost
+    elapse(sandbox, DONE)
+    used = spec.result()["creditsUsed"]
+    assert guard.available == 100 - used
+    balanced(sandbox, guard)
+
+
+@pytest.mark.parametrize("used", [None, "N/A", True, -1, float("nan"), 1e13], ids=str)
+@pytest.mark.parametrize(
+    ("call", "route", "field", "cost"),
+    [
+        (lambda api: api.deep_spec("A shop"), "/deep-spec", "creditsUsed", 50),
+        (lambda api: api.browser_agent(TASKS), "/browser-agent", "totalCreditsUsed", 2),
+    ],
+    ids=["spec", "browser"],
+)
+def test_a_cost_that_makes_no_sense(
+    open_sandbox: OpenSandbox,
+    used: object,
+    call: Callable[[Any], Any],
+    route: str,
+    field: str,
+    cost: int,
+) -> None:
+    """The caller gets the reply, and it counts at what was held."""
+    sandbox = open_sandbox(100)
+    sandbox.fault(route, body={"status": "completed", field: used})
+    guard = guard_of(sandbox)
+    assert call(sdk(sandbox, guard))["status"] == "completed"
+    assert guard.available == 100 - cost
+    assert guard.account.ledger.running == 0
+
+
+def test_a_crowd_goes_as_far_as_the_credits(
+    open_sandbox: OpenSandbox,
+    elapse: Elapse,
+    pool: ThreadPoolExecutor,
+    balanced: Callable[[Sandbox, Guard], None],
+) -> None:
+    """Ten threads share one client: four fit, the others are refused before anything is sent."""
+    sandbox = open_sandbox(249)
+    guard = guard_of(sandbox)
+    api = sdk(sandbox, guard)
+    calls = [pool.submit(api.deep_spec, "A shop") for _ in range(10)]
+    assert sandbox.wait_until(lambda: sandbox.predev.running == 4)
+    for refused in islice(as_completed(calls), 6):
+        assert isinstance(refused.exception(), InsufficientCredits)
+    elapse(sandbox, DONE)
+    assert sum(call.exception() is None for call in calls) == 4
+    assert sandbox.requests["POST", "/deep-spec"] == sandbox.predev.finished == 4
+    balanced(sandbox, guard)
+
+
+@pytest.mark.parametrize("name", ["fast_spec", "deep_spec"])
+def test_submitted_and_polled(
+    open_sandbox: OpenSandbox,
+    elapse: Elapse,
+    balanced: Callable[[Sandbox, Guard], None],
+    name: str,
+) -> None:
+    """Each poll moves what was charged out of the hold, and the last one settles it."""
+    sandbox = open_sandbox(100)
+    guard, cost = guard_of(sandbox), {"fast_spec": 10, "deep_spec": 50}[name]
+    api = sdk(sandbox, guard)
+    id = getattr(api, f"{name}_async")("A shop")["specId"]
+    polls = 0
+    while True:
+        elapse(sandbox, 20)
+        spec = api.get_spec_status(spec_id=id)
+        if spec["status"] == "completed":
+            break
+        elapse(sandbox, PreDev.lag)
+        guard.balance(max_age=0)
+        # Counted twice is only what was booked after the provider was asked.
+        assert guard.available == 100 - cost - (sandbox.predev.charged - spec["creditsUsed"])
+        polls += 1
+    assert polls
+    assert api.get_spec_status(id)["creditsUsed"] == sandbox.predev.charged
+    balanced(sandbox, guard)
+
+
+def test_many_threads_hear_of_the_end(
+    open_sandbox: OpenSandbox,
+    elapse: Elapse,
+    pool: ThreadPoolExecutor,
+    balanced: Callable[[Sandbox, Guard], None],
+) -> None:
+    """A hold ends once, and whoever asks gets the answer."""
+    sandbox = open_sandbox(100)
+    ends = Ends()
+    guard = guard_of(sandbox, on_event=ends)
+    api = sdk(sandbox, guard)
+    id = api.deep_spec_async("A shop")["specId"]
+    elapse(sandbox, DONE)
+    specs = list(pool.map(api.get_spec_status, [id] * 16))
+    assert {spec["status"] for spec in specs} == {"completed"}
+    assert ends.kinds == ["settled"]
+    balanced(sandbox, guard)
+
+
+def test_the_end_is_heard_of_during_a_poll(
+    open_sandbox: OpenSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever was told before that it goes on gets that answer, and the hold is settled once."""
+    sandbox = open_sandbox(100)
+    ends = Ends()
+    guard = guard_of(sandbox, on_event=ends)
+    api = sdk(sandbox, guard)
+    id = api.deep_spec_async("A shop")["specId"]
+    bodies = ({"status": "processing", "creditsUsed": 3}, {"status": "completed", "creditsUsed": 9})
+    for body in bodies:
+        sandbox.fault("/spec-status/*", times=1, body=body)
+
+    def in_between(micro: int) -> Decimal:
+        monkeypatch.undo()
+        monkeypatch.setenv("NO_PROXY", "*")
+        assert api.get_spec_status(id)["status"] == "completed"
+        return Decimal(micro) / 10**6
+
+    monkeypatch.setattr("budgetguard.integrations.predev.to_credits", in_between)
+    assert api.get_spec_status(id)["status"] == "processing"
+    assert ends.kinds == ["settled"]
+    assert guard.available == 91
+
+
+def test_a_poll_that_is_late_changes_nothing(open_sandbox: OpenSandbox, elapse: Elapse) -> None:
+    """A stub of work that is over already, and work of somebody else, are passed on."""
+    sandbox = open_sandbox(100)
+    guard = guard_of(sandbox)
+    api = sdk(sandbox, guard)
+    id = api.fast_spec_async("A shop")["specId"]
+    elapse(sandbox, DONE)
+    used = api.get_spec_status(id)["creditsUsed"]
+    sandbox.fault("/spec-status/*", body={"status": "processing", "creditsUsed": 3})
+    assert api.get_spec_status(id)["status"] == "processing"
+    assert api.get_spec_status("spec_of_somebody_else")["creditsUsed"] == 3
+    assert guard.available == 100 - used
+
+
+def test_a_list_settles_too(open_sandbox: OpenSandbox) -> None:
+    """Entries that name their cost count like a poll; others, and strange replies, do not."""
+    sandbox = open_sandbox(100)
+    guard = guard_of(sandbox)
+    api = sdk(sandbox, guard)
+    first, second = (api.deep_spec_async("A shop")["specId"] for _ in range(2))
+    sandbox.fault(
+        "/list-specs", times=1, body={"specs": [{"_id": first, "status": "completed"}, None]}
+    )
+    sandbox.fault("/list-specs", body=["?"])
+    entries = [
+        {"_id": first, "status": "completed", "creditsUsed": 12},
+        {"_id": second, "status": "processing", "creditsUsed": 7},
+        {"_id": "spec_of_somebody_else", "status": "completed", "creditsUsed": 30},
+    ]
+    sandbox.fault("/find-specs", body={"specs": entries})
+    api.list_specs()
+    assert api.list_specs(limit=3) == ["?"]
+    assert guard.account.ledger.running == 2
+    assert api.find_specs("shop")["specs"] == entries
+    assert guard.account.ledger.running == 1
+    assert guard.available == 100 - 12 - 50
+
+
+def test_failed_at_a_known_cost(open_sandbox: OpenSandbox, elapse: Elapse) -> None:
+    """A spec that failed is a 200 with its cost in it."""
+    sandbox = open_sandbox(100)
+    guard = guard_of(sandbox)
+    api = sdk(sandbox, guard)
+    id = api.deep_spec_async("A shop")["specId"]
+    elapse(sandbox, 60)
+    sandbox.predev.spend(100)
+    elapse(sandbox, DONE)
+    spec = api.get_spec_status(id)
+    assert spec["status"] == "failed"
+    assert guard.account.ledger.running == 0
+    assert guard.available == 100 - spec["creditsUsed"]
+
+
+def test_failed_at_an_unknown_cost(open_sandbox: OpenSandbox, elapse: Elapse) -> None:
+    """What is known was charged, and the rest may have been."""
+    sandbox = open_sandbox(100)
+    ends = Ends()
+    guard = guard_of(sandbox, on_event=ends)
+    api = sdk(sandbox, guard)
+    id = api.deep_spec_async("A shop")["specId"]
+    for body in ({"status": "processing", "creditsUsed": 20}, {"status": "failed"}):
+        sandbox.clear_faults()
+        sandbox.fault("/spec-status/*", body=body)
+        api.get_spec_status(id)
+    assert ends.kinds == ["kept"]
+    elapse(sandbox, PreDev.lag)
+    guard.balance(max_age=0)
+    assert guard.available == 100 - 30  # 20 of the 50 are the balance's to show by now
+
+
+@pytest.mark.parametrize("fault", [{"reset": True}, {"status": 500}, {"body": b"<html>"}], ids=str)
+@pytest.mark.parametrize("name", ["deep_spec", "deep_spec_async"])
+def test_an_unknown_outcome_is_kept(
+    open_sandbox: OpenSandbox,
+    elapse: Elapse,
+    balanced: Callable[[Sandbox, Guard], None],
+    name: str,
+    fault: dict[str, Any],
+) -> None:
+    """A spec may be written behind an error: its cost counts until a late enough look."""
+    sandbox = open_sandbox(100)
+    sandbox.fault("/deep-spec", **fault)
+    ends = Ends()
+    guard = guard_of(sandbox, on_event=ends)
+    api = sdk(sandbox, guard)
+    with pytest.raises(PredevAPIError):
+        getattr(api, name)("A shop")
+    assert ends.kinds == ["kept"]
+    elapse(sandbox, CLEAR - 1)
+    guard.balance(max_age=0)
+    assert guard.available == 50
+    balanced(sandbox, guard)
+
+
+def test_a_submission_without_an_id_is_kept(open_sandbox: OpenSandbox) -> None:
+    """Nobody could ask for it."""
+    sandbox = open_sandbox(100)
+    sandbox.fault("/deep-spec", body={"status": "pending"})
+    ends = Ends()
+    guard = guard_of(sandbox, on_event=ends)
+    assert sdk(sandbox, guard).deep_spec_async("A shop") == {"status": "pending"}
+    assert ends.kinds == ["kept"]
+
+
+def test_an_answer_that_is_not_final_is_followed(open_sandbox: OpenSandbox) -> None:
+    """A reply that says that the work goes on is no settlement, asked for or not."""
+    sandbox = open_sandbox(100)
+    sandbox.fault("/deep-spec", body={"_id": "s1", "status": "processing", "creditsUsed": 3})
+    sandbox.fault("/spec-status/s1", body={"status": "completed", "creditsUsed": 40})
+    guard = guard_of(sandbox)
+    api = sdk(sandbox, guard)
+    api.deep_spec("A shop")
+    assert guard.available == 50
+    api.get_spec_status("s1")
+    assert guard.available == 60
+
+
+def test_a_timed_out_spec_is_charged_and_kept(
+    open_sandbox: OpenSandbox,
+    elapse: Elapse,
+    balanced: Callable[[Sandbox, Guard], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The provider works on for whoever gave up, so that nobody else gets those credits."""
+    impatient(monkeypatch, 10, 0.05)
+    sandbox = open_sandbox(60)
+    guard = guard_of(sandbox)
+    api = sdk(sandbox, guard)
+    with pytest.raises(PredevAPIError, match="timed out"):
+        api.deep_spec("A shop")
+    assert sandbox.wait_until(lambda: sandbox.predev.running == 1)
+    with pytest.raises(InsufficientCredits):
+        api.deep_spec("A shop")
+    elapse(sandbox, DONE)
+    assert sandbox.predev.finished == 1
+    balanced(sandbox, guard)
+
+
+@pytest.mark.parametrize("name", ["deep_spec", "deep_spec_async", "browser_agent", "stream"])
+@pytest.mark.parametrize("why", ["refused", "name", "timeout"])
+def test_a_connection_that_was_never_made_releases(
+    open_sandbox: OpenSandbox,
+    monkeypatch: pytest.MonkeyPatch,
+    nobody: str,
+    full: str,
+    why: str,
+    name: str,
+) -> None:
+    """Nothing was sent: the credits are there for the next call at once."""
+
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    impatient(monkeypatch, 0.05, 10)
+    sandbox = open_sandbox(100)
+    guard = guard_of(sandbox)
+    guard.balance()
+    if why == "name":
+        monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    where = {"refused": nobody, "name": "http://api.invalid", "timeout": full}[why]
+    api = sdk(sandbox, guard, where)
+    with pytest.raises(PredevAPIError, match="Request failed"):
+        if name == "stream":
+            next(api.browser_agent(TASKS, stream=True))
+        else:
+            getattr(api, name)(TASKS if name == "browser_agent" else "A shop")
+    assert guard.available == 100
+
+
+BROWSER_GATE = {"error": "Need ~2 credits", "code": "INSUFFICIENT_CREDITS", "actionUrl": "?"}
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "body", "ends"),
+    [
+        ("deep_spec", 401, None, ["released"]),
+        ("deep_spec", 403, {"error": "Subscription required"}, ["released"]),
+        ("deep_spec", 400, None, ["released"]),
+        ("deep_spec", 429, None, ["released"]),
+        ("deep_spec", 402, None, ["exhausted", "kept"]),
+        ("deep_spec", 402, BROWSER_GATE, ["exhausted", "kept"]),
+        ("deep_spec_async", 402, None, ["exhausted", "released"]),
+        ("deep_spec", 404, None, ["kept"]),
+        ("deep_spec", 503, None, ["kept"]),
+        ("browser_agent", 402, BROWSER_GATE, ["exhausted", "released"]),
+        ("browser_agent", 402, BROWSER_GATE | {"code": "SUBSCRIPTION_REQUIRED"}, ["released"]),
+        ("browser_agent", 429, BROWSER_GATE | {"code": "QUEUE_FULL"}, ["released"]),
+        ("browser_agent", 429, BROWSER_GATE | {"code": "RATE_LIMITED"}, ["released"]),
+        ("browser_agent", 400, BROWSER_GATE | {"code": "BATCH_TOO_LARGE"}, ["released"]),
+        ("browser_agent", 400, BROWSER_GATE | {"code": "NEW_CODE"}, ["kept"]),
+        ("browser_agent", 503, None, ["kept"]),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_an_error_says_of_the_hold(
+    open_sandbox: OpenSandbox,
+    name: str,
+    status: int,
+    body: object,
+    ends: list[str],
+    stream: bool,
+) -> None:
+    """Refusals of a request release, want of credits is told to the guard, all else is kept."""
+    sandbox = open_sandbox(100)
+    sandbox.fault("/*-spec", status=status, body=body)
+    sandbox.fault("/browser-agent", status=status, body=body)
+    told = Ends()
+    guard = guard_of(sandbox, on_event=told)
+    api = sdk(sandbox, guard)
+    with pytest.raises(PredevAPIError):
+        if name == "browser_agent" and stream:
+            list(api.browser_agent(TASKS, stream=True))
+        else:
+            getattr(api, name)(TASKS if name == "browser_agent" else "A shop")
+    assert told.kinds == ends
+    assert guard.account.ledger.running == 0
+
+
+def test_after_a_402_nothing_is_sent(
+    open_sandbox: OpenSandbox, elapse: Elapse, pool: ThreadPoolExecutor
+) -> None:
+    """The provider was asked once; a top-up opens the guard again."""
+    sandbox = open_sandbox(150)
+    guard = guard_of(sandbox)
+    api = sdk(sandbox, guard)
+    spec = pool.submit(api.deep_spec, "A shop")
+    assert sandbox.wait_until(lambda: sandbox.predev.running == 1)
+    sandbox.predev.spend(149)
+    elapse(sandbox, DONE)
+    assert "402" in str(spec.exception())
+    with pytest.raises(InsufficientCredits, match="itself refused a call"):
+        api.fast_spec("A shop")
+    assert sandbox.requests["POST", "/fast-spec"] == 0
+    sandbox.predev.top_up(200)
+    elapse(sandbox, 5)
+    guard.balance(max_age=0)
+    elapse_all(sandbox, guard, elapse)
+    assert guard.available == sandbox.predev.balance == 200 + 1 - sandbox.predev.charged
+
+
+def test_a_batch_is_held_and_settled(
+    open_sandbox: OpenSandbox,
+    elapse: Elapse,
+    pool: ThreadPoolExecutor,
+    balanced: Callable[[Sandbox, Guard], None],
+) -> None:
+    """So much a task, then the batch's total."""
+    sandbox = open_sandbox(10)
+    guard = guard_of(sandbox)
+    batch = pool.submit(sdk(sandbox, guard).browser_agent, TASKS, concurrency=2)
+    assert sandbox.wait_until(lambda: sandbox.predev.running == 1)
+    assert guard.available == 10 - 4 * PreDev.BROWSER_TASK
+    elapse(sandbox, DONE)
+    total = Decimal(str(batch.result()["totalCreditsUsed"]))
+    assert guard.available == 10 - total
+    balanced(sandbox, guard)
+
+
+def test_a_stubs_zero_is_not_final(
+    open_sandbox: OpenSandbox, elapse: Elapse, balanced: Callable[[Sandbox, Guard], None]
+) -> None:
+    """A submitted batch is held until somebody hears that it is done."""
+    sandbox = open_sandbox(10)
+    guard = guard_of(sandbox)
+    api = sdk(sandbox, guard)
+    stub = api.browser_agent(TASKS, run_async=True)
+    assert (stub["totalCreditsUsed"], stub["status"]) == (0, "processing")
+    assert guard.available == 8
+    running = api.get_browser_agent(stub["id"], include_events=True)
+    assert running["totalCreditsUsed"] == 0.4
+    assert guard.account.ledger.running == 1
+    elapse(sandbox, PreDev.lag)
+    guard.balance(max_age=0)
+    assert guard.available == 8
+    elapse(sandbox, DONE)
+    done = api.get_browser_agent(stub["id"])
+    assert done["status"] == "completed"
+    balanced(sandbox, guard)
+
+
+def test_a_list_of_batches_settles_too(open_sandbox: OpenSandbox) -> None:
+    """An entry that is completed is the end of its hold."""
+    sandbox = open_sandbox(10)
+    guard = guard_of(sandbox)
+    api = sdk(sandbox, guard)
+    id = api.browser_agent(TASKS, run_async=True)["id"]
+    entry = {"id": id, "status": "completed", "totalCreditsUsed": 1.5}
+    sandbox.fault("/list-browser-agents", body={"batches": [entry]})
+    assert api.list_browser_agents(status="completed")["batches"] == [entry]
+    assert guard.available == Decimal("8.5")
+
+
+def test_a_stream_is_settled_by_its_last_event(
+    open_sandbox: OpenSandbox, balanced: Callable[[Sandbox, Guard], None]
+) -> None:
+    """It is admitted at its first step, and over with `done`."""
+    sandbox = open_sandbox(3, **AT_ONCE)
+    guard = guard_of(sandbox)
+    api = sdk(sandbox, guard)
+    stream = api.browser_agent(TASKS, stream=True)
+    assert sandbox.requests["POST", "/browser-agent"] == 0
+    events = list(stream)
+    assert [each["event"] for each in events].count("task_result") == 4
+    total = Decimal(str(events[-1]["data"]["totalCreditsUsed"]))
+    assert guard.available == 3 - total == sandbox.predev.balance
+    with pytest.raises(InsufficientCredits):
+        next(api.browser_agent(TASKS * 2, stream=True))
+    assert sandbox.requests["POST", "/browser-agent"] == 1
+    assert guard.account.ledger.running == 0
+
+
+def frames(*events: tuple[str, str]) -> bytes:
+    """Give a body of server-sent events."""
+    return "".join(f"event: {name}\ndata: {data}\n\n" for name, data in events).encode()
+
+
+RESULT = ("task_result", '{"taskIndex": 0, "creditsUsed": 0.3}')
+
+
+def test_results_move_from_held_to_spent(open_sandbox: OpenSandbox, elapse: Elapse) -> None:
+    """While a stream runs, a look that shows its results does not count them twice."""
+    sandbox = open_sandbox(10)
+    done = ("done", '{"totalCreditsUsed": 0.7}')
+    sandbox.fault("/browser-agent", body=frames(RESULT, RESULT, done))
+    guard = guard_of(sandbox)
+    events = sdk(sandbox, guard).browser_agent(TASKS, stream=True)
+    next(events)
+    next(events)
+    sandbox.predev.spend("0.6")
+    elapse(sandbox, PreDev.lag)
+    guard.balance(max_age=0)
+    assert guard.available == 8
+    assert next(events)["event"] == "done"
+    assert guard.available == 10 - Decimal("0.7")
+    assert list(events) == []
+
+
+@pytest.mark.parametrize(
+    ("last", "counted", "ends"),
+    [
+        (("done", '{"status": "completed"}'), 2, ["settled"]),
+        (("done", '{"totalCreditsUsed": "N/A"}'), 2, ["settled"]),
+        (("task_event", "{}"), 2, ["kept"]),
+        (("task_event", "{"), 2, ["kept"]),
+        (("error", '{"error": "?", "code": "INSUFFICIENT_CREDITS"}'), 2, ["exhausted", "kept"]),
+        (("error", '{"error": "?", "code": "QUEUE_FULL"}'), 2, ["kept"]),
+        (("error", '{"error": "?"}'), 2, ["kept"]),
+    ],
+    ids=str,
+)
+def test_how_a_stream_may_end(
+    open_sandbox: OpenSandbox, last: tuple[str, str], counted: int, ends: list[str]
+) -> None:
+    """Without a total at its cost, without `done` kept: work had begun, whatever is said later."""
+    sandbox = open_sandbox(10)
+    sandbox.fault("/browser-agent", body=frames(RESULT, last))
+    told = Ends()
+    guard = guard_of(sandbox, on_event=told)
+    stream = sdk(sandbox, guard).browser_agent(TASKS, stream=True)
+    try:
+        list(stream)
+    except (PredevAPIError, ValueError):
+        assert "settled" not in ends
+    assert told.kinds == ends
+    assert guard.account.ledger.running == 0
+    if "exhausted" not in ends:
+        assert guard.available == 10 - counted
+
+
+@pytest.mark.parametrize("how", ["close", "throw", "drop"])
+def test_a_stream_left_half_way_is_kept(
+    open_sandbox: OpenSandbox,
+    elapse: Elapse,
+    balanced: Callable[[Sandbox, Guard], None],
+    how: str,
+) -> None:
+    """Whoever leaves a stream early does not end the batch."""
+    sandbox = open_sandbox(10)
+    guard = guard_of(sandbox)
+    stream = sdk(sandbox, guard).browser_agent(TASKS, stream=True)
+    assert next(stream)["event"] == "task_event"
+    if how == "close":
+        stream.close()
+    elif how == "throw":
+        with pytest.raises(KeyboardInterrupt):
+            stream.throw(KeyboardInterrupt)
+    else:
+        del stream
+        gc.collect()
+    assert guard.available == 8
+    elapse(sandbox, DONE)
+    balanced(sandbox, guard)
+
+
+def test_a_stream_that_is_never_begun_holds_nothing(open_sandbox: OpenSandbox) -> None:
+    """Neither is anything sent."""
+    sandbox = open_sandbox(10)
+    guard = guard_of(sandbox)
+    guard.balance()
+    stream = sdk(sandbox, guard).browser_agent(TASKS, stream=True)
+    stream.close()
+    assert guard.available == 10
+    assert sandbox.requests["POST", "/browser-agent"] == 0
+
+
+def test_without_anybody_who_polls_the_holds_end_with_the_client(
+    open_sandbox: OpenSandbox, elapse: Elapse, balanced: Callable[[Sandbox, Guard], None]
+) -> None:
+    """They are kept, so that a late enough look shows what became of the work."""
+    sandbox = open_sandbox(100)
+    ends = Ends()
+    guard = guard_of(sandbox, on_event=ends)
+    api = sdk(sandbox, guard)
+    api.deep_spec_async("A shop")
+    api.fast_spec_async("A shop")
+    api.browser_agent(TASKS, run_async=True)
+    assert guard.account.ledger.running == 3
+    gc.disable()
+    try:
+        del api  # there is no cycle for the collector to find
+        assert guard.available == 100 - 50 - 10 - 2
+        assert guard.account.ledger.running == 0
+    finally:
+        gc.enable()
+    elapse(sandbox, DONE)
+    assert ends.kinds == ["kept"] * 3
+    balanced(sandbox, guard)
+
+
+def test_costs_of_ones_own(open_sandbox: OpenSandbox) -> None:
+    """A number, a callable, or terms, whose other parts stay what they are."""
+    sandbox = open_sandbox(100, **AT_ONCE)
+    guard = Guard(FakeProvider(30))
+    api = sdk(
+        sandbox,
+        guard,
+        fast_spec=lambda text, **_: len(text),
+        deep_spec={"cost": 20, "actual": lambda spec: 2 * spec["creditsUsed"], "name": "deep"},
+        browser_agent=101,
+        get_credits_balance=100,
+    )
+    with pytest.raises(InsufficientCredits, match=r"PredevAPI\.fast_spec needs 200 credits"):
+        api.fast_spec("x" * 200, current_context="y")
+    with pytest.raises(InsufficientCredits, match=r"PredevAPI\.browser_agent needs 101 credits"):
+        api.browser_agent(TASKS)
+    spec = api.deep_spec("A shop")
+    assert guard.available == 30 - 2 * spec["creditsUsed"]
+    with pytest.raises(InsufficientCredits, match=r"PredevAPI\.get_credits_balance needs 100"):
+        api.get_credits_balance()
+
+
+def test_a_cost_callable_that_fails_lets_nothing_through(open_sandbox: OpenSandbox) -> None:
+    """The caller sees why."""
+    sandbox = open_sandbox(100)
+    guard = guard_of(sandbox)
+    api = sdk(sandbox, guard, deep_spec=lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        api.deep_spec("A shop")
+    with pytest.raises(TypeError):
+        api.browser_agent(iter(TASKS))
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        api.fast_spec("A shop", colour="blue")
+    assert not sandbox.requests
+
+
+@pytest.mark.parametrize(
+    ("api", "costs", "kind", "words"),
+    [
+        (PredevAPI, {}, TypeError, "guarded() takes a PredevAPI"),
+        (None, {}, TypeError, "guarded() takes a PredevAPI, not None"),
+        (PredevAPI("key"), {"deep_spek": 1}, AttributeError, "Did you mean deep_spec"),
+        (PredevAPI("key"), {"headers": 1}, TypeError, "PredevAPI.headers is no method"),
+        (PredevAPI("key"), {"deep_spec": -1}, ValueError, "min must not be negative"),
+        (PredevAPI("key"), {"deep_spec": {"mn": 1}}, TypeError, "mn"),
+        (PredevAPI("key"), {"get_spec_status": 1}, ValueError, "get_spec_status: free"),
+    ],
+)
+def test_what_cannot_be_guarded_is_said_at_once(
+    api: Any, costs: dict[str, Any], kind: type[Exception], words: str
+) -> None:
+    """A typo never becomes a method that spends unguarded."""
+    with pytest.raises(kind) as said:
+        guarded(api, Guard(FakeProvider(100)), costs=costs)
+    assert words in str(said.value)
+
+
+def test_it_is_the_api_in_all_else(open_sandbox: OpenSandbox) -> None:
+    """Its class, signatures and free methods are the SDK's, and the api itself stays as it was."""
+    sandbox = open_sandbox(100)
+    own = PredevAPI(sandbox.predev_key, sandbox.url)
+    api = guarded(own, guard_of(sandbox))
+    assert isinstance(api, PredevAPI)
+    assert inspect.signature(api.browser_agent) == inspect.signature(own.browser_agent)
+    assert api.deep_spec.__doc__ == own.deep_spec.__doc__
+    assert api.base_url == sandbox.url
+    assert api.get_credits_balance().creditsRemaining == 100
+    assert own.deep_spec == own.deep_spec
+
+
+def test_switched_off_it_is_the_bare_api(open_sandbox: OpenSandbox) -> None:
+    """Nothing is looked at, held, or settled."""
+    sandbox = open_sandbox(49, **AT_ONCE)
+    guard = guard_of(sandbox)
+    api = sdk(sandbox, guard)
+    SWITCH.set_active(False)
+    api.get_spec_status(api.deep_spec_async("A shop")["specId"])
+    sandbox.predev.top_up(9)
+    assert [each["event"] for each in api.browser_agent(TASKS, stream=True)]
+    assert sandbox.balance_requests == 0
+    assert guard.available is None
+
+
+def test_any_provider_will_do(open_sandbox: OpenSandbox) -> None:
+    """The guard may look at another account's balance, or at none."""
+    sandbox = open_sandbox(100, **AT_ONCE)
+    provider = FakeProvider(60)
+    guard = Guard(provider)
+    api = sdk(sandbox, guard)
+    used = api.deep_spec("A shop")["creditsUsed"]
+    assert guard.available == 60 - used
+    assert sandbox.balance_requests == 0
+    sandbox.predev.spend(100)
+    with pytest.raises(InsufficientCreditsError):
+        api.browser_agent(TASKS)
+    with pytest.raises(InsufficientCredits, match="itself refused a call"):
+        api.browser_agent(TASKS)
+
+
+def test_the_sdks_own_errors_come_through(open_sandbox: OpenSandbox) -> None:
+    """Callers catch what they caught before."""
+    sandbox = open_sandbox(100)
+    api = sdk(sandbox, guard_of(sandbox))
+    for code, kind in (
+        ("QUEUE_FULL", QueueFullError),
+        ("SUBSCRIPTION_REQUIRED", SubscriptionRequiredError),
+    ):
+        sandbox.fault("/browser-agent", times=1, status=402, body={"error": "No.", "code": code})
+        with pytest.raises(kind):
+            api.browser_agent(TASKS)
