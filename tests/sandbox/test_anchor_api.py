@@ -247,3 +247,21 @@ def test_lag_on_both_figures(client: Client) -> None:
             shown = Decimal(str(data["credits"])) + Decimal(str(data["credits_used"]))
             assert shown == 100
             assert Decimal(str(data["credits"])) > sandbox.anchor.balance
+
+
+def test_tags(client: Client, manual: Sandbox) -> None:
+    """Sessions are listed with their tags, and found by all of them at once."""
+    http = client(manual, checked=False)
+    ids = []
+    for tags in (["a"], ["a", "b"], ["b"]):
+        body = {"session": {"tags": tags}}
+        ids.append(http.post("/v1/sessions", json=body).json()["data"]["id"])
+    for asked, found in [("a", [1, 0]), ("a,b", [1]), ("c", []), ("", [2, 1, 0])]:
+        data = http.get("/v1/sessions", params={"tags": asked}).json()["data"]
+        assert [each["id"] for each in data["sessions"]] == [ids[index] for index in found]
+        assert data["total"] == len(found)
+    [first] = http.get("/v1/sessions", params={"tags": "a,b"}).json()["data"]["sessions"]
+    assert first["tags"] == ["a", "b"]
+    for nonsense in ("a", [1], {}):
+        body = {"session": {"tags": nonsense}}
+        assert http.post("/v1/sessions", json=body).status_code == 400

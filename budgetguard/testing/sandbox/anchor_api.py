@@ -97,7 +97,8 @@ async def _history(world: World, request: Request) -> Response:
     page, limit = request.query_params.get("page", "1"), request.query_params.get("limit", "10")
     if not page.isdecimal() or int(page) < 1 or limit not in map(str, _PAGE_SIZES):
         raise anchor(400, "page starts at 1, and limit is 10, 20 or 50.")
-    return JSONResponse({"data": world.browsers.page(int(page), int(limit))})
+    tags = {*filter(None, request.query_params.get("tags", "").split(","))}
+    return JSONResponse({"data": world.browsers.page(int(page), int(limit), tags)})
 
 
 async def _delete(world: World, request: Request) -> Response:

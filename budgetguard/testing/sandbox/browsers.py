@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
@@ -29,6 +30,12 @@ class Session:
     ends: float
     operation: Operation
     ended: float | None = None
+
+    @property
+    def tags(self) -> list[str]:
+        """The labels that it was given, as `_check_tags` found them."""
+        tags: list[str] = self.configuration.get("session", {}).get("tags", [])
+        return tags
 
     @property
     def status(self) -> str:
@@ -70,6 +77,7 @@ class Browsers:
     def create(self, configuration: dict[str, Any]) -> Session:
         """Start a browser; raises the documented 400, 402, 403 and 429."""
         life = _life(configuration)
+        _check_tags(configuration)
         with self._clock.settled() as now:
             self._check_rate(now)
             if 0 <= self.max_concurrent <= self._account.running:
@@ -125,10 +133,10 @@ class Browsers:
                 "created_at": date(session.created),
             }
 
-    def page(self, page: int, limit: int) -> dict[str, Any]:
-        """One page of `GET /v1/sessions`, the newest first."""
+    def page(self, page: int, limit: int, tags: AbstractSet[str] = frozenset()) -> dict[str, Any]:
+        """One page of `GET /v1/sessions`, the newest first, of sessions that carry all `tags`."""
         with self._clock.settled() as now:
-            newest = list(reversed(self._sessions.values()))
+            newest = [each for each in reversed(self._sessions.values()) if tags <= {*each.tags}]
             shown = newest[(page - 1) * limit : page * limit]
             return {
                 "sessions": [_history(session, now) for session in shown],
@@ -192,12 +200,18 @@ def _life(configuration: dict[str, Any]) -> float:
     return min(limits)
 
 
+def _check_tags(configuration: dict[str, Any]) -> None:
+    tags = configuration.get("session", {}).get("tags", [])
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise anchor(400, "session.tags is a list of strings.")
+
+
 def _history(session: Session, now: float) -> dict[str, Any]:
     running = session.ended is None
     return {
         "id": session.operation.id,
         "status": session.status,
-        "tags": [],
+        "tags": session.tags,
         "headless": False,
         "recording": False,
         "used_credits": "N/A" if running else number(session.operation.micros),

@@ -1,0 +1,161 @@
+"""The end of a session: deleted, looked at again, and believed gone only when the provider says so."""
+
+import inspect
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from typing import Any
+
+import httpx
+
+from budgetguard.browser.course import Course, Patience, Tries
+from budgetguard.errors import BudgetGuardError
+
+# Words of the provider for a session that still costs, or may: "running" is on its pages, which give
+# no list (docs.anchorbrowser.io, 2026-11). After an accepted deletion, any other word is an end.
+_ALIVE = frozenset(
+    {"active", "created", "idle", "pending", "queued", "running", "starting", "stopping"}
+)
+_TRY_AGAIN = frozenset({408, 409, 425, 429})
+_UNSENT = (
+    BudgetGuardError,  # of a guard inside the client
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.UnsupportedProtocol,
+)
+_LARGEST_PAGE = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What became of a session, or of one that may never have been.
+
+    - `ids`: the sessions that it is about.
+    - `gone`: the provider confirmed that they are over.
+    - `accepted`: it took the deletion, whether or not it confirmed it.
+    - `credits_used`: as the provider gives it, whatever that is.
+    - `unseen`: the provider was asked, and knows of none.
+    - `reason`: what stood in the way.
+    """
+
+    ids: tuple[str, ...]
+    gone: bool
+    accepted: bool
+    credits_used: Any = None
+    unseen: bool = False
+    reason: str = ""
+
+
+def sessions_of(client: Any, *, awaits: bool) -> Any:
+    """The client's sessions, without the SDK's own retries, which would multiply the tries.
+
+    Raises TypeError for the client of the other kind.
+    """
+    sessions = client.with_options(max_retries=0).sessions
+    if inspect.iscoroutinefunction(sessions.create_session) is not awaits:
+        right = "an AsyncAnchorbrowser, and `async with`" if awaits else "an Anchorbrowser"
+        msg = f"this takes {right}: the client given is the other kind"
+        raise TypeError(msg)
+    return sessions
+
+
+def end(sessions: Any, id: str, patience: Patience) -> Course[Ending]:
+    """Delete the session of that id until the provider confirms that it is gone."""
+    tries = Tries(patience)
+    accepted = False
+    reason = ""
+    for pause in tries:
+        try:
+            yield pause
+            if not accepted:
+                yield from _delete(sessions, id, tries)
+                accepted = True
+            seen = (yield tries.ask(sessions.get_session, id)).data
+        except Exception as error:  # noqa: BLE001  whatever the client raises is one try less
+            if accepted and _status(error) == HTTPStatus.NOT_FOUND:
+                return Ending((id,), gone=True, accepted=True)
+            reason = _words(error)
+            if _is_final(error):
+                break
+            continue
+        status = getattr(seen, "status", None)
+        if str(status).lower() not in _ALIVE:
+            used = getattr(seen, "credits_used", None)
+            return Ending((id,), gone=True, accepted=True, credits_used=used)
+        accepted = False
+        reason = f"it is {status} still"
+    return Ending((id,), gone=False, accepted=accepted, reason=reason)
+
+
+def end_tagged(sessions: Any, tag: str, patience: Patience) -> Course[Ending]:
+    """Find the session that carries `tag`, which may not be there yet or never, and end it."""
+    tries = Tries(patience)
+    unseen, reason = False, ""
+    for pause in tries:
+        try:
+            yield pause
+            ids = yield from _tagged(sessions, tag, tries)
+        except Exception as error:  # noqa: BLE001  as above
+            unseen, reason = False, _words(error)
+            if _is_final(error):
+                break
+            continue
+        if ids:
+            # One request makes one session; should there be more, none may be left.
+            endings: list[Ending] = []
+            for id in ids:
+                endings += [(yield from end(sessions, id, patience))]
+            worst = min(endings, key=lambda each: (each.gone, each.accepted))
+            return replace(worst, ids=tuple(ids))
+        unseen, reason = True, "no session carries its tag"
+    return Ending((), gone=False, accepted=False, unseen=unseen, reason=reason)
+
+
+def never_began(error: Exception) -> bool:
+    """Whether a creation that failed in this way has certainly started no session."""
+    causes = (error, error.__cause__)
+    if any(isinstance(each, _UNSENT) for each in causes):
+        return True
+    status = _status(error)
+    return status is not None and _is_refusal(status) and status != HTTPStatus.REQUEST_TIMEOUT
+
+
+def _delete(sessions: Any, id: str, tries: Tries) -> Course[None]:
+    try:
+        yield tries.ask(sessions.delete_session, id)
+    except Exception as error:
+        # It may have ended by itself: the look that follows says so, and what it cost.
+        if _status(error) != HTTPStatus.NOT_FOUND:
+            raise
+
+
+def _tagged(sessions: Any, tag: str, tries: Tries) -> Course[list[str]]:
+    """Ids of the sessions that carry the tag by their own account: the filter alone is not trusted."""
+    ids: list[str] = []
+    page = pages = 1
+    while page <= pages:
+        ask = tries.ask(sessions.list_sessions, tags=tag, page=page, limit=_LARGEST_PAGE)
+        data = (yield ask).data
+        ids += [each.id for each in data.sessions if tag in (each.tags or ())]
+        pages = int(data.total_pages)
+        page += 1
+    return ids
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether the provider turned the request down, so that another like it would fare no better."""
+    status = _status(error)
+    return status is not None and _is_refusal(status) and status not in _TRY_AGAIN
+
+
+def _is_refusal(status: int) -> bool:
+    return HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def _status(error: Exception) -> int | None:
+    status = getattr(error, "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
