@@ -21,6 +21,14 @@ PLACES = {
     "pytest": ("budgetguard.testing.plugin",),
     "wrapt": ("budgetguard.wrapping", "budgetguard.integrations"),
     "cachetools": ("budgetguard.pool",),
+    "fastapi": ("budgetguard.integrations.fastapi",),
+    "predev_api": ("budgetguard.integrations.predev",),
+    "requests": ("budgetguard.integrations.predev",),
+    "anchorbrowser": ("budgetguard.integrations.anchorbrowser",),
+    "langchain": ("budgetguard.integrations.langchain",),
+    "langchain_core": ("budgetguard.integrations.langchain",),
+    "agents": ("budgetguard.integrations.openai_agents",),
+    "pydantic_ai": ("budgetguard.integrations.pydantic_ai",),
 }
 
 

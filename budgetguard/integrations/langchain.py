@@ -1,6 +1,6 @@
 """LangChain agents and LangGraph's ToolNode: credits before a tool runs.
 
-agent = create_agent(model, tools, middleware=[BudgetMiddleware(guard, {"deep_spec": 50})])
+agent = create_agent(model, tools, middleware=[..., BudgetMiddleware(guard, {"deep_spec": 50})])
 
 budget = BudgetMiddleware(guard, {"deep_spec": 50})
 node = ToolNode(tools, **budget.hooks)
@@ -28,11 +28,17 @@ Result: TypeAlias = "ToolMessage | Command[Any]"
 class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
     """Holds what a tool call costs while it runs; the model reads a refusal as the tool's result.
 
-    `costs` is by tool name, see `budgetguard.integrations.tools.Tools`; `actual` is given the
-    ToolMessage (or Command) that the tool came to. Of parallel calls in one turn, those that the
-    balance covers run. A tool that raises, or whose error was made a message of, is kept: nobody
-    knows what it cost. With `on_refusal="stop"` the error ends the run and reaches whoever invoked
-    the agent. Guards tools alone: a model's own cost is for an HTTP transport to guard.
+    `costs` is by tool name, see `budgetguard.integrations.tools.Tools`; `actual` is given what the
+    tool came to: a ToolMessage, a Command, or a list of both. Of parallel calls in one turn, those
+    that the balance covers run. A tool that raises, or whose error was made a message of, is kept:
+    nobody knows what it cost. So is one whose arguments LangChain itself turns down, and one that
+    interrupts the graph, unless `release_on=GraphInterrupt` says that nothing was spent by then.
+
+    Put it last in `middleware`: each attempt of a retry around it is held for, but what middleware
+    after it does (another attempt, another tool) it cannot see. With `on_refusal="stop"` the error
+    ends the run and reaches whoever invoked the agent, unless a middleware before it or a ToolNode
+    with `handle_tool_errors=True` makes a message of it. Guards tools alone: a model's own cost is
+    for an HTTP transport to guard.
     """
 
     def __init__(
@@ -40,6 +46,12 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
     ) -> None:
         super().__init__()
         self._tools = Tools(guard, costs, on_refusal=on_refusal)
+        self._name = f"{type(self).__name__}({', '.join(costs)})"
+
+    @property
+    def name(self) -> str:
+        """Tells the middleware of two guards apart: an agent takes no two of one name."""
+        return self._name
 
     @property
     def hooks(self) -> dict[str, Any]:

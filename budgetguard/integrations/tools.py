@@ -6,6 +6,7 @@ for the cost that raises included, is a refusal: no tool runs that was not let i
 
 from collections.abc import Mapping
 from decimal import Decimal
+from math import ceil
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from budgetguard.credits import spell
@@ -49,7 +50,7 @@ class Tools:
             msg = f"on_refusal must be 'tell' or 'stop', not {on_refusal!r}"
             raise ValueError(msg)
         self._stops = on_refusal == "stop"
-        self._priced = {name: _requirement(guard, cost) for name, cost in costs.items()}
+        self._priced = {name: _requirement(guard, cost) for name, cost in dict(costs).items()}
 
     def find(self, name: str) -> "Requirement | None":
         """What a tool needs; None where it costs nothing."""
@@ -116,10 +117,11 @@ def _lack(error: InsufficientCredits) -> str:
 
 
 def _instead(error: InsufficientCredits) -> str:
+    if error.basis == "cap":
+        return "Do not retry: the account's cost limit allows no single call of that cost."
     if error.retry_after is not None:
-        return (
-            f"Other calls hold the rest: do not retry before {error.retry_after:.0f} s have passed."
-        )
+        wait = max(ceil(error.retry_after), 1)
+        return f"Other calls hold the rest: do not retry before {wait} s have passed."
     if error.top_up_url is None:
         return "Do not retry; ask for a top-up."
     return f"Do not retry; ask for a top-up: {error.top_up_url}"

@@ -1,0 +1,562 @@
+"""LangChain's agents and LangGraph's ToolNode, with a scripted model in the place of a real one."""
+
+import asyncio
+import json
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import anyio
+import pytest
+from needed import need
+from staging import Caller, under_way
+
+need("langchain", "langgraph")
+
+from langchain.agents import create_agent
+from langchain.agents.middleware import ToolRetryMiddleware
+from langchain_core.language_models import FakeMessagesListChatModel
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langchain_core.tools import BaseTool, StructuredTool
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.errors import GraphInterrupt
+from langgraph.graph import MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode
+from langgraph.types import Command, interrupt
+
+from budgetguard import Guard, InsufficientCredits, set_active
+from budgetguard.integrations.langchain import BudgetMiddleware
+from budgetguard.testing import FakeProvider, HandClock
+
+EXAMPLE = "langchain_agent.py"
+REFUSED = (
+    "BUDGET: needs 120 credits, 100 available (looked 0 s ago). "
+    "Do not retry; ask for a top-up: https://example.com/top-up"
+)
+
+
+class Scripted(FakeMessagesListChatModel):
+    """Says its lines in turn, whatever it reads."""
+
+    def bind_tools(self, tools: Sequence[Any], **_: Any) -> Any:
+        return self
+
+
+def calls(*named: tuple[str, dict[str, Any]]) -> AIMessage:
+    """Give the model's line that calls tools."""
+    return AIMessage(
+        "",
+        tool_calls=[
+            {"name": name, "args": args, "id": f"call {number}"}
+            for number, (name, args) in enumerate(named)
+        ],
+    )
+
+
+class Tool:
+    """A tool that notes its calls and what was available while they ran."""
+
+    def __init__(self, guard: Guard, work: Callable[[str], Any] = json.dumps) -> None:
+        self.guard = guard
+        self.work = work
+        self.ran: list[str] = []
+        self.available: list[Any] = []
+
+    def call(self, prompt: str) -> Any:
+        self.ran.append(prompt)
+        self.available.append(self.guard.available)
+        return self.work(prompt)
+
+    async def acall(self, prompt: str) -> Any:
+        await asyncio.sleep(0)
+        return self.call(prompt)
+
+    def named(self, name: str = "deep_spec") -> BaseTool:
+        """Give LangChain's tool, which awaits where the agent does."""
+        return StructuredTool.from_function(
+            self.call, self.acall, name=name, description="Write a specification."
+        )
+
+
+Ask = Callable[[Any], dict[str, Any]]
+Kept = Callable[[Guard, int], None]
+
+
+def by_invoke(agent: Any) -> Any:
+    """Run an agent, blocking."""
+    return agent.invoke({"messages": [("user", "Go.")]})
+
+
+def by_ainvoke(agent: Any) -> Any:
+    """Run an agent that awaits."""
+    return asyncio.run(agent.ainvoke({"messages": [("user", "Go.")]}))
+
+
+def by_stream(agent: Any) -> Any:
+    """Run an agent, and take what it says as it comes."""
+    *_, last = agent.stream({"messages": [("user", "Go.")]}, stream_mode="values")
+    return last
+
+
+def by_astream(agent: Any) -> Any:
+    """Take what an agent says as it comes, awaiting."""
+
+    async def run() -> Any:
+        states = agent.astream({"messages": [("user", "Go.")]}, stream_mode="values")
+        return [state async for state in states][-1]
+
+    return asyncio.run(run())
+
+
+@pytest.fixture(params=[by_invoke, by_ainvoke], ids=["invoke", "ainvoke"])
+def ask(request: pytest.FixtureRequest) -> Ask:
+    """Run an agent in each of both ways."""
+    run: Ask = request.param
+    return run
+
+
+@pytest.fixture
+def tool(guard: Guard) -> Tool:
+    """A tool that says back what it was asked for."""
+    return Tool(guard)
+
+
+def agent_of(
+    *tools: BaseTool, lines: Sequence[AIMessage], middleware: Sequence[Any] = ()
+) -> tuple[Any, Scripted]:
+    """Give an agent whose model says `lines` and then the answer, and the model."""
+    model = Scripted(responses=[*lines, AIMessage("Done.")])
+    return create_agent(model, list(tools), middleware=list(middleware)), model
+
+
+def results(state: Mapping[str, Any]) -> list[BaseMessage]:
+    """Give what the tools came to, as the model reads it; the run must have gone on to its end."""
+    assert state["messages"][-1].text == "Done."
+    return [message for message in state["messages"] if isinstance(message, ToolMessage)]
+
+
+def ask_for(
+    ask: Ask, tool: Tool, costs: Mapping[str, Any], *named: tuple[str, dict[str, Any]]
+) -> list[BaseMessage]:
+    """Have the model call tools in one turn, and give what they came to."""
+    line = calls(*(named or [("deep_spec", {"prompt": "shop"})]))
+    budget = BudgetMiddleware(tool.guard, costs)
+    return results(ask(agent_of(tool.named(), lines=[line], middleware=[budget])[0]))
+
+
+@pytest.mark.parametrize("ask", [by_invoke, by_ainvoke, by_stream, by_astream])
+def test_a_refusal_is_the_tools_result(ask: Ask, guard: Guard, tool: Tool) -> None:
+    """The model reads it and goes on; the tool never ran, and nothing is booked."""
+    [result] = ask_for(ask, tool, {"deep_spec": 120})
+    assert isinstance(result, ToolMessage)
+    assert (result.text, result.status) == (REFUSED, "error")
+    assert (result.name, result.tool_call_id) == ("deep_spec", "call 0")
+    assert tool.ran == []
+    assert guard.available == 100
+
+
+def test_the_model_is_given_the_refusal(guard: Guard, tool: Tool) -> None:
+    """What it reads before it answers is the refusal, word for word."""
+    read: list[list[BaseMessage]] = []
+
+    class Reading(Scripted):
+        def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Any:
+            read.append(messages)
+            return super()._generate(messages, *args, **kwargs)
+
+    line = calls(("deep_spec", {"prompt": "shop"}))
+    model = Reading(responses=[line, AIMessage("Done.")])
+    budget = BudgetMiddleware(guard, {"deep_spec": 120})
+    by_invoke(create_agent(model, [tool.named()], middleware=[budget]))
+    assert [messages[-1].text for messages in read] == ["Go.", REFUSED]
+
+
+def test_a_refusal_may_end_the_run(ask: Ask, guard: Guard, tool: Tool) -> None:
+    """With "stop" the error itself reaches the caller, wrapped in nothing."""
+    budget = BudgetMiddleware(guard, {"deep_spec": 120}, on_refusal="stop")
+    line = calls(("deep_spec", {"prompt": "shop"}))
+    agent, _ = agent_of(tool.named(), lines=[line], middleware=[budget])
+    with pytest.raises(InsufficientCredits, match="deep_spec needs 120 credits, and 100 are"):
+        ask(agent)
+    assert tool.ran == []
+    assert guard.available == 100
+
+
+def test_a_tool_costs_what_it_says(ask: Ask, guard: Guard) -> None:
+    """`actual` is given the message that the tool came to; until then its cost is held."""
+    tool = Tool(guard, lambda _: json.dumps({"creditsUsed": 12}))
+    terms = {"min": 50, "actual": lambda message: json.loads(message.text)["creditsUsed"]}
+    ask_for(ask, tool, {"deep_spec": terms})
+    assert tool.available == [50]
+    assert guard.available == 88
+
+
+def test_a_tool_without_an_actual_costs_its_cost(ask: Ask, guard: Guard, tool: Tool) -> None:
+    """Here, what a callable says of the arguments that the model gave."""
+    ask_for(ask, tool, {"deep_spec": lambda prompt: 10 * len(prompt)})
+    assert (tool.ran, tool.available, guard.available) == (["shop"], [60], 60)
+
+
+def test_an_actual_that_fails_is_the_cost(ask: Ask, guard: Guard, tool: Tool) -> None:
+    """The tool's result is the model's all the same."""
+    [result] = ask_for(ask, tool, {"deep_spec": {"min": 50, "actual": lambda _: 1 / 0}})
+    assert result.text == '"shop"'
+    assert guard.available == 50
+
+
+def test_parallel_calls_run_as_far_as_the_balance_goes(
+    ask: Ask, guard: Guard, provider: FakeProvider
+) -> None:
+    """Of five calls in one turn at 30 of 100 credits three run, at the same time."""
+    together = threading.Barrier(3)
+
+    def work(prompt: str) -> str:
+        provider.charge(30)
+        together.wait(20)
+        return prompt
+
+    tool = Tool(guard, work)
+    plain = StructuredTool.from_function(tool.call, name="deep_spec", description="Plain.")
+    line = calls(*(("deep_spec", {"prompt": f"part {number}"}) for number in range(5)))
+    agent, _ = agent_of(
+        plain, lines=[line], middleware=[BudgetMiddleware(guard, {"deep_spec": 30})]
+    )
+    texts = [message.text for message in results(ask(agent))]
+    refused = [text for text in texts if text.startswith("BUDGET: needs 30 credits, ")]
+    assert len(refused) == 2
+    assert all("Other calls hold the rest: do not retry before " in text for text in refused)
+    assert sorted(tool.ran) == sorted(set(texts) - set(refused))
+    assert len(tool.ran) == 3
+    assert provider.lowest == 10
+
+
+def test_a_tool_that_raises_is_kept(ask: Ask, guard: Guard, kept: Kept) -> None:
+    """Nobody knows what it cost until a balance shows it that was asked for late enough."""
+
+    def work(_: str) -> str:
+        msg = "the connection broke"
+        raise OSError(msg)
+
+    with pytest.raises(OSError, match="the connection broke"):
+        ask_for(ask, Tool(guard, work), {"deep_spec": 50})
+    kept(guard, 50)
+
+
+def test_release_on_gives_it_back(ask: Ask, guard: Guard) -> None:
+    """Where the exception proves that nothing was charged."""
+
+    def work(_: str) -> str:
+        raise ConnectionRefusedError
+
+    terms = {"min": 50, "release_on": ConnectionRefusedError}
+    with pytest.raises(ConnectionRefusedError):
+        ask_for(ask, Tool(guard, work), {"deep_spec": terms})
+    assert guard.available == 100
+
+
+def test_a_run_that_is_cancelled_keeps_its_holds(guard: Guard, kept: Kept) -> None:
+    """The tool was at work, and may be charged for."""
+    entered = asyncio.Event()
+
+    async def work(prompt: str) -> str:
+        entered.set()
+        await asyncio.Event().wait()
+        return prompt
+
+    async def run() -> None:
+        endless = StructuredTool.from_function(
+            coroutine=work, name="deep_spec", description="Never returns."
+        )
+        line = calls(("deep_spec", {"prompt": "shop"}))
+        budget = BudgetMiddleware(guard, {"deep_spec": 50})
+        agent, _ = agent_of(endless, lines=[line], middleware=[budget])
+        running = asyncio.create_task(agent.ainvoke({"messages": []}))
+        await entered.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(run())
+    kept(guard, 50)
+
+
+def _raises(prompt: str) -> int:
+    msg = f"no price for {prompt}"
+    raise LookupError(msg)
+
+
+COULD_NOT = "BUDGET: deep_spec was not run, because its cost for these arguments could not be told"
+
+
+@pytest.mark.filterwarnings("ignore:coroutine '_awaits' was never awaited:RuntimeWarning")
+def test_a_cost_that_cannot_be_told_runs_nothing(
+    ask: Ask, guard: Guard, tool: Tool, no_price: tuple[Any, str]
+) -> None:
+    """The model is told, and the tool does not run for free."""
+    cost, kind = no_price
+    [result] = ask_for(ask, tool, {"deep_spec": cost})
+    assert result.text.startswith(f"{COULD_NOT} ({kind}")
+    assert result.text.endswith("). Do not retry with the same arguments.")
+    assert tool.ran == []
+    assert guard.available == 100
+
+
+def test_a_cost_that_cannot_be_told_may_end_the_run(ask: Ask, guard: Guard, tool: Tool) -> None:
+    """With "stop" whatever the callable raised reaches the caller."""
+    budget = BudgetMiddleware(guard, {"deep_spec": _raises}, on_refusal="stop")
+    line = calls(("deep_spec", {"prompt": "shop"}))
+    with pytest.raises(LookupError, match="no price for shop"):
+        ask(agent_of(tool.named(), lines=[line], middleware=[budget])[0])
+    assert tool.ran == []
+
+
+def test_a_balance_that_never_comes_runs_nothing(
+    ask: Ask, clock: HandClock, provider: FakeProvider
+) -> None:
+    """After the guard's time-out the model reads that nothing was started."""
+    provider.on_fetch = anyio.sleep_forever
+    tool = Tool(Guard(provider, timeout=10))
+    caller = Caller(lambda: ask_for(ask, tool, {"deep_spec": 50}))
+    under_way(clock, provider, 1)
+    clock.advance(10)
+    [result] = caller.outcome()
+    assert result.text == (
+        "BUDGET: the balance at fake is not known, so nothing was started. "
+        "Do not retry; go on without, and tell the user."
+    )
+    assert tool.ran == []
+
+
+def test_a_balance_that_fails_runs_nothing(ask: Ask, provider: FakeProvider) -> None:
+    """An unknown balance never lets a tool through."""
+    provider.failure = ValueError("no balance here")
+    tool = Tool(Guard(provider))
+    [result] = ask_for(ask, tool, {"deep_spec": 50})
+    assert result.text.startswith("BUDGET: the balance at fake is not known")
+    assert tool.ran == []
+
+
+def test_a_closed_guard_runs_nothing(ask: Ask, guard: Guard, tool: Tool) -> None:
+    """It admits nobody any more."""
+    guard.close()
+    [result] = ask_for(ask, tool, {"deep_spec": 50})
+    assert "RuntimeError: deep_spec came after the guard of fake was closed." in result.text
+    assert tool.ran == []
+
+
+def test_what_has_no_price_passes(ask: Ask, guard: Guard, tool: Tool) -> None:
+    """And costs nothing."""
+    [result] = ask_for(ask, tool, {"fast_spec": 120})
+    assert result.text == '"shop"'
+    assert (tool.available, guard.available) == ([100], 100)
+
+
+def test_a_star_prices_the_rest(ask: Ask, guard: Guard, tool: Tool) -> None:
+    """But not what is named, be it at no cost."""
+    other, free = Tool(guard), Tool(guard)
+    line = calls(*((name, {"prompt": name}) for name in ("deep_spec", "search", "free")))
+    budget = BudgetMiddleware(guard, {"*": 120, "deep_spec": 10, "free": None})
+    tools = [tool.named(), other.named("search"), free.named("free")]
+    texts = [
+        message.text
+        for message in results(ask(agent_of(*tools, lines=[line], middleware=[budget])[0]))
+    ]
+    assert texts[0] == '"deep_spec"'
+    assert texts[1].startswith("BUDGET: needs 120 credits")
+    assert texts[2] == '"free"'
+    assert (other.ran, free.ran, guard.available) == ([], ["free"], 90)
+
+
+def test_a_refusal_is_never_settled(ask: Ask, guard: Guard, tool: Tool) -> None:
+    """`actual` is asked about what ran, and about nothing else."""
+    asked: list[Any] = []
+    terms = {"min": 120, "actual": asked.append}
+    ask_for(ask, tool, {"deep_spec": terms})
+    assert (asked, guard.available) == ([], 100)
+
+
+def test_arguments_that_langchain_turns_down_are_kept(ask: Ask, guard: Guard, tool: Tool) -> None:
+    """Its message cannot be told from that of a tool which ran and failed."""
+    [result] = ask_for(ask, tool, {"deep_spec": 50}, ("deep_spec", {"prompt": 3}))
+    assert "Input should be a valid string" in result.text
+    assert (tool.ran, guard.available) == ([], 50)
+
+
+def test_a_tool_that_is_not_there_passes(ask: Ask, guard: Guard, tool: Tool) -> None:
+    """Without a price for it, LangChain's own message is read and nothing is booked."""
+    [result] = ask_for(ask, tool, {"deep_spec": 50}, ("deep_spek", {"prompt": "shop"}))
+    assert result.text.startswith("Error: deep_spek is not a valid tool")
+    assert guard.available == 100
+
+
+def test_each_attempt_of_a_retry_is_held_for(ask: Ask, guard: Guard) -> None:
+    """The budget comes last: the attempt that failed is kept, the next one is admitted anew."""
+
+    def work(prompt: str) -> str:
+        if len(tool.ran) == 1:
+            raise OSError
+        return prompt
+
+    tool = Tool(guard, work)
+    retry = ToolRetryMiddleware(max_retries=2, initial_delay=0)
+    budget = BudgetMiddleware(guard, {"deep_spec": 30})
+    line = calls(("deep_spec", {"prompt": "shop"}))
+    agent, _ = agent_of(tool.named(), lines=[line], middleware=[retry, budget])
+    assert [message.text for message in results(ask(agent))] == ["shop"]
+    assert tool.available == [70, 40]
+    assert guard.available == 40
+
+
+def test_retries_around_it_end_with_the_budget(ask: Ask, guard: Guard) -> None:
+    """An attempt that cannot be paid for is refused, and the refusal is no reason to try again."""
+
+    def work(_: str) -> str:
+        raise OSError
+
+    tool = Tool(guard, work)
+    retry = ToolRetryMiddleware(max_retries=5, initial_delay=0)
+    budget = BudgetMiddleware(guard, {"deep_spec": 40})
+    line = calls(("deep_spec", {"prompt": "shop"}))
+    agent, _ = agent_of(tool.named(), lines=[line], middleware=[retry, budget])
+    [result] = results(ask(agent))
+    assert result.text.startswith("BUDGET: needs 40 credits, 20 available")
+    assert len(tool.ran) == 2
+
+
+def test_two_guards_may_watch_one_agent(ask: Ask, guard: Guard, tool: Tool) -> None:
+    """Each prices the tools of its own account."""
+    other = Guard(FakeProvider(5))
+    browse = Tool(other)
+    line = calls(("deep_spec", {"prompt": "shop"}), ("browse", {"prompt": "page"}))
+    budgets = [BudgetMiddleware(guard, {"deep_spec": 50}), BudgetMiddleware(other, {"browse": 10})]
+    agent, _ = agent_of(tool.named(), browse.named("browse"), lines=[line], middleware=budgets)
+    texts = [message.text for message in results(ask(agent))]
+    assert texts[0] == '"shop"'
+    assert texts[1].startswith("BUDGET: needs 10 credits, 5 available")
+    assert (browse.ran, guard.available, other.available) == ([], 50, 5)
+
+
+def node_of(tool: BaseTool, budget: BudgetMiddleware, **options: Any) -> Any:
+    """Give a graph with no agent, whose one node runs tools."""
+    graph = StateGraph(MessagesState)
+    graph.add_node("tools", ToolNode([tool], **budget.hooks, **options))
+    graph.add_edge("__start__", "tools")
+    return graph.compile(checkpointer=InMemorySaver())
+
+
+ONE_CALL = {"messages": [calls(("deep_spec", {"prompt": "shop"}))]}
+THREAD: Any = {"configurable": {"thread_id": "1"}}
+
+
+@pytest.fixture(params=["invoke", "ainvoke"])
+def run(request: pytest.FixtureRequest) -> Callable[[Any, Any], Any]:
+    """Run a graph in each of both ways."""
+    if request.param == "invoke":
+        return lambda graph, given: graph.invoke(given, THREAD)
+    return lambda graph, given: asyncio.run(graph.ainvoke(given, THREAD))
+
+
+def test_a_tool_node_without_an_agent(
+    run: Callable[[Any, Any], Any], guard: Guard, tool: Tool
+) -> None:
+    """The same guard, by its hooks."""
+    budget = BudgetMiddleware(guard, {"deep_spec": 60})
+    graph = node_of(tool.named(), budget)
+    assert run(graph, ONE_CALL)["messages"][-1].text == '"shop"'
+    assert run(graph, ONE_CALL)["messages"][-1].text.startswith("BUDGET: needs 60 credits, 40 ")
+    assert (tool.ran, guard.available) == (["shop"], 40)
+
+
+def test_an_error_made_a_message_of_is_kept(
+    run: Callable[[Any, Any], Any], guard: Guard, kept: Kept
+) -> None:
+    """A ToolNode that handles errors returns, but the tool did not."""
+
+    def work(_: str) -> str:
+        raise OSError
+
+    budget = BudgetMiddleware(guard, {"deep_spec": {"min": 50, "actual": lambda _: 0}})
+    graph = node_of(Tool(guard, work).named(), budget, handle_tool_errors=True)
+    assert run(graph, ONE_CALL)["messages"][-1].status == "error"
+    kept(guard, 50)
+
+
+def test_stop_gives_way_to_a_node_that_handles_errors(
+    run: Callable[[Any, Any], Any], guard: Guard, tool: Tool
+) -> None:
+    """It makes a message of any error: the tool does not run, the graph does."""
+    budget = BudgetMiddleware(guard, {"deep_spec": 120}, on_refusal="stop")
+    graph = node_of(tool.named(), budget, handle_tool_errors=True)
+    message = run(graph, ONE_CALL)["messages"][-1]
+    assert "InsufficientCredits" in message.text
+    assert (message.status, tool.ran, guard.available) == ("error", [], 100)
+
+
+@pytest.mark.parametrize(("release_on", "after"), [((), 20), (GraphInterrupt, 60)])
+def test_a_tool_that_interrupts_starts_anew(
+    run: Callable[[Any, Any], Any], guard: Guard, release_on: Any, after: int
+) -> None:
+    """It is kept, and held for again when it is resumed, unless it says that nothing was spent."""
+
+    def work(prompt: str) -> str:
+        return f"{prompt}, {interrupt('Sure?')}"
+
+    budget = BudgetMiddleware(guard, {"deep_spec": {"min": 40, "release_on": release_on}})
+    graph = node_of(Tool(guard, work).named(), budget)
+    run(graph, ONE_CALL)
+    assert run(graph, Command(resume="yes"))["messages"][-1].text == "shop, yes"
+    assert guard.available == after
+
+
+def test_a_command_is_what_the_tool_came_to(run: Callable[[Any, Any], Any], guard: Guard) -> None:
+    """A tool that changes the graph's state is settled by what it returned."""
+    seen: list[Any] = []
+
+    def work(prompt: str) -> Any:
+        return Command(update={"messages": [ToolMessage(prompt, tool_call_id="call 0")]})
+
+    def actual(came_to: Any) -> int:
+        seen.append(came_to)
+        return 7
+
+    budget = BudgetMiddleware(guard, {"deep_spec": {"min": 50, "actual": actual}})
+    graph = node_of(Tool(guard, work).named(), budget)
+    assert run(graph, ONE_CALL)["messages"][-1].text == "shop"
+    assert isinstance(seen[0], Command)
+    assert guard.available == 93
+
+
+def test_guards_that_are_off_let_all_pass(ask: Ask, guard: Guard, tool: Tool) -> None:
+    """As everywhere."""
+    set_active(False)
+    assert ask_for(ask, tool, {"deep_spec": 120})[0].text == '"shop"'
+    assert guard.available == 100
+
+
+@pytest.mark.parametrize(
+    ("costs", "options", "kind"),
+    [
+        ({}, {}, ValueError),
+        ({"x": -1}, {}, ValueError),
+        ({"x": 1}, {"on_refusal": "halt"}, ValueError),
+    ],
+)
+def test_what_cannot_be_is_said_at_once(
+    guard: Guard, costs: Any, options: Any, kind: type[Exception]
+) -> None:
+    """When the middleware is made, not when a tool is called."""
+    with pytest.raises(kind):
+        BudgetMiddleware(guard, costs, **options)
+
+
+def test_the_example(run_example: Callable[[str], str]) -> None:
+    """It runs as a user would run it, with no warning."""
+    printed = run_example(EXAMPLE)
+    [refusal] = re.findall(r"BUDGET: .*", printed)
+    assert re.fullmatch(
+        r"BUDGET: needs 50 credits, 22 available \(looked \d+ s ago\)\. "
+        r"Do not retry; ask for a top-up: https://example\.com/top-up",
+        refusal,
+    )
+    assert printed.endswith("ai: The outline has to do.\n22 credits are left.\n")

@@ -1,0 +1,521 @@
+"""Pydantic AI's agents, with a scripted model in the place of a real one."""
+
+import asyncio
+import re
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import anyio
+import pytest
+from needed import need
+from staging import Caller, under_way
+
+need("pydantic_ai")
+
+from pydantic_ai import (
+    Agent,
+    AgentRunResult,
+    ApprovalRequired,
+    DeferredToolRequests,
+    DeferredToolResults,
+    FunctionToolset,
+    ModelRetry,
+    Tool,
+    UnexpectedModelBehavior,
+    UserError,
+)
+from pydantic_ai.capabilities import AbstractCapability, Hooks
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelResponse,
+    TextPart,
+    ToolCallPart,
+    ToolReturnPart,
+)
+from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
+
+from budgetguard import Guard, InsufficientCredits, set_active
+from budgetguard.integrations.pydantic_ai import BudgetCapability
+from budgetguard.testing import FakeProvider, HandClock
+
+EXAMPLE = "pydantic_ai_agent.py"
+REFUSED = (
+    "BUDGET: needs 120 credits, 100 available (looked 0 s ago). "
+    "Do not retry; ask for a top-up: https://example.com/top-up"
+)
+Ask = Callable[[Any], AgentRunResult[Any]]
+Kept = Callable[[Guard, int], None]
+
+
+class Scripted:
+    """A model that calls tools until one of them came to something; notes what it read."""
+
+    def __init__(self, *named: tuple[str, dict[str, Any]]) -> None:
+        self.named = named or (("deep_spec", {"prompt": "shop"}),)
+        self.read: list[ToolReturnPart] = []
+        self.model = FunctionModel(self.reply, stream_function=self.stream)
+
+    def reply(self, messages: list[ModelMessage], _: AgentInfo) -> ModelResponse:
+        self.read += [part for part in messages[-1].parts if isinstance(part, ToolReturnPart)]
+        if any(part.outcome != "retried" for part in self.read):
+            return ModelResponse([TextPart("Done.")])
+        return ModelResponse([ToolCallPart(name, args) for name, args in self.named])
+
+    async def stream(
+        self, messages: list[ModelMessage], info: AgentInfo
+    ) -> AsyncIterator[str | dict[int, DeltaToolCall]]:
+        for number, part in enumerate(self.reply(messages, info).parts):
+            if isinstance(part, TextPart):
+                yield part.content
+            elif isinstance(part, ToolCallPart):
+                yield {number: DeltaToolCall(part.tool_name, part.args_as_json_str())}
+
+
+class Noting:
+    """A tool that notes its calls and what was available while they ran."""
+
+    def __init__(self, guard: Guard, work: Callable[[str], Any] = str.upper) -> None:
+        self.guard = guard
+        self.work = work
+        self.ran: list[str] = []
+        self.available: list[Any] = []
+
+    def call(self, prompt: str) -> Any:
+        self.ran.append(prompt)
+        self.available.append(self.guard.available)
+        return self.work(prompt)
+
+    async def acall(self, prompt: str) -> Any:
+        await asyncio.sleep(0)
+        return self.call(prompt)
+
+    def named(self, name: str = "deep_spec", **options: Any) -> Tool[Any]:
+        """Give Pydantic AI's tool."""
+        return Tool(self.acall, name=name, **options)
+
+    def threaded(self, name: str = "deep_spec") -> Tool[Any]:
+        """Give a tool that runs in a thread."""
+        return Tool(self.call, name=name)
+
+
+def by_run(agent: Agent[None, Any]) -> Any:
+    """Run an agent that awaits."""
+    return asyncio.run(agent.run("Go."))
+
+
+def by_run_sync(agent: Agent[None, Any]) -> Any:
+    """Run an agent, blocking."""
+    # It takes the thread's loop, and leaves it to be closed by whoever set it.
+    with asyncio.Runner() as runner:
+        asyncio.set_event_loop(runner.get_loop())
+        return agent.run_sync("Go.")
+
+
+def by_run_stream(agent: Agent[None, Any]) -> Any:
+    """Run an agent, and take what it says as it comes."""
+
+    async def run() -> Any:
+        async with agent.run_stream("Go.") as result:
+            assert await result.get_output() == "Done."
+            return result
+
+    return asyncio.run(run())
+
+
+@pytest.fixture(params=[by_run, by_run_sync], ids=["run", "run_sync"])
+def ask(request: pytest.FixtureRequest) -> Ask:
+    """Run an agent in each of both ways."""
+    run: Ask = request.param
+    return run
+
+
+@pytest.fixture
+def tool(guard: Guard) -> Noting:
+    """A tool that says back what it was asked for, louder."""
+    return Noting(guard)
+
+
+def ask_for(
+    ask: Ask,
+    tool: Tool[Any],
+    capability: AbstractCapability[Any],
+    *named: tuple[str, dict[str, Any]],
+    **options: Any,
+) -> Sequence[ToolReturnPart]:
+    """Have the model call tools in one turn, and give what it read of them."""
+    script = Scripted(*named)
+    options.setdefault("capabilities", [capability])
+    result: Any = ask(Agent(script.model, tools=[tool], **options))
+    if isinstance(result, AgentRunResult):
+        assert result.output == "Done."
+    return script.read
+
+
+@pytest.mark.parametrize("ask", [by_run, by_run_sync, by_run_stream])
+def test_a_refusal_is_the_tools_result(ask: Ask, guard: Guard, tool: Noting) -> None:
+    """The model reads a failed tool and goes on; it never ran, and nothing is booked."""
+    [result] = ask_for(ask, tool.named(), BudgetCapability(guard, {"deep_spec": 120}))
+    assert (result.content, result.outcome) == (REFUSED, "failed")
+    assert tool.ran == []
+    assert guard.available == 100
+
+
+def test_a_refusal_may_end_the_run(ask: Ask, guard: Guard, tool: Noting) -> None:
+    """With "stop" the error itself reaches the caller, wrapped in nothing."""
+    budget = BudgetCapability(guard, {"deep_spec": 120}, on_refusal="stop")
+    with pytest.raises(InsufficientCredits, match="deep_spec needs 120 credits, and 100 are"):
+        ask_for(ask, tool.named(), budget)
+    assert tool.ran == []
+    assert guard.available == 100
+
+
+def test_a_tool_costs_what_it_says(ask: Ask, guard: Guard) -> None:
+    """`actual` is given what the tool returned; until then its cost is held."""
+    tool = Noting(guard, lambda _: {"creditsUsed": 12})
+    terms = {"min": 50, "actual": lambda spec: spec["creditsUsed"]}
+    ask_for(ask, tool.named(), BudgetCapability(guard, {"deep_spec": terms}))
+    assert tool.available == [50]
+    assert guard.available == 88
+
+
+def test_a_tool_without_an_actual_costs_its_cost(ask: Ask, guard: Guard, tool: Noting) -> None:
+    """Here, what a callable says of the arguments that the model gave."""
+    budget = BudgetCapability(guard, {"deep_spec": lambda prompt: 10 * len(prompt)})
+    ask_for(ask, tool.threaded(), budget)
+    assert (tool.ran, tool.available, guard.available) == (["shop"], [60], 60)
+
+
+def test_an_actual_that_fails_is_the_cost(ask: Ask, guard: Guard, tool: Noting) -> None:
+    """The tool's result is the model's all the same."""
+    terms = {"min": 50, "actual": lambda _: 1 / 0}
+    [result] = ask_for(ask, tool.named(), BudgetCapability(guard, {"deep_spec": terms}))
+    assert (result.content, guard.available) == ("SHOP", 50)
+
+
+def test_parallel_calls_run_as_far_as_the_balance_goes(
+    ask: Ask, guard: Guard, provider: FakeProvider
+) -> None:
+    """Of five calls in one turn at 30 of 100 credits three run, at the same time."""
+    together = threading.Barrier(3)
+
+    def work(prompt: str) -> str:
+        provider.charge(30)
+        together.wait(20)
+        return prompt
+
+    tool = Noting(guard, work)
+    named = [("deep_spec", {"prompt": f"part {number}"}) for number in range(5)]
+    budget = BudgetCapability(guard, {"deep_spec": 30})
+    texts = [part.content for part in ask_for(ask, tool.threaded(), budget, *named)]
+    refused = [text for text in texts if str(text).startswith("BUDGET: needs 30 credits, ")]
+    assert len(refused) == 2
+    assert all("Other calls hold the rest: do not retry before " in text for text in refused)
+    assert sorted(tool.ran) == sorted(set(texts) - set(refused))
+    assert len(tool.ran) == 3
+    assert provider.lowest == 10
+
+
+def _breaks(_: str) -> str:
+    msg = "the connection broke"
+    raise OSError(msg)
+
+
+def test_a_tool_that_raises_is_kept(ask: Ask, guard: Guard, kept: Kept) -> None:
+    """Nobody knows what it cost until a balance shows it that was asked for late enough."""
+    budget = BudgetCapability(guard, {"deep_spec": 50})
+    with pytest.raises(OSError, match="the connection broke"):
+        ask_for(ask, Noting(guard, _breaks).named(), budget)
+    kept(guard, 50)
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_a_failure_that_others_recover_from_is_kept(
+    ask: Ask, guard: Guard, kept: Kept, *, last: bool
+) -> None:
+    """The model reads what another capability made of it, but the tool did not return."""
+
+    async def recover(*_: Any, **__: Any) -> str:
+        return "recovered"
+
+    terms = {"min": 50, "actual": lambda _: 0}
+    others: list[Any] = [BudgetCapability(guard, {"deep_spec": terms})]
+    others.insert(0 if last else 1, Hooks(tool_execute_error=recover))
+    [result] = ask_for(ask, Noting(guard, _breaks).named(), others[0], capabilities=others)
+    assert result.content == "recovered"
+    kept(guard, 50)
+
+
+@pytest.mark.parametrize(("release_on", "after"), [((), 30), (ModelRetry, 65)])
+def test_a_tool_that_wants_other_arguments(
+    ask: Ask, guard: Guard, release_on: Any, after: int
+) -> None:
+    """It is kept, and held for again, unless it says that nothing was spent by then."""
+
+    def work(prompt: str) -> str:
+        if len(tool.ran) == 1:
+            msg = "longer, please"
+            raise ModelRetry(msg)
+        return prompt
+
+    tool = Noting(guard, work)
+    budget = BudgetCapability(guard, {"deep_spec": {"min": 35, "release_on": release_on}})
+    asked, done = ask_for(ask, tool.named(), budget)
+    assert (asked.outcome, done.content) == ("retried", "shop")
+    assert guard.available == after
+
+
+def test_arguments_that_pydantic_turns_down_cost_nothing(ask: Ask, guard: Guard) -> None:
+    """They are looked at before the guard is asked."""
+
+    class Learning(Scripted):
+        def reply(self, messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+            reply = super().reply(messages, info)
+            self.named = (("deep_spec", {"prompt": "shop"}),)
+            return reply
+
+    script, tool = Learning(("deep_spec", {"prompt": 3})), Noting(guard)
+    budget = BudgetCapability(guard, {"deep_spec": 35})
+    ask(Agent(script.model, tools=[tool.named()], capabilities=[budget]))
+    assert [part.outcome for part in script.read] == ["retried", "success"]
+    assert (tool.ran, guard.available) == (["shop"], 65)
+
+
+def test_a_run_that_is_cancelled_keeps_its_holds(guard: Guard, kept: Kept) -> None:
+    """The tool was at work, and may be charged for."""
+    entered = asyncio.Event()
+
+    async def deep_spec(prompt: str) -> str:
+        entered.set()
+        await asyncio.Event().wait()
+        return prompt
+
+    async def run() -> None:
+        budget = BudgetCapability(guard, {"deep_spec": 50})
+        agent = Agent(Scripted().model, tools=[deep_spec], capabilities=[budget])
+        running = asyncio.create_task(agent.run("Go."))
+        await entered.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(run())
+    kept(guard, 50)
+
+
+def test_a_tool_that_is_out_of_time_is_kept(guard: Guard, kept: Kept) -> None:
+    """The framework gives up on it, which says nothing of what it costs."""
+
+    async def work(prompt: str) -> str:
+        await asyncio.Event().wait()
+        return prompt
+
+    async def run() -> None:
+        budget = BudgetCapability(guard, {"deep_spec": 50})
+        slow = Tool(work, name="deep_spec", timeout=1e-6, max_retries=0)
+        agent = Agent(Scripted().model, tools=[slow], capabilities=[budget])
+        with pytest.raises(UnexpectedModelBehavior):
+            await agent.run("Go.")
+
+    asyncio.run(run())
+    kept(guard, 50)
+
+
+def _raises(prompt: str) -> int:
+    msg = f"no price for {prompt}"
+    raise LookupError(msg)
+
+
+COULD_NOT = "BUDGET: deep_spec was not run, because its cost for these arguments could not be told"
+
+
+@pytest.mark.filterwarnings("ignore:coroutine '_awaits' was never awaited:RuntimeWarning")
+def test_a_cost_that_cannot_be_told_runs_nothing(
+    ask: Ask, guard: Guard, tool: Noting, no_price: tuple[Any, str]
+) -> None:
+    """The model is told, and the tool does not run for free."""
+    cost, kind = no_price
+    [result] = ask_for(ask, tool.named(), BudgetCapability(guard, {"deep_spec": cost}))
+    assert str(result.content).startswith(f"{COULD_NOT} ({kind}")
+    assert str(result.content).endswith("). Do not retry with the same arguments.")
+    assert tool.ran == []
+    assert guard.available == 100
+
+
+@pytest.mark.parametrize("raised", [ModelRetry, ApprovalRequired, LookupError])
+def test_a_cost_that_cannot_be_told_may_end_the_run(
+    ask: Ask, guard: Guard, tool: Noting, raised: type[Exception]
+) -> None:
+    """With "stop" it is raised as it is: Pydantic AI's own exceptions keep their meaning."""
+
+    def cost(prompt: str) -> int:
+        raise raised(prompt)
+
+    budget = BudgetCapability(guard, {"deep_spec": cost}, on_refusal="stop")
+    with pytest.raises((UnexpectedModelBehavior, UserError, LookupError)):
+        ask_for(ask, tool.named(max_retries=0), budget)
+    assert tool.ran == []
+
+
+def test_a_balance_that_never_comes_runs_nothing(
+    ask: Ask, clock: HandClock, provider: FakeProvider
+) -> None:
+    """After the guard's time-out the model reads that nothing was started."""
+    provider.on_fetch = anyio.sleep_forever
+    guard = Guard(provider, timeout=10)
+    tool = Noting(guard)
+    budget = BudgetCapability(guard, {"deep_spec": 50})
+    caller = Caller(lambda: ask_for(ask, tool.named(), budget))
+    under_way(clock, provider, 1)
+    clock.advance(10)
+    [result] = caller.outcome()
+    assert result.content == (
+        "BUDGET: the balance at fake is not known, so nothing was started. "
+        "Do not retry; go on without, and tell the user."
+    )
+    assert tool.ran == []
+
+
+def test_a_balance_that_fails_runs_nothing(ask: Ask, provider: FakeProvider) -> None:
+    """An unknown balance never lets a tool through."""
+    provider.failure = ValueError("no balance here")
+    tool = Noting(Guard(provider))
+    [result] = ask_for(ask, tool.named(), BudgetCapability(tool.guard, {"deep_spec": 50}))
+    assert str(result.content).startswith("BUDGET: the balance at fake is not known")
+    assert tool.ran == []
+
+
+def test_what_has_no_price_passes(ask: Ask, guard: Guard, tool: Noting) -> None:
+    """And costs nothing."""
+    [result] = ask_for(ask, tool.named(), BudgetCapability(guard, {"fast_spec": 120}))
+    assert result.content == "SHOP"
+    assert (tool.available, guard.available) == ([100], 100)
+
+
+def test_a_star_prices_the_rest(ask: Ask, guard: Guard, tool: Noting) -> None:
+    """Wherever the agent has it from, but not what is named, be it at no cost."""
+    other, free = Noting(guard), Noting(guard)
+    names = ("deep_spec", "search", "free")
+    script = Scripted(*((name, {"prompt": name}) for name in names))
+    agent = Agent(
+        script.model,
+        tools=[tool.named()],
+        toolsets=[FunctionToolset([other.named("search"), free.named("free")])],
+        capabilities=[BudgetCapability(guard, {"*": 120, "deep_spec": 10, "free": None})],
+    )
+    ask(agent)
+    texts = {part.tool_name: str(part.content) for part in script.read}
+    assert (texts["deep_spec"], texts["free"]) == ("DEEP_SPEC", "FREE")
+    assert texts["search"].startswith("BUDGET: needs 120 credits")
+    assert (other.ran, free.ran, guard.available) == ([], ["free"], 90)
+
+
+def test_what_ends_the_run_is_no_tool(ask: Ask, guard: Guard) -> None:
+    """An answer in a form of its own is not priced by the star."""
+
+    def answer(_: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        return ModelResponse([ToolCallPart(info.output_tools[0].name, {"response": ["a", "b"]})])
+
+    budget = BudgetCapability(guard, {"*": 120})
+    agent: Any = Agent(FunctionModel(answer), output_type=list[str], capabilities=[budget])
+    assert ask(agent).output == ["a", "b"]
+    assert guard.available == 100
+
+
+def test_a_refusal_is_never_settled(ask: Ask, guard: Guard, tool: Noting) -> None:
+    """`actual` is asked about what ran, and about nothing else."""
+    asked: list[Any] = []
+    terms = {"min": 120, "actual": asked.append}
+    ask_for(ask, tool.named(), BudgetCapability(guard, {"deep_spec": terms}))
+    assert (asked, guard.available) == ([], 100)
+
+
+def test_a_call_that_waits_for_approval_holds_nothing(guard: Guard, tool: Noting) -> None:
+    """The guard is asked when it is approved, which may be much later."""
+
+    async def run() -> None:
+        agent = Agent(
+            Scripted().model,
+            tools=[tool.named(requires_approval=True)],
+            output_type=[str, DeferredToolRequests],
+            capabilities=[BudgetCapability(guard, {"deep_spec": 40})],
+        )
+        first = await agent.run("Go.")
+        assert isinstance(first.output, DeferredToolRequests)
+        assert (tool.ran, guard.available) == ([], 100)
+        approved = DeferredToolResults(
+            approvals={call.tool_call_id: True for call in first.output.approvals}
+        )
+        second = await agent.run(
+            message_history=first.all_messages(), deferred_tool_results=approved
+        )
+        assert second.output == "Done."
+
+    asyncio.run(run())
+    assert (tool.available, guard.available) == ([60], 60)
+
+
+def test_other_capabilities_change_the_arguments_first(
+    ask: Ask, guard: Guard, tool: Noting
+) -> None:
+    """What is priced is what runs, wherever the budget stands."""
+
+    async def longer(*_: Any, args: dict[str, Any], **__: Any) -> dict[str, Any]:
+        return {"prompt": args["prompt"] * 2}
+
+    budget = BudgetCapability(guard, {"deep_spec": lambda prompt: 10 * len(prompt)})
+    others = [budget, Hooks(before_tool_execute=longer)]
+    ask_for(ask, tool.named(), budget, capabilities=others)
+    assert (tool.ran, tool.available) == (["shopshop"], [20])
+
+
+def test_two_guards_may_watch_one_agent(ask: Ask, guard: Guard, tool: Noting) -> None:
+    """Each prices the tools of its own account."""
+    other = Guard(FakeProvider(5))
+    browse = Noting(other)
+    script = Scripted(("deep_spec", {"prompt": "shop"}), ("browse", {"prompt": "page"}))
+    agent = Agent(
+        script.model,
+        tools=[tool.named(), browse.named("browse")],
+        capabilities=[
+            BudgetCapability(guard, {"deep_spec": 50}),
+            BudgetCapability(other, {"browse": 10}),
+        ],
+    )
+    ask(agent)
+    assert script.read[0].content == "SHOP"
+    assert str(script.read[1].content).startswith("BUDGET: needs 10 credits, 5 available")
+    assert (browse.ran, guard.available, other.available) == ([], 50, 5)
+
+
+def test_guards_that_are_off_let_all_pass(ask: Ask, guard: Guard, tool: Noting) -> None:
+    """As everywhere."""
+    set_active(False)
+    [result] = ask_for(ask, tool.named(), BudgetCapability(guard, {"deep_spec": 120}))
+    assert (result.content, guard.available) == ("SHOP", 100)
+
+
+@pytest.mark.parametrize(
+    ("costs", "options"), [({}, {}), ({"x": -1}, {}), ({"x": 1}, {"on_refusal": "halt"})]
+)
+def test_what_cannot_be_is_said_at_once(guard: Guard, costs: Any, options: Any) -> None:
+    """When the capability is made, not when a tool is called."""
+    with pytest.raises(ValueError, match=r"costs names|min must|on_refusal must"):
+        BudgetCapability(guard, costs, **options)
+
+
+def test_a_specification_cannot_name_it() -> None:
+    """It would have to hold the guard, and its key."""
+    assert BudgetCapability.get_serialization_name() is None
+
+
+def test_the_example(run_example: Callable[[str], str]) -> None:
+    """It runs as a user would run it, with no warning."""
+    printed = run_example(EXAMPLE)
+    [refusal] = re.findall(r"BUDGET: .*", printed)
+    assert re.fullmatch(
+        r"BUDGET: needs 50 credits, 22 available \(looked \d+ s ago\)\. "
+        r"Do not retry; ask for a top-up: https://example\.com/top-up",
+        refusal,
+    )
+    assert printed.endswith("The model: The outline has to do.\n22 credits are left.\n")

@@ -1,0 +1,303 @@
+"""What every framework's file asks: tools by name, and a refusal in words for a model."""
+
+import logging
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import anyio
+import pytest
+
+from budgetguard import (
+    BalanceUnavailable,
+    BudgetGuardError,
+    ConcurrencyLimit,
+    ConfigurationError,
+    Guard,
+    HoldClosed,
+    InsufficientCredits,
+    InvalidCredentials,
+    set_active,
+)
+from budgetguard.integrations.tools import Tools, for_model
+from budgetguard.testing import FakeProvider, HandClock
+
+
+def lacking(needed: str, available: str, **figures: Any) -> InsufficientCredits:
+    """Give a refusal for want of credits."""
+    zero = Decimal(0)
+    return InsufficientCredits(
+        **{
+            "operation": "deep_spec",
+            "needed": Decimal(needed),
+            "available": Decimal(available),
+            "balance": Decimal(available),
+            "held": zero,
+            "pending": zero,
+            "floor": zero,
+            "age": 14.2,
+            "provider": "pre.dev",
+            "top_up_url": "https://example.com/top-up",
+            **figures,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            lacking("50", "12"),
+            (
+                "BUDGET: needs 50 credits, 12 available (looked 14 s ago). "
+                "Do not retry; ask for a top-up: https://example.com/top-up"
+            ),
+        ),
+        (
+            lacking("0.25", "0.20", top_up_url=None, age=0.3),
+            (
+                "BUDGET: needs 0.25 credits, 0.2 available (looked 0 s ago). "
+                "Do not retry; ask for a top-up."
+            ),
+        ),
+        (
+            lacking("50", "-30", held=Decimal(42)),
+            (
+                "BUDGET: needs 50 credits, 0 available (looked 14 s ago). "
+                "Do not retry; ask for a top-up: https://example.com/top-up"
+            ),
+        ),
+        (
+            lacking("50", "20", basis="cap"),
+            (
+                "BUDGET: needs 50 credits, 20 available (looked 14 s ago). "
+                "Do not retry: the account's cost limit allows no single call of that cost."
+            ),
+        ),
+        (
+            lacking("50", "12", retry_after=5.2),
+            (
+                "BUDGET: needs 50 credits, 12 available (looked 14 s ago). "
+                "Other calls hold the rest: do not retry before 6 s have passed."
+            ),
+        ),
+        (
+            lacking("50", "12", retry_after=0.0),
+            (
+                "BUDGET: needs 50 credits, 12 available (looked 14 s ago). "
+                "Other calls hold the rest: do not retry before 1 s have passed."
+            ),
+        ),
+        (
+            ConcurrencyLimit(operation="browse", limit=3, in_use=3, provider="Anchor Browser"),
+            (
+                "BUDGET: 3 of 3 sessions at Anchor Browser are in use. "
+                "Do something else first, or go on without."
+            ),
+        ),
+        (
+            BalanceUnavailable(provider="pre.dev", reason="no answer within 10 s", retry_after=3),
+            (
+                "BUDGET: the balance at pre.dev is not known, so nothing was started. "
+                "Do not retry; go on without, and tell the user."
+            ),
+        ),
+        (
+            InvalidCredentials(provider="pre.dev", reason="it answered 401"),
+            (
+                "BUDGET: the balance at pre.dev is not known, so nothing was started. "
+                "Do not retry; go on without, and tell the user."
+            ),
+        ),
+        (
+            ConfigurationError("Set PREDEV_API_KEY."),
+            "BUDGET: Set PREDEV_API_KEY.",
+        ),
+        (
+            HoldClosed(operation="deep_spec", state="settled", verb="settle"),
+            "BUDGET: The hold of deep_spec is settled already: settle() came too late.",
+        ),
+    ],
+    ids=[
+        "too little",
+        "nowhere to top up",
+        "less than nothing",
+        "held by others",
+        "held for a moment",
+        "sessions",
+        "unknown",
+        "key",
+        "configuration",
+        "hold",
+    ],
+)
+def test_what_a_model_reads(error: BudgetGuardError, words: str) -> None:
+    """It says what is lacking and what to do instead, and never more than that."""
+    assert for_model(error) == words
+
+
+def test_every_error_has_its_words() -> None:
+    """None is left out above: what is added to the tree has to be looked at here."""
+    kinds = {kind.__name__ for kind in BudgetGuardError.__subclasses__()}
+    assert kinds == {
+        "BalanceUnavailable",
+        "ConcurrencyLimit",
+        "ConfigurationError",
+        "HoldClosed",
+        "InsufficientCredits",
+    }
+
+
+@pytest.mark.parametrize(
+    ("costs", "kind", "words"),
+    [
+        ({}, ValueError, 'costs names no tool: {"deep_spec": 50}, or {"*": 10} for all'),
+        ({"x": -1}, ValueError, "min must not be negative: -1"),
+        ({"x": "much"}, ValueError, "min is not a number: 'much'"),
+        ({"x": True}, TypeError, "min takes an int, float, Decimal or str, not bool"),
+        ({"x": [1]}, TypeError, "min takes an int, float, Decimal or str, not list"),
+        ({"x": {}}, TypeError, "require_credits needs at least one of min, cost and slots"),
+        ({"x": {"mn": 1}}, TypeError, "unexpected keyword argument 'mn'"),
+        ({"x": {"min": 1, "actual": 3}}, TypeError, "actual takes a callable given the result"),
+        ({"*": -1}, ValueError, "min must not be negative: -1"),
+        (50, TypeError, "not iterable"),
+        (["deep_spec"], ValueError, "dictionary update sequence"),
+    ],
+)
+def test_costs_that_cannot_be(guard: Guard, costs: Any, kind: type[Exception], words: str) -> None:
+    """They are refused when the tools are named, not when one is called."""
+    with pytest.raises(kind) as said:
+        Tools(guard, costs)
+    assert words in str(said.value)
+
+
+@pytest.mark.parametrize("on_refusal", ["raise", "", None, True])
+def test_on_refusal_is_one_of_two(guard: Guard, on_refusal: Any) -> None:
+    """A word that is misspelled does not quietly mean the other."""
+    with pytest.raises(ValueError, match="on_refusal must be 'tell' or 'stop', not "):
+        Tools(guard, {"x": 1}, on_refusal=on_refusal)
+
+
+def by_open(tools: Tools, name: str, arguments: dict[str, Any]) -> Any:
+    """Ask, blocking."""
+    return tools.open(name, arguments)
+
+
+def by_aopen(tools: Tools, name: str, arguments: dict[str, Any]) -> Any:
+    """Ask and await."""
+    return anyio.run(tools.aopen, name, arguments)
+
+
+@pytest.fixture(params=[by_open, by_aopen], ids=["open", "aopen"])
+def ask(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Ask for a tool's credits in each of both ways."""
+    way: Callable[..., Any] = request.param
+    return way
+
+
+def test_a_tool_is_found_by_its_name(guard: Guard, ask: Callable[..., Any]) -> None:
+    """Its own price goes before the star's, also where it is None."""
+    tools = Tools(guard, {"deep_spec": 50, "free": None, "*": 10})
+    held = {}
+    for name in ("deep_spec", "free", "other"):
+        with ask(tools, name, {}) as hold:
+            held[name] = (hold.operation, hold.amount, guard.available)
+            hold.release()
+    assert held == {
+        "deep_spec": ("deep_spec", 50, 50),
+        "free": ("free", 0, 100),
+        "other": ("other", 10, 90),
+    }
+
+
+def test_a_tool_without_a_price_asks_nobody(clock: HandClock, ask: Callable[..., Any]) -> None:
+    """Not even a balance is looked at, and its end is nobody's business."""
+    provider = FakeProvider(100)
+    tools = Tools(Guard(provider), {"deep_spec": {"min": 50, "actual": lambda _: 1 / 0}})
+    with ask(tools, "other", {}) as hold:
+        tools.settle("other", hold, "result")
+    assert provider.requests == 0
+
+
+def test_a_callable_is_given_the_arguments_by_name(guard: Guard, ask: Callable[..., Any]) -> None:
+    """As the framework hands them over, which are left as they are."""
+    arguments = {"prompt": "shop", "pages": 4}
+    tools = Tools(guard, {"deep_spec": lambda *, prompt, pages: len(prompt) * pages})
+    with ask(tools, "deep_spec", arguments) as hold:
+        assert hold.amount == 16
+    assert arguments == {"prompt": "shop", "pages": 4}
+
+
+def test_a_name_of_ones_own(guard: Guard, ask: Callable[..., Any]) -> None:
+    """`name` among the terms is what errors and events say."""
+    tools = Tools(guard, {"deep_spec": {"min": 120, "name": "the long one"}})
+    with pytest.raises(InsufficientCredits, match=r"^the long one needs 120 credits"):
+        ask(tools, "deep_spec", {})
+
+
+def test_settling_asks_what_it_cost(guard: Guard, ask: Callable[..., Any]) -> None:
+    """Where there is nobody to ask, it is the cost; a hold that has ended stays as it is."""
+    tools = Tools(guard, {"deep_spec": {"min": 50, "actual": len}, "fast_spec": 10})
+    hold = ask(tools, "deep_spec", {})
+    tools.settle("deep_spec", hold, "seven..")
+    assert (hold.state, guard.available) == ("settled", 93)
+    hold = ask(tools, "fast_spec", {})
+    tools.settle("fast_spec", hold, "whatever")
+    assert (hold.state, guard.available) == ("settled", 83)
+    for name in ("deep_spec", "fast_spec"):
+        hold = ask(tools, name, {})
+        hold.release()
+        tools.settle(name, hold, "late")
+        assert (hold.state, guard.available) == ("released", 83)
+
+
+def test_slots_are_held_too(clock: HandClock, ask: Callable[..., Any]) -> None:
+    """A tool may open a session instead of costing credits, or do both."""
+    guard = Guard(FakeProvider(max_concurrency=1))
+    tools = Tools(guard, {"browse": {"slots": 1}})
+    with ask(tools, "browse", {}), pytest.raises(ConcurrencyLimit) as refused:
+        ask(tools, "browse", {})
+    assert tools.refusal("browse", refused.value).startswith("BUDGET: 1 of 1 sessions at fake")
+
+
+def test_a_refusal_is_told_or_raised(guard: Guard) -> None:
+    """Told, it is in words; raised, it is the error itself."""
+    error = lacking("50", "12")
+    assert Tools(guard, {"x": 1}).refusal("x", error) == for_model(error)
+    with pytest.raises(InsufficientCredits) as raised:
+        Tools(guard, {"x": 1}, on_refusal="stop").refusal("x", error)
+    assert raised.value is error
+
+
+def test_an_error_of_the_users_own_is_logged(
+    guard: Guard, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The model reads it in short, and the traceback is for the one who wrote the callable."""
+    error = LookupError("no price for shop")
+    with caplog.at_level(logging.ERROR, "budgetguard"):
+        words = Tools(guard, {"x": 1}).refusal("deep_spec", error)
+    assert words == (
+        "BUDGET: deep_spec was not run, because its cost for these arguments could not be told "
+        "(LookupError: no price for shop). Do not retry with the same arguments."
+    )
+    [record] = caplog.records
+    assert record.getMessage() == "deep_spec was not run: its cost could not be told"
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
+
+
+def test_a_refusal_for_want_of_credits_is_not_logged(
+    guard: Guard, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is what a budget is for."""
+    Tools(guard, {"x": 1}).refusal("x", lacking("50", "12"))
+    assert caplog.records == []
+
+
+def test_tools_are_let_in_while_guards_are_off(guard: Guard, ask: Callable[..., Any]) -> None:
+    """As everywhere; not even the callable for the cost is asked."""
+    set_active(False)
+    tools = Tools(guard, {"deep_spec": lambda: 1 / 0})
+    with ask(tools, "deep_spec", {}) as hold:
+        tools.settle("deep_spec", hold, None)
+    assert guard.available == 100
