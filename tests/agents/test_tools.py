@@ -122,6 +122,7 @@ def lacking(needed: str, available: str, **figures: Any) -> InsufficientCredits:
         "too little",
         "nowhere to top up",
         "less than nothing",
+        "more than one call may cost",
         "held by others",
         "held for a moment",
         "sessions",
