@@ -68,3 +68,8 @@ def to_credits(micro: float) -> Decimal:
 def spell(amount: Decimal) -> str:
     """An amount as people write it: no exponent, no trailing zeros."""
     return f"{amount.normalize(_EXACT):f}" if amount.is_finite() else "unlimited"
+
+
+def as_number(amount: Decimal) -> int | float:
+    """A finite amount as JSON has numbers: a double where it is no whole number."""
+    return int(amount) if amount == amount.to_integral_value() else float(amount)

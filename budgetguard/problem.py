@@ -5,6 +5,7 @@ import math
 from decimal import Decimal
 from typing import Any, TypeAlias, assert_never
 
+from budgetguard.credits import as_number
 from budgetguard.errors import (
     BalanceUnavailable,
     ConcurrencyLimit,
@@ -90,6 +91,4 @@ def _title(error: Refusal) -> str:
 
 
 def _plain(figure: Any) -> Any:
-    if not isinstance(figure, Decimal):
-        return figure
-    return int(figure) if figure == figure.to_integral_value() else float(figure)
+    return as_number(figure) if isinstance(figure, Decimal) else figure

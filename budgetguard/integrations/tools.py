@@ -82,9 +82,11 @@ class Tools:
             raise error
         if isinstance(error, BudgetGuardError):
             return for_model(error)
-        logger.error("%s was not run: its cost could not be told", name, exc_info=error)
+        logger.error(
+            "%s was not run: the credits for it could not be set aside", name, exc_info=error
+        )
         return (
-            f"BUDGET: {name} was not run, because its cost for these arguments could not be told "
+            f"BUDGET: {name} was not run, because the credits for it could not be set aside "
             f"({type(error).__name__}: {error}). Do not retry with the same arguments."
         )
 

@@ -286,7 +286,7 @@ def _raises(prompt: str) -> int:
     raise LookupError(msg)
 
 
-COULD_NOT = "BUDGET: deep_spec was not run, because its cost for these arguments could not be told"
+COULD_NOT = "BUDGET: deep_spec was not run, because the credits for it could not be set aside"
 
 
 @pytest.mark.filterwarnings("ignore:coroutine '_awaits' was never awaited:RuntimeWarning")

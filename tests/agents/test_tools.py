@@ -278,11 +278,11 @@ def test_an_error_of_the_users_own_is_logged(
     with caplog.at_level(logging.ERROR, "budgetguard"):
         words = Tools(guard, {"x": 1}).refusal("deep_spec", error)
     assert words == (
-        "BUDGET: deep_spec was not run, because its cost for these arguments could not be told "
+        "BUDGET: deep_spec was not run, because the credits for it could not be set aside "
         "(LookupError: no price for shop). Do not retry with the same arguments."
     )
     [record] = caplog.records
-    assert record.getMessage() == "deep_spec was not run: its cost could not be told"
+    assert record.getMessage() == "deep_spec was not run: the credits for it could not be set aside"
     assert record.exc_info is not None
     assert record.exc_info[1] is error
 

@@ -1,0 +1,445 @@
+"""FastMCP's servers, as their clients see them: in memory, on asyncio, which its client needs."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from needed import need
+
+need("fastmcp")
+
+from fastmcp import Client, FastMCP, FastMCPApp
+from fastmcp.client.client import CallToolResult
+from fastmcp.exceptions import MCPError, ToolError
+from fastmcp.server.extensions import ServerExtension
+from fastmcp.server.middleware import Middleware
+from fastmcp.server.middleware.caching import ResponseCachingMiddleware
+from fastmcp.server.providers.addressing import hashed_backend_name
+from fastmcp.tools.base import ToolResult
+from mcp_types import ElicitRequest, ElicitRequestFormParams, InputRequiredResult, Result
+
+from budgetguard import Guard, InsufficientCredits
+from budgetguard.integrations.fastmcp import BudgetMiddleware
+from budgetguard.testing import FakeProvider, HandClock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+pytestmark = pytest.mark.anyio
+
+TOO_LITTLE = (
+    "BUDGET: needs 50 credits, 20 available (looked 0 s ago). "
+    "Do not retry; ask for a top-up: https://example.com/top-up"
+)
+FIGURES = {
+    "error": "insufficient_credits",
+    "needed": 50,
+    "available": 20,
+    "retry_after": None,
+    "top_up_url": "https://example.com/top-up",
+}
+UNTOLD = (
+    "BUDGET: deep_spec was not run, because the credits for it could not be set aside. "
+    "Do not retry with the same arguments."
+)
+UNKNOWN = (
+    "BUDGET: the balance at fake is not known, so nothing was started. "
+    "Do not retry; go on without, and tell the user."
+)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """FastMCP's client makes asyncio tasks."""
+    return "asyncio"
+
+
+@pytest.fixture
+def provider() -> FakeProvider:
+    """An account that books late, so that what was settled and what was kept can be told apart."""
+    return FakeProvider(100, lag=5, linger=300)
+
+
+@pytest.fixture
+def guard(clock: HandClock, provider: FakeProvider) -> Guard:
+    """A guard of that account, on the hand clock."""
+    del clock
+    return Guard(provider)
+
+
+class Specs:
+    """A server of two tools that remembers what ran; `during` is called while one runs."""
+
+    def __init__(self, guard: Guard, costs: Any, **options: Any) -> None:
+        self.ran: list[str] = []
+        self.during: Callable[[], Any] = lambda: None
+        self.server = FastMCP("specs", middleware=[BudgetMiddleware(guard, costs, **options)])
+
+        @self.server.tool
+        async def deep_spec(prompt: str) -> dict[str, Any]:
+            self.ran.append(f"deep_spec {prompt}")
+            given = self.during()
+            return {"used": 8, "seen": str(await given if asyncio.iscoroutine(given) else given)}
+
+        @self.server.tool
+        def fast_spec(prompt: str) -> str:
+            self.ran.append(f"fast_spec {prompt}")
+            return f"outline of {prompt}"
+
+    async def call(self, name: str = "deep_spec", /, **arguments: Any) -> CallToolResult:
+        """What a client is answered."""
+        async with Client(self.server) as client:
+            return await client.call_tool(name, arguments or {"prompt": "x"}, raise_on_error=False)
+
+
+def text(result: CallToolResult | ToolResult) -> str:
+    """What a model reads of it."""
+    [block] = result.content
+    return str(getattr(block, "text", block))
+
+
+async def is_kept(guard: Guard, clock: HandClock, amount: int) -> bool:
+    """Whether `amount` counts past the lag, and no longer than the linger."""
+    before = guard.available == 100 - amount
+    clock.advance(100)
+    await guard.abalance(max_age=0)
+    after_the_lag = guard.available == 100 - amount
+    clock.advance(206)
+    await guard.abalance(max_age=0)
+    return before and after_the_lag and guard.available == 100
+
+
+async def test_a_refusal_is_an_error_result_and_the_client_goes_on(
+    guard: Guard, provider: FakeProvider
+) -> None:
+    """Its words are for the model, its figures for the program; the tool never ran."""
+    provider.credits = 20
+    specs = Specs(guard, {"deep_spec": 50, "fast_spec": 10})
+    async with Client(specs.server) as client:
+        await client.list_tools()
+        refused = await client.call_tool("deep_spec", {"prompt": "all"}, raise_on_error=False)
+        assert (refused.is_error, text(refused)) == (True, TOO_LITTLE)
+        assert refused.structured_content == FIGURES
+        assert guard.available == 20
+        with pytest.raises(ToolError, match="BUDGET: needs 50 credits"):
+            await client.call_tool("deep_spec", {"prompt": "all"})
+        assert text(await client.call_tool("fast_spec", {"prompt": "less"})) == "outline of less"
+    assert specs.ran == ["fast_spec less"]
+    assert guard.available == 10
+
+
+async def test_stop_is_a_protocol_error(guard: Guard, provider: FakeProvider) -> None:
+    """No tool result at all, but an error with a code and the figures; the cause stays here."""
+    provider.credits = 20
+    specs = Specs(guard, {"deep_spec": 50}, on_refusal="stop")
+    with pytest.raises(MCPError) as stopped:
+        await specs.call()
+    assert (stopped.value.error.code, stopped.value.error.message) == (402, TOO_LITTLE)
+    assert stopped.value.error.data == FIGURES
+    with pytest.raises(MCPError) as inside:
+        await specs.server.call_tool("deep_spec", {"prompt": "x"})
+    assert isinstance(inside.value.__cause__, InsufficientCredits)
+    assert specs.ran == []
+    assert guard.available == 20
+
+
+@pytest.mark.parametrize(
+    ("cost", "left"),
+    [
+        (30, 70),
+        (lambda prompt: 20 + len(prompt), 79),
+        ({"min": 50, "cost": 30}, 70),
+        ({"min": 30, "actual": lambda result: result.structured_content["used"]}, 92),
+        ({"min": 30, "actual": lambda result: 1 / 0}, 70),
+    ],
+    ids=["a number", "of the arguments", "min and cost", "actual", "an actual that raises"],
+)
+async def test_an_admitted_tool_is_settled(guard: Guard, cost: Any, left: int) -> None:
+    """Its credits are held while it runs; then it costs what was held, or what `actual` says."""
+    specs = Specs(guard, {"deep_spec": cost})
+    specs.during = lambda: guard.available
+    result = await specs.call()
+    assert result.structured_content == {"used": 8, "seen": "79" if callable(cost) else "70"}
+    assert guard.available == left
+
+
+async def test_calls_side_by_side_never_go_beyond_the_balance(guard: Guard) -> None:
+    """Of five at 30 each, a balance of 100 lets three run; the others read why not."""
+    specs = Specs(guard, {"deep_spec": 30})
+    all_told = asyncio.Event()
+    waiting = 0
+
+    async def run() -> Any:
+        nonlocal waiting
+        waiting += 1
+        await all_told.wait()
+        return guard.available
+
+    specs.during = run
+    answers: list[CallToolResult] = []
+    async with Client(specs.server) as client, anyio.create_task_group() as group:
+
+        async def call(number: int) -> None:
+            answers.append(
+                await client.call_tool("deep_spec", {"prompt": str(number)}, raise_on_error=False)
+            )
+            if sum(answer.is_error for answer in answers) == 2:
+                all_told.set()
+
+        for number in range(5):
+            group.start_soon(call, number)
+    refused = [text(answer) for answer in answers if answer.is_error]
+    assert len(specs.ran) == waiting == 3
+    assert [words.startswith("BUDGET: needs 30 credits, 10 available") for words in refused] == [
+        True,
+        True,
+    ]
+    assert guard.available == 10
+
+
+async def test_a_tool_that_raises_is_kept(guard: Guard, clock: HandClock) -> None:
+    """Nobody knows what it cost."""
+    specs = Specs(guard, {"deep_spec": 30})
+    specs.during = lambda: 1 / 0
+    assert (await specs.call()).is_error
+    assert await is_kept(guard, clock, 30)
+
+
+async def test_a_tool_that_is_cancelled_is_kept(guard: Guard, clock: HandClock) -> None:
+    """The provider may work on."""
+    specs = Specs(guard, {"deep_spec": 30})
+    begun = asyncio.Event()
+
+    async def hang() -> None:
+        begun.set()
+        await anyio.sleep_forever()
+
+    specs.during = hang
+    async with anyio.create_task_group() as group:
+        group.start_soon(specs.server.call_tool, "deep_spec", {"prompt": "x"})
+        await begun.wait()
+        assert guard.available == 70
+        group.cancel_scope.cancel()
+    assert await is_kept(guard, clock, 30)
+
+
+async def test_an_error_result_is_kept(guard: Guard, clock: HandClock) -> None:
+    """A tool that says itself that it failed may have spent by then."""
+    specs = Specs(guard, {"*": 30})
+
+    @specs.server.tool
+    def failing(prompt: str) -> ToolResult:
+        return ToolResult(f"{prompt} broke half-way", is_error=True)
+
+    assert text(await specs.call("failing")) == "x broke half-way"
+    assert await is_kept(guard, clock, 30)
+
+
+async def test_a_tool_that_asks_its_client_first_is_kept(guard: Guard, clock: HandClock) -> None:
+    """It has not come to an end, so `actual` is not asked."""
+    specs = Specs(guard, {"asking": {"min": 30, "actual": lambda _: 0}})
+    schema: Any = {"type": "object", "properties": {"name": {"type": "string"}}}
+
+    @specs.server.tool
+    def asking() -> InputRequiredResult:
+        params = ElicitRequestFormParams(message="Whose?", requested_schema=schema)
+        return InputRequiredResult(input_requests={"name": ElicitRequest(params=params)})
+
+    await specs.server.call_tool("asking", {})
+    assert await is_kept(guard, clock, 30)
+
+
+async def test_a_background_task_is_kept(guard: Guard, clock: HandClock) -> None:
+    """An extension that runs the tool later answers with something that is no tool's result."""
+
+    class Later(ServerExtension):
+        identifier = "com.example/later"
+
+        async def intercept_tool_call(self, params: Any, context: Any, call_next: Any) -> Any:
+            del call_next
+            return Result()
+
+    specs = Specs(guard, {"deep_spec": {"min": 30, "actual": lambda _: 0}})
+    specs.server.add_extension(Later())
+    assert isinstance(await specs.server.call_tool("deep_spec", {"prompt": "x"}), Result)
+    assert specs.ran == []
+    assert await is_kept(guard, clock, 30)
+
+
+@pytest.mark.parametrize("on_refusal", ["tell", "stop"])
+@pytest.mark.parametrize(
+    "cost",
+    [
+        lambda prompt: 1 / 0,
+        lambda: 1,
+        lambda prompt: None,
+        lambda prompt: True,
+        lambda prompt: -1,
+        lambda prompt: float("nan"),
+        lambda prompt: "much",
+    ],
+    ids=["raises", "takes nothing", "None", "bool", "negative", "NaN", "words"],
+)
+async def test_a_cost_that_cannot_be_told_lets_nothing_run(
+    guard: Guard, cost: Any, on_refusal: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client is told so; what went wrong is for the server's log alone."""
+    specs = Specs(guard, {"deep_spec": cost}, on_refusal=on_refusal)
+    if on_refusal == "tell":
+        result = await specs.call()
+        assert (result.is_error, text(result)) == (True, UNTOLD)
+        assert result.structured_content == {"error": "not_run", "retry_after": None}
+    else:
+        with pytest.raises(MCPError) as stopped:
+            await specs.call()
+        assert (stopped.value.error.code, stopped.value.error.message) == (500, UNTOLD)
+    assert "deep_spec was not run: the credits for it could not be set aside" in caplog.messages
+    assert specs.ran == []
+    assert guard.available in {None, 100}
+
+
+async def test_a_balance_that_cannot_be_had_lets_nothing_run(
+    guard: Guard, provider: FakeProvider
+) -> None:
+    """What the provider said stays here."""
+    provider.failure = OSError("no route to 10.0.0.7")
+    specs = Specs(guard, {"deep_spec": 50})
+    result = await specs.call()
+    assert (result.is_error, text(result)) == (True, UNKNOWN)
+    assert result.structured_content is not None
+    assert result.structured_content.pop("retry_after") > 0
+    assert result.structured_content == {"error": "balance_unavailable"}
+    assert specs.ran == []
+
+
+async def test_a_cost_to_be_awaited_lets_nothing_run(guard: Guard) -> None:
+    """What `async def` gives is no number, and nobody awaits it."""
+    made: list[Coroutine[Any, Any, int]] = []
+
+    async def count(prompt: str) -> int:
+        return len(prompt)
+
+    def cost(prompt: str) -> Any:
+        made.append(count(prompt))
+        return made[-1]
+
+    specs = Specs(guard, {"deep_spec": cost})
+    assert text(await specs.call()) == UNTOLD
+    made.pop().close()
+    assert (specs.ran, made) == ([], [])
+
+
+async def test_a_balance_that_hangs_lets_nothing_run(
+    guard: Guard, provider: FakeProvider, clock: HandClock
+) -> None:
+    """The client is told at the guard's time-out."""
+    asked = anyio.Event()
+    loop = asyncio.get_running_loop()
+
+    def hang() -> Any:
+        loop.call_soon_threadsafe(asked.set)
+        return anyio.sleep_forever()
+
+    provider.on_fetch = hang
+    specs = Specs(guard, {"deep_spec": 50})
+    call = asyncio.create_task(specs.call())
+    await asked.wait()
+    clock.advance(10)
+    assert text(await call) == UNKNOWN
+    assert specs.ran == []
+
+
+async def test_sessions_that_are_in_use_are_told(guard: Guard, provider: FakeProvider) -> None:
+    """Slots are part of a cost too."""
+    provider.max_concurrency = 1
+    specs = Specs(guard, {"deep_spec": {"min": 1, "slots": 1}})
+    with guard.acquire(slots=1):
+        result = await specs.call()
+    assert text(result).startswith("BUDGET: 1 of 1 sessions at fake are in use.")
+    assert result.structured_content is not None
+    assert result.structured_content["error"] == "concurrency_limit"
+    assert specs.ran == []
+
+
+async def test_what_is_not_priced_costs_nothing(guard: Guard, provider: FakeProvider) -> None:
+    """Not even a look at the balance; `"*"` prices the rest, and None lets one of them pass."""
+    provider.credits = 5
+    free = Specs(guard, {"deep_spec": 50})
+    await free.call("fast_spec", prompt="one")
+    assert (free.ran, provider.requests) == (["fast_spec one"], 0)
+    rest = Specs(guard, {"*": 10, "fast_spec": None})
+    await rest.call("fast_spec", prompt="two")
+    assert (await rest.call("deep_spec", prompt="three")).is_error
+    assert rest.ran == ["fast_spec two"]
+
+
+async def test_a_mounted_servers_tools_go_by_their_listed_names(guard: Guard) -> None:
+    """The outer server's names are what it prices."""
+    inner = Specs(guard, {"other": 1})
+    outer = FastMCP("outer", middleware=[BudgetMiddleware(guard, {"child_deep_spec": 130})])
+    outer.mount(inner.server, namespace="child")
+    async with Client(outer) as client:
+        result = await client.call_tool("child_deep_spec", {"prompt": "x"}, raise_on_error=False)
+    assert text(result).startswith("BUDGET: needs 130 credits, 100 available")
+    assert inner.ran == []
+
+
+async def test_an_apps_tool_has_no_second_name_that_is_free(guard: Guard) -> None:
+    """FastMCP takes its hash for a name too."""
+    ran: list[str] = []
+    app = FastMCPApp("board")
+
+    @app.tool
+    def save(text: str) -> str:
+        ran.append(text)
+        return text
+
+    server = FastMCP("specs", middleware=[BudgetMiddleware(guard, {"in_save": 130})])
+    server.mount(FastMCP("inner", providers=[app]), namespace="in")
+    hashed = hashed_backend_name("board", "save")
+    async with Client(server) as client:
+        result = await client.call_tool(hashed, {"text": "x"}, raise_on_error=False)
+        assert text(result).startswith("BUDGET: needs 130 credits, 100 available")
+        await client.call_tool("0123456789ab_save", {"text": "x"}, raise_on_error=False)
+    assert ran == []
+    free = FastMCP("free", middleware=[BudgetMiddleware(guard, {"other": 130})], providers=[app])
+    async with Client(free) as client:
+        await client.call_tool(hashed, {"text": "shows that the name works"})
+    assert ran == ["shows that the name works"]
+
+
+async def test_the_last_middleware_sees_what_is_run(guard: Guard) -> None:
+    """What comes before it may rename a call, or answer it from a cache for nothing."""
+
+    class Rename(Middleware):
+        async def on_call_tool(self, context: Any, call_next: Any) -> Any:
+            message = context.message.model_copy(update={"name": "deep_spec"})
+            return await call_next(context.copy(message=message))
+
+    specs = Specs(guard, {"deep_spec": 60})
+    specs.server.middleware[:0] = [ResponseCachingMiddleware(), Rename()]
+    for _ in range(3):
+        answer = await specs.server.call_tool("fast_spec", {"prompt": "x"})
+        assert not answer.is_error
+    assert specs.ran == ["deep_spec x"]
+    assert guard.available == 40
+
+
+def test_the_example() -> None:
+    """Run as a user would run it."""
+    file = Path(__file__).parents[2] / "examples/agents/fastmcp_server.py"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", file],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[1].startswith("The model reads: BUDGET: needs 50 credits, 40 available")
+    assert lines[-1] == "32 of 40 credits are available; deep_spec ran 0 times."

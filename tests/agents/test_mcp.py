@@ -1,0 +1,564 @@
+"""Servers on the MCP SDK, as their clients see them: in memory, in both eras, and over a socket."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import anyio
+import pytest
+import uvicorn
+from needed import need
+
+need("mcp.server.mcpserver")
+
+from mcp import Client, MCPError
+from mcp.server.extension import Extension
+from mcp.server.lowlevel import Server
+from mcp.server.mcpserver import MCPServer
+from mcp_types import (
+    INVALID_PARAMS,
+    CallToolRequestParams,
+    CallToolResult,
+    ElicitRequest,
+    ElicitRequestFormParams,
+    InputRequiredResult,
+    ListToolsResult,
+    TextContent,
+)
+
+from budgetguard import Guard, InsufficientCredits
+from budgetguard.integrations.mcp import BudgetMiddleware
+from budgetguard.testing import FakeProvider, HandClock
+
+pytestmark = pytest.mark.anyio
+
+TOO_LITTLE = (
+    "BUDGET: needs 50 credits, 20 available (looked 0 s ago). "
+    "Do not retry; ask for a top-up: https://example.com/top-up"
+)
+FIGURES = {
+    "error": "insufficient_credits",
+    "needed": 50,
+    "available": 20,
+    "retry_after": None,
+    "top_up_url": "https://example.com/top-up",
+}
+UNTOLD = (
+    "BUDGET: deep_spec was not run, because the credits for it could not be set aside. "
+    "Do not retry with the same arguments."
+)
+UNKNOWN = (
+    "BUDGET: the balance at fake is not known, so nothing was started. "
+    "Do not retry; go on without, and tell the user."
+)
+
+
+@pytest.fixture(params=["2026-07-28", "legacy"])
+def mode(request: pytest.FixtureRequest) -> str:
+    """The protocol of today, and the one with a handshake."""
+    return str(request.param)
+
+
+@pytest.fixture
+def provider() -> FakeProvider:
+    """An account that books late, so that what was settled and what was kept can be told apart."""
+    return FakeProvider(100, lag=5, linger=300)
+
+
+@pytest.fixture
+def guard(clock: HandClock, provider: FakeProvider) -> Guard:
+    """A guard of that account, on the hand clock."""
+    del clock
+    return Guard(provider)
+
+
+class Specs:
+    """A server of two tools that remembers what ran; `during` is awaited while deep_spec runs."""
+
+    def __init__(self, guard: Guard, costs: Any, *, mode: str = "auto", **options: Any) -> None:
+        extensions = options.pop("extensions", None)
+        self.mode = mode
+        self.ran: list[str] = []
+        self.during: Callable[[], Awaitable[Any]] = anyio.lowlevel.checkpoint
+        self.server: MCPServer[Any] = MCPServer(
+            "specs", middleware=[BudgetMiddleware(guard, costs, **options)], extensions=extensions
+        )
+
+        @self.server.tool()
+        async def deep_spec(prompt: str) -> dict[str, Any]:
+            self.ran.append(f"deep_spec {prompt}")
+            return {"used": 8, "seen": str(await self.during())}
+
+        @self.server.tool()
+        def fast_spec(prompt: str) -> str:
+            self.ran.append(f"fast_spec {prompt}")
+            return f"outline of {prompt}"
+
+    def client(self) -> Client:
+        """One of its clients."""
+        return Client(self.server, mode=self.mode)
+
+    async def call(self, name: str = "deep_spec", /, **arguments: Any) -> CallToolResult:
+        """What a client is answered."""
+        async with self.client() as client:
+            return await client.call_tool(name, arguments or {"prompt": "x"})
+
+    async def error(self) -> MCPError:
+        """The protocol's error that a client gets instead."""
+        async with self.client() as client:
+            with pytest.raises(MCPError) as raised:
+                await client.call_tool("deep_spec", {"prompt": "x"})
+        return raised.value
+
+
+def text(result: CallToolResult) -> str:
+    """What a model reads of it."""
+    [block] = result.content
+    assert isinstance(block, TextContent)
+    return block.text
+
+
+async def is_kept(guard: Guard, clock: HandClock, amount: int) -> bool:
+    """Whether `amount` counts past the lag, and no longer than the linger."""
+    before = guard.available == 100 - amount
+    clock.advance(100)
+    await guard.abalance(max_age=0)
+    after_the_lag = guard.available == 100 - amount
+    clock.advance(206)
+    await guard.abalance(max_age=0)
+    return before and after_the_lag and guard.available == 100
+
+
+async def test_a_refusal_is_an_error_result_and_the_client_goes_on(
+    guard: Guard, provider: FakeProvider, mode: str
+) -> None:
+    """Its words are for the model, its figures for the program; the tool never ran."""
+    provider.credits = 20
+    specs = Specs(guard, {"deep_spec": 50, "fast_spec": 10}, mode=mode)
+    async with specs.client() as client:
+        await client.list_tools()
+        refused = await client.call_tool("deep_spec", {"prompt": "all"})
+        assert (refused.is_error, text(refused)) == (True, TOO_LITTLE)
+        assert refused.structured_content == FIGURES
+        assert guard.available == 20
+        assert text(await client.call_tool("fast_spec", {"prompt": "less"})) == "outline of less"
+    assert specs.ran == ["fast_spec less"]
+    assert guard.available == 10
+
+
+async def test_stop_is_a_protocol_error(guard: Guard, provider: FakeProvider, mode: str) -> None:
+    """No tool result at all, but an error with a code and the figures."""
+    provider.credits = 20
+    specs = Specs(guard, {"deep_spec": 50}, mode=mode, on_refusal="stop")
+    stopped = await specs.error()
+    assert (stopped.code, stopped.message, stopped.data) == (402, TOO_LITTLE, FIGURES)
+    assert specs.ran == []
+    assert guard.available == 20
+
+
+async def test_stop_leaves_the_cause_to_the_servers_own_middleware(
+    guard: Guard, provider: FakeProvider
+) -> None:
+    """Whatever records errors there finds all figures."""
+    provider.credits = 20
+    causes: list[object] = []
+    specs = Specs(guard, {"deep_spec": 50}, on_refusal="stop")
+
+    async def record(ctx: Any, call_next: Any) -> Any:
+        try:
+            return await call_next(ctx)
+        except MCPError as error:
+            causes.append(error.__cause__)
+            raise
+
+    specs.server.middleware.insert(0, record)
+    await specs.error()
+    assert [type(cause) for cause in causes] == [InsufficientCredits]
+
+
+@pytest.mark.parametrize(
+    ("cost", "left"),
+    [
+        (30, 70),
+        (lambda prompt: 29 + len(prompt), 70),
+        ({"min": 50, "cost": 30}, 70),
+        ({"min": 30, "actual": lambda result: result.structured_content["used"]}, 92),
+        ({"min": 30, "actual": lambda result: 1 / 0}, 70),
+    ],
+    ids=["a number", "of the arguments", "min and cost", "actual", "an actual that raises"],
+)
+async def test_an_admitted_tool_is_settled(guard: Guard, mode: str, cost: Any, left: int) -> None:
+    """Its credits are held while it runs; then it costs what was held, or what `actual` says."""
+    specs = Specs(guard, {"deep_spec": cost}, mode=mode)
+
+    async def look() -> Any:
+        return guard.available
+
+    specs.during = look
+    result = await specs.call()
+    assert result.structured_content == {"used": 8, "seen": "70"}
+    assert guard.available == left
+
+
+async def test_calls_side_by_side_never_go_beyond_the_balance(guard: Guard, mode: str) -> None:
+    """Of five at 30 each, a balance of 100 lets three run; the others read why not."""
+    specs = Specs(guard, {"deep_spec": 30}, mode=mode)
+    all_told = anyio.Event()
+    specs.during = all_told.wait
+    answers: list[CallToolResult] = []
+    async with specs.client() as client, anyio.create_task_group() as group:
+
+        async def call(number: int) -> None:
+            answers.append(await client.call_tool("deep_spec", {"prompt": str(number)}))
+            if sum(answer.is_error for answer in answers) == 2:
+                all_told.set()
+
+        for number in range(5):
+            group.start_soon(call, number)
+    refused = [text(answer) for answer in answers if answer.is_error]
+    assert len(specs.ran) == 3
+    assert len(refused) == 2
+    assert all(words.startswith("BUDGET: needs 30 credits, 10 available") for words in refused)
+    assert guard.available == 10
+
+
+async def test_a_tool_that_raises_is_kept(guard: Guard, clock: HandClock, mode: str) -> None:
+    """The SDK makes an error result of it, and nobody knows what it cost."""
+    specs = Specs(guard, {"deep_spec": {"min": 30, "actual": lambda _: 0}}, mode=mode)
+
+    async def fail() -> None:
+        msg = "half-way"
+        raise OSError(msg)
+
+    specs.during = fail
+    assert (await specs.call()).is_error
+    assert await is_kept(guard, clock, 30)
+
+
+async def test_a_tool_that_is_cancelled_is_kept(guard: Guard, clock: HandClock, mode: str) -> None:
+    """The client gives up on it; the provider may work on."""
+    specs = Specs(guard, {"deep_spec": 30}, mode=mode)
+    begun, ended = anyio.Event(), anyio.Event()
+
+    async def hang() -> None:
+        begun.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.set()
+
+    specs.during = hang
+    async with specs.client() as client:
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.call_tool, "deep_spec", {"prompt": "x"})
+            await begun.wait()
+            assert guard.available == 70
+            group.cancel_scope.cancel()
+        await ended.wait()
+    assert await is_kept(guard, clock, 30)
+
+
+async def test_a_tool_that_asks_its_client_first_is_kept(guard: Guard, clock: HandClock) -> None:
+    """Each round is a call of its own, and `actual` is asked about the last alone."""
+    specs = Specs(guard, {"asking": {"min": 30, "actual": lambda _: 0}})
+    schema: Any = {"type": "object", "properties": {"name": {"type": "string"}}}
+
+    @specs.server.tool()
+    async def asking() -> InputRequiredResult:
+        params = ElicitRequestFormParams(message="Whose?", requested_schema=schema)
+        return InputRequiredResult(input_requests={"name": ElicitRequest(params=params)})
+
+    async with specs.client() as client:
+        asked = await client.session.call_tool("asking", {}, allow_input_required=True)
+    assert isinstance(asked, InputRequiredResult)
+    assert await is_kept(guard, clock, 30)
+
+
+async def test_a_background_task_is_kept(guard: Guard, clock: HandClock) -> None:
+    """An extension that runs the tool later answers with something that is no tool's result."""
+
+    class Later(Extension):
+        identifier = "com.example/later"
+
+        async def intercept_tool_call(self, params: Any, ctx: Any, call_next: Any) -> Any:
+            del params, ctx, call_next
+            return {"resultType": "task", "content": [], "structuredContent": {"taskId": "1"}}
+
+    specs = Specs(guard, {"deep_spec": {"min": 30, "actual": lambda _: 0}}, extensions=[Later()])
+    assert (await specs.call()).result_type == "task"
+    assert specs.ran == []
+    assert await is_kept(guard, clock, 30)
+
+
+@pytest.mark.parametrize("answer", [{"content": "nonsense"}, {"resultType": "task"}, None])
+async def test_an_answer_that_is_no_tools_result_is_kept(
+    guard: Guard, clock: HandClock, answer: Any
+) -> None:
+    """And it goes on to the client as it is."""
+    middleware = BudgetMiddleware(guard, {"*": {"min": 30, "actual": lambda _: 0}})
+
+    class Context:
+        method = "tools/call"
+        request_id = 1
+        params = {"name": "any"}  # noqa: RUF012
+
+    async def call_next(ctx: Any) -> Any:
+        return answer
+
+    context: Any = Context()
+    assert await middleware(context, call_next) is answer
+    assert await is_kept(guard, clock, 30)
+
+
+async def test_a_result_of_a_middleware_inside_is_settled(guard: Guard) -> None:
+    """One that answers by itself gives the SDK's own type."""
+    used = CallToolResult(content=[], structured_content={"used": 8})
+    specs = Specs(
+        guard, {"deep_spec": {"min": 30, "actual": lambda r: r.structured_content["used"]}}
+    )
+
+    async def answer(ctx: Any, call_next: Any) -> Any:
+        return used if ctx.method == "tools/call" else await call_next(ctx)
+
+    specs.server.middleware.append(answer)
+    assert (await specs.call()).structured_content == {"used": 8}
+    assert guard.available == 92
+
+
+@pytest.mark.parametrize("on_refusal", ["tell", "stop"])
+@pytest.mark.parametrize(
+    "cost",
+    [
+        lambda prompt: 1 / 0,
+        lambda: 1,
+        lambda prompt: None,
+        lambda prompt: True,
+        lambda prompt: -1,
+        lambda prompt: float("nan"),
+        lambda prompt: "much",
+    ],
+    ids=["raises", "takes nothing", "None", "bool", "negative", "NaN", "words"],
+)
+async def test_a_cost_that_cannot_be_told_lets_nothing_run(
+    guard: Guard, cost: Any, on_refusal: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client is told so; what went wrong is for the server's log alone."""
+    specs = Specs(guard, {"deep_spec": cost}, on_refusal=on_refusal)
+    if on_refusal == "tell":
+        result = await specs.call()
+        assert (result.is_error, text(result)) == (True, UNTOLD)
+        assert result.structured_content == {"error": "not_run", "retry_after": None}
+    else:
+        stopped = await specs.error()
+        assert (stopped.code, stopped.message) == (500, UNTOLD)
+    assert "deep_spec was not run: the credits for it could not be set aside" in caplog.messages
+    assert specs.ran == []
+    assert guard.available in {None, 100}
+
+
+@pytest.mark.parametrize(("on_refusal", "code"), [("tell", None), ("stop", 503)])
+async def test_a_balance_that_cannot_be_had_lets_nothing_run(
+    guard: Guard, provider: FakeProvider, on_refusal: Literal["tell", "stop"], code: int | None
+) -> None:
+    """What the provider said stays here."""
+    provider.failure = OSError("no route to 10.0.0.7")
+    specs = Specs(guard, {"deep_spec": 50}, on_refusal=on_refusal)
+    if code is None:
+        result = await specs.call()
+        assert (result.is_error, text(result)) == (True, UNKNOWN)
+        figures = result.structured_content
+    else:
+        stopped = await specs.error()
+        assert (stopped.code, stopped.message) == (code, UNKNOWN)
+        figures = stopped.data
+    assert figures.pop("retry_after") > 0
+    assert figures == {"error": "balance_unavailable"}
+    assert specs.ran == []
+
+
+async def test_a_closed_guard_lets_nothing_run(guard: Guard) -> None:
+    """Its error is for whoever runs the server to act upon; the client is told it all the same."""
+    guard.close()
+    specs = Specs(guard, {"deep_spec": 50})
+    result = await specs.call()
+    assert text(result) == UNTOLD
+    assert result.structured_content == {"error": "not_run", "retry_after": None}
+    assert specs.ran == []
+
+
+async def test_a_cost_to_be_awaited_lets_nothing_run(guard: Guard) -> None:
+    """What `async def` gives is no number, and nobody awaits it."""
+    made: list[Coroutine[Any, Any, int]] = []
+
+    async def count(prompt: str) -> int:
+        return len(prompt)
+
+    def cost(prompt: str) -> Any:
+        made.append(count(prompt))
+        return made[-1]
+
+    specs = Specs(guard, {"deep_spec": cost})
+    assert text(await specs.call()) == UNTOLD
+    made.pop().close()
+    assert (specs.ran, made) == ([], [])
+
+
+async def test_a_balance_that_hangs_lets_nothing_run(
+    guard: Guard, provider: FakeProvider, clock: HandClock
+) -> None:
+    """The client is told at the guard's time-out."""
+    asked = threading.Event()
+
+    def hang() -> Any:
+        asked.set()
+        return anyio.sleep_forever()
+
+    provider.on_fetch = hang
+    specs = Specs(guard, {"deep_spec": 50})
+    answers: list[CallToolResult] = []
+
+    async def call() -> None:
+        answers.append(await specs.call())
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(call)
+        await anyio.to_thread.run_sync(asked.wait)
+        clock.advance(10)
+    assert [text(answer) for answer in answers] == [UNKNOWN]
+    assert specs.ran == []
+
+
+async def test_what_is_not_priced_costs_nothing(guard: Guard, provider: FakeProvider) -> None:
+    """Not even a look at the balance; `"*"` prices the rest, and None lets one of them pass."""
+    provider.credits = 5
+    free = Specs(guard, {"deep_spec": 50})
+    await free.call("fast_spec", prompt="one")
+    assert (free.ran, provider.requests) == (["fast_spec one"], 0)
+    rest = Specs(guard, {"*": 10, "fast_spec": None})
+    await rest.call("fast_spec", prompt="two")
+    assert (await rest.call("deep_spec", prompt="three")).is_error
+    assert rest.ran == ["fast_spec two"]
+
+
+@pytest.mark.parametrize("params", [{}, {"name": 7}, {"name": "deep_spec", "arguments": [1]}])
+async def test_what_the_sdk_rejects_holds_nothing(guard: Guard, params: Any) -> None:
+    """A request without a name, or whose arguments are no mapping, is an error as without us."""
+    specs = Specs(guard, {"*": 30})
+
+    async def spoil(ctx: Any, call_next: Any) -> Any:
+        if ctx.method == "tools/call":
+            ctx.params = {**params, "_meta": ctx.params.get("_meta")}
+        return await call_next(ctx)
+
+    specs.server.middleware.insert(0, spoil)
+    assert (await specs.error()).code == INVALID_PARAMS
+    assert specs.ran == []
+    assert guard.available is None
+
+
+async def test_a_notification_of_that_name_holds_nothing(guard: Guard) -> None:
+    """It runs no tool, so nobody can hold credits by sending some."""
+    specs = Specs(guard, {"*": 30}, mode="legacy")
+    seen: list[object] = []
+
+    async def record(ctx: Any, call_next: Any) -> Any:
+        result = await call_next(ctx)
+        if ctx.method == "tools/call":
+            seen.append(ctx.request_id)
+        return result
+
+    specs.server.middleware.insert(0, record)
+    async with specs.client() as client:
+        await client.session._dispatcher.notify("tools/call", {"name": "deep_spec"})
+        await client.call_tool("fast_spec", {"prompt": "x"})
+    assert seen[0] is None
+    assert specs.ran == ["fast_spec x"]
+    assert guard.available == 70
+
+
+async def test_a_low_level_server_takes_it_too(guard: Guard) -> None:
+    """Its list of middleware is public."""
+    ran: list[str] = []
+
+    async def on_call_tool(ctx: Any, params: CallToolRequestParams) -> CallToolResult:
+        ran.append(params.name)
+        return CallToolResult(content=[])
+
+    async def on_list_tools(ctx: Any, params: Any) -> ListToolsResult:
+        return ListToolsResult(tools=[])
+
+    server: Server[Any] = Server("low", on_call_tool=on_call_tool, on_list_tools=on_list_tools)
+    server.middleware.append(BudgetMiddleware(guard, {"big": 130, "small": 30}))
+    async with Client(server) as client:
+        assert (await client.call_tool("big")).is_error
+        assert not (await client.call_tool("small")).is_error
+    assert ran == ["small"]
+    assert guard.available == 70
+
+
+@contextmanager
+def served(server: MCPServer[Any]) -> Iterator[str]:
+    """The server on a loopback socket; its URL."""
+    config = uvicorn.Config(server.streamable_http_app(), port=0, log_level="error", ws="none")
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=running.run, daemon=True)
+    thread.start()
+    while not running.started:
+        assert thread.is_alive()
+        time.sleep(0)
+    port = running.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}/mcp"
+    finally:
+        running.should_exit = True
+        thread.join(20)
+
+
+# On trio the client's HTTP library leaves generators behind that it began (httpx2 2.16).
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("on_refusal", ["tell", "stop"])
+async def test_over_a_socket(
+    guard: Guard,
+    provider: FakeProvider,
+    mode: str,
+    on_refusal: Literal["tell", "stop"],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Streamable HTTP: the same words, the same figures, and the connection lives on."""
+    monkeypatch.setenv("NO_PROXY", "*")
+    provider.credits = 20
+    specs = Specs(guard, {"deep_spec": 50, "fast_spec": 10}, on_refusal=on_refusal)
+    with served(specs.server) as url:
+        async with Client(url, mode=mode) as client:
+            if on_refusal == "tell":
+                refused = await client.call_tool("deep_spec", {"prompt": "all"})
+                assert (text(refused), refused.structured_content) == (TOO_LITTLE, FIGURES)
+            else:
+                with pytest.raises(MCPError) as stopped:
+                    await client.call_tool("deep_spec", {"prompt": "all"})
+                assert (stopped.value.code, stopped.value.data) == (402, FIGURES)
+            assert text(await client.call_tool("fast_spec", {"prompt": "b"})) == "outline of b"
+    assert specs.ran == ["fast_spec b"]
+    assert guard.available == 10
+
+
+def test_the_example() -> None:
+    """Run as a user would run it."""
+    file = Path(__file__).parents[2] / "examples/agents/mcp_server.py"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", file],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("The host is told: 402 BUDGET: needs 50 credits, 40 available")
+    assert lines[1] == "Its program reads: 50 credits needed, 40 there, https://example.com/top-up"
+    assert lines[-1] == "32 of 40 credits are available."
