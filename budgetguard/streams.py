@@ -17,7 +17,8 @@ def watched(response: Any, library: Any, over: Over, most: int) -> Any:
         over(True, response.content)
         return response
     watch = _Watch(response, library, over, most)
-    kind, base = _SyncStream, library.SyncByteStream
+    kind: type[_Stream] = _SyncStream
+    base = library.SyncByteStream
     if isinstance(response.stream, library.AsyncByteStream):
         kind, base = _AsyncStream, library.AsyncByteStream
     response.stream = type(kind.__name__, (kind, base), {})(response.stream, watch)

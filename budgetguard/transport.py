@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from budgetguard.requirement import Requirement
 
     # Of neither library's transports, and taken for either's by type checkers.
-    _Base: Any
+    from typing import Any as _Base
 else:
     _Base = object
 
@@ -37,7 +37,7 @@ _RETRY_COUNT = "x-stainless-retry-count"
 _MOST_READ = 8 * 1024 * 1024
 
 
-class _Transport(_Base):
+class _Transport(_Base):  # type: ignore[misc]
     """What both transports are made of."""
 
     _kind: str

@@ -1,0 +1,30 @@
+"""What type checkers see of transports and of guarded SDKs. Checked, never run."""
+
+from typing import assert_type
+
+import httpx
+import httpx2
+from anchorbrowser import AsyncAnchorbrowser
+
+from budgetguard import Guard, PreDev
+from budgetguard.browser import browser_session
+from budgetguard.integrations import anchorbrowser, guarded
+from budgetguard.transport import AsyncGuardTransport, GuardTransport
+
+guard = Guard(PreDev())
+
+# Of neither library's types, and taken by both.
+httpx.Client(transport=GuardTransport(guard))
+httpx2.Client(transport=GuardTransport(guard, prices={("POST", "/deep-spec"): 50}))
+httpx.AsyncClient(transport=AsyncGuardTransport(guard))
+httpx2.AsyncClient(transport=AsyncGuardTransport(guard, on_refusal="raise"))
+
+client = AsyncAnchorbrowser()
+assert_type(anchorbrowser.guarded(client, guard), AsyncAnchorbrowser)
+assert_type(guarded(client, guard, {"sessions.create_session": 1}), AsyncAnchorbrowser)
+
+
+async def work() -> str:
+    """A session's handle is typed."""
+    async with browser_session(client, guard, 5) as session:
+        return session.id
