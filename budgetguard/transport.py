@@ -22,12 +22,12 @@ from budgetguard.switch import SWITCH
 from budgetguard.wire import PAYMENT_REQUIRED, Price, Prices, Terms, Wire, read
 
 if TYPE_CHECKING:
+    # Of neither library's transports, and taken for either's by type checkers.
+    from typing import Any as _Base
+
     from budgetguard.clock import Instant
     from budgetguard.guard import Guard
     from budgetguard.requirement import Requirement
-
-    # Of neither library's transports, and taken for either's by type checkers.
-    from typing import Any as _Base
 else:
     _Base = object
 
