@@ -52,6 +52,19 @@ LANGUAGES = {"python", "console", "text", "toml", "ini", "json"}
 WRITTEN_URL = "http://127.0.0.1:8402"
 PATIENCE = 30.0
 
+# Where calls are made: the reference shows something of each, but for what others stand on.
+PLACES = (
+    "budgetguard.transport",
+    "budgetguard.routes",
+    "budgetguard.asgi",
+    "budgetguard.browser",
+    *sorted(
+        f"budgetguard.integrations.{file.stem}"
+        for file in (ROOT / "budgetguard" / "integrations").glob("[!_]*.py")
+    ),
+)
+INSIDE = {f"budgetguard.integrations.{name}" for name in ("answers", "fastapi", "objects")}
+
 _FENCE = re.compile(
     r"^(?:(?P<pad> *)<!-- (?P<marker>[^\n]*?) -->\n)?"
     r"(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^(?P=indent)```$",
@@ -306,7 +319,21 @@ def test_the_reference_has_every_public_name() -> None:
         for each in ("Account", "Fault", "Operation", "Sandbox", "serve")
     }
     integrations = {f"budgetguard.integrations.{each}" for each in budgetguard.integrations.__all__}
-    assert shown == public | testing | sandbox | integrations
+    placed = {name for name in shown if name.startswith(PLACES)} - integrations
+    assert shown - placed == public | testing | sandbox | integrations
+    for name in placed:
+        module, _, title = name.rpartition(".")
+        assert title in defined(module), name
+    assert {name.rpartition(".")[0] for name in placed} == set(PLACES) - INSIDE
+
+
+def defined(module: str) -> set[str]:
+    """The classes and functions of a module or package, read without importing it."""
+    path = ROOT.joinpath(*module.split("."))
+    files = sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    kinds = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
+    return {node.name for tree in trees for node in tree.body if isinstance(node, kinds)}
 
 
 def test_the_defaults_are_the_guards_own() -> None:

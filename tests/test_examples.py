@@ -102,6 +102,24 @@ def test_browser_session_by_the_books(monkeypatch: pytest.MonkeyPatch) -> None:
         assert f"\n{account.balance} credits are available.\n" in output
 
 
+def test_guarded_client_in_the_sandbox(run_pasted: Callable[[str], str]) -> None:
+    """As pasted: three of six specs are refused without a request, and none dies."""
+    output = run_pasted("guarded_client.py")
+    assert "Refused a choir: POST /fast-spec needs 10 credits, and 5 are available" in output
+    assert "3 written, 3 refused before they cost anything." in output
+    assert f"The sandbox charged {costs(output)}; 0 specs died half-way." in output
+
+
+def test_guarded_client_by_the_books(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --live it uses the key of the environment; nothing that was refused was sent."""
+    monkeypatch.setenv("PREDEV_API_KEY", Sandbox.predev_key)
+    with Sandbox(credits=25, speed=150) as sandbox:
+        output = run("guarded_client.py", "--live", "--base-url", sandbox.url)
+        account = sandbox.predev
+        assert sandbox.requests["POST", "/fast-spec"] == output.count("Wrote ") == 2
+        assert (account.finished, account.died, account.charged) == (2, 0, costs(output))
+
+
 def test_agent_loop_in_the_sandbox(run_pasted: Callable[[str], str]) -> None:
     """As pasted: a refusal reaches the model as a tool's result, and the run goes on."""
     lines = run_pasted("agent_loop.py").splitlines()

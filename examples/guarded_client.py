@@ -1,0 +1,65 @@
+"""An HTTP client whose requests are guarded where they leave, and know what they cost.
+
+Runs against a sandbox on this machine (no account, no money), and with --live against pre.dev, with
+the key in PREDEV_API_KEY.
+"""
+
+import argparse
+import asyncio
+import os
+from collections import Counter
+
+import httpx
+
+from budgetguard import Guard, PreDev
+from budgetguard.testing.sandbox import Sandbox
+from budgetguard.transport import AsyncGuardTransport
+
+PROMPTS = ["a bakery", "a chess club", "a seed library", "a bike shop", "a choir", "a bookbinder"]
+
+
+async def write_specs(key: str, base_url: str) -> None:
+    """Ask for all specs at once; those that the credits will not pay for never leave."""
+    guard = Guard(PreDev(key, base_url=base_url))
+    async with httpx.AsyncClient(
+        base_url=base_url,
+        headers={"Authorization": f"Bearer {key}"},
+        transport=AsyncGuardTransport(guard),
+        timeout=300,
+    ) as client:
+
+        async def ask(prompt: str) -> str:
+            reply = await client.post("/fast-spec", json={"input": f"A web shop for {prompt}"})
+            body = reply.json()
+            if reply.status_code == httpx.codes.PAYMENT_REQUIRED:
+                print(f"Refused {prompt}: {body['message']}")
+                return "refused"
+            reply.raise_for_status()
+            print(f"Wrote {prompt} for {body['creditsUsed']} credits.")
+            return "written"
+
+        outcomes = Counter(await asyncio.gather(*map(ask, PROMPTS)))
+    print(
+        f"{outcomes['written']} written, {outcomes['refused']} refused before they cost anything."
+    )
+    print(f"{guard.available} credits are available.")
+
+
+def main() -> None:
+    """Run against the sandbox, or with --live against the real account."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--live", action="store_true", help="spend credits of PREDEV_API_KEY")
+    parser.add_argument("--base-url", help="where --live goes, instead of to pre.dev")
+    options = parser.parse_args()
+    if options.live:
+        key = os.environ.get("PREDEV_API_KEY") or parser.error("--live needs PREDEV_API_KEY")
+        asyncio.run(write_specs(key, options.base_url or PreDev.base_url))
+        return
+    with Sandbox(credits=35, speed=150) as sandbox:
+        asyncio.run(write_specs(sandbox.predev_key, sandbox.url))
+        account = sandbox.predev
+        print(f"The sandbox charged {account.charged}; {account.died} specs died half-way.")
+
+
+if __name__ == "__main__":
+    main()
