@@ -5,6 +5,7 @@ the logical call: a retry by an SDK finds the hold of the attempt whose outcome 
 """
 
 import importlib
+import threading
 from collections.abc import Mapping
 from functools import partial
 from types import TracebackType
@@ -52,13 +53,15 @@ class _Transport(_Base):  # type: ignore[misc]
         on_refusal: OnRefusal = "answer",
     ) -> None:
         self._inner = transport
+        self._making = threading.Lock()
         self._traffic = _Traffic(guard, prices, base_url, on_refusal)
 
     def _behind(self, request: Any) -> Any:
         """The transport that sends; made on first use, of the library that the request is of."""
-        if self._inner is None:
-            self._inner = getattr(_library(request), self._kind)()
-        return self._inner
+        with self._making:
+            if self._inner is None:
+                self._inner = getattr(_library(request), self._kind)()
+            return self._inner
 
 
 class GuardTransport(_Transport):

@@ -3,7 +3,8 @@
 Reads a number a line. For each it forks a child, which kills itself (SIGKILL) when it comes to that
 point of its way, and prints "killed", or "finished" where the way has no such point. The points are
 right after each call that changes a file or the wire, or reads from it: what lies between two of them
-is seen by nobody but the process itself.
+is seen by nobody but the process itself. A number with a point in it is so many seconds, after which
+the kernel ends the child wherever it is (SIGALRM, which nobody handles).
 """
 
 import asyncio
@@ -82,11 +83,15 @@ def main(way: str, *where: str) -> None:
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
-            die_at(int(line))
+            if "." in line:
+                signal.setitimer(signal.ITIMER_REAL, float(line))
+            else:
+                die_at(int(line))
             WAYS[way](*where)
             os._exit(0)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        said = {0: "finished", -signal.SIGKILL: "killed"}.get(status, f"failed with {status}")
+        ends = {0: "finished", -signal.SIGKILL: "killed", -signal.SIGALRM: "killed"}
+        said = ends.get(status, f"failed with {status}")
         sys.stdout.write(f"{said}\n")
         sys.stdout.flush()
 
