@@ -1,0 +1,93 @@
+"""Balances that come along with the reply to a call: taken like a look's, as of the call's sending."""
+
+from decimal import Decimal
+
+import pytest
+from staging import Caller, until
+
+from budgetguard import Balance, Event, Guard
+from budgetguard.testing import FakeProvider, HandClock
+
+
+def offer(guard: Guard, credits: int, clock: HandClock) -> None:
+    """Say that a call sent now was told this balance."""
+    guard.account.offer(Decimal(credits), clock.now())
+
+
+@pytest.fixture
+def told() -> list[Event]:
+    """Give what the guard tells."""
+    return []
+
+
+@pytest.fixture
+def guard(clock: HandClock, told: list[Event]) -> Guard:
+    """A guard that looked 60 s ago and found 100 credits, and has no more than that at its provider."""
+    guard = Guard(FakeProvider(100, lag=5, linger=60), on_event=told.append)
+    guard.balance()
+    clock.advance(60)
+    return guard
+
+
+def test_it_is_the_balance_from_then_on(guard: Guard, clock: HandClock, told: list[Event]) -> None:
+    """Its age counts from the sending of the call, and it is told of like any other."""
+    offer(guard, 40, clock)
+    assert (guard.available, guard.balance().age) == (40, 0)
+    assert [event.kind for event in told] == ["refreshed", "refreshed"]
+
+
+def test_debits_clear_by_when_the_call_was_sent(guard: Guard, clock: HandClock) -> None:
+    """A settled call counts until a balance comes of a call that was sent `lag` later."""
+    guard.acquire(10).settle()
+    clock.advance(4)
+    offer(guard, 90, clock)
+    assert guard.available == 80
+    clock.advance(1)
+    offer(guard, 90, clock)
+    assert guard.available == 90
+
+
+def test_an_older_one_changes_nothing(guard: Guard, clock: HandClock, told: list[Event]) -> None:
+    """Replies may come in any order."""
+    before = clock.now()
+    clock.advance(1)
+    guard.balance(max_age=0)
+    guard.account.offer(Decimal(7), before)
+    assert guard.available == 100
+    assert len(told) == 2
+
+
+def test_it_lets_those_in_who_wait(guard: Guard, clock: HandClock) -> None:
+    """A top-up that comes along is as good as one that was looked up."""
+    other = guard.acquire(80)
+    waiting = Caller(lambda: guard.acquire(50, wait=30))
+    until(lambda: len(guard.account.queue) == 1)
+    clock.advance(1)
+    offer(guard, 140, clock)
+    assert waiting.outcome().amount == 50
+    other.release()
+
+
+def test_without_a_balance_at_hand_it_says_too_little(clock: HandClock) -> None:
+    """Limits come with a look alone."""
+    guard = Guard(FakeProvider(100))
+    offer(guard, 40, clock)
+    assert guard.available is None
+
+
+def test_limits_stay_as_they_were(clock: HandClock) -> None:
+    """How many sessions may be open is known from the look before."""
+    guard = Guard(lambda: Balance(credits=100, max_concurrency=2))
+    guard.balance()
+    clock.advance(1)
+    offer(guard, 40, clock)
+    assert (guard.balance().credits, guard.balance().max_concurrency) == (40, 2)
+
+
+def test_below_a_cost_limit_it_is_not_taken(clock: HandClock) -> None:
+    """What was used of the limit would be older than the balance, and debits would clear too early."""
+    guard = Guard(lambda: Balance(credits=100, cost_limit=50, credits_used=10))
+    guard.balance()
+    clock.advance(1)
+    offer(guard, 90, clock)
+    assert (guard.balance().credits, guard.available) == (100, 40)
