@@ -108,23 +108,31 @@ def test_the_guard_is_not_asked_for_more_than_the_provider_lets_run(scene: Any) 
     assert session.hold.state == "settled"
 
 
+def waiting_for(scene: Any, fault: dict[str, Any]) -> Patience:
+    """Patience that is short only where an answer never comes."""
+    return scene.waits.patience(each=0.5 if fault.get("hang") else 10)
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_the_deletion_is_tried_again(scene: Any, fault: dict[str, Any]) -> None:
     """What goes wrong on the wire does not leave a session open, nor hides what the block raised."""
-    patience = scene.waits.patience(each=0.2)
+    patience = waiting_for(scene, fault)
     with pytest.raises(ZeroDivisionError), open_one(scene, patience=patience) as session:
         scene.sandbox.fault(SESSION, method="DELETE", **fault)
         raise ZeroDivisionError
     assert scene.own == {session.id: "finished"}
     assert (session.hold.state, scene.files) == ("settled", [])
-    assert scene.waits.pauses == [0.5 * 2**n for n in range(fault["times"])]
+    # On a busy machine, an answer that only was slow may have been given up as well.
+    times = fault["times"]
+    assert scene.waits.pauses[:times] == [0.5 * 2**n for n in range(times)]
+    assert fault.get("hang") or len(scene.waits.pauses) == times
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 async def test_the_deletion_is_tried_again_async(scene: Any, fault: dict[str, Any]) -> None:
     """The same for code that awaits."""
-    patience = scene.waits.patience(each=0.2)
+    patience = waiting_for(scene, fault)
     async with scene.new_async_client() as client:
         with pytest.raises(ZeroDivisionError):
             async with aopen_one(scene, client, patience=patience) as session:
@@ -132,7 +140,10 @@ async def test_the_deletion_is_tried_again_async(scene: Any, fault: dict[str, An
                 raise ZeroDivisionError
     assert scene.own == {session.id: "finished"}
     assert (session.hold.state, scene.files) == ("settled", [])
-    assert scene.waits.pauses == [0.5 * 2**n for n in range(fault["times"])]
+    # On a busy machine, an answer that only was slow may have been given up as well.
+    times = fault["times"]
+    assert scene.waits.pauses[:times] == [0.5 * 2**n for n in range(times)]
+    assert fault.get("hang") or len(scene.waits.pauses) == times
 
 
 @pytest.mark.anyio

@@ -27,17 +27,19 @@ class Web:
         **options: Any,
     ) -> None:
         """Make the client; what was open is closed at the end of the test."""
+        # For replies alone: a connection on a busy machine may take longer.
+        patience = self.library.Timeout(10, read=timeout)
         headers = {"authorization": f"Bearer {key}", "anchor-api-key": key} if key else {}
         if self.awaiting:
             self.transport = AsyncGuardTransport(guard, **options)
             self.client = self.library.AsyncClient(
-                transport=self.transport, headers=headers, timeout=timeout
+                transport=self.transport, headers=headers, timeout=patience
             )
             await self._stack.enter_async_context(self.client)
         else:
             self.transport = GuardTransport(guard, **options)
             self.client = self.library.Client(
-                transport=self.transport, headers=headers, timeout=timeout
+                transport=self.transport, headers=headers, timeout=patience
             )
             self._stack.enter_context(self.client)
 
