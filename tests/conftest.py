@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from budgetguard.defaults import DEFAULT
+from budgetguard.process import _PROCESS
 from budgetguard.switch import SWITCH
 from budgetguard.testing import HandClock, hand_clock
 
@@ -32,7 +33,10 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(autouse=True)
 def _as_found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Leave the switch and the default guard as they were, and no key in the environment."""
+    """Leave the switch, the default guard and the accounts as they were; no key in the environment.
+
+    A later sandbox may get an earlier one's port: its account would be taken for the same.
+    """
     for name in (
         "PREDEV_API_KEY",
         "ANCHORBROWSER_API_KEY",
@@ -40,7 +44,9 @@ def _as_found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "BUDGETGUARD",
     ):
         monkeypatch.delenv(name, raising=False)
-    switch, guard = SWITCH.save(), DEFAULT.guard
+    switch, guard, known = SWITCH.save(), DEFAULT.guard, set(_PROCESS.named)
     yield
     SWITCH.restore(switch)
     DEFAULT.guard = guard
+    for name in set(_PROCESS.named) - known:
+        del _PROCESS.named[name]

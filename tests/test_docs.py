@@ -43,6 +43,7 @@ from budgetguard.process import runtime_of
 from budgetguard.testing.sandbox import Sandbox
 
 ROOT = Path(__file__).parent.parent
+PACKAGE = Path(budgetguard.__file__).parent
 PAGES = [
     path for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if path.exists()
 ]
@@ -60,7 +61,7 @@ PLACES = (
     "budgetguard.browser",
     *sorted(
         f"budgetguard.integrations.{file.stem}"
-        for file in (ROOT / "budgetguard" / "integrations").glob("[!_]*.py")
+        for file in (PACKAGE / "integrations").glob("[!_]*.py")
     ),
 )
 INSIDE = {f"budgetguard.integrations.{name}" for name in ("answers", "fastapi", "objects")}
@@ -329,7 +330,7 @@ def test_the_reference_has_every_public_name() -> None:
 
 def defined(module: str) -> set[str]:
     """The classes and functions of a module or package, read without importing it."""
-    path = ROOT.joinpath(*module.split("."))
+    path = PACKAGE.parent.joinpath(*module.split("."))
     files = sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
     kinds = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]

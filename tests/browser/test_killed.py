@@ -123,7 +123,7 @@ def test_killed_at_every_point(
     assert said == "finished"
     # The way is long enough, and was cut where it hurts: a session was open at many of its points.
     assert point > 20
-    assert aftermath.orphans > 5
+    assert aftermath.orphans > 2
     aftermath.close()
 
 

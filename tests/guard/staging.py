@@ -54,8 +54,11 @@ class Caller(threading.Thread):
 
 
 def waiting(guard: Guard) -> int:
-    """How many callers wait to be let in; there is no public view of them."""
-    return len(guard.account.queue)
+    """How many callers wait to be let in; there is no public view of them.
+
+    Who has joined the queue may still have a look to start; who can be woken has nothing left to do.
+    """
+    return sum(ticket._wake is not None for ticket in list(guard.account.queue))
 
 
 def until(true: Callable[[], bool]) -> None:

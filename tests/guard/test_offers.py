@@ -3,7 +3,7 @@
 from decimal import Decimal
 
 import pytest
-from staging import Caller, until
+from staging import Caller, until, waiting
 
 from budgetguard import Balance, Event, Guard
 from budgetguard.testing import FakeProvider, HandClock
@@ -60,11 +60,12 @@ def test_an_older_one_changes_nothing(guard: Guard, clock: HandClock, told: list
 def test_it_lets_those_in_who_wait(guard: Guard, clock: HandClock) -> None:
     """A top-up that comes along is as good as one that was looked up."""
     other = guard.acquire(80)
-    waiting = Caller(lambda: guard.acquire(50, wait=30))
-    until(lambda: len(guard.account.queue) == 1)
+    caller = Caller(lambda: guard.acquire(50, wait=30))
+    until(lambda: waiting(guard) == 1)
+    clock.advance(0)
     clock.advance(1)
     offer(guard, 140, clock)
-    assert waiting.outcome().amount == 50
+    assert caller.outcome().amount == 50
     other.release()
 
 
