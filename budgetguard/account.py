@@ -1,4 +1,4 @@
-"""One account in this process: its books, its looks, and who waits; one short lock around all.
+"""One account in this process: its books, its looks and its line; one short lock around all.
 
 Every change runs the same course: under the lock, take in what callers posted, change the books,
 decide about those who wait, plan the next look; then, outside it, carry out the effects that came
@@ -9,39 +9,26 @@ Ends of calls are *posted*, not booked on the spot: appending to a deque is safe
 signal handler, where taking the lock could wait for the very thread that is interrupted.
 """
 
-import math
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
+from typing import TYPE_CHECKING, Any
 
-from budgetguard.asker import Asker, Call
+from budgetguard.asker import Asker, Call, Effects
 from budgetguard.clock import Instant
 from budgetguard.credits import UNLIMITED
-from budgetguard.errors import BalanceUnavailable, BudgetGuardError
+from budgetguard.errors import BudgetGuardError
 from budgetguard.events import Kind, logger
 from budgetguard.inside import INSIDE
 from budgetguard.ledger import End, Entry, Ledger, Look
+from budgetguard.line import Line
 from budgetguard.looks import LATER, Flight, Looks
-from budgetguard.policy import (
-    NEVER,
-    NOBODY,
-    Admit,
-    Ahead,
-    Decision,
-    Refuse,
-    Stay,
-    Why,
-    decide,
-    decide_reading,
-    possible,
-    shortage,
-)
-from budgetguard.refusals import missing, unavailable, why_refused
+from budgetguard.policy import NEVER
+from budgetguard.refusals import missing
 from budgetguard.waiting import Admission, Reading, Ticket
 
 if TYPE_CHECKING:
@@ -50,19 +37,8 @@ if TYPE_CHECKING:
     from budgetguard.flight import Failure
     from budgetguard.loop import Runtime
 
-Effects: TypeAlias = list[Callable[[], object]]
-
 # Ends of calls are taken in with the next change, and by the private loop every so many calls.
 MANY_ENDS = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Open:
-    """A call that was let in: what it goes by, and its entry in the books it was let in by."""
-
-    call: Call
-    ledger: Ledger
-    entry: Entry
 
 
 class Account:
@@ -88,17 +64,13 @@ class Account:
         self.ledger = Ledger()
         self.quick_mono = self.quick_wall = NEVER
         self.ends: deque[End] = deque()
-        self.queue: list[Admission] = []
         self._posts: deque[tuple[Callable[..., bool], tuple[Any, ...]]] = deque()
-        self._readers: list[Reading] = []
-        self._ahead = NOBODY
-        self._left = False
         self._contradicted = False
         self._owner: int | None = None
         self._looks = Looks()
+        self.line = Line(self.ledger, self._looks)
         self._source: Any = None
         self._flown: Flight | None = None
-        self._deadline = LATER
         self._alarm_at = LATER
         self._runtime = None
         self._last_asker: weakref.ref[Asker] | None = None
@@ -167,7 +139,7 @@ class Account:
 
     def overdue(self) -> None:
         """Look after those who wait, because one of them had to wait for too long."""
-        self._change(self._review)
+        self._change(self.line.review)
 
     def quiet(self) -> bool:
         """Whether forgetting this account would forget nothing that somebody may still spend."""
@@ -200,38 +172,6 @@ class Account:
         if self._owner != get_ident():
             self._change(_nothing)
 
-    # How calls end. Each is posted, and returns whether something came free for those who wait.
-
-    def settle(self, now: Instant, effects: Effects, open_: Open, at: float, actual: int) -> bool:
-        """The call cost `actual`."""
-        entry, amount = open_.entry, open_.entry.amount
-        if not open_.ledger.settle(entry, actual, at + open_.call.lag):
-            return False
-        spent = max(actual, entry.charged)
-        self._tell(effects, open_.call, "settled", now, spent)
-        if spent > amount:
-            self._tell(effects, open_.call, "overrun", now, spent - amount)
-        return spent < amount or entry.slots > 0
-
-    def release(self, now: Instant, effects: Effects, open_: Open, _: float) -> bool:
-        """The call cost nothing."""
-        released = open_.ledger.release(open_.entry)
-        if released:
-            self._tell(effects, open_.call, "released", now, open_.entry.amount)
-        return released
-
-    def keep(self, now: Instant, effects: Effects, open_: Open, at: float) -> bool:
-        """Nobody knows what the call cost, and the provider may work on."""
-        call = open_.call
-        if open_.ledger.keep(open_.entry, at + call.linger + call.lag):
-            self._tell(effects, call, "kept", now, open_.entry.amount)
-        return False
-
-    def charge(self, _: Instant, __: Effects, open_: Open, at: float, total: int) -> bool:
-        """The provider has booked `total` of a running call."""
-        open_.ledger.charge(open_.entry, total, at + open_.call.lag)
-        return False
-
     # The course of a change.
 
     def _change(self, act: Callable[..., object], *args: Any) -> None:
@@ -244,11 +184,10 @@ class Account:
                 try:
                     now = clock.now()
                     freed = self._take_in(now, effects)
-                    if self._left:
-                        self._left = False
-                        self._review(now, effects)
-                    elif freed and self.queue:
-                        self._pass_on(now, effects)
+                    if self.line.left:
+                        self.line.review(now, effects)
+                    elif freed and self.line.queue:
+                        self.line.pass_on(now, effects)
                     act(now, effects, *args)
                     self._plan(now, effects)
                     self._set_quick()
@@ -289,44 +228,6 @@ class Account:
             freed = change(now, effects, *args) or freed
         return freed
 
-    def _pass_on(self, now: Instant, effects: Effects) -> None:
-        """Let in, in order, those who fit now that something came free."""
-        staying, ahead = [], NOBODY
-        for ticket in self.queue:
-            call = ticket.call
-            if (
-                self.ledger.look
-                and shortage(self.ledger, call.asker.terms, call.need, ahead) is None
-            ):
-                self._decide(ticket, ahead, now, effects)
-            if not ticket.done:
-                staying.append(ticket)
-                ahead = self._behind(ticket, ahead, now)
-        self.queue, self._ahead = staying, ahead
-
-    def _review(self, now: Instant, effects: Effects) -> None:
-        """Decide anew about everybody who waits."""
-        self._looks.callers_due = LATER
-        staying, ahead = [], NOBODY
-        for ticket in self.queue:
-            self._decide(ticket, ahead, now, effects)
-            if not ticket.done:
-                staying.append(ticket)
-                ahead = self._behind(ticket, ahead, now)
-        self.queue, self._ahead = staying, ahead
-        for reading in self._readers:
-            self._decide_reading(reading, now, effects)
-        self._readers = [reading for reading in self._readers if not reading.done]
-        deadlines = [ticket.deadline(now.mono) for ticket in self.queue]
-        deadlines += [reading.give_up for reading in self._readers]
-        self._deadline = min(deadlines, default=LATER)
-
-    def _behind(self, ticket: Admission, ahead: Ahead, now: Instant) -> Ahead:
-        """What is ahead of whoever comes after `ticket`; who does not queue is not in the way."""
-        need = ticket.call.need
-        queues = now.mono < need.until and possible(self.ledger, ticket.call.asker.terms, need)
-        return Ahead(ahead.amount + need.amount, ahead.slots + need.slots) if queues else ahead
-
     # What `_change` can do; each runs under the lock.
 
     def _join(self, _: Instant, __: Effects, asker: Asker) -> None:
@@ -338,92 +239,11 @@ class Account:
 
     def _place(self, now: Instant, effects: Effects, ticket: Admission) -> None:
         self._last_asker = weakref.ref(ticket.call.asker)
-        self._decide(ticket, self._ahead, now, effects)
-        if not ticket.done:
-            self.queue.append(ticket)
-            self._ahead = self._behind(ticket, self._ahead, now)
-            self._deadline = min(self._deadline, ticket.deadline(now.mono))
-
-    def _decide(self, ticket: Admission, ahead: Ahead, now: Instant, effects: Effects) -> None:
-        call = ticket.call
-        decision = self._decision(call, ahead, now)
-        if isinstance(decision, Stay) and not call.asker.observes:
-            self._looks.due_for_callers(decision.look_at)
-            return
-        if isinstance(decision, Stay):
-            # Observing never waits: it looks behind, and decides on what is at hand.
-            self._looks.want(decision.look_at)
-            call = replace(call, need=replace(call.need, give_up=now.mono))
-            decision = self._decision(call, ahead, now)
-        match decision:
-            case Admit(look, unknown):
-                self._open(ticket)
-                if look:
-                    self._looks.want(now.mono)
-                kind: Kind = "allowed_unknown" if unknown else "admitted"
-                self._tell(effects, call, kind, now, call.need.cost)
-            case Refuse():
-                if call.asker.observes:
-                    self._open(ticket)
-                else:
-                    ticket.settle(self._why(call, decision, ahead, now))
-                self._tell(effects, call, "refused", now)
-            case Stay():
-                raise AssertionError(decision)
-            case _:
-                assert_never(decision)
-        effects.append(ticket.wake)
-
-    def _decision(self, call: Call, ahead: Ahead, now: Instant) -> Decision:
-        return decide(self.ledger, self._looks.known, call.asker.terms, call.need, ahead, now)
-
-    def _open(self, ticket: Admission) -> None:
-        need = ticket.call.need
-        ticket.entry, ticket.ledger = Entry(need.cost, need.slots), self.ledger
-        self.ledger.open(ticket.entry)
-        ticket.settle()
-
-    def _why(self, call: Call, refuse: Refuse, ahead: Ahead, now: Instant) -> BudgetGuardError:
-        if self.ledger.look is None or refuse.why.value == "unknown":
-            return self._unavailable(call.asker, now)
-        return why_refused(self.ledger, self._looks.known, call, refuse, ahead, now)
-
-    def _unavailable(self, asker: Asker, now: Instant) -> BalanceUnavailable:
-        wait = max(self._looks.known.blocked_until - now.mono, 0.0)
-        return unavailable(asker, self._looks.failure, wait)
+        self.line.place(now, effects, ticket)
 
     def _place_reading(self, now: Instant, effects: Effects, reading: Reading) -> None:
         self._last_asker = weakref.ref(reading.asker)
-        look = self.ledger.look
-        if look is not None and now.since(look.sent) <= reading.max_age:
-            reading.balance = look.balance
-            reading.settle()
-            return
-        if look is not None:
-            # After a suspend, a look may be too old although few monotonic seconds have passed.
-            reading.oldest = max(reading.oldest, math.nextafter(look.sent.mono, LATER))
-        self._decide_reading(reading, now, effects)
-        if not reading.done:
-            self._readers.append(reading)
-            self._deadline = min(self._deadline, reading.give_up)
-
-    def _decide_reading(self, reading: Reading, now: Instant, effects: Effects) -> None:
-        decision = decide_reading(
-            self.ledger.look, self._looks.known, reading.oldest, reading.give_up, now
-        )
-        match decision:
-            case Stay(look_at):
-                self._looks.due_for_callers(look_at)
-                return
-            case Refuse():
-                reading.settle(self._unavailable(reading.asker, now))
-            case Admit():
-                assert self.ledger.look is not None
-                reading.balance = self.ledger.look.balance
-                reading.settle()
-            case _:
-                assert_never(decision)
-        effects.append(reading.wake)
+        self.line.place_reading(now, effects, reading)
 
     def _extend(
         self,
@@ -433,30 +253,15 @@ class Account:
         entry: Entry,
         answer: list[BudgetGuardError | None],
     ) -> None:
-        decision = self._decision(call, self._ahead, now)
-        look, total = self.ledger.look, entry.amount + call.need.cost
-        if look is not None and decision in {Admit(), Admit(look=True)} and total > look.cap:
-            # A cost limit for one call bounds what that call asks for in all.
-            call = replace(call, need=replace(call.need, amount=total))
-            decision = Refuse(Why.CAP, hopeless=True)
-        error = None
-        if isinstance(decision, Refuse):
-            self._tell(effects, call, "refused", now)
-            if not call.asker.observes:
-                error = self._why(call, decision, self._ahead, now)
-        if error is None and not entry.ended:
-            self.ledger.extend(entry, call.need.cost)
-        recheck_at = self._looks.known.last_sent + call.asker.terms.recheck_after
-        self._looks.want(max(now.mono, recheck_at))
-        answer.append(error)
+        answer.append(self.line.extend(now, effects, call, entry))
+        self._looks.want_again(call.asker.terms.recheck_after, now)
 
     def _refuse(self, now: Instant, effects: Effects, asker: Asker, lag: float) -> None:
         self._last_asker = weakref.ref(asker)
         self.ledger.refuse(now, lag)
-        recheck_at = self._looks.known.last_sent + asker.terms.recheck_after
-        self._looks.want(max(now.mono, recheck_at))
+        self._looks.want_again(asker.terms.recheck_after, now)
         self._tell_all(effects, "exhausted", now)
-        self._review(now, effects)
+        self.line.review(now, effects)
 
     def _peek(self, now: Instant, _: Effects, asker: Asker, answer: list[float | None]) -> None:
         look, terms = self.ledger.look, asker.terms
@@ -464,22 +269,16 @@ class Account:
         answer.append(self.ledger.available(terms.floor, terms.extra) if known else None)
 
     def _abandon(self, now: Instant, effects: Effects, ticket: Ticket) -> bool:
-        if isinstance(ticket, Reading):
-            self._readers = [reading for reading in self._readers if reading is not ticket]
-        elif isinstance(ticket, Admission):
-            if ticket.done and ticket.entry is not None and ticket.ledger is not None:
-                released = ticket.ledger.release(ticket.entry)
-                self._tell(effects, ticket.call, "released", now, ticket.entry.amount)
-                return released
-            self.queue = [waiting for waiting in self.queue if waiting is not ticket]
-            self._left = True
+        if isinstance(ticket, Admission) and ticket.opened is not None:
+            return ticket.opened.release(now, effects, now.mono)
+        self.line.leave(ticket)
         return False
 
     def _quiet(self, now: Instant, _: Effects, answer: list[bool]) -> None:
         ledger = self.ledger
         stamps = (ledger.settled.last_clears_at, ledger.kept.last_clears_at)
         young = any(stamp is not None and stamp > now.mono for stamp in stamps)
-        answer.append(not (ledger.running or self.queue or self._readers or young))
+        answer.append(not (ledger.running or self.line.queue or self.line.readers or young))
 
     # Looks.
 
@@ -494,7 +293,7 @@ class Account:
         if due <= now.mono:
             self._start_look(now, effects)
             due = LATER
-        due = min(due, self._deadline)
+        due = min(due, self.line.deadline)
         if due < self._alarm_at:
             self._alarm_at = due
             effects.append(partial(self._set_alarm, due))
@@ -554,7 +353,7 @@ class Account:
             self._apply(now, effects, answer)
         else:
             self._tell_all(effects, "refresh_failed", now, answer.reason)
-        self._review(now, effects)
+        self.line.review(now, effects)
 
     def _offer(self, now: Instant, effects: Effects, credits: "Decimal", sent: Instant) -> None:
         at_hand = self.ledger.look
@@ -563,7 +362,7 @@ class Account:
             return
         balance = replace(at_hand.balance, credits=credits).sent_at(sent, self.runtime.clock)
         if self._apply(now, effects, Look.of(balance, sent)):
-            self._review(now, effects)
+            self.line.review(now, effects)
 
     def _apply(self, now: Instant, effects: Effects, look: Look) -> bool:
         if not self.ledger.apply(look):
@@ -594,7 +393,7 @@ class Account:
     def _ring(self, now: Instant, effects: Effects, at: float) -> None:
         if at == self._alarm_at:
             self._alarm_at = LATER
-        self._review(now, effects)
+        self.line.review(now, effects)
 
     # The quick way, and what is told.
 
@@ -608,7 +407,7 @@ class Account:
         look = self.ledger.look
         plain = (
             look is not None
-            and not (self.queue or self._looks.known.in_flight)
+            and not (self.line.queue or self._looks.known.in_flight)
             and look.refused_until is None
             and look.cap == UNLIMITED
             and not (self._any_extra and look.ceiling != UNLIMITED)
@@ -623,29 +422,13 @@ class Account:
         if self.ledger.look is not None:
             for asker in self.askers:
                 if asker.falls_low(self.ledger):
-                    self._tell_one(effects, asker, "low", now)
-
-    def _tell(
-        self, effects: Effects, call: Call, kind: Kind, now: Instant, amount: int | None = None
-    ) -> None:
-        asker = call.asker
-        if asker.on_event is not None:
-            enforced = not (kind == "refused" and asker.observes)
-            said = call.need.amount if amount is None else amount
-            event = asker.tell(self.ledger, kind, now, call.operation, said, enforced=enforced)
-            effects.append(event)
+                    asker.tell(effects, self.ledger, "low", now)
 
     def _tell_all(
         self, effects: Effects, kind: Kind, now: Instant, reason: str | None = None
     ) -> None:
         for asker in self.askers:
-            self._tell_one(effects, asker, kind, now, reason)
-
-    def _tell_one(
-        self, effects: Effects, asker: Asker, kind: Kind, now: Instant, reason: str | None = None
-    ) -> None:
-        if asker.on_event is not None:
-            effects.append(asker.tell(self.ledger, kind, now, reason=reason))
+            asker.tell(effects, self.ledger, kind, now, reason=reason)
 
 
 def forbid_inside(operation: str) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 from budgetguard.clock import Instant
 from budgetguard.credits import to_credits
@@ -11,6 +12,9 @@ from budgetguard.inside import INSIDE
 from budgetguard.ledger import Ledger
 from budgetguard.policy import Need, Terms
 from budgetguard.switch import SWITCH
+
+Effects: TypeAlias = list[Callable[[], object]]
+"""What came of a change and is to be carried out after it, outside the lock."""
 
 
 class Asker:
@@ -58,6 +62,7 @@ class Asker:
 
     def tell(
         self,
+        effects: Effects,
         ledger: Ledger,
         kind: Kind,
         now: Instant,
@@ -66,8 +71,10 @@ class Asker:
         *,
         enforced: bool = True,
         reason: str | None = None,
-    ) -> Callable[[], None]:
-        """An event with the figures of this moment, to be delivered outside the lock."""
+    ) -> None:
+        """Have an event with the figures of this moment delivered, outside the lock."""
+        if self.on_event is None:
+            return
         look = ledger.look
         credits = look.balance.credits if look and amount is None else None
         event = Event(
@@ -80,7 +87,7 @@ class Asker:
             enforced=enforced,
             reason=reason,
         )
-        return partial(self._deliver, event)
+        effects.append(partial(self._deliver, event))
 
     def _deliver(self, event: Event) -> None:
         on_event = self.on_event
@@ -110,3 +117,13 @@ class Call:
     need: Need
     lag: float
     linger: float
+
+    def tell(
+        self, effects: Effects, ledger: Ledger, kind: Kind, now: Instant, amount: int | None = None
+    ) -> None:
+        """Tell this call's guard what became of it; `amount` is what it asked for, if not given."""
+        asker = self.asker
+        if asker.on_event is not None:
+            enforced = not (kind == "refused" and asker.observes)
+            said = self.need.amount if amount is None else amount
+            asker.tell(effects, ledger, kind, now, self.operation, said, enforced=enforced)

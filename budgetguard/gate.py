@@ -10,12 +10,13 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from budgetguard.account import Account, Open
+from budgetguard.account import Account
 from budgetguard.asker import Call
 from budgetguard.events import logger
 from budgetguard.hold import Hold
 from budgetguard.inside import INSIDE
 from budgetguard.ledger import End, Entry, Ledger
+from budgetguard.opened import Open
 from budgetguard.policy import Need
 from budgetguard.switch import SWITCH
 

@@ -11,7 +11,8 @@ from budgetguard.credits import Amount, cost, to_credits
 from budgetguard.errors import HoldClosed
 
 if TYPE_CHECKING:
-    from budgetguard.account import Account, Open
+    from budgetguard.account import Account
+    from budgetguard.opened import Open
 
 State: TypeAlias = Literal["open", "settled", "released", "kept"]
 
@@ -89,18 +90,18 @@ class Hold:
 
     def settle_micro(self, micro: int) -> None:
         """`settle`, in micro-credits."""
-        self._end("settle", "settled", self._account.settle, micro)
+        self._end("settle", "settled", self._open.settle, micro)
 
     def release(self) -> None:
         """End the hold: nothing was charged. Raises HoldClosed if it has ended."""
-        self._end("release", "released", self._account.release)
+        self._end("release", "released", self._open.release)
 
     def keep(self) -> None:
         """End the hold, not knowing what was charged: it counts until a late enough balance shows.
 
         Raises HoldClosed if it has ended.
         """
-        self._end("keep", "kept", self._account.keep)
+        self._end("keep", "kept", self._open.keep)
 
     def charged(self, total: Amount) -> None:
         """The provider says that it has booked `total` credits of this call so far.
@@ -111,7 +112,7 @@ class Hold:
         """
         micro = cost(total, "total")
         self._must_be_open("charged")
-        self._post(self._account.charge, micro)
+        self._post(self._open.charge, micro)
 
     def extend(self, credits: Amount) -> None:
         """Set more credits aside for a call that runs longer than thought.
@@ -152,11 +153,11 @@ class Hold:
         # A GeneratorExit may be the garbage collector's doing, in the middle of anything.
         later = isinstance(error, GeneratorExit)
         if error is None:
-            self._finish("settled", self._account.settle, self._open.entry.amount)
+            self._finish("settled", self._open.settle, self._open.entry.amount)
         elif isinstance(error, self._release_on):
-            self._finish("released", self._account.release, later=later)
+            self._finish("released", self._open.release, later=later)
         else:
-            self._finish("kept", self._account.keep, later=later)
+            self._finish("kept", self._open.keep, later=later)
 
     def _finish(
         self, state: State, change: Callable[..., bool], *args: Any, later: bool = False
@@ -177,7 +178,7 @@ class Hold:
         account = self._account
         at = account.runtime.clock.monotonic()
         post = account.post_later if later else account.post
-        post(change, self._open, at, *args)
+        post(change, at, *args)
 
     def _must_be_open(self, verb: str) -> None:
         if self._ending:
@@ -207,7 +208,7 @@ class Hold:
 
     def __del__(self) -> None:
         if not self._ending:
-            self._finish("kept", self._account.keep, later=True)
+            self._finish("kept", self._open.keep, later=True)
         elif not self._open.entry.ended:
             # Interrupted between the claim and the post: post again, the books take it once.
             _, change, args = self._ending["end"]

@@ -41,6 +41,10 @@ class Looks:
         if at is not None:
             self._wanted = min(self._wanted, at)
 
+    def want_again(self, recheck_after: float, now: Instant) -> None:
+        """A look is due as soon as that many seconds have passed since the last one."""
+        self.want(max(now.mono, self.known.last_sent + recheck_after))
+
     def due_for_callers(self, at: float | None) -> None:
         """A look is due at that time if the caller who needs it waits still."""
         if at is not None:

@@ -9,7 +9,6 @@ from inspect import CO_OPTIMIZED
 from types import FrameType, FunctionType, TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from budgetguard.account import Open
 from budgetguard.asker import Call
 from budgetguard.credits import Amount
 from budgetguard.credits import cost as to_cost
@@ -108,7 +107,7 @@ class Requirement:
         except BaseException:
             guard.account.abandon(ticket)
             raise
-        return self._hold(guard, call, ticket)
+        return self._hold(guard, ticket)
 
     async def aopen(
         self, operation: str | None = None, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -127,7 +126,7 @@ class Requirement:
         except BaseException:
             guard.account.abandon(ticket)
             raise
-        return self._hold(guard, call, ticket)
+        return self._hold(guard, ticket)
 
     def _start(
         self, operation: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -162,11 +161,10 @@ class Requirement:
         linger = guard.linger if self.linger is None else self.linger
         return Call(guard.asker, operation, need, lag, linger)
 
-    def _hold(self, guard: "Guard", call: Call, ticket: Admission) -> Hold:
+    def _hold(self, guard: "Guard", ticket: Admission) -> Hold:
         ticket.check()
-        assert ticket.entry is not None
-        assert ticket.ledger is not None
-        hold = Hold(guard.account, Open(call, ticket.ledger, ticket.entry), self.release_on)
+        assert ticket.opened is not None
+        hold = Hold(guard.account, ticket.opened, self.release_on)
         if logger.isEnabledFor(logging.DEBUG):
             _tell_if_inside(hold)
         return hold

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from budgetguard.asker import Asker, Call
     from budgetguard.balance import Balance
     from budgetguard.errors import BudgetGuardError
-    from budgetguard.ledger import Entry, Ledger
+    from budgetguard.opened import Open
 
 # How long after its deadline a waiter looks for itself, should the private loop be kept busy.
 SLACK = 0.05
@@ -85,15 +85,14 @@ class Ticket:
 
 
 class Admission(Ticket):
-    """A caller who wants in; once `done` without an error, `entry` is open in `ledger`."""
+    """A caller who wants in; once `done` without an error, it is `opened`."""
 
-    __slots__ = ("call", "entry", "ledger")
+    __slots__ = ("call", "opened")
 
     def __init__(self, call: "Call") -> None:
         super().__init__()
         self.call = call
-        self.entry: Entry | None = None
-        self.ledger: Ledger | None = None
+        self.opened: Open | None = None
 
     def deadline(self, now: float) -> float:
         """When this caller's next deadline passes: the end of its queueing, then of everything."""

@@ -149,7 +149,7 @@ def _guard_plain(gate: Gate, function: Callable[..., Any]) -> Callable[..., Any]
             raise
         if not constant and end[2] > end[1]:
             account.flush()
-        elif account.queue or not len(ends) % MANY_ENDS:
+        elif account.line.queue or not len(ends) % MANY_ENDS:
             account.flush_soon()
         return result
 
@@ -209,7 +209,7 @@ def _guard_coroutine(
             raise
         if not constant and end[2] > end[1]:
             account.flush()
-        elif account.queue or not len(ends) % MANY_ENDS:
+        elif account.line.queue or not len(ends) % MANY_ENDS:
             account.flush_soon()
         return result
 

@@ -163,7 +163,9 @@ class Soak:
         left = 0
         for guard in (self.guard, self.told, *map(self.pool.__getitem__, range(200))):
             ledger = guard.account.ledger
-            left += ledger.held + ledger.running + ledger.slots_in_use + len(guard.account.queue)
+            left += (
+                ledger.held + ledger.running + ledger.slots_in_use + len(guard.account.line.queue)
+            )
         ledger = self.guard.account.ledger
         return left + ledger.pending
 

@@ -25,7 +25,7 @@ from budgetguard.testing import FakeProvider
 def tell_when_waiting(guard, address):
     main = threading.main_thread().ident
     def watch():
-        while not guard.account.queue:
+        while not guard.account.line.queue:
             time.sleep(0.001)
         while sys._current_frames()[main].f_code.co_name not in {"wait", "select"}:
             time.sleep(0.001)

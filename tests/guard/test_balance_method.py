@@ -70,7 +70,7 @@ def test_max_age_zero_never_joins_a_look_that_was_sent_before(clock: HandClock) 
     clock.advance(1)
     provider.credits = 50
     second = Caller(lambda: guard.balance(max_age=0))
-    until(lambda: len(guard.account._readers) == 2)  # no public view of them
+    until(lambda: len(guard.account.line.readers) == 2)  # no public view of them
     clock.advance(2)
     assert first.outcome().credits == 100
     under_way(clock, provider, 2)
@@ -88,7 +88,7 @@ def test_a_look_under_way_that_is_young_enough_is_joined(clock: HandClock) -> No
     under_way(clock, provider, 1)
     clock.advance(1)
     callers += [Caller(lambda: guard.balance(max_age=2)) for _ in range(10)]
-    until(lambda: len(guard.account._readers) == 20)  # no public view of them
+    until(lambda: len(guard.account.line.readers) == 20)  # no public view of them
     clock.advance(2)
     assert {caller.outcome().credits for caller in callers} == {100}
     assert provider.requests == 1

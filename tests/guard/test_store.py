@@ -558,7 +558,7 @@ class Store(RuleBasedStateMachine):
             self.run(self.end_all())
             ledger = self.guards[0].account.ledger
             assert (ledger.held, ledger.pending, ledger.running, ledger.slots_in_use) == (0,) * 4
-            assert not self.guards[0].account.queue
+            assert not self.guards[0].account.line.queue
         finally:
             self.runtime.die()
             self.loop.run_until_complete(asyncio.sleep(0))

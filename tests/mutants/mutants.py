@@ -52,16 +52,16 @@ MUTANTS = [
     ),
     Mutant(
         "lag left out",
-        "account.py",
-        "open_.ledger.settle(entry, actual, at + open_.call.lag)",
-        "open_.ledger.settle(entry, actual, at)",
+        "opened.py",
+        "self.ledger.settle(entry, actual, at + self.call.lag)",
+        "self.ledger.settle(entry, actual, at)",
         "tests/guard/test_books.py",
     ),
     Mutant(
         "linger left out",
-        "account.py",
-        "at + call.linger + call.lag",
-        "at + call.lag",
+        "opened.py",
+        "at + self.call.linger + self.call.lag",
+        "at + self.call.lag",
         "tests/guard/test_books.py tests/guard/test_hold.py tests/guard/test_outcomes.py",
     ),
     Mutant(
@@ -129,10 +129,10 @@ MUTANTS = [
     ),
     Mutant(
         "refusal refreshes the balance's age",
-        "account.py",
+        "line.py",
         "ticket.settle(self._why(call, decision, ahead, now))",
         "ticket.settle(self._why(call, decision, ahead, now));"
-        " self.ledger.look = replace(self.ledger.look, sent=now) if self.ledger.look else None",
+        " self._ledger.look = replace(self._ledger.look, sent=now) if self._ledger.look else None",
         "tests/guard/test_refusals_reverified.py tests/guard/test_figures.py tests/guard/test_looks.py",
     ),
     Mutant(
@@ -179,14 +179,14 @@ MUTANTS = [
     ),
     Mutant(
         "queue served last come, first",
-        "account.py",
+        "line.py",
         "self.queue.append(ticket)",
         "self.queue.insert(0, ticket)",
         "tests/guard/test_waiting.py tests/guard/test_crowds.py",
     ),
     Mutant(
         "everybody goes past the queue",
-        "account.py",
+        "line.py",
         "return Ahead(ahead.amount + need.amount, ahead.slots + need.slots) if queues else ahead",
         "return ahead",
         "tests/guard/test_waiting.py tests/guard/test_crowds.py",
@@ -393,8 +393,8 @@ MUTANTS = [
     Mutant(
         "who was let in and is gone keeps its hold",
         "account.py",
-        "released = ticket.ledger.release(ticket.entry)",
-        "released = False",
+        "return ticket.opened.release(now, effects, now.mono)",
+        "return False",
         "tests/guard/test_store.py",
     ),
     Mutant(

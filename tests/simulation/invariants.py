@@ -168,7 +168,7 @@ class Watch:
             ledger.running,
             ledger.slots_in_use,
             ledger.look,
-            len(self.account.queue),
+            len(self.account.line.queue),
         )
 
     def mine(self, error: BudgetGuardError) -> None:
@@ -207,7 +207,7 @@ class Watch:
     def happened(self) -> None:
         """Note since when each cost has been covered, and for whom that is first in line."""
         now, spare = self.simulation.clock.mono, self._knowably_spare()
-        queue = self.account.queue
+        queue = self.account.line.queue
         ahead = sum(ticket.call.need.amount for ticket in queue)
         for cost in COSTS:
             if spare is None or spare - ahead < cost * MICRO:

@@ -9,7 +9,7 @@ import pytest
 from invariants import Broken
 from scenario import Simulation
 
-from budgetguard import account, policy
+from budgetguard import line, policy
 from budgetguard.ledger import Debits, Ledger
 
 SEEDS = 200
@@ -82,10 +82,10 @@ def half_a_release(ledger: Ledger, held: int) -> None:
     [
         (policy, "usable", lambda look, *_: look is not None, "S3: "),
         (Debits, "clear", forget_the_debits, "S2: a debit of"),
-        (account, "decide", with_recheck_after(600), "S5: refused on a look"),
-        (account, "decide", with_recheck_after(0), "S6: a look"),
-        (account, "unavailable", cache(account.unavailable), "S7: two callers"),
-        (account, "decide", no_look_for_the_queue, "L1: the first in line"),
+        (line, "decide", with_recheck_after(600), "S5: refused on a look"),
+        (line, "decide", with_recheck_after(0), "S6: a look"),
+        (line, "unavailable", cache(line.unavailable), "S7: two callers"),
+        (line, "decide", no_look_for_the_queue, "L1: the first in line"),
         (Ledger, "give_back", half_a_release, "L2: held"),
     ],
     ids=["S3", "S2", "S5", "S6", "S7", "L1", "L2"],
