@@ -66,6 +66,7 @@ class Account:
         self.ends: deque[End] = deque()
         self._posts: deque[tuple[Callable[..., bool], tuple[Any, ...]]] = deque()
         self._contradicted = False
+        self._denied = False
         self._owner: int | None = None
         self._looks = Looks()
         self.line = Line(self.ledger, self._looks)
@@ -350,9 +351,15 @@ class Account:
         if not self._looks.land(flight, answer, now):
             return
         if isinstance(answer, Look):
+            self._denied = False
             self._apply(now, effects, answer)
         else:
             self._tell_all(effects, "refresh_failed", now, answer.reason)
+            if answer.denied and not self._denied:
+                # No other try will help, and who reads refusals may be a model.
+                self._denied = True
+                warn = partial(logger.warning, "The balance at %s cannot be read: %s.")
+                effects.append(partial(warn, flight.asker.provider, answer.reason))
         self.line.review(now, effects)
 
     def _offer(self, now: Instant, effects: Effects, credits: "Decimal", sent: Instant) -> None:

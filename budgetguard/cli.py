@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
@@ -11,7 +12,12 @@ from budgetguard._version import __version__
 from budgetguard.balance import Balance
 from budgetguard.credits import cost, spell, to_credits
 from budgetguard.defaults import provider_from_environment
-from budgetguard.errors import BalanceUnavailable, ConfigurationError, InsufficientCredits
+from budgetguard.errors import (
+    BalanceUnavailable,
+    ConfigurationError,
+    InsufficientCredits,
+    InvalidCredentials,
+)
 from budgetguard.guard import Guard
 from budgetguard.providers import AnchorBrowser, PreDev
 from budgetguard.switch import set_active
@@ -34,8 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigurationError as error:
         sys.stderr.write(f"budgetguard: {error}\n")
         return USAGE
-    except BalanceUnavailable as error:
+    except InvalidCredentials as error:
         sys.stderr.write(f"budgetguard: {error}\n")
+        return UNKNOWN
+    except BalanceUnavailable as error:
+        # Its own words tell of the next look, and here comes none.
+        reason = f"The balance at {error.provider} is not known: {error.reason}."
+        sys.stderr.write(f"budgetguard: {reason}\n")
         return UNKNOWN
     except ImportError as error:
         if error.name is None or error.name.startswith("budgetguard"):
@@ -54,7 +65,7 @@ def _balance(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(_figures(options.provider_name, balance))
     else:
-        sys.stdout.write(_sentence(options.provider_name, balance))
+        _print(_sentence(options.provider_name, balance))
     return ENOUGH
 
 
@@ -68,12 +79,12 @@ def _check(options: argparse.Namespace) -> int:
     else:
         enough = True
         sentence = f"Enough: {spell(options.min)} credits are there. "
-        sentence += _sentence(options.provider_name, balance).rstrip()
+        sentence += _sentence(options.provider_name, balance)
     if options.json:
         figures = _figures(options.provider_name, balance)
         _print_json({"enough": enough, "min": _number(options.min), **figures})
     else:
-        sys.stdout.write(f"{sentence}\n")
+        _print(sentence)
     return ENOUGH if enough else TOO_LITTLE
 
 
@@ -101,7 +112,7 @@ def _guard(options: argparse.Namespace) -> Guard:
     provider: PreDev | AnchorBrowser
     named = options.provider
     if named is None:
-        provider = provider_from_environment()
+        provider = provider_from_environment("say which with --provider")
         if options.base_url is not None:
             provider = type(provider)(base_url=options.base_url)
     else:
@@ -136,7 +147,7 @@ def _sentence(provider: str, balance: Balance) -> str:
         if value is not None
     ]
     details = f" ({', '.join(more)})" if more else ""
-    return f"{provider}: {amount}{details}\n"
+    return f"{provider}: {amount}{details}"
 
 
 def _number(amount: Decimal | None) -> int | float | None:
@@ -146,7 +157,22 @@ def _number(amount: Decimal | None) -> int | float | None:
 
 
 def _print_json(figures: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(figures) + "\n")
+    _print(json.dumps(figures))
+
+
+def _print(text: str) -> None:
+    """Print a line. Who reads no further hears the answer from the exit code all the same.
+
+    Raises SystemExit with `UNKNOWN` where it cannot be written.
+    """
+    try:
+        print(text, flush=True)  # noqa: T201  unlike `write`, it takes a closed standard output
+    except OSError as error:
+        # What is left in the buffer would be an error once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            sys.stderr.write(f"budgetguard: the answer cannot be written: {error.strerror}\n")
+            raise SystemExit(UNKNOWN) from None
 
 
 def _amount(text: str) -> Decimal:

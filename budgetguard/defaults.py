@@ -11,7 +11,7 @@ from budgetguard.providers import AnchorBrowser, PreDev
 
 PREDEV_KEY = "PREDEV_API_KEY"
 ANCHOR_KEY = "ANCHORBROWSER_API_KEY"
-_INSTEAD = "Set one of them, or call budgetguard.set_default_guard(Guard(...)), or pass guard=."
+_DEFAULT = "call budgetguard.set_default_guard(Guard(...))"
 
 
 class Default(Slot):
@@ -26,24 +26,29 @@ class Default(Slot):
         guard = self.guard
         if guard is None:
             with self._locked.lock:
-                guard = self.guard = self.guard or Guard(provider_from_environment())
+                guard = self.guard = self.guard or Guard(
+                    provider_from_environment(f"{_DEFAULT}, or pass guard=")
+                )
         return guard
 
 
 DEFAULT = Default()
 
 
-def provider_from_environment() -> PreDev | AnchorBrowser:
-    """The one provider whose key the environment holds; raises ConfigurationError otherwise."""
+def provider_from_environment(otherwise: str) -> PreDev | AnchorBrowser:
+    """The one provider whose key the environment holds.
+
+    Raises ConfigurationError where there is none, or two; it says what can be done `otherwise`.
+    """
     predev, anchor = os.environ.get(PREDEV_KEY), os.environ.get(ANCHOR_KEY)
     if predev and anchor:
-        msg = f"Both {PREDEV_KEY} and {ANCHOR_KEY} are set, and there can be one default guard. "
-        raise ConfigurationError(msg + "Unset one, or call budgetguard.set_default_guard(...).")
+        msg = f"Both {PREDEV_KEY} and {ANCHOR_KEY} are set, and one is wanted. Unset one, or {otherwise}."
+        raise ConfigurationError(msg)
     if predev:
         return PreDev()
     if anchor:
         return AnchorBrowser()
-    msg = f"There is no default guard, and neither {PREDEV_KEY} nor {ANCHOR_KEY} is set. {_INSTEAD}"
+    msg = f"Neither {PREDEV_KEY} nor {ANCHOR_KEY} is set. Set one of them, or {otherwise}."
     raise ConfigurationError(msg)
 
 

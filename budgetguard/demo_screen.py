@@ -27,14 +27,15 @@ class Screen:
         self._calls = calls
         console = Console(stderr=True)
         self._progress = Progress(
-            TextColumn("{task.description:<10}"),
-            BarColumn(),
-            TextColumn("{task.completed:>3.0f} of {task.total:.0f} calls"),
+            TextColumn("{task.description:<9}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed:>2.0f} of {task.total:.0f}"),
             TextColumn("[green]{task.fields[counts][finished]} finished"),
-            TextColumn("[red]{task.fields[counts][cut off]} cut off by the provider"),
+            TextColumn("[red]{task.fields[counts][cut off]} failed"),
             TextColumn("[yellow]{task.fields[counts][refused]} refused"),
             TimeElapsedColumn(),
             console=console,
+            expand=True,
             disable=not console.is_terminal,
         )
 

@@ -171,7 +171,8 @@ class ConcurrencyLimit(BudgetGuardError):
 
     def __str__(self) -> str:
         slots = f"{self.needed} slot{'s' * (self.needed != 1)}"
-        used = f"{self.provider} allows {self.limit} at once, and {self.in_use} are in use"
+        are = "is" if self.in_use == 1 else "are"
+        used = f"{self.provider} allows {self.limit} at once, and {self.in_use} {are} in use"
         if self.retry_after is None:
             return f"{self.operation} needs {slots}, and {used}. This call can never fit: ask for fewer."
         return f"{self.operation} needs {slots}, and {used}. Try again when one has ended, or pass wait=."
@@ -201,6 +202,9 @@ class InvalidCredentials(BalanceUnavailable):
     """The provider answered 401 or 403: the key is wrong, revoked or not allowed to ask."""
 
     retryable = False
+
+    def __str__(self) -> str:
+        return f"The balance at {self.provider} is not known: {self.reason}."
 
 
 class HoldClosed(BudgetGuardError):

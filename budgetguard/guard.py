@@ -1,5 +1,6 @@
 """Guard: an account's balance, and what may be promised of it."""
 
+import inspect
 from collections.abc import Callable
 from decimal import Decimal
 from types import TracebackType
@@ -102,6 +103,9 @@ class Guard:
         )
         if on_event is not None and not callable(on_event):
             msg = f"on_event takes a callable, not {type(on_event).__name__}"
+            raise TypeError(msg)
+        if inspect.iscoroutinefunction(on_event):
+            msg = "on_event takes a plain function: nobody would await an async one."
             raise TypeError(msg)
         name = str(getattr(provider, "name", None) or "the provider")
         self.asker = Asker(

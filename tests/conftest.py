@@ -1,5 +1,6 @@
 """Fixtures that all tests share."""
 
+import gc
 import signal
 from collections.abc import Iterator
 
@@ -16,6 +17,14 @@ def _interruptible() -> None:
     """Programs that tests start end on Ctrl-C, also where a shell's background job ignores it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def few_to_collect() -> Iterator[None]:
+    """Leave what was there before out of the test's collections: they take as long as there is much."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -105,7 +106,9 @@ def test_provider_by_name(
     monkeypatch.setenv("ANCHORBROWSER_API_KEY", Sandbox.anchor_key)
     with Sandbox(credits=3, clock="manual") as sandbox:
         assert main(["balance", "--base-url", sandbox.url]) == 2
-        assert "Both PREDEV_API_KEY and ANCHORBROWSER_API_KEY" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "Both PREDEV_API_KEY and ANCHORBROWSER_API_KEY" in said
+        assert "--provider" in said
         assert main(["balance", "--provider", provider, "--base-url", sandbox.url]) == 0
     assert "3 credits" in capsys.readouterr().out
 
@@ -160,6 +163,8 @@ def test_wrong_key(
     assert said.out == ""
     assert said.err.startswith("budgetguard: The balance at pre.dev is not known:")
     assert "401" in said.err
+    assert "check the key" in said.err
+    assert "Next look" not in said.err
     assert "pdk_wrong" not in said.err
 
 
@@ -170,7 +175,28 @@ def test_balance_that_makes_no_sense(
     """A reply without a balance in it is 3, never 0."""
     sandbox.fault("/credits-balance", body={"success": True})
     assert main([*command.split(), "--json", "--base-url", sandbox.url]) == 3
-    assert capsys.readouterr().out == ""
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "Next look" not in said.err
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a POSIX shell's redirections")
+@pytest.mark.parametrize(
+    ("redirection", "code", "said"),
+    [
+        ("| head -c 0", 1, ""),
+        (">&-", 1, ""),
+        (">/dev/full", 3, "budgetguard: the answer cannot be written: No space left on device\n"),
+    ],
+)
+def test_an_answer_that_nobody_reads(
+    sandbox: Sandbox, redirection: str, code: int, said: str
+) -> None:
+    """The exit code tells all the same; what cannot be written is no answer."""
+    check = f"{shlex.join(RUN)} check --min 43 --base-url {sandbox.url}"
+    script = f"set -o pipefail; {check} {redirection}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", said)
 
 
 @pytest.mark.parametrize("command", ["balance", "check --min 1"])
@@ -190,6 +216,7 @@ def test_no_key(
     said = capsys.readouterr()
     assert said.out == ""
     assert all(name in said.err for name in names)
+    assert "guard" not in said.err.removeprefix("budgetguard")
 
 
 def test_unknown_switch(

@@ -115,7 +115,7 @@ def test_no_key_says_what_was_looked_at(
     with pytest.raises(ConfigurationError) as caught:
         spend()
     assert str(caught.value) == (
-        "There is no default guard, and neither PREDEV_API_KEY nor ANCHORBROWSER_API_KEY is set. "
+        "Neither PREDEV_API_KEY nor ANCHORBROWSER_API_KEY is set. "
         "Set one of them, or call budgetguard.set_default_guard(Guard(...)), or pass guard=."
     )
 
@@ -127,8 +127,8 @@ def test_two_keys_say_what_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(ConfigurationError) as caught:
         spend()
     assert str(caught.value) == (
-        "Both PREDEV_API_KEY and ANCHORBROWSER_API_KEY are set, and there can be one default "
-        "guard. Unset one, or call budgetguard.set_default_guard(...)."
+        "Both PREDEV_API_KEY and ANCHORBROWSER_API_KEY are set, and one is wanted. "
+        "Unset one, or call budgetguard.set_default_guard(Guard(...)), or pass guard=."
     )
 
 
@@ -140,7 +140,7 @@ def test_a_key_that_cannot_be_one_is_refused(
     """A variable that holds no key is named, and what it holds is not shown."""
     monkeypatch.setenv(variable, value)
     with pytest.raises(ConfigurationError) as caught:
-        provider_from_environment()
+        provider_from_environment("ask")
     assert variable in str(caught.value)
     assert value.strip() == "" or value not in str(caught.value)
 

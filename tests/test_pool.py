@@ -33,7 +33,7 @@ def touch(pool: GuardPool[str], keys: str) -> None:
     gc.collect()
 
 
-pytestmark = pytest.mark.usefixtures("clock")
+pytestmark = pytest.mark.usefixtures("clock", "few_to_collect")
 
 
 def test_a_guard_is_made_on_first_use_and_kept() -> None:

@@ -289,6 +289,26 @@ def test_a_refused_key_is_told_from_a_provider_that_is_down(
     assert error.status_code == 503
 
 
+def test_a_refused_key_is_logged_until_one_is_accepted(
+    clock: HandClock, guard: Guard, provider: FakeProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, and again after a look that succeeded; a provider that is down is not."""
+    provider.failure = answered(404)
+    unavailable(guard)
+    assert not caplog.records
+    for _ in range(2):
+        provider.failure = answered(401)
+        for _ in range(3):
+            clock.advance(120)
+            unavailable(guard)
+        provider.failure = None
+        clock.advance(700)
+        guard.balance(max_age=0)
+        clock.advance(700)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["The balance at fake cannot be read: the provider answered 401."] * 2
+
+
 def test_a_failed_look_is_shared_and_each_caller_gets_an_error_of_its_own(
     clock: HandClock, guard: Guard, provider: FakeProvider
 ) -> None:

@@ -16,6 +16,8 @@ from staging import Caller
 from budgetguard import BudgetGuardError, Guard, InsufficientCredits
 from budgetguard.testing import FakeProvider, HandClock
 
+pytestmark = pytest.mark.usefixtures("few_to_collect")
+
 
 @pytest.fixture
 def guard(clock: HandClock) -> Guard:

@@ -247,6 +247,7 @@ def test_a_failed_refresh_disturbs_nobody_who_has_a_usable_balance(clock: HandCl
         ({"if_unknown": "maybe"}, ValueError),
         ({"mode": "lenient"}, ValueError),
         ({"on_event": 3}, TypeError),
+        ({"on_event": anyio.sleep}, TypeError),
         ({"alert_below": True}, TypeError),
     ],
     ids=str,

@@ -20,6 +20,8 @@ import trio.testing
 from budgetguard import Event, Guard
 from budgetguard.testing import FakeProvider, HandClock
 
+pytestmark = pytest.mark.usefixtures("few_to_collect")
+
 
 class Refused(Exception):
     """What a client raises when nothing was charged."""

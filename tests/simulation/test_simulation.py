@@ -14,6 +14,8 @@ from budgetguard.ledger import Debits, Ledger
 
 SEEDS = 200
 
+pytestmark = pytest.mark.usefixtures("few_to_collect")
+
 
 @pytest.mark.parametrize("first", range(0, 40, 4))
 def test_nothing_breaks(first: int) -> None:
