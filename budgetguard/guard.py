@@ -15,6 +15,7 @@ from budgetguard.errors import ConfigurationError
 from budgetguard.events import OnEvent
 from budgetguard.hold import Hold
 from budgetguard.policy import Terms
+from budgetguard.providers import AnchorBrowser, PreDev
 from budgetguard.requirement import Requirement
 from budgetguard.switch import SWITCH
 from budgetguard.waiting import Reading
@@ -306,6 +307,21 @@ class Guard:
 
     def _remaining(self, reading: Reading) -> float:
         return reading.give_up - self.runtime.clock.monotonic()
+
+
+def check_guard(guard: object, provider: type | None = None) -> None:
+    """Raise TypeError for what is no Guard, and for one of another of our providers than named."""
+    if not isinstance(guard, Guard):
+        made = f": Guard({type(guard).__name__}(...)) makes one" if hasattr(guard, "fetch") else ""
+        msg = f"guard takes a Guard, not {type(guard).__name__}{made}"
+        raise TypeError(msg)
+    theirs = guard.provider
+    if provider and isinstance(theirs, PreDev | AnchorBrowser) and not isinstance(theirs, provider):
+        msg = (
+            f"This guard is of {theirs.name}'s account, which does not pay for these calls: "
+            f"pass Guard({provider.__name__}(...))"
+        )
+        raise TypeError(msg)
 
 
 def _balance(reading: Reading) -> Balance:

@@ -103,6 +103,15 @@ class Hold:
         """
         self._end("keep", "kept", self._open.keep)
 
+    def keep_attempt(self) -> None:
+        """Count `amount` once more, as kept: an attempt before the one that begins may have cost it.
+
+        The hold goes on for that one, and nobody is asked whether there is room. Raises HoldClosed
+        if it has ended.
+        """
+        self._must_be_open("keep_attempt")
+        self._post(self._open.keep_attempt)
+
     def charged(self, total: Amount) -> None:
         """The provider says that it has booked `total` credits of this call so far.
 

@@ -1,10 +1,10 @@
-"""A call that was let in: what it goes by, its entry in the books, and the four ways it goes on.
+"""A call that was let in: what it goes by, its entry in the books, and the ways it goes on.
 
 Each of them is posted to the account, which carries it out under its lock; the books take an end
 once, however often they are told.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from budgetguard.asker import Call, Effects
 from budgetguard.clock import Instant
@@ -45,6 +45,12 @@ class Open:
         if self.ledger.keep(self.entry, at + self.call.linger + self.call.lag):
             self.call.tell(effects, self.ledger, "kept", now, self.entry.amount)
         return False
+
+    def keep_attempt(self, now: Instant, effects: Effects, at: float) -> bool:
+        """An attempt at a call that goes on may have cost what the call holds."""
+        attempt = Entry(self.entry.amount)
+        self.ledger.open(attempt)
+        return replace(self, entry=attempt).keep(now, effects, at)
 
     def charge(self, _: Instant, __: Effects, at: float, total: int) -> bool:
         """The provider has booked `total` of the call, which runs on."""

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, assert_never
 from budgetguard.credits import as_number
 from budgetguard.errors import (
     BalanceUnavailable,
+    BudgetGuardError,
     ConcurrencyLimit,
     InsufficientCredits,
 )
@@ -51,7 +52,7 @@ def document(error: Refusal) -> dict[str, Any]:
     and what is held of it; never a key.
     """
     figures = {name: getattr(error, name, None) for name in _FIGURES}
-    again = error.retry_after
+    again = error.retry_after if error.retryable else None
     title = _title(error)
     members = {
         "type": f"urn:budgetguard:{title.lower().replace(' ', '-')}",
@@ -71,11 +72,19 @@ def body(error: Refusal) -> bytes:
 
 
 def headers(error: Refusal) -> dict[str, str]:
-    """What goes with the document; `retry-after` is in whole seconds, rounded up."""
-    headers = {"content-type": MEDIA_TYPE, "cache-control": "no-store"}
-    if error.retry_after is not None:
-        headers["retry-after"] = str(math.ceil(error.retry_after))
-    return headers
+    """What goes with the document."""
+    return {"content-type": MEDIA_TYPE, "cache-control": "no-store", **retry_after(error)}
+
+
+def retry_after(error: BudgetGuardError) -> dict[str, str]:
+    """The header `retry-after` where waiting may help, in whole seconds.
+
+    It is rounded up and at least 1: a client that is told 0 asks in a tight loop.
+    """
+    wait = getattr(error, "retry_after", None)
+    if wait is None or not error.retryable:
+        return {}
+    return {"retry-after": str(max(math.ceil(wait), 1))}
 
 
 def _title(error: Refusal) -> str:

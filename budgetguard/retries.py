@@ -1,7 +1,6 @@
 """Holds of attempts whose outcome nobody knows, until an SDK tries again or gives up."""
 
 import hashlib
-import threading
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,14 +25,13 @@ class Parked:
 
     def __init__(self, guard: "Guard") -> None:
         self._guard = guard
-        self._lock = threading.Lock()
+        # No lock, which a fork could leave locked: what is done to the list is atomic.
         self._attempts: list[_Attempt] = []
 
     def put(self, request: Any, hold: Hold) -> None:
         """Set a hold aside."""
         attempt = _Attempt(_digest(request), hold)
-        with self._lock:
-            self._attempts.append(attempt)
+        self._attempts.append(attempt)
         # Not kept from before: a fork has a runtime of its own.
         runtime = self._guard.runtime
         try:
@@ -45,26 +43,27 @@ class Parked:
     def take(self, request: Any) -> Hold | None:
         """The hold of an earlier attempt at the same request, if there is one."""
         digest = _digest(request)
-        with self._lock:
-            for attempt in self._attempts:
-                if attempt.request == digest:
-                    self._attempts.remove(attempt)
-                    return attempt.hold
+        for attempt in list(self._attempts):
+            if attempt.request == digest and self._remove(attempt):
+                return attempt.hold
         return None
 
     def keep_all(self) -> None:
         """Nobody tries again."""
-        with self._lock:
-            attempts, self._attempts = self._attempts, []
-        for attempt in attempts:
-            attempt.hold.keep()
+        for attempt in list(self._attempts):
+            self._give_up(attempt)
 
     def _give_up(self, attempt: _Attempt) -> None:
-        with self._lock:
-            if attempt not in self._attempts:
-                return
+        if self._remove(attempt):
+            attempt.hold.keep()
+
+    def _remove(self, attempt: _Attempt) -> bool:
+        """Whether it was still there: of several that remove it at once, one does."""
+        try:
             self._attempts.remove(attempt)
-        attempt.hold.keep()
+        except ValueError:
+            return False
+        return True
 
 
 def _digest(request: Any) -> bytes:

@@ -10,6 +10,8 @@ from typing import Any, Self, TypeAlias
 Over: TypeAlias = Callable[[bool, bytes | None], None]
 """Told once whether the body is whole, and the body, decoded; None where that cannot be had."""
 
+_SLICE = 1024
+
 
 def watched(response: Any, library: Any, over: Over, most: int) -> Any:
     """The response, with `over` called when its body has ended; at most `most` bytes are kept."""
@@ -17,11 +19,10 @@ def watched(response: Any, library: Any, over: Over, most: int) -> Any:
         over(True, response.content)
         return response
     watch = _Watch(response, library, over, most)
-    kind: type[_Stream] = _SyncStream
-    base = library.SyncByteStream
-    if isinstance(response.stream, library.AsyncByteStream):
-        kind, base = _AsyncStream, library.AsyncByteStream
-    response.stream = type(kind.__name__, (kind, base), {})(response.stream, watch)
+    # Some streams are of both kinds, and only the client knows how it will read them.
+    both = library.SyncByteStream, library.AsyncByteStream
+    kinds = [kind for kind in both if isinstance(response.stream, kind)]
+    response.stream = type("WatchedStream", (_Stream, *kinds), {})(response.stream, watch)
     return response
 
 
@@ -52,17 +53,25 @@ class _Watch:
     def _decoded(self) -> bytes | None:
         if self._read is None:
             return None
+        read, content = bytes(self._read), bytearray()
+        if "content-encoding" not in self._headers:
+            return read
+        # In slices: a body of 8 MiB may be one of 8 GB, packed.
+        slices = (read[at : at + _SLICE] for at in range(0, len(read), _SLICE))
+        packed = self._library.Response(self._status, headers=self._headers, content=slices)
         try:
-            whole = self._library.Response(
-                self._status, headers=self._headers, content=bytes(self._read)
-            )
-            content: bytes = whole.content
+            for part in packed.iter_bytes():
+                content += part
+                if len(content) > self._most:
+                    return None
         except Exception:  # noqa: BLE001  a body that cannot be decoded says nothing
             return None
-        return content
+        return bytes(content)
 
 
 class _Stream:
+    """A stream of bytes for either kind of client; no generators, which trio would miss."""
+
     def __init__(self, inner: Any, watch: _Watch) -> None:
         self._inner = inner
         self._steps: Any = None
@@ -74,10 +83,6 @@ class _Stream:
 
     def _stop(self, error: BaseException, end: type[Exception]) -> None:
         self._watch.end(complete=isinstance(error, end))
-
-
-class _SyncStream(_Stream):
-    """A stream of bytes that is read by a client."""
 
     def __iter__(self) -> Self:
         self._steps = iter(self._inner)
@@ -96,10 +101,6 @@ class _SyncStream(_Stream):
             self._inner.close()
         finally:
             self._watch.end(complete=False)
-
-
-class _AsyncStream(_Stream):
-    """A stream of bytes that is read by an awaiting client; no generator, which trio would miss."""
 
     def __aiter__(self) -> Self:
         self._steps = aiter(self._inner)

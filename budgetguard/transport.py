@@ -5,7 +5,6 @@ the logical call: a retry by an SDK finds the hold of the attempt whose outcome 
 """
 
 import importlib
-import threading
 from collections.abc import Mapping
 from functools import partial
 from types import TracebackType
@@ -14,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 from budgetguard.credits import cost as to_cost
 from budgetguard.errors import BudgetGuardError
 from budgetguard.events import logger
+from budgetguard.guard import Guard, check_guard
 from budgetguard.hold import Hold, NoHold
 from budgetguard.origin import check_base_url
+from budgetguard.problem import retry_after
 from budgetguard.retries import Parked
 from budgetguard.routes import Routes
 from budgetguard.streams import watched
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from typing import Any as _Base
 
     from budgetguard.clock import Instant
-    from budgetguard.guard import Guard
     from budgetguard.requirement import Requirement
 else:
     _Base = object
@@ -36,32 +36,50 @@ OnRefusal: TypeAlias = Literal["answer", "raise"]
 
 _RETRY_COUNT = "x-stainless-retry-count"
 _MOST_READ = 8 * 1024 * 1024
+_PASSED_BY = "requests to %s are not guarded: this transport guards those to %s"
+_ASKED_BY_CLIENTS = {"__enter__", "__aenter__", "handle_request", "handle_async_request"}
+_LIBRARIES = {"httpx", "httpx2"}
 
 
 class _Transport(_Base):  # type: ignore[misc]
     """What both transports are made of."""
 
     _kind: str
+    _sends: str
 
     def __init__(
         self,
-        guard: "Guard",
+        guard: Guard,
         *,
         transport: Any = None,
         prices: Prices | None = None,
         base_url: str | None = None,
         on_refusal: OnRefusal = "answer",
     ) -> None:
-        self._inner = transport
-        self._making = threading.Lock()
+        if isinstance(transport, type) or not (
+            transport is None or hasattr(transport, self._sends)
+        ):
+            msg = f"transport takes an object with {self._sends}, not {transport!r}"
+            raise TypeError(msg)
+        self._made = {} if transport is None else {"behind": transport}
         self._traffic = _Traffic(guard, prices, base_url, on_refusal)
+
+    def __getattr__(self, name: str) -> Any:
+        msg = f"{type(self).__name__!r} object has no attribute {name!r}"
+        if name in _ASKED_BY_CLIENTS:
+            msg += ": Client takes a GuardTransport, AsyncClient an AsyncGuardTransport"
+        raise AttributeError(msg, name=name, obj=self)
+
+    @property
+    def _inner(self) -> Any:
+        return self._made.get("behind")
 
     def _behind(self, request: Any) -> Any:
         """The transport that sends; made on first use, of the library that the request is of."""
-        with self._making:
-            if self._inner is None:
-                self._inner = getattr(_library(request), self._kind)()
-            return self._inner
+        if self._inner is None:
+            # Atomic, and no lock, which a fork could leave locked: of two, one is never used.
+            self._made.setdefault("behind", getattr(_library(request), self._kind)())
+        return self._inner
 
 
 class GuardTransport(_Transport):
@@ -71,8 +89,10 @@ class GuardTransport(_Transport):
     its own transport (verify, proxies, HTTP/2) are to be given to that one. `prices` maps (method,
     path pattern) to a cost in credits, to the arguments of `require_credits` in a mapping, or to a
     callable given the request that returns one of these, or None for nothing; default are the
-    provider's, such as `PreDev.prices`. Guarded are requests to the origin of `base_url`, by default
-    the provider's; all others pass untouched.
+    provider's, such as `PreDev.prices`. `slots`, `actual` and `release_on` are refused.
+    Guarded are requests to the origin of `base_url`, by default the provider's; all others pass
+    untouched, the first one told in the log at INFO, and those that a client's own `proxy` or `mounts`
+    take come not this way.
 
     A refusal is a reply that never left: 402 (503 where the balance is unknown) in the provider's own
     shape, which SDKs do not retry. With `on_refusal="raise"` it is the BudgetGuardError. A call is
@@ -84,6 +104,7 @@ class GuardTransport(_Transport):
     """
 
     _kind = "HTTPTransport"
+    _sends = "handle_request"
 
     def handle_request(self, request: Any) -> Any:
         """Send a request, if its credits can be set aside."""
@@ -127,6 +148,7 @@ class AsyncGuardTransport(_Transport):
     """GuardTransport, for `AsyncClient`; on asyncio and trio."""
 
     _kind = "AsyncHTTPTransport"
+    _sends = "handle_async_request"
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send a request, if its credits can be set aside."""
@@ -170,11 +192,9 @@ class _Traffic:
     """What is the same for all requests: guard, prices, origin, and calls that may be tried again."""
 
     def __init__(
-        self, guard: "Guard", prices: Prices | None, base_url: str | None, on_refusal: OnRefusal
+        self, guard: Guard, prices: Prices | None, base_url: str | None, on_refusal: OnRefusal
     ) -> None:
-        if not hasattr(guard, "asker"):
-            msg = f"guard takes a Guard, not {type(guard).__name__}"
-            raise TypeError(msg)
+        check_guard(guard)
         if on_refusal not in {"answer", "raise"}:
             msg = f"on_refusal must be 'answer' or 'raise', not {on_refusal!r}"
             raise ValueError(msg)
@@ -185,27 +205,40 @@ class _Traffic:
             lacking = "prices" if prices is None else "base_url"
             msg = f"{guard.asker.provider} has no {lacking} of its own: pass {lacking}="
             raise TypeError(msg)
-        for price in prices.values():
-            if not callable(price):
-                _requirement(guard, price)
+        if not prices:
+            msg = 'prices names no request: {("POST", "/deep-spec"): 50}'
+            raise ValueError(msg)
         self.guard = guard
         self.wire: Wire = getattr(provider, "wire", None) or Wire()
         self.raises = on_refusal == "raise"
         self.parked = Parked(guard)
         self._routes: Routes[Price] = Routes(prices)
+        for (method, path), price in prices.items():
+            if not callable(price):
+                _requirement(guard, price, f"{method} {path}")
         self._origin, self._below = _origin(check_base_url(url))
+        self._address = url
+        self._has_said = False
 
     def call(self, request: Any) -> "_Call | None":
         """The call that a request makes; None where it is none of the provider's."""
         url = request.url
         port = url.port or {"https": 443, "http": 80}.get(url.scheme)
         path = url.path
-        if SWITCH.passive or (url.scheme, url.host, port) != self._origin:
+        if SWITCH.passive:
             return None
-        if path != self._below and not path.startswith(f"{self._below}/"):
+        is_below = path == self._below or path.startswith(f"{self._below}/")
+        if (url.scheme, url.host, port) != self._origin or not is_below:
+            self._passed_by(url)
             return None
         path = path.removeprefix(self._below)
         return _Call(self, request, path, self._routes.find(request.method, path))
+
+    def _passed_by(self, url: Any) -> None:
+        """Say once that a request is none of this guard's: its address may be mistaken."""
+        if not self._has_said:
+            self._has_said = True
+            logger.info(_PASSED_BY, f"{url.scheme}://{url.netloc.decode()}", self._address)
 
 
 class _Call:
@@ -218,8 +251,6 @@ class _Call:
         self._request = request
         self._path = path
         self._price = price
-        # An attempt before this one may have cost something, too.
-        self._tried = False
         self._sent: Instant = traffic.guard.runtime.clock.now()
 
     @property
@@ -236,18 +267,16 @@ class _Call:
         if self._request.headers.get(_RETRY_COUNT, "0") != "0":
             earlier = self._traffic.parked.take(self._request)
             if earlier is not None:
-                self.hold, self._tried = earlier, True
+                earlier.keep_attempt()
+                self.hold = earlier
                 return None
-        return _requirement(self._traffic.guard, terms)
+        return _requirement(self._traffic.guard, terms, self.operation)
 
     def refused(self, error: BudgetGuardError) -> Any:
         """The reply that stands for a refusal, or the refusal itself."""
         if self._traffic.raises:
             raise error
-        headers = {"x-should-retry": "false"}
-        wait = getattr(error, "retry_after", None)
-        if wait is not None:
-            headers["retry-after"] = str(-int(-wait // 1))
+        headers = {"x-should-retry": "false", **retry_after(error)}
         body = self._traffic.wire.refusal(self._path, error)
         response = _library(self._request).Response
         return response(error.status_code, headers=headers, json=body, request=self._request)
@@ -265,7 +294,7 @@ class _Call:
             return
         library = _library(self._request)
         never_made = library.ConnectError, library.ConnectTimeout, library.PoolTimeout
-        if isinstance(error, never_made):
+        if isinstance(error, (*never_made, library.ProxyError)):
             self._end("release")
         elif not isinstance(error, library.TransportError) or not self._park():
             self._end("keep")
@@ -309,24 +338,27 @@ class _Call:
         hold = self.hold
         if hold.state != "open":
             return
-        if self._tried and end == "release":
-            end = "keep"
         if end == "keep":
             hold.keep()
         elif end == "release":
             hold.release()
         else:
-            real = hold.micro if end == "cost" else to_cost(end, "the reply's credits")
-            hold.settle_micro(real + hold.micro * self._tried)
+            hold.settle_micro(hold.micro if end == "cost" else to_cost(end, "the reply's credits"))
 
 
-def _requirement(guard: "Guard", terms: Terms) -> "Requirement":
-    if not isinstance(terms, Mapping):
-        return guard.require_credits(terms)
+def _requirement(guard: Guard, terms: Terms, operation: str) -> "Requirement":
+    terms = terms if isinstance(terms, Mapping) else {"min": terms}
     if "slots" in terms:
         msg = "a transport takes no slots: a session outlives the request that opens it"
         raise TypeError(msg)
-    return guard.require_credits(**terms)
+    for unheard in {"actual", "release_on"} & terms.keys():
+        msg = f"a transport takes no {unheard}: the provider's wire says what a reply means"
+        raise TypeError(msg)
+    try:
+        return guard.require_credits(**terms)
+    except (TypeError, ValueError) as error:
+        error.add_note(f"in the price of {operation}")
+        raise
 
 
 def _may_be_tried_again(status: int) -> bool:
@@ -335,8 +367,9 @@ def _may_be_tried_again(status: int) -> bool:
 
 
 def _library(request: Any) -> Any:
-    """The one of httpx and httpx2 that a request is of."""
-    return importlib.import_module(type(request).__module__.partition(".")[0])
+    """The one of httpx and httpx2 that a request is of, also by a class derived from its own."""
+    modules = (kind.__module__.partition(".")[0] for kind in type(request).__mro__)
+    return importlib.import_module(next(each for each in modules if each in _LIBRARIES))
 
 
 def _origin(base_url: str) -> tuple[tuple[str, str, int | None], str]:

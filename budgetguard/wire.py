@@ -28,6 +28,9 @@ OK = range(200, 300)
 REFUSED = range(400, 500)
 PAYMENT_REQUIRED = 402
 
+# The last frame of OpenAI's streams, after which its plain client hangs up (openai 3.54, 2026-11).
+_DONE = "[DONE]"
+
 # These may be of a request that was carried out all the same.
 _MAYBE_DONE = frozenset({408, 409, 425, 499})
 
@@ -38,7 +41,7 @@ class Reply:
 
     `body` is its JSON, with numbers as Decimal, and None where it is no JSON. `events` are the
     frames of an event stream, each with its name and its JSON. `path` is below the base URL. Where it
-    is not `complete`, nobody read on.
+    is not `complete`, nobody read on, and it did not say that it had ended.
     """
 
     path: str
@@ -80,7 +83,13 @@ class Wire:
 
 
 def amount(value: object) -> Decimal | None:
-    """Credits that were charged or are left, as a reply gives them; None for what are none."""
+    """Credits that were charged, as a reply gives them; None for what are none."""
+    found = balance(value)
+    return None if found is None or found < 0 else found
+
+
+def balance(value: object) -> Decimal | None:
+    """Credits that are left, which may be below zero; None for what are none."""
     if isinstance(value, str):
         try:
             value = Decimal(value)
@@ -89,10 +98,9 @@ def amount(value: object) -> Decimal | None:
     if not isinstance(value, Decimal):
         return None
     try:
-        found = exact(value, "credits")
+        return exact(value, "credits")
     except ValueError:
         return None
-    return found if found >= 0 else None
 
 
 def read(
@@ -108,12 +116,14 @@ def read(
     if content is None:
         return Reply(path, status, headers, complete=complete)
     if kind == "text/event-stream":
-        events = tuple(_events(content))
+        frames = _frames(content)
+        events = tuple((name, parse(data.encode())) for name, data in frames)
+        complete = complete or any(data == _DONE for _, data in frames)
         return Reply(path, status, headers, events=events, complete=complete)
     return Reply(path, status, headers, body=parse(content), complete=complete)
 
 
-def _events(content: bytes) -> list[tuple[str, Any]]:
+def _frames(content: bytes) -> list[tuple[str, str]]:
     found = []
     for frame in content.decode("utf-8", "replace").replace("\r\n", "\n").split("\n\n"):
         name, data = "message", []
@@ -124,7 +134,7 @@ def _events(content: bytes) -> list[tuple[str, Any]]:
             elif before == "data":
                 data.append(value.removeprefix(" "))
         if data:
-            found.append((name, parse("\n".join(data).encode())))
+            found.append((name, "\n".join(data)))
     return found
 
 

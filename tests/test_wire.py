@@ -94,6 +94,14 @@ USED, TOTAL = Decimal(7), Decimal("0.4")
         (reply("/v1/messages", 200, complete=False), "keep"),
         (reply("/v1/messages", 402, {"error": {"code": "insufficient_credits"}}), "release"),
         (reply("/v1/messages", 502), "keep"),
+        (reply("/v1/videos", 200, {"status": "queued"}), "keep"),
+        (reply("/v1/responses", 200, {"status": "in_progress"}), "keep"),
+        (reply("/v1/videos", 200, {"status": "queued"},
+               headers={"x-predev-credits-charged": "0"}), "keep"),
+        (reply("/v1/videos", 200, {"status": "queued"},
+               headers={"x-predev-credits-charged": "25"}), Decimal(25)),
+        (reply("/v1/responses", 200, {"status": "completed"},
+               headers={"x-predev-credits-charged": "0"}), Decimal(0)),
     ],
 )  # fmt: skip
 def test_what_became_of_a_call_to_predev(given: Reply, end: Any) -> None:
@@ -125,6 +133,11 @@ def test_an_error_in_a_stream_may_be_want_of_credits() -> None:
     other = (("error", {"error": "Busy", "code": "QUEUE_FULL"}),)
     assert PreDev.wire.exhausted(reply("/browser-agent", 200, events=lacking))
     assert not PreDev.wire.exhausted(reply("/browser-agent", 200, events=other))
+    no_code = (("error", {"error": "The browser crashed"}),)
+    assert not PreDev.wire.exhausted(reply("/browser-agent", 200, events=no_code))
+    busy = (("error", {"type": "error", "error": {"type": "overloaded_error"}}),)
+    assert not PreDev.wire.exhausted(reply("/v1/messages", 200, events=busy))
+    assert not PreDev.wire.exhausted(reply("/browser-agent", 200, events=(("error", None),)))
     assert not PreDev.wire.exhausted(reply("/browser-agent", 200))
 
 
@@ -143,6 +156,15 @@ def test_an_event_stream_is_read_frame_by_frame() -> None:
     content = b':ok\n\nevent: a\ndata: {"x":\ndata: 1.5}\n\ndata: nonsense\r\n\r\n:keepalive\n\n'
     found = read("/s", 200, {"content-type": "text/event-stream; charset=utf-8"}, content)
     assert found.events == (("a", {"x": Decimal("1.5")}), ("message", None))
+
+
+def test_a_stream_may_say_itself_that_it_has_ended() -> None:
+    """OpenAI's mark comes before the end of the body, and nobody need read on after it."""
+    kind = {"content-type": "text/event-stream"}
+    chunk = b'data: {"choices": []}\n\n'
+    assert not read("/s", 200, kind, chunk, complete=False).complete
+    assert read("/s", 200, kind, chunk + b"data: [DONE]\n\n", complete=False).complete
+    assert read("/s", 200, kind, chunk).complete
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff", b"[" * 100_000, b"nul"])

@@ -3,6 +3,7 @@
 from decimal import Decimal
 from typing import Any, ClassVar, Final
 
+from budgetguard.credits import LIMIT
 from budgetguard.wire import OK, End, Prices, Reply, Wire, parse
 
 BROWSER: Final = Decimal("0.01")
@@ -10,7 +11,8 @@ BROWSER_HOUR: Final = Decimal("0.05")
 PROXY_GB: Final = Decimal(8)
 AI_STEP: Final = Decimal("0.01")
 
-# Minutes that a session lives at most by default, and what one without a limit is priced at.
+# Minutes that a session lives at most by default, and what one without a limit is priced at. A
+# batch's limit is 1,000 sessions by its schema and 5,000 by its page: a count is taken as it is.
 _LONGEST = 20
 _NO_LIMIT = 24 * 60
 _MOST_STEPS = 200
@@ -37,13 +39,12 @@ def _session(request: Any) -> dict[str, Any]:
 def _batch(request: Any) -> dict[str, Any]:
     body = _object(parse(request.content))
     count = _positive(body.get("count"), _MOST_SESSIONS)
-    return _sessions(_object(body.get("configuration")), min(count, Decimal(_MOST_SESSIONS)))
+    return _sessions(_object(body.get("configuration")), count)
 
 
 def _sessions(configuration: dict[str, Any], count: int | Decimal) -> dict[str, Any]:
     timeout = _object(_object(configuration.get("session")).get("timeout"))
     minutes = _positive(timeout.get("max_duration", Decimal(_LONGEST)), _NO_LIMIT)
-    minutes = min(minutes, Decimal(_NO_LIMIT))
     return {"min": session_cost(minutes) * count, "linger": float(minutes * 60)}
 
 
@@ -53,8 +54,8 @@ def _web_task(request: Any) -> Decimal:
 
 
 def _positive(value: Any, otherwise: int) -> Decimal:
-    """A number above zero; for -1, which lifts a limit, and for anything else, the most there is."""
-    usable = isinstance(value, Decimal) and value.is_finite() and value > 0
+    """A number above zero; for -1, which lifts a limit, and for what can be none, `otherwise`."""
+    usable = isinstance(value, Decimal) and value.is_finite() and 0 < value <= LIMIT
     return value if usable else Decimal(otherwise)
 
 

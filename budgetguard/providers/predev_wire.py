@@ -5,7 +5,17 @@ from decimal import Decimal
 from typing import Any, ClassVar, Final
 
 from budgetguard.errors import BalanceUnavailable, BudgetGuardError, InsufficientCredits
-from budgetguard.wire import OK, PAYMENT_REQUIRED, End, Prices, Reply, Wire, amount, parse
+from budgetguard.wire import (
+    OK,
+    PAYMENT_REQUIRED,
+    End,
+    Prices,
+    Reply,
+    Wire,
+    amount,
+    balance,
+    parse,
+)
 
 FAST_SPEC: Final = 10
 DEEP_SPEC: Final = 50
@@ -14,7 +24,7 @@ GATEWAY_CALL: Final = Decimal("1.4")
 
 _MOST_TASKS = 1000
 _GATEWAY = "/v1/"
-_UNFINISHED = frozenset({"pending", "processing", "queued", "running"})
+_UNFINISHED = frozenset({"pending", "processing", "queued", "running", "in_progress"})
 
 
 def _batch(request: Any) -> Decimal:
@@ -38,6 +48,8 @@ class PreDevWire(Wire):
         """Settled at what the reply says was used, where the work is done."""
         if reply.path.startswith(_GATEWAY):
             charged = amount(reply.headers.get("x-predev-credits-charged"))
+            if not charged and reply.status in OK and _goes_on(reply.body):
+                return "keep"
             return super().end(reply) if charged is None else charged
         if reply.status == PAYMENT_REQUIRED and reply.field("code") is None:
             # A spec's: it may have died half-way, and what it burned is spent.
@@ -49,15 +61,15 @@ class PreDevWire(Wire):
         return _finished(reply.body) if reply.complete else "keep"
 
     def exhausted(self, reply: Reply) -> bool:
-        """A 402 without a code, or with that of lacking credits: a plan's lack has another."""
-        said = [data for name, data in reply.events if name == "error"]
+        """A 402, unless it is a plan that is lacking; in a stream, an error that says so."""
         if reply.status == PAYMENT_REQUIRED:
-            said.append(reply.body)
-        return any(_code(body) in {"", "insufficient_credits"} for body in said)
+            return _code(reply.body) != "subscription_required"
+        errors = (data for name, data in reply.events if name == "error")
+        return any(_code(data) == "insufficient_credits" for data in errors)
 
     def remaining(self, headers: Mapping[str, str]) -> Decimal | None:
         """The gateway's header."""
-        return amount(headers.get("x-predev-credits-remaining"))
+        return balance(headers.get("x-predev-credits-remaining"))
 
     def refusal(self, path: str, error: BudgetGuardError) -> dict[str, Any]:
         """The shapes of the gateway, of the browser agents and of the specs, by path."""
@@ -88,7 +100,8 @@ def _code(body: Any) -> str:
     if not isinstance(body, dict):
         return ""
     inner = body.get("error")
-    code = inner.get("code") if isinstance(inner, dict) else body.get("code")
+    # Anthropic's shape has a type alone.
+    code = inner.get("code") or inner.get("type") if isinstance(inner, dict) else body.get("code")
     return str(code or "").lower()
 
 
@@ -99,11 +112,15 @@ def _streamed(reply: Reply) -> End:
     return "keep"
 
 
+def _goes_on(body: Any) -> bool:
+    return isinstance(body, dict) and str(body.get("status", "")).lower() in _UNFINISHED
+
+
 def _finished(body: Any) -> End:
     """What finished work used; the stub of work that goes on is no final figure."""
     if not isinstance(body, dict):
         return "cost"
-    if str(body.get("status", "")).lower() in _UNFINISHED:
+    if _goes_on(body):
         return "keep"
     used = amount(body.get("creditsUsed"))
     total = amount(body.get("totalCreditsUsed")) if used is None else used

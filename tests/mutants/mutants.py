@@ -414,8 +414,8 @@ MUTANTS = [
     Mutant(
         "a plan that is lacking taken for want of credits",
         "providers/predev_wire.py",
-        'in {"", "insufficient_credits"}',
-        'in {"", "insufficient_credits", "subscription_required"}',
+        '_code(reply.body) != "subscription_required"',
+        "True",
         "tests/transport/test_transport.py",
     ),
     Mutant(
@@ -442,8 +442,8 @@ MUTANTS = [
     Mutant(
         "what an attempt before may have cost is forgotten",
         "transport.py",
-        "hold.settle_micro(real + hold.micro * self._tried)",
-        "hold.settle_micro(real)",
+        "                earlier.keep_attempt()\n",
+        "",
         "tests/transport/test_transport.py",
     ),
     Mutant(

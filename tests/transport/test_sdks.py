@@ -84,6 +84,25 @@ def test_openai_raising(predev: Guard, sandbox: Sandbox) -> None:
     assert sandbox.requests["POST", COMPLETIONS] == 0
 
 
+CHUNKS = """\
+data: {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": []}
+
+data: [DONE]
+
+"""
+
+
+def test_a_stream_that_openai_has_read_is_over(predev: Guard, sandbox: Sandbox) -> None:
+    """It reads no further than to the mark of the end, and hangs up."""
+    sandbox.fault(COMPLETIONS, status=200, body=CHUNKS, content_type="text/event-stream")
+    with openai_client(predev, sandbox.url, httpx2) as client:
+        chunks = client.chat.completions.create(model="m", messages=HELLO, stream=True)
+        assert len(list(chunks)) == 1
+    ledger = predev.account.ledger
+    predev.account.flush()
+    assert (ledger.running, ledger.kept.total, ledger.settled.total) == (0, 0, 1_400_000)
+
+
 def test_a_retry_by_openai_is_one_call(predev: Guard, sandbox: Sandbox) -> None:
     """Three attempts go by one hold, though there is room for no second one."""
     sandbox.fault(COMPLETIONS, status=500, times=2, body={})

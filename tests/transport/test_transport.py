@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from decimal import Decimal
 from typing import Any
 
@@ -13,9 +16,10 @@ import pytest
 from web import Web
 
 from budgetguard import AnchorBrowser, Guard, InsufficientCredits, PreDev, set_active
+from budgetguard.streams import watched
 from budgetguard.testing import FakeProvider, HandClock
 from budgetguard.testing.sandbox import Sandbox
-from budgetguard.transport import GuardTransport
+from budgetguard.transport import AsyncGuardTransport, GuardTransport
 
 pytestmark = [
     pytest.mark.anyio,
@@ -28,6 +32,7 @@ KEY = Sandbox.predev_key
 SPEC = {"input": "A web shop for a bakery"}
 SESSION_OF_A_DAY = Decimal("0.01") + Decimal("0.05") * 1441 / 60
 CHAT = {"model": "m", "messages": []}
+OTHER_KIND = "Client takes a GuardTransport, AsyncClient an AsyncGuardTransport"
 RETRY = "x-stainless-retry-count"
 
 
@@ -118,16 +123,25 @@ async def test_a_crowd_spends_no_more_than_there_is(
 
 
 async def test_requests_elsewhere_pass_untouched(
-    web: Web, predev: Guard, open_sandbox: Callable[..., Sandbox], sandbox: Sandbox
+    web: Web,
+    predev: Guard,
+    open_sandbox: Callable[..., Sandbox],
+    sandbox: Sandbox,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Another port is another origin; and at the provider's own, what is free is free."""
+    """Another port is another origin, told once; and at the provider's own, what is free is free."""
+    caplog.set_level("INFO", logger="budgetguard")
     elsewhere = open_sandbox(100)
     await web.open(predev, key=KEY)
     with predev.acquire(100):
-        reply = await web.send("POST", f"{elsewhere.url}/fast-spec", json=SPEC)
-        assert reply.status_code == 200
+        for _ in range(2):
+            reply = await web.send("POST", f"{elsewhere.url}/fast-spec", json=SPEC)
+            assert reply.status_code == 200
         assert (await web.send("GET", f"{sandbox.url}/credits-balance")).status_code == 200
-    assert elsewhere.requests["POST", "/fast-spec"] == 1
+    assert elsewhere.requests["POST", "/fast-spec"] == 2
+    [said] = [record.getMessage() for record in caplog.records if record.name == "budgetguard"]
+    assert elsewhere.url in said
+    assert sandbox.url in said
 
 
 async def test_a_submission_is_kept_until_a_look_can_show_it(
@@ -231,6 +245,18 @@ async def test_a_late_reply_to_an_older_call_changes_no_balance(
     assert predev.balance().credits == 100
 
 
+async def test_a_balance_below_zero_may_come_along(
+    web: Web, predev: Guard, sandbox: Sandbox, clock: HandClock
+) -> None:
+    """A metered call is charged when it is over: the credits may not have been enough."""
+    headers = {"x-predev-credits-remaining": "-0.9"}
+    sandbox.fault("/v1/models", status=200, body={}, headers=headers)
+    await web.open(predev, key=KEY)
+    clock.advance(1)
+    await web.send("GET", f"{sandbox.url}/v1/models")
+    assert predev.available == Decimal("-0.9")
+
+
 @pytest.mark.parametrize(
     ("path", "body", "exhausted"),
     [
@@ -239,8 +265,9 @@ async def test_a_late_reply_to_an_older_call_changes_no_balance(
         ("/browser-agent", {"error": "No plan", "code": "SUBSCRIPTION_REQUIRED"}, False),
         ("/v1/responses", {"error": {"code": "insufficient_credits", "message": "x"}}, True),
         ("/v1/responses", {"error": {"code": "subscription_required", "message": "x"}}, False),
+        ("/v1/messages", {"type": "error", "error": {"type": "subscription_required"}}, False),
     ],
-    ids=["spec", "browser", "browser plan", "gateway", "gateway plan"],
+    ids=["spec", "browser", "browser plan", "gateway", "gateway plan", "gateway plan by type"],
 )
 async def test_a_402_from_the_provider(
     web: Web, predev: Guard, sandbox: Sandbox, path: str, body: dict[str, Any], exhausted: bool
@@ -291,6 +318,20 @@ async def test_a_connection_that_was_never_made_costs_nothing(web: Web, clock: H
     await web.open(guard, prices={("POST", "/work"): 10}, base_url="http://127.0.0.1:9")
     with pytest.raises(web.library.ConnectError):
         await web.send("POST", "http://127.0.0.1:9/work")
+    assert guard.available == 100
+
+
+async def test_a_proxy_that_lets_nobody_through_costs_nothing(
+    web: Web, clock: HandClock, sandbox: Sandbox
+) -> None:
+    """Behind it, no connection was made."""
+    guard = Guard(FakeProvider(100))
+    kind = web.library.AsyncHTTPTransport if web.awaiting else web.library.HTTPTransport
+    behind = kind(proxy=sandbox.url)
+    url = "https://a.example"
+    await web.open(guard, transport=behind, prices={("POST", "/work"): 10}, base_url=url)
+    with pytest.raises(web.library.ProxyError):
+        await web.send("POST", f"{url}/work")
     assert guard.available == 100
 
 
@@ -434,6 +475,49 @@ async def test_a_retry_goes_by_the_hold_of_the_attempt_before(
     assert (predev.available, held(predev)) == (50 - used, 0)
 
 
+async def test_each_attempt_before_counts_for_as_long_as_it_may_go_on(
+    web: Web, predev: Guard, sandbox: Sandbox, clock: HandClock
+) -> None:
+    """The provider may be at an attempt that timed out long after the retry has succeeded."""
+    await web.open(predev, key=KEY)
+    url = f"{sandbox.url}/fast-spec"
+    sandbox.fault("/fast-spec", status=500, times=2)
+    for attempt in ("0", "1"):
+        await web.send("POST", url, json=SPEC, headers={RETRY: attempt})
+    reply = await web.send("POST", url, json=SPEC, headers={RETRY: "2"})
+    left = 100 - Decimal(str(reply.json()["creditsUsed"]))
+    assert (predev.available, held(predev)) == (left - 20, 0)
+    clock.advance(PreDev.lag)
+    predev.balance(max_age=0)
+    assert predev.available == left - 20
+    clock.advance(PreDev.linger)
+    predev.balance(max_age=0)
+    assert predev.available == left
+
+
+async def test_attempts_that_all_fail_all_count(web: Web, predev: Guard, sandbox: Sandbox) -> None:
+    """Nobody knows what any of them cost."""
+    await web.open(predev, key=KEY)
+    sandbox.fault("/fast-spec", status=500)
+    for attempt in ("0", "1", "2"):
+        await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC, headers={RETRY: attempt})
+    assert (predev.available, held(predev)) == (70, 10_000_000)
+    await web.close()
+    assert (predev.available, held(predev)) == (70, 0)
+
+
+async def test_a_retry_that_is_turned_away_adds_nothing(
+    web: Web, predev: Guard, sandbox: Sandbox
+) -> None:
+    """What the attempt before may have cost is all there is to count."""
+    await web.open(predev, key=KEY)
+    for status in (500, 429):
+        sandbox.fault("/fast-spec", status=status, times=1)
+    for attempt in ("0", "1"):
+        await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC, headers={RETRY: attempt})
+    assert (predev.available, held(predev)) == (90, 0)
+
+
 async def test_a_retry_of_another_call_takes_no_ones_hold(
     web: Web, predev: Guard, sandbox: Sandbox
 ) -> None:
@@ -485,17 +569,17 @@ async def test_a_closed_client_tries_nothing_again(
         ("/v1/sessions", {}, Decimal("0.0275")),
         ("/v1/sessions", {"session": {"timeout": {"max_duration": 59}}}, Decimal("0.06")),
         ("/v1/sessions", {"session": {"timeout": {"max_duration": -1}}}, SESSION_OF_A_DAY),
-        ("/v1/batch-sessions", {"count": 3, "configuration": {}}, None),
+        ("/v1/sessions", {"session": {"timeout": {"max_duration": 2879}}}, Decimal("2.41")),
+        ("/v1/batch-sessions", {"count": 3, "configuration": {}}, Decimal("0.0825")),
+        ("/v1/batch-sessions", {"count": 3000, "configuration": {}}, Decimal("82.5")),
         ("/v1/tools/perform-web-task", {"prompt": "x", "max_steps": 30}, Decimal("0.3")),
         ("/v1/tools/perform-web-task", {"prompt": "x"}, Decimal(2)),
     ],
 )
 async def test_what_browsers_may_cost(
-    web: Web, anchor: Guard, sandbox: Sandbox, path: str, body: Any, credits: Decimal | None
+    web: Web, anchor: Guard, sandbox: Sandbox, path: str, body: Any, credits: Decimal
 ) -> None:
     """A session for its longest life, a batch for as many, a task for its steps."""
-    if credits is None:
-        credits = 3 * Decimal("0.0275")
     sandbox.fault(path, status=200, body={"data": {}})
     await web.open(anchor, key=Sandbox.anchor_key)
     await web.send("POST", f"{sandbox.url}{path}", json=body)
@@ -557,12 +641,74 @@ async def test_observing_lets_all_through_and_books_it(
     assert guard.available == sandbox.predev.balance
 
 
-def test_the_transport_behind_may_be_any(predev: Guard, sandbox: Sandbox) -> None:
-    """One whose reply is there as a whole, too."""
-    behind = httpx.MockTransport(lambda _: httpx.Response(200, json={"creditsUsed": 4}))
-    with httpx.Client(transport=GuardTransport(predev, transport=behind)) as client:
-        client.post(f"{sandbox.url}/fast-spec")
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "to be read either way"])
+async def test_the_transport_behind_may_be_any(
+    web: Web, predev: Guard, sandbox: Sandbox, whole: bool
+) -> None:
+    """One whose reply is there already, or can be read by both kinds of clients."""
+
+    def answer(_: Any) -> Any:
+        stream = web.library.ByteStream(b'{"creditsUsed": 4}')
+        return web.library.Response(
+            200, **({"content": b"".join(stream)} if whole else {"stream": stream})
+        )
+
+    await web.open(predev, transport=web.library.MockTransport(answer))
+    reply = await web.send("POST", f"{sandbox.url}/fast-spec")
+    assert reply.json() == {"creditsUsed": 4}
     assert predev.available == 96
+
+
+async def test_a_request_may_be_of_a_class_of_ones_own(
+    web: Web, predev: Guard, sandbox: Sandbox
+) -> None:
+    """It is of its library all the same."""
+    await web.open(predev, key=KEY)
+    own = type("Own", (web.library.Request,), {"__module__": __name__})
+    request = own("POST", f"{sandbox.url}/fast-spec", json=SPEC, headers=web.client.headers)
+    reply = web.client.send(request)
+    reply = await reply if web.awaiting else reply
+    assert predev.available == 100 - Decimal(str(reply.json()["creditsUsed"]))
+
+
+def test_a_small_body_may_be_large_once_it_is_unpacked() -> None:
+    """No more of it is unpacked than is kept of any body."""
+    packed = gzip.compress(b" " * 5_000_000)
+    told: list[tuple[bool, bytes | None]] = []
+    response = httpx.Response(
+        200, headers={"content-encoding": "gzip"}, stream=httpx.ByteStream(packed)
+    )
+    with closing(watched(response, httpx, lambda *end: told.append(end), 4_000_000)) as reply:
+        assert b"".join(reply.iter_raw()) == packed
+    assert told == [(True, None)]
+
+
+def test_two_first_requests_at_once_wait_for_nothing_of_each_other(
+    predev: Guard, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fork in the middle of the first one would leave a lock locked for ever."""
+    begun, go_on = threading.Event(), threading.Event()
+    plain = httpx.HTTPTransport
+
+    def slow() -> httpx.HTTPTransport:
+        if not begun.is_set():
+            begun.set()
+            go_on.wait(20)
+        return plain()
+
+    monkeypatch.setattr(httpx, "HTTPTransport", slow)
+    with (
+        httpx.Client(transport=GuardTransport(predev)) as client,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        url = f"{sandbox.url}/credits-balance"
+        first = threads.submit(client.get, url)
+        assert begun.wait(20)
+        try:
+            assert threads.submit(client.get, url).result(10).status_code == 401
+        finally:
+            go_on.set()
+        assert first.result(20).status_code == 401
 
 
 def test_a_base_url_with_a_path(clock: HandClock) -> None:
@@ -587,7 +733,26 @@ def test_a_base_url_with_a_path(clock: HandClock) -> None:
         ({}, TypeError, "pass prices="),
         ({"prices": {("POST", "/work"): 10}}, TypeError, "pass base_url="),
         ({"prices": {("POST", "/work"): {"min": 1, "slots": 1}}}, TypeError, "slots|base_url"),
+        (
+            {
+                "prices": {("POST", "/work"): {"min": 1, "actual": len}},
+                "base_url": "https://a.example",
+            },
+            TypeError,
+            "actual",
+        ),
+        (
+            {
+                "prices": {("POST", "/work"): {"min": 1, "release_on": OSError}},
+                "base_url": "https://a.example",
+            },
+            TypeError,
+            "release_on",
+        ),
+        ({"prices": {}, "base_url": "https://a.example"}, ValueError, "prices names no request"),
         ({"on_refusal": "stop"}, ValueError, "'answer' or 'raise'"),
+        ({"transport": httpx.AsyncHTTPTransport()}, TypeError, "handle_request"),
+        ({"transport": httpx.HTTPTransport}, TypeError, "takes an object"),
     ],
 )
 def test_what_a_transport_cannot_be_made_of(
@@ -596,6 +761,33 @@ def test_what_a_transport_cannot_be_made_of(
     """It says so when it is made."""
     with pytest.raises(problem, match=words):
         GuardTransport(Guard(FakeProvider(100)), **options)
+
+
+def test_a_price_that_cannot_be_is_named(clock: HandClock) -> None:
+    """Among many, it says which."""
+    prices: Any = {("POST", "/a"): 1, ("POST", "/b"): "much"}
+    with pytest.raises(ValueError, match="not a number") as said:
+        GuardTransport(Guard(FakeProvider(100)), prices=prices, base_url="https://a.example")
+    assert said.value.__notes__ == ["in the price of POST /b"]
+
+
+def test_a_plain_client_over_the_awaiting_transport(predev: Guard, sandbox: Sandbox) -> None:
+    """It says which transport goes with which, in a block or without."""
+    transport: Any = AsyncGuardTransport(predev)
+    with pytest.raises(AttributeError, match=OTHER_KIND):
+        httpx.Client(transport=transport).post(f"{sandbox.url}/fast-spec", json=SPEC)
+    with pytest.raises(AttributeError, match=OTHER_KIND), httpx.Client(transport=transport):
+        raise AssertionError
+
+
+async def test_an_awaiting_client_over_the_plain_transport(predev: Guard, sandbox: Sandbox) -> None:
+    """The same the other way round."""
+    transport: Any = GuardTransport(predev)
+    with pytest.raises(AttributeError, match=OTHER_KIND):
+        await httpx.AsyncClient(transport=transport).post(f"{sandbox.url}/fast-spec", json=SPEC)
+    with pytest.raises(AttributeError, match=OTHER_KIND):
+        async with httpx.AsyncClient(transport=transport):
+            raise AssertionError
 
 
 def test_a_guard_is_wanted(clock: HandClock) -> None:
