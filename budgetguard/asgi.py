@@ -4,16 +4,14 @@
 endpoint. Nothing here needs a framework, until `require` is called.
 """
 
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from budgetguard import problem
 from budgetguard.credits import Amount
 from budgetguard.decorator import require_credits
-from budgetguard.errors import HoldClosed
+from budgetguard.exchange import EXCHANGE, Exchange, Receive, Scope, Send
 from budgetguard.hold import Hold
 from budgetguard.routes import Routes
 
@@ -21,17 +19,11 @@ if TYPE_CHECKING:
     from budgetguard.guard import Guard
     from budgetguard.requirement import Requirement
 
-Message: TypeAlias = MutableMapping[str, Any]
-Scope: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 Price: TypeAlias = Amount | Mapping[str, Any] | Callable[[Scope], Amount | None]
 
 HOLD = "budgetguard.hold"
 """Where in the scope a guarded request's Hold is."""
-EXCHANGE = "budgetguard.exchange"
-"""Where in the scope is told how the response to an HTTP request went."""
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {
@@ -47,13 +39,9 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 """What an endpoint behind `require` may answer besides its own: for FastAPI's `responses=`."""
 
-_SERVER_ERROR = 500
 _POLICY_VIOLATION = 1008
 # The longest reason that a websocket's close frame can carry (RFC 6455, 5.5).
 _REASON = 123
-# More than servers queue up for an app that has not read its request's body; hypercorn: 10.
-_AHEAD = 16
-_BODIES = ("http.response.body", "http.response.zerocopysend")
 
 
 class GuardMiddleware:
@@ -66,16 +54,18 @@ class GuardMiddleware:
     of several rules that do, the first decides. `guard` is a Guard, or a callable given the scope
     that returns one; default is that of `require_credits`.
 
-    Matched is the path below `root_path`, as Starlette routes it, else the whole path, else the raw
-    one, so a rule holds for an app that is mounted, too. A rule for GET holds for HEAD, and `*` for
-    every method, a browser's OPTIONS before a request to another origin included. What an app
-    routes by anything else, such as a method in a header, needs a rule for the path it comes by.
+    Matched is the path below `root_path`, as Starlette routes it, or as a whole, so a rule holds
+    for an app that is mounted, too; where neither finds a price, the raw path. A rule for GET holds
+    for HEAD, unless HEAD has one of its own for the same path, and `*` for every method, a browser's
+    OPTIONS before a request to another origin included. What an app routes by anything else, such
+    as a method in a header, needs a rule for the path it comes by.
 
     A request is admitted before the app is called and any of its body is read. A refused one is
-    answered with a problem document (RFC 9457) of status 402, 429 or 503, `Retry-After` included; a
-    refused websocket likewise where the server supports that, else it is closed with code 1008. So is
-    a refusal answered that the app lets through before its response began. The document says what is
-    lacking, the account's balance included.
+    answered with a problem document (RFC 9457) of status 402, 429 or 503, with `Retry-After` where
+    waiting may help; a refused websocket likewise where the server supports that, else it is closed
+    with code 1008. So is a refusal answered that the app lets through before it began to respond to
+    a request. The document says what is lacking, the account's balance included. Middleware that
+    adds headers to responses, such as those of CORS, is to be added after this one, around it.
 
     The hold is at `scope["budgetguard.hold"]`, for the app to settle, release or charge. It ends
     when the app returns, after background tasks, if not before:
@@ -85,8 +75,8 @@ class GuardMiddleware:
       it was not, say so: `release()`.
     - kept, where the app raised or was cancelled, answered 500 or above, or did not complete its
       response, or where the client had gone by then. A server may leave the app without a word of
-      that; so before a response's last part is sent, it is asked. Under trio only what the app
-      heard itself counts.
+      that; so before a response's last part is sent, it is asked. Under trio, and inside a
+      BaseHTTPMiddleware of Starlette's, only what the app heard itself counts.
 
     Without `rules` it guards nothing, answers refusals from within the app, and tells `require` how
     responses went. Lifespan and other scopes pass untouched. A callable that raises lets no request
@@ -114,15 +104,15 @@ class GuardMiddleware:
         else:
             await self._app(scope, receive, send)
 
-    async def _respond(self, scope: Scope, exchange: "Exchange") -> None:
+    async def _respond(self, scope: Scope, exchange: Exchange) -> None:
         inner = {**scope, EXCHANGE: exchange}
         try:
-            hold = await self._admit(scope["method"], scope)
-            if hold is None:
+            with exchange:
+                hold = await self._admit(scope["method"], scope)
+                if hold is not None:
+                    exchange.watch(hold)
+                    inner[HOLD] = hold
                 await self._app(inner, exchange.receive, exchange.send)
-                return
-            with exchange.watch(hold):
-                await self._app({**inner, HOLD: hold}, exchange.receive, exchange.send)
         except problem.REFUSALS as error:
             if exchange.status is not None:
                 raise
@@ -146,7 +136,7 @@ class GuardMiddleware:
             await self._app({**scope, HOLD: hold}, receive, send)
 
     async def _admit(self, method: str, scope: Scope) -> Hold | None:
-        found = (self._routes.find(method, path) for path in _paths(scope))
+        found = (self._routes.find(method, *paths) for paths in _readings(scope))
         requirement = next((each for each in found if each is not None), None)
         if requirement is None:
             return None
@@ -154,78 +144,6 @@ class GuardMiddleware:
             return await requirement.aopen(args=(scope,))
         except _Free:
             return None
-
-
-class Exchange:
-    """One HTTP request and how the response to it goes, as seen between a server and its app."""
-
-    def __init__(self, receive: Receive, send: Send) -> None:
-        self.status: int | None = None
-        self._receive = receive
-        self._send = send
-        self._ahead: deque[Message] = deque()
-        self._receiving = 0
-        self._watched = False
-        self._complete = False
-        self._lost = False
-
-    @contextmanager
-    def watch(self, hold: Hold) -> Iterator[None]:
-        """A block in which the app responds: ends the hold after it, if the app has not."""
-        self._watched = True
-        with hold:
-            yield
-            if self._lost or not self._complete or (self.status or 0) >= _SERVER_ERROR:
-                with suppress(HoldClosed):
-                    hold.keep()
-
-    async def receive(self) -> Message:
-        """What the app receives."""
-        if self._ahead:
-            return self._ahead.popleft()
-        self._receiving += 1
-        try:
-            message = await self._receive()
-        finally:
-            self._receiving -= 1
-        self._note(message)
-        return message
-
-    async def send(self, message: Message) -> None:
-        """What the app sends."""
-        kind = message["type"]
-        if kind == "http.response.start":
-            self.status = message["status"]
-        elif kind == "http.response.pathsend" or (
-            kind in _BODIES and not message.get("more_body", False)
-        ):
-            if self._watched and not self._receiving:
-                await self._look()
-            # Before it is sent: from then on servers say that the client has gone, and mean that
-            # there is nothing more to receive.
-            self._complete = True
-        try:
-            await self._send(message)
-        except BaseException:
-            self._lost = True
-            raise
-
-    async def _look(self) -> None:
-        """Receive what is there already, to be handed to the app when it asks."""
-        from anyio import CancelScope
-
-        with CancelScope() as scope:
-            scope.cancel()
-            for _ in range(_AHEAD):
-                message = await self._receive()
-                self._ahead.append(message)
-                self._note(message)
-                if self._lost:
-                    break
-
-    def _note(self, message: Message) -> None:
-        if message["type"] == "http.disconnect" and not self._complete:
-            self._lost = True
 
 
 def require(
@@ -321,7 +239,11 @@ def _requirement(
         msg = "actual= is given a function's result, and a request has none: use hold.settle(cost)"
         raise TypeError(msg)
     name = " ".join(map(str, key)) if isinstance(key, tuple) else str(key)
-    return require_credits(**{"guard": guard, "name": name, **terms})
+    try:
+        return require_credits(**{"guard": guard, "name": name, **terms})
+    except (TypeError, ValueError) as error:
+        error.add_note(f"in the rule for {name}")
+        raise
 
 
 def _priced(price: Callable[[Scope], Amount | None]) -> Callable[[Scope], Amount]:
@@ -340,14 +262,14 @@ def _priced(price: Callable[[Scope], Amount | None]) -> Callable[[Scope], Amount
     return cost
 
 
-def _paths(scope: Scope) -> Iterator[str]:
-    """The paths that an app may route by, the likeliest first."""
+def _readings(scope: Scope) -> Iterator[list[str]]:
+    """The paths that an app may route by, below its root and as a whole: decoded, then raw."""
     root = scope.get("root_path", "").rstrip("/")
-    for path in (scope["path"], (scope.get("raw_path") or b"").decode("latin-1")):
-        if root and path.startswith(root) and path[len(root) :][:1] in {"", "/"}:
-            yield path[len(root) :]
-        if path:
-            yield path
+    raw = (scope.get("raw_path") or b"").decode("latin-1")
+    for path in dict.fromkeys((scope["path"], raw or scope["path"])):
+        below = path[len(root) :]
+        is_below = root and path.startswith(root) and below[:1] in {"", "/"}
+        yield [below, path] if is_below else [path]
 
 
 async def _answer(send: Send, prefix: str, error: problem.Refusal, *, bare: bool = False) -> None:

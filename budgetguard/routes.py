@@ -3,20 +3,21 @@
 A path is read twice. Exactly: as it came, percent-encoding undone by whoever received it, with an
 empty segment for each doubled or trailing slash. Then loosely, as a lenient router might take it:
 decoded until nothing is left to decode, an authority in front of it dropped, empty segments
-dropped, `.` and `..` resolved, and upper case like lower case; a HEAD is then taken for a GET, too.
-The exact reading decides where it has a value, else the loose one. So `/deep%2Dspec` and
-`//deep-spec` find what `/deep-spec` finds; and a pattern whose value is None lets a request pass
-only where no reading of it finds a value.
+dropped, `.` and `..` resolved, and upper case like lower case. The exact reading decides where it
+has a value, else the loose one. So `/deep%2Dspec` and `//deep-spec` find what `/deep-spec` finds;
+and a pattern whose value is None lets a request pass only where no reading of it finds a value.
 """
 
 import re
 from collections.abc import Mapping
-from typing import Generic, TypeVar
+from http import HTTPMethod
+from typing import Generic, TypeAlias, TypeVar
 from urllib.parse import unquote
 
 V = TypeVar("V")
+_Rule: TypeAlias = tuple[frozenset[str], tuple[str, ...], V]
 
-_METHOD = re.compile(r"[A-Za-z][A-Za-z-]*")
+_METHODS = (*HTTPMethod, "QUERY", "WEBSOCKET", "*")
 _ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
 _AUTHORITY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]*")
 
@@ -24,11 +25,12 @@ _AUTHORITY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]*")
 class Routes(Generic[V]):
     """Values by `(method, path pattern)`; the first key that a request matches decides.
 
-    A method is one of HTTP, in any case, `"WEBSOCKET"`, or `"*"` for all of these. A pattern is a
+    A method is one of HTTP, in any case, `"WEBSOCKET"`, or `"*"` for all of these and any other.
+    One for GET holds for HEAD, too, unless a key of the same pattern is for HEAD. A pattern is a
     decoded path that starts with a slash. `*` stands in it for one segment that is not empty, and a
     last `**` for any rest, also for none.
 
-    Raises TypeError for keys that are no pairs of str. Raises ValueError for what is no method, for
+    Raises TypeError for keys that are no pairs of str. Raises ValueError for unknown methods, for
     two keys that mean the same, and for patterns that could not match as they seem to: relative
     ones, `{name}` or `**` inside, a `*` that is a part of a segment, `.` or `..`, a doubled slash,
     percent-encoding, a query.
@@ -43,28 +45,35 @@ class Routes(Generic[V]):
                 msg = f"{method} {path} is there twice"
                 raise ValueError(msg)
             exact[rule] = value
-        self._exact = [(method, pattern, value) for (method, pattern), value in exact.items()]
-        self._loose = [(method, _plain(pattern), value) for method, pattern, value in self._exact]
+        self._exact = [
+            (_methods(method, alone=("HEAD", pattern) in exact), pattern, value)
+            for (method, pattern), value in exact.items()
+        ]
+        self._loose = [(methods, _plain(pattern), value) for methods, pattern, value in self._exact]
 
-    def find(self, method: str, path: str) -> V | None:
+    def find(self, method: str, *paths: str) -> V | None:
         """The value for a request; None where no key matches, or one whose value is None.
 
-        `path` is without its query. It may be percent-encoded: a decoded one is matched exactly,
-        an encoded one loosely.
+        `paths` are what its path may mean, one or several, all without the query: a key matches if
+        it matches one of them. Decoded ones are matched exactly, percent-encoded ones loosely.
         """
         method = method.upper()
-        found = _first(self._exact, {method}, _segments(path))
+        # A router's `$` overlooks a newline at the end (Starlette 1.10).
+        exact = [_segments(path.removesuffix("\n")) for path in paths]
+        found = _first(self._exact, method, exact)
         if found is not None:
             return found
-        methods = {method, "GET"} if method == "HEAD" else {method}
-        return _first(self._loose, methods, _plain(_segments(_decoded(path))))
+        return _first(self._loose, method, [_plain(_segments(_decoded(path))) for path in paths])
 
 
-def _first(
-    rules: list[tuple[str, tuple[str, ...], V]], methods: set[str], segments: tuple[str, ...]
-) -> V | None:
-    for method, pattern, value in rules:
-        if (method == "*" or method in methods) and _matches(pattern, segments):
+def _methods(method: str, *, alone: bool) -> frozenset[str]:
+    """The methods that a key for one holds for."""
+    return frozenset({"GET", "HEAD"} if method == "GET" and not alone else {method})
+
+
+def _first(rules: list[_Rule[V]], method: str, paths: list[tuple[str, ...]]) -> V | None:
+    for methods, pattern, value in rules:
+        if not methods.isdisjoint({method, "*"}) and any(_matches(pattern, path) for path in paths):
             return value
     return None
 
@@ -110,8 +119,8 @@ def _pair(key: object) -> tuple[str, str]:
 
 
 def _checked_method(method: str) -> str:
-    if method != "*" and not _METHOD.fullmatch(method):
-        msg = f"{method!r} is no method: write POST, WEBSOCKET or *"
+    if method.upper() not in _METHODS:
+        msg = f"{method!r} is no method: write * for any, or one of {', '.join(_METHODS[:-1])}"
         raise ValueError(msg)
     return method.upper()
 

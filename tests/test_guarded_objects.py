@@ -151,6 +151,21 @@ def test_the_object_itself_is_left_as_it_is(guard: Guard) -> None:
     assert own.calls == ["from inside", "unguarded"]
 
 
+@pytest.mark.parametrize("name", ["spec", "sessions"])
+def test_what_is_guarded_cannot_be_replaced(client: Client, name: str) -> None:
+    """A stand-in, of a test, would be set behind it, and the real method be called all the same."""
+    with pytest.raises(AttributeError, match=f"{name} is guarded: replace it in the object itself"):
+        setattr(client, name, lambda prompt: prompt)
+    assert client.spec("one")["prompt"] == "one"
+
+
+def test_an_error_in_a_cost_says_whose(guard: Guard) -> None:
+    """Of many prices, the wrong one is named."""
+    with pytest.raises(ValueError, match="min is not a number") as said:
+        guarded(Client(), guard, {"spec": 1, "sessions.create": "much"})
+    assert said.value.__notes__ == ["in the cost of Client.sessions.create"]
+
+
 def test_a_block_gets_the_guarded_object(client: Client) -> None:
     """The one behind it has no guard, so it is not handed out."""
     with client as inside:
@@ -191,6 +206,13 @@ def test_a_class_is_no_object(guard: Guard) -> None:
     """Its instances would not be guarded."""
     with pytest.raises(TypeError, match="not the class Client"):
         guarded(Client, guard, {"spec": 1})
+
+
+def test_what_is_no_guard() -> None:
+    """Arguments in another order are told from a guard."""
+    provider: Any = FakeProvider(100)
+    with pytest.raises(TypeError, match="guard takes a Guard, not FakeProvider"):
+        guarded(Client(), provider, {"spec": 1})
 
 
 def test_a_real_sdk() -> None:

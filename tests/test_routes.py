@@ -78,7 +78,33 @@ def test_head_counts_as_get() -> None:
     """A router answers HEAD by the endpoint for GET; a key for HEAD goes first."""
     assert ROUTES.find("HEAD", "/specs/7") == 2
     assert Routes({("GET", "/a"): 1, ("HEAD", "/a"): 2}).find("head", "/a") == 2
+    assert Routes({("GET", "/a"): 1, ("HEAD", "/a"): None}).find("head", "/a") is None
     assert Routes({("HEAD", "/a"): 2}).find("GET", "/a") is None
+
+
+def test_head_costs_what_get_costs_where_a_later_key_is_cheaper() -> None:
+    """A key for all that comes after does not make HEAD the cheap way to an endpoint."""
+    routes = Routes({("GET", "/deep-spec"): 50, ("GET", "/health"): None, ("*", "/**"): 1})
+    assert routes.find("HEAD", "/deep-spec") == 50
+    assert routes.find("HEAD", "/health") is None
+    assert routes.find("HEAD", "/other") == 1
+
+
+def test_a_newline_at_the_end() -> None:
+    """A router by regular expressions takes it for the path without, so it costs that at least."""
+    routes = Routes({("POST", "/deep-spec"): 50, ("GET", "/health"): None, ("*", "/**"): 1})
+    assert routes.find("POST", "/deep-spec\n") == 50
+    assert routes.find("POST", "/deep-spec\n\n") == 1
+    assert routes.find("GET", "/health\n") == 1
+
+
+def test_several_readings_of_one_path() -> None:
+    """The first key that any of them matches decides, be it an exception."""
+    routes = Routes({("GET", "/health"): None, ("POST", "/api/spec"): 50, ("*", "/**"): 1})
+    assert routes.find("GET", "/health", "/api/health") is None
+    assert routes.find("POST", "/spec", "/api/spec") == 50
+    assert routes.find("POST", "/brief", "/api/brief") == 1
+    assert routes.find("POST", "/brief", "/api//Spec") == 1
 
 
 def test_an_exception_holds_only_where_no_reading_has_a_value() -> None:
@@ -87,7 +113,7 @@ def test_an_exception_holds_only_where_no_reading_has_a_value() -> None:
     assert routes.find("GET", "/specs/status") is None
     for path in ("/specs//status", "/specs/status/", "/specs/%73tatus", "/specs/./status"):
         assert routes.find("GET", path) == 50
-    assert routes.find("HEAD", "/specs/status") == 50
+    assert routes.find("POST", "/specs/status") == 50
 
 
 @pytest.mark.parametrize(
@@ -105,6 +131,7 @@ def test_keys_that_are_none(key: Any) -> None:
         ("", "/a", "is no method"),
         ("/a", "POST", "is no method"),
         ("PO ST", "/a", "is no method"),
+        ("PSOT", "/a", "'PSOT' is no method: write .* for any, or one of .*POST"),
         ("POST", "", "starts with a slash"),
         ("POST", "a", "starts with a slash"),
         ("POST", "**", "starts with a slash"),

@@ -10,8 +10,9 @@ from fastapi.exception_handlers import http_exception_handler
 from fastapi.requests import HTTPConnection
 
 from budgetguard import problem
-from budgetguard.asgi import EXCHANGE, answers_websockets, closing
+from budgetguard.asgi import answers_websockets, closing
 from budgetguard.errors import HoldClosed
+from budgetguard.exchange import EXCHANGE, Exchange
 from budgetguard.hold import Hold
 
 if TYPE_CHECKING:
@@ -36,15 +37,19 @@ def dependency(requirement: "Requirement") -> Callable[[HTTPConnection], AsyncIt
             hold = await requirement.aopen(_operation(scope), (scope,))
         except problem.REFUSALS as error:
             raise _refusal(scope, error) from error
-        if EXCHANGE in scope:
-            with scope[EXCHANGE].watch(hold):
-                yield hold
-            return
-        with hold:
+        exchange: Exchange | None = scope.get(EXCHANGE)
+        if exchange is not None:
+            exchange.watch(hold)
+        try:
             yield hold
+        except BaseException as error:
+            hold.finish(error)
+            raise
+        if exchange is None:
             if not _is_done(scope):
                 with suppress(HoldClosed):
                     hold.keep()
+            hold.finish(None)
 
     return credits
 

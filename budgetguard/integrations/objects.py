@@ -2,14 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import wrapt
 
 from budgetguard.credits import Amount
-
-if TYPE_CHECKING:
-    from budgetguard.guard import Guard
+from budgetguard.guard import Guard, check_guard
 
 T = TypeVar("T")
 Cost: TypeAlias = Amount | Callable[..., Amount] | Mapping[str, Any]
@@ -25,11 +23,13 @@ def guarded(obj: T, guard: "Guard", costs: Mapping[str, Cost]) -> T:
     The object itself is left as it is. Guarded is what is called through the result and under these
     names: not what the object's own methods call inside, nor objects that they return. A method that
     calls a priced one is to be priced instead of it, or a call is refused at two places. The result is
-    an instance of the object's class, to `isinstance`; it cannot be pickled or copied.
+    an instance of the object's class, to `isinstance`; it cannot be pickled, copied or called, nor what
+    is guarded be replaced in it: replace that in the object, and guard it then.
 
-    Raises AttributeError where the object has no such method, TypeError for what is no method, and
-    TypeError or ValueError for a cost that cannot be.
+    Raises AttributeError where the object has no such method, TypeError for what is no method or no
+    guard, and TypeError or ValueError for a cost that cannot be.
     """
+    check_guard(guard)
     if isinstance(obj, type):
         msg = f"guarded() takes an object, not the class {obj.__name__}: make one first"
         raise TypeError(msg)
@@ -69,6 +69,13 @@ class Guarded(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
         here = self._self_here
         return here[name] if name in here else super().__getattr__(name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # It would be set on the object behind, and the method that was priced be called all the same.
+        if not name.startswith("_self_") and name in self._self_here:
+            msg = f"{name} is guarded: replace it in the object itself, and guard that"
+            raise AttributeError(msg)
+        super().__setattr__(name, value)
+
     def __enter__(self) -> Any:
         return self._self_or(type(self.__wrapped__).__enter__(self.__wrapped__))
 
@@ -84,6 +91,13 @@ class Guarded(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
     def _self_or(self, entered: Any) -> Any:
         """Hand out the guarded object where a block is given the one behind it."""
         return self if entered is self.__wrapped__ else entered
+
+
+def check_unguarded(obj: object) -> None:
+    """Raise TypeError for what is guarded already: a call would be held twice."""
+    if isinstance(obj, Guarded):
+        msg = f"this {obj.__class__.__name__} is guarded already: pass the object itself"
+        raise TypeError(msg)
 
 
 def _part(wrapped: Any, name: str, path: str) -> Any:
@@ -102,4 +116,8 @@ def _method(method: Any, guard: "Guard", cost: Cost, path: str) -> Any:
         msg = f"{path} is no method, but {type(method).__name__}"
         raise TypeError(msg)
     terms: Mapping[str, Any] = cost if isinstance(cost, Mapping) else {"min": cost}
-    return guard.require_credits(**{"name": path, **terms})(method)
+    try:
+        return guard.require_credits(**{"name": path, **terms})(method)
+    except (TypeError, ValueError) as error:
+        error.add_note(f"in the cost of {path}")
+        raise

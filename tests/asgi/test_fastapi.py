@@ -8,7 +8,7 @@ import anyio
 import httpx
 import jsonschema
 import pytest
-from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, WebSocket
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, HTTPException, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -153,6 +153,84 @@ class TestByHand:
 
         assert answer(await call(app))[0] == 422
         assert told.kinds() == ["admitted", end]
+
+    @pytest.mark.parametrize("status", [200, 404, 500])
+    async def test_middleware_that_holds_the_response_back(
+        self, guard: Guard, told: Any, call: Any, status: int
+    ) -> None:
+        """It is sent when the dependency's block has long ended, and decides all the same."""
+
+        def late(app: Any) -> Any:
+            async def late(scope: Any, receive: Any, send: Any) -> None:
+                messages: list[Any] = []
+
+                async def collect(message: Any) -> None:
+                    messages.append(message)
+
+                await app(scope, receive, collect)
+                assert told.kinds() == ["admitted"]
+                for message in messages:
+                    await send(message)
+
+            return late
+
+        app = FastAPI()
+        app.add_middleware(late)
+        app.add_middleware(GuardMiddleware)
+
+        @app.get("/paid", dependencies=[Depends(require(guard, min=10), scope="function")])
+        async def paid() -> PlainTextResponse:
+            return PlainTextResponse("done", status)
+
+        await call(app)
+        assert told.kinds() == ["admitted", "kept" if status == 500 else "settled"]
+
+    async def test_what_breaks_after_the_endpoint(
+        self, guard: Guard, told: Any, make_call: Any, scope: Any
+    ) -> None:
+        """Middleware that fails over a response that it was given leaves the hold kept."""
+
+        def broken(app: Any) -> Any:
+            async def broken(scope: Any, receive: Any, send: Any) -> None:
+                await app(scope, receive, send)
+                raise ValueError
+
+            return broken
+
+        app = FastAPI()
+        app.add_middleware(broken)
+        app.add_middleware(GuardMiddleware)
+
+        @app.get("/paid", dependencies=[Depends(require(guard, min=10))])
+        async def paid() -> dict[str, int]:
+            return {}
+
+        with pytest.raises(ValueError):  # noqa: PT011
+            await make_call(app, scope()).run()
+        assert told.kinds() == ["admitted", "kept"]
+
+    async def test_in_a_dependency_of_a_router_and_overridden(
+        self, app: FastAPI, guard: Guard, told: Any, call: Any
+    ) -> None:
+        """Another dependency may need it, and a test puts another in its place."""
+        credits = require(guard, min=10, name="spec")
+
+        def budget(hold: Annotated[Hold, Depends(credits)]) -> str:
+            return f"{hold.amount} for {hold.operation}"
+
+        router = APIRouter(dependencies=[Depends(budget)])
+
+        @router.get("/paid")
+        async def paid(given: Annotated[str, Depends(budget)]) -> dict[str, str]:
+            return {"given": given}
+
+        app.include_router(router)
+        assert answer(await call(app))[2] == {"given": "10 for spec"}
+        assert told.kinds() == ["admitted", "settled"]
+        app.dependency_overrides[budget] = lambda: "nothing"
+        app.dependency_overrides[credits] = lambda: None
+        assert answer(await call(app))[2] == {"given": "nothing"}
+        assert told.kinds() == ["admitted", "settled"]
 
     async def test_used_twice_in_one_request(
         self, app: FastAPI, guard: Guard, told: Any, call: Any

@@ -34,6 +34,7 @@ from budgetguard import (
     Guard,
     GuardPool,
     InsufficientCredits,
+    InvalidCredentials,
     set_active,
     set_default_guard,
 )
@@ -247,6 +248,18 @@ class TestByHand:
         assert done.sent == [START, LAST]
         assert told.kinds() == ["admitted", "settled"]
 
+    async def test_a_server_that_cannot_be_asked(self, guard: Guard, told: Any, call: Any) -> None:
+        """What receiving early raises, the app did not ask for: its response goes on."""
+
+        async def outer(scope: Any, _: Any, send: Any) -> None:
+            async def receive() -> Any:
+                raise ValueError
+
+            await GuardMiddleware(sending(START, LAST), guard, RULES)(scope, receive, send)
+
+        assert (await call(outer)).sent == [START, LAST]
+        assert told.kinds() == ["admitted", "kept"]
+
     async def test_an_app_that_listens_meanwhile(self, guard: Guard, told: Any, call: Any) -> None:
         """Where the app is receiving itself, nobody else does."""
 
@@ -386,10 +399,37 @@ class TestByHand:
         provider.failure = ConnectionError("no route")
         middleware = GuardMiddleware(sending(), Guard(provider), RULES)
         with anyio.fail_after(20):
-            document, _ = problem(await _while_turning(clock, call(middleware)))
+            document, headers = problem(await _while_turning(clock, call(middleware)))
         assert document["status"] == 503
         assert document["type"] == "urn:budgetguard:balance-unavailable"
         assert document["provider"] == "fake"
+        assert int(headers["retry-after"]) >= 1
+
+    async def test_when_to_come_again_is_never_at_once(self, clock: Any, call: Any) -> None:
+        """A client that is told 0 seconds would ask in a tight loop."""
+        guard = Guard(FakeProvider(100, max_concurrency=1), recheck_after=0)
+        async with guard.require_credits(slots=1):
+            paid = {("*", "/paid"): {"slots": 1}}
+            document, headers = problem(await call(GuardMiddleware(sending(), guard, paid)))
+        assert document["retry_after"] == 0
+        assert headers["retry-after"] == "1"
+
+    async def test_a_key_that_is_wrong(self, clock: Any, call: Any) -> None:
+        """To wait does not help: nobody is told to."""
+
+        class Denying:
+            name = "denying"
+
+            async def fetch(self, _: Any) -> Any:
+                raise InvalidCredentials(provider="denying", reason="it answered 401")
+
+        refusal = await call(GuardMiddleware(sending(), Guard(Denying()), RULES))
+        document, headers = problem(refusal)
+        assert document["status"] == 503
+        assert "it answered 401" in document["detail"]
+        assert not document["retryable"]
+        assert "retry-after" not in headers
+        assert "retry_after" not in document
 
     async def test_a_refused_head_has_no_body(self, guard: Guard, call: Any, scope: Any) -> None:
         """It has the headers that a GET would have."""
@@ -433,6 +473,8 @@ class TestByHand:
             ("/other", {"raw_path": b"/paid"}),
             ("/api/other", {"raw_path": b"/api/%70aid", "root_path": "/api"}),
             ("/paid", {"raw_path": None}),
+            ("/paid\n", {}),
+            ("/api/paid\n", {"root_path": "/api"}),
         ],
     )
     async def test_whatever_way_the_path_comes(
@@ -446,6 +488,23 @@ class TestByHand:
         """For a router that splits the raw path, a slash that is encoded is within a segment."""
         own = scope("/items/a/b", raw_path=b"/items/a%2Fb")
         await call(GuardMiddleware(sending(START, LAST), guard, {("*", "/items/*"): 10}), own)
+        assert told.kinds() == ["admitted", "settled"]
+
+    @pytest.mark.parametrize("root_path", ["", "/api"])
+    async def test_an_exception_before_a_rule_for_all(
+        self, guard: Guard, told: Any, call: Any, scope: Any, root_path: str
+    ) -> None:
+        """It holds for an app that is mounted, too, and lets nothing else pass."""
+        rules: Any = {("GET", "/health"): None, ("*", "/**"): 10}
+        middleware = GuardMiddleware(sending(START, LAST), guard, rules)
+        for path in ("/health", "/spec", "/health/", "/%68ealth/"):
+            await call(middleware, scope(root_path + path, root_path=root_path))
+        assert told.kinds() == ["admitted", "settled"] * 3
+
+    async def test_no_path_at_all(self, guard: Guard, told: Any, call: Any, scope: Any) -> None:
+        """A gateway may write the root as nothing."""
+        middleware = GuardMiddleware(sending(START, LAST), guard, {("*", "/**"): 10})
+        await call(middleware, scope("", raw_path=b""))
         assert told.kinds() == ["admitted", "settled"]
 
     @pytest.mark.parametrize(
@@ -607,6 +666,7 @@ async def _while_turning(clock: Any, work: Any) -> Any:
         ({}, ValueError),
         ({"POST /paid": 10}, TypeError),
         ({("POST", "paid"): 10}, ValueError),
+        ({("PSOT", "/paid"): 10}, ValueError),
         ({("POST", "/paid"): -1}, ValueError),
         ({("POST", "/paid"): True}, TypeError),
         ({("POST", "/paid"): []}, TypeError),
@@ -622,11 +682,14 @@ def test_rules_that_cannot_be(guard: Guard, rules: Any, error: type[Exception]) 
 
 
 def test_a_cost_that_would_have_to_be_awaited(guard: Guard) -> None:
-    """A coroutine function as a cost is refused, and so is a guard without rules."""
+    """A coroutine function as a cost is refused, as is a guard without rules; errors say whose."""
 
     async def cost(scope: Any) -> int:
         return 1
 
+    with pytest.raises(ValueError, match="must not be negative") as said:
+        GuardMiddleware(sending(), guard, {("POST", "/paid"): 1, ("GET", "/paid"): -1})
+    assert said.value.__notes__ == ["in the rule for GET /paid"]
     with pytest.raises(TypeError, match="coroutine function"):
         GuardMiddleware(sending(), guard, {("POST", "/paid"): cost})  # type: ignore[dict-item]
     with pytest.raises(TypeError, match="guards nothing"):
@@ -682,8 +745,12 @@ class TestServed:
             told.wait("settled", 5)
             assert guard.available == 100 - 9 - 10 - 10 - 10 - 10
             assert told.kinds().count("admitted") == 5
+            # Starlette takes this for /paid/file.
+            assert len(client.get("/paid/file%0A").content) == 100_000
+            told.wait("settled", 6)
+            assert guard.available == 41
             # The connection is of use after a refusal whose request had a body.
-            assert guard.acquire(min=50)
+            assert guard.acquire(min=40)
             assert client.post("/paid/echo", content=b"x" * 9).status_code == 402
             assert client.get("/free").status_code == 404
 
