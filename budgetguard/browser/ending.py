@@ -11,7 +11,8 @@ from budgetguard.browser.course import Course, Patience, Tries
 from budgetguard.errors import BudgetGuardError
 
 # Words of the provider for a session that still costs, or may: "running" is on its pages, which give
-# no list (docs.anchorbrowser.io, 2026-11). After an accepted deletion, any other word is an end.
+# no list (docs.anchorbrowser.io, 2026-11). After an accepted deletion, any other word is an end; none
+# at all is no answer.
 _ALIVE = frozenset(
     {"active", "created", "idle", "pending", "queued", "running", "starting", "stopping"}
 )
@@ -31,8 +32,7 @@ class Ending:
     """What became of a session, or of one that may never have been.
 
     - `ids`: the sessions that it is about.
-    - `gone`: the provider confirmed that they are over.
-    - `accepted`: it took the deletion, whether or not it confirmed it.
+    - `gone`: the provider took the deletion and confirmed that they are over.
     - `credits_used`: as the provider gives it, whatever that is.
     - `unseen`: the provider was asked, and knows of none.
     - `reason`: what stood in the way.
@@ -40,7 +40,6 @@ class Ending:
 
     ids: tuple[str, ...]
     gone: bool
-    accepted: bool
     credits_used: Any = None
     unseen: bool = False
     reason: str = ""
@@ -73,18 +72,21 @@ def end(sessions: Any, id: str, patience: Patience) -> Course[Ending]:
             seen = (yield tries.ask(sessions.get_session, id)).data
         except Exception as error:  # noqa: BLE001  whatever the client raises is one try less
             if accepted and _status(error) == HTTPStatus.NOT_FOUND:
-                return Ending((id,), gone=True, accepted=True)
+                return Ending((id,), gone=True)
             reason = _words(error)
             if _is_final(error):
                 break
             continue
         status = getattr(seen, "status", None)
-        if str(status).lower() not in _ALIVE:
+        if status is None:
+            reason = "the provider does not say what became of it"
+        elif is_alive(status):
+            accepted = False
+            reason = f"it is {status} still"
+        else:
             used = getattr(seen, "credits_used", None)
-            return Ending((id,), gone=True, accepted=True, credits_used=used)
-        accepted = False
-        reason = f"it is {status} still"
-    return Ending((id,), gone=False, accepted=accepted, reason=reason)
+            return Ending((id,), gone=True, credits_used=used)
+    return Ending((id,), gone=False, reason=reason)
 
 
 def end_tagged(sessions: Any, tag: str, patience: Patience) -> Course[Ending]:
@@ -105,13 +107,26 @@ def end_tagged(sessions: Any, tag: str, patience: Patience) -> Course[Ending]:
             endings: list[Ending] = []
             for id in ids:
                 endings += [(yield from end(sessions, id, patience))]
-            worst = min(endings, key=lambda each: (each.gone, each.accepted))
+            worst = min(endings, key=lambda each: each.gone)
             return replace(worst, ids=tuple(ids))
         unseen, reason = True, "no session carries its tag"
-    return Ending((), gone=False, accepted=False, unseen=unseen, reason=reason)
+    return Ending((), gone=False, unseen=unseen, reason=reason)
 
 
-def never_began(error: Exception) -> bool:
+def is_alive(status: Any) -> bool:
+    """Whether the provider's word for a session's state is one of a session that may still cost."""
+    return str(status).lower() in _ALIVE
+
+
+def wants_credits(error: BaseException) -> bool:
+    """Whether the provider says that credits, or what the project may spend of them, are used up."""
+    if _status(error) == HTTPStatus.FORBIDDEN:
+        # The words are those of the API reference (2026-11): other 403 are about the key.
+        return "cost limit reached" in str(error).lower()
+    return _status(error) == HTTPStatus.PAYMENT_REQUIRED
+
+
+def never_began(error: BaseException) -> bool:
     """Whether a creation that failed in this way has certainly started no session."""
     causes = (error, error.__cause__)
     if any(isinstance(each, _UNSENT) for each in causes):
@@ -152,7 +167,7 @@ def _is_refusal(status: int) -> bool:
     return HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
 
 
-def _status(error: Exception) -> int | None:
+def _status(error: BaseException) -> int | None:
     status = getattr(error, "status_code", None)
     return status if isinstance(status, int) else None
 

@@ -113,14 +113,22 @@ class Journal:
         """All sessions written down: `"living"` where the owner lives, else an entry, locked.
 
         Leave or forget each entry before the next. A file without a whole first line is removed: its
-        session was never asked for. One that cannot be read is logged, and stays.
+        session was never asked for. One that cannot be read is logged, and stays. Raises OSError for
+        a folder that cannot be read; one that is not there is empty.
         """
-        for path in sorted(self.folder.glob(f"{_PREFIX}*{_SUFFIX}")):
+        try:
+            # Not glob, to which a folder without permission is an empty one.
+            paths = sorted(self.folder.iterdir())
+        except FileNotFoundError:
+            return
+        for path in paths:
+            if not (path.name.startswith(_PREFIX) and path.suffix == _SUFFIX):
+                continue
             try:
                 found = _claim(path)
             except FileNotFoundError:  # another reaper's, or its owner's, doing
                 continue
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RecursionError) as error:
                 logger.warning("%s is not to be read as a session's journal: %s", path, error)
                 found = "unreadable"
             if found is not None:

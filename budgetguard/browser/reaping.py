@@ -45,7 +45,7 @@ def reap(client: Any, journal: Journal, *, patience: Patience | None = None) -> 
     the work. `patience` counts for each session.
 
     Raises nothing for what the provider does; TypeError for an `AsyncAnchorbrowser`, and OSError
-    where the journal cannot be written.
+    where the journal cannot be read or written.
     """
     sessions, account = sessions_of(client, awaits=False), account_of(client)
     patience = patience or Patience()

@@ -1,5 +1,6 @@
 """One browser session: paid for before it is opened, ended whatever happens, settled at what it used."""
 
+import inspect
 import math
 import os
 import secrets
@@ -8,18 +9,25 @@ from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
-from http import HTTPStatus
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from budgetguard.browser.course import Ask, Course, Patience, arun, run
-from budgetguard.browser.ending import Ending, end, end_tagged, never_began, sessions_of
+from budgetguard.browser.ending import (
+    Ending,
+    end,
+    end_tagged,
+    never_began,
+    sessions_of,
+    wants_credits,
+)
 from budgetguard.browser.journal import Entry, Journal, Note, account_of
 from budgetguard.clock import Instant
 from budgetguard.credits import Amount, cost, exact, to_credits
 from budgetguard.durations import seconds
 from budgetguard.errors import HoldClosed
 from budgetguard.events import logger
+from budgetguard.guard import check_guard
 from budgetguard.providers.anchorbrowser import AnchorBrowser
 
 if TYPE_CHECKING:
@@ -78,6 +86,11 @@ def browser_session(
     if minutes < 1:
         msg = f"minutes must be at least 1, not {minutes}: a session without a longest life may cost anything"
         raise ValueError(msg)
+    if journal is not None and not isinstance(journal, Journal):
+        msg = f"journal takes a Journal, not {type(journal).__name__}: Journal(folder) makes one"
+        raise TypeError(msg)
+    check_guard(guard, AnchorBrowser)
+    _check(client, create)
     terms = _Terms(
         minutes,
         extra=to_credits(cost(extra, "extra")),
@@ -121,11 +134,11 @@ class BrowserSession:
         InsufficientCredits where the credits for going on are not there: leave the block then. Raises
         the SDK's errors too.
         """
-        return self._life.keep_up(self._life.look())
+        return self._life.keep_up(self._life.look(awaits=False))
 
     async def arefresh(self) -> Decimal | None:
         """`refresh`, for code that awaits."""
-        return self._life.keep_up(await self._life.look())
+        return self._life.keep_up(await self._life.look(awaits=True))
 
     def __repr__(self) -> str:
         return f"<BrowserSession {self.id}, {self.hold!r}>"
@@ -235,14 +248,14 @@ class _Life:
             self._id = _id_of(data)
             if self._entry is not None:
                 self._entry.record(self._id)
-        except Exception as error:
+        except GeneratorExit:
+            self._leave()
+            raise
+        except BaseException as error:  # a Ctrl-C while the id is written, too
             if self._id is None and never_began(error):
                 self._never_began(error)
             else:
                 yield from self.close(tag)
-            raise
-        except BaseException:
-            self._leave()
             raise
         self.is_open = True
         return BrowserSession(self, data)
@@ -266,8 +279,12 @@ class _Life:
         finally:
             self._leave()
 
-    def look(self) -> Any:
+    def look(self, *, awaits: bool) -> Any:
         """What the provider says of the session, or what has to be awaited for it."""
+        if inspect.iscoroutinefunction(self._sessions.get_session) is not awaits:
+            right = "session.refresh()" if awaits else "await session.arefresh()"
+            msg = f"this session was opened by the other kind of client: use {right}"
+            raise TypeError(msg)
         return self._sessions.get_session(self._id, timeout=self._terms.patience.each)
 
     def keep_up(self, seen: Any) -> Decimal | None:
@@ -283,7 +300,7 @@ class _Life:
         return used
 
     def _settle(self, ending: Ending) -> None:
-        if not ending.accepted:
+        if not ending.gone:
             self.hold.keep()
             return
         used = _figure(ending.credits_used)
@@ -293,8 +310,8 @@ class _Life:
             used = AnchorBrowser.BROWSER + time + beyond
         self.hold.settle(used)
 
-    def _never_began(self, error: Exception) -> None:
-        if getattr(error, "status_code", None) == HTTPStatus.PAYMENT_REQUIRED:
+    def _never_began(self, error: BaseException) -> None:
+        if wants_credits(error):
             self._guard.mark_exhausted()
         self.hold.release()
         self._forget()
@@ -351,6 +368,20 @@ def _id_of(data: Any) -> str:
         msg = "Anchor Browser answered the creation without the session's id"
         raise RuntimeError(msg)
     return id
+
+
+def _check(client: Any, create: Mapping[str, Any]) -> None:
+    """Refuse a guarded client, what `create_session` does not take, and what would undo our own."""
+    from budgetguard.integrations.objects import check_unguarded
+
+    check_unguarded(client)
+    if "timeout" in create:
+        msg = "the creation's time-out is the argument `create_within`: leave timeout out"
+        raise ValueError(msg)
+    if "session" in (create.get("extra_body") or ()):
+        msg = "extra_body would replace the session's longest life and tag: use session="
+        raise ValueError(msg)
+    inspect.signature(client.sessions.create_session).bind(**create)
 
 
 def _with_life(given: Mapping[str, Any] | None, minutes: int) -> dict[str, Any]:

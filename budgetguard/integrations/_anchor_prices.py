@@ -15,22 +15,25 @@ STEPS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Priced:
-    """A method that spends: its cost and slots, and the id by which it goes on after its reply."""
+    """A method that spends: its cost and slots, and the id by which it goes on after its reply.
+
+    `life` says how many minutes it goes on at most, where that is asked for.
+    """
 
     cost: Any
     slots: int = 0
     kind: str = ""
     id: str = ""
     goes_on: Callable[[Any], bool] = lambda _: True
+    life: Callable[..., int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A free method that tells of the end of one kind of work; without words, by being done."""
+    """A free method that tells of the end of one kind of work; by being done, or by its reply."""
 
     kind: str
-    where: str = ""
-    over: tuple[str, ...] = ()
+    over: Callable[[Any], bool] = lambda _: True
 
 
 # What the caller left out is falsy, be it None or the SDK's own NotGiven.
@@ -50,22 +53,22 @@ def _body(extra_body: Any, **given: Any) -> Mapping[str, Any]:
     return {**given, **(extra_body or {})}
 
 
-def session_life(*, session: Any = None, extra_body: Any = None, **_: Any) -> int:
-    """The longest life of the session that `create_session` is asked for, in minutes.
-
-    Raises ValueError where it has none.
-    """
+def _session_life(*, session: Any = None, extra_body: Any = None, **_: Any) -> int:
     return _minutes(_body(extra_body, session=session)["session"])
 
 
+def _batch_life(*, configuration: Any = None, extra_body: Any = None, **_: Any) -> int:
+    body = _body(extra_body, configuration=configuration)
+    return _minutes(said(body["configuration"] or None, "session"))
+
+
 def _session(**kwargs: Any) -> Decimal:
-    return session_cost(session_life(**kwargs))
+    return session_cost(_session_life(**kwargs))
 
 
-def _batch(*, count: Any, configuration: Any = None, extra_body: Any = None, **_: Any) -> Decimal:
-    body = _body(extra_body, count=count, configuration=configuration)
-    session = said(body["configuration"] or None, "session")
-    return session_cost(_minutes(session)) * _count(body["count"], "count")
+def _batch(*, count: Any, extra_body: Any = None, **kwargs: Any) -> Decimal:
+    sessions = _count(_body(extra_body, count=count)["count"], "count")
+    return session_cost(_batch_life(extra_body=extra_body, **kwargs)) * sessions
 
 
 def _web_task(
@@ -84,21 +87,33 @@ def _has_no_result(reply: Any) -> bool:
 
 
 def _runs(reply: Any) -> bool:
-    return said(reply, "status") not in _RUN_OVER
+    return not _run_over(reply)
 
 
 def _is_async(reply: Any) -> bool:
     return said(reply, "data.async_") is not False
 
 
-_RUN_OVER = ("success", "failure", "timeout", "cancelled")
+def _says(where: str, *words: str) -> Callable[[Any], bool]:
+    return lambda reply: said(reply, where) in words
+
+
+def _leaves_none(reply: Any) -> bool:
+    return not said(reply, "data.failed_deletions")
+
+
+_run_over = _says("status", "success", "failure", "timeout", "cancelled")
 _TASK = _web_task()
 
 RETRY: Final = "batch_sessions.retry_batch_session"
 PRICED: Final[Mapping[str, Priced]] = {
-    "sessions.create_session": Priced(_session, 1, "session", "data.id"),
-    "sessions.create_session_async": Priced(_session, 1, "request", "data.request_id"),
-    "batch_sessions.create_batch_session": Priced(_batch, 0, "batch", "data.batch_id"),
+    "sessions.create_session": Priced(_session, 1, "session", "data.id", life=_session_life),
+    "sessions.create_session_async": Priced(
+        _session, 1, "request", "data.request_id", life=_session_life
+    ),
+    "batch_sessions.create_batch_session": Priced(
+        _batch, 0, "batch", "data.batch_id", life=_batch_life
+    ),
     RETRY: Priced(None),
     "tools.perform_web_task": Priced(_web_task, 0, "workflow", "data.workflow_id", _has_no_result),
     "tools.fetch_webpage": Priced(FETCH, goes_on=_is_over),
@@ -110,9 +125,11 @@ PRICED: Final[Mapping[str, Priced]] = {
     "tasks_legacy.run_task_by_name": Priced(_TASK, goes_on=_is_async),
 }
 TOLD: Final[Mapping[str, Told]] = {
-    "batch_sessions.delete_batch_session": Told("batch"),
+    "batch_sessions.delete_batch_session": Told("batch", _leaves_none),
     "batch_sessions.update_batch_session": Told("batch"),
-    "tools.get_perform_web_task_status": Told("workflow", "data.status", ("COMPLETED", "FAILED")),
-    "tasks.get_task_run_status": Told("run", "status", _RUN_OVER),
-    "tasks.get_task_generation_status": Told("generation", "status", ("ready", "failed")),
+    "tools.get_perform_web_task_status": Told(
+        "workflow", _says("data.status", "COMPLETED", "FAILED")
+    ),
+    "tasks.get_task_run_status": Told("run", _run_over),
+    "tasks.get_task_generation_status": Told("generation", _says("status", "ready", "failed")),
 }

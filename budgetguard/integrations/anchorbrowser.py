@@ -3,7 +3,8 @@
 import functools
 import inspect
 import math
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from http import HTTPStatus
@@ -18,10 +19,14 @@ from anchorbrowser import (
     NotFoundError,
 )
 
+from budgetguard.browser.ending import is_alive, wants_credits
 from budgetguard.credits import to_credits
-from budgetguard.integrations._anchor_prices import PRICED, RETRY, TOLD, Told, session_life
+from budgetguard.guard import check_guard
+from budgetguard.integrations._anchor_prices import PRICED, RETRY, TOLD, Told
 from budgetguard.integrations._sdk import Replaced, bound, credits_said, requirement, said
-from budgetguard.integrations.objects import Cost
+from budgetguard.integrations.objects import Cost, check_unguarded
+from budgetguard.providers.anchorbrowser import AnchorBrowser
+from budgetguard.providers.anchorbrowser_wire import BROWSER
 
 if TYPE_CHECKING:
     from budgetguard.guard import Guard
@@ -59,20 +64,24 @@ def guarded(client: C, guard: "Guard", *, costs: Mapping[str, Cost] | None = Non
 
     `browser.create`, `agent.task` and `agent.browser_task` call the guarded methods. Holds of what
     goes on end with this object and its copies, if nothing ended them before: dropped holds are kept.
-    What spends is sent once, whatever the client's `max_retries`: behind an attempt that had no
-    answer a browser may run.
+    So are those of what the provider answers with 404 when it is asked for. What is kept counts for as
+    long as its sessions may live, or for the guard's `linger` if that is longer. What spends is sent
+    once, whatever the client's `max_retries`: behind an attempt that had no answer a browser may run.
 
     A 402 marks the guard exhausted, and so does a 403 by the project's cost limit: both say that
     nothing more can be spent now. Refusals by 4xx, and connections that were never made, release.
     Time-outs, broken connections and errors of the server keep.
 
-    Requests made by `client.post()` itself are not guarded. Raises TypeError for what is no client,
-    AttributeError for costs of methods it does not have, ValueError for costs of methods that tell of
-    others' costs, or that only call priced ones.
+    Requests made by `client.post()` itself are not guarded, nor calls that a subclass's own methods
+    make inside: price those. Raises TypeError for what is no client or is guarded already, and for a
+    guard of another account; AttributeError for costs of methods it does not have; ValueError for
+    costs of methods that tell of others' costs, or that only call priced ones.
     """
     if not isinstance(client, Anchorbrowser | AsyncAnchorbrowser):
         msg = f"guarded() takes an Anchorbrowser or AsyncAnchorbrowser, not {client!r}"
         raise TypeError(msg)
+    check_unguarded(client)
+    check_guard(guard, AnchorBrowser)
     costs = costs or {}
     for name in costs:
         if name in _PARTS:
@@ -119,26 +128,41 @@ class _Account:
 
     def view(self, client: Any) -> _View:
         """The client, with guarded methods in the place of its own."""
-        # Retried is what had no answer, and may have spent.
-        once = client.with_options(max_retries=0) if client.max_retries else client
         here: dict[str, Any] = {name: self._copies(client, name) for name in _COPIES}
         courses = self._courses(client.sessions.get_session)
         more = {path: cost for path, cost in self._costs.items() if path not in PRICED}
         for part in _PARTS:
             methods = {}
             for name, course in _within(courses, part).items():
-                source = once if f"{part}.{name}" in PRICED else client
-                methods[name] = _run(getattr(getattr(source, part), name), course)
+                method = getattr(getattr(client, part), name)
+                spends = f"{part}.{name}" in PRICED
+                methods[name] = _run(_once(client, part, method) if spends else method, course)
             own, path = getattr(client, part), f"{self._name}.{part}"
             here[part] = Replaced(own, self._guard, _within(more, part), methods, path)
         others = {path: it for path, it in more.items() if path.partition(".")[0] not in here}
         return _View(client, self._guard, others, here, self._name)
 
-    def _need(self, path: str) -> "Requirement":
+    def _need(self, path: str, **terms: Any) -> "Requirement":
         priced = PRICED[path]
         cost = functools.partial(_retry, self._open) if path == RETRY else priced.cost
-        terms = {"min": cost, "slots": priced.slots, "name": f"{self._name}.{path}"}
+        terms |= {"min": cost, "slots": priced.slots, "name": f"{self._name}.{path}"}
         return requirement(self._guard, terms, self._costs.get(path))
+
+    def _need_for(self, path: str, life: float) -> "Requirement":
+        """What one call needs; a hold that is kept counts for as long as the work may live."""
+        if self._guard.linger < life < math.inf:
+            return self._need(path, linger=life)
+        return self._needs[path]
+
+    def _life(self, path: str, how: Mapping[str, Any]) -> float:
+        """Seconds that what is asked for goes on at most; infinity where that is not known."""
+        if path == RETRY:
+            begun = self._open.get(("batch", str(how["batch_id"])))
+            return begun.life if begun else math.inf
+        try:
+            return 60 * life(**how) if (life := PRICED[path].life) else math.inf
+        except ValueError:
+            return math.inf  # priced by costs=
 
     def _copies(self, client: Any, name: str) -> Callable[..., Any]:
         copy = getattr(client, name)
@@ -161,8 +185,9 @@ class _Account:
         }
 
     async def _spend(self, path: str, opens: Async, method: Async, args: Any, kwargs: Any) -> Any:
-        priced, need = PRICED[path], self._needs[path]
-        bound(method, args, kwargs)
+        priced = PRICED[path]
+        life = self._life(path, bound(method, args, kwargs))
+        need = self._need_for(path, life)
         self._end_lives()
         hold = await opens(need, args, kwargs)
         try:
@@ -176,13 +201,14 @@ class _Account:
         elif id is None:
             hold.keep()
         else:
-            self._put(priced.kind, id, _Work(need, hold, _life(kwargs) if priced.slots else 0))
+            self._put(priced.kind, id, _Work(need, hold, life))
         return reply
 
     async def _end(self, told: Told, method: Async, args: Any, kwargs: Any) -> Any:
         id = _first(method, args, kwargs)
-        reply = await method(*args, **kwargs)
-        if not told.over or said(reply, told.where) in told.over:
+        with self._asking(told.kind, id):
+            reply = await method(*args, **kwargs)
+        if told.over(reply):
             work = self._take(told.kind, id)
             if work is not None:
                 work.need.settle(work.hold, reply)
@@ -191,7 +217,8 @@ class _Account:
     async def _follow(self, method: Async, args: Any, kwargs: Any) -> Any:
         """A session that was asked for gets its own id."""
         request = _first(method, args, kwargs)
-        reply = await method(*args, **kwargs)
+        with self._asking("request", request):
+            reply = await method(*args, **kwargs)
         session = said(reply, "data.session.session_id")
         lost = said(reply, "data.status") in {"failed", "cancelled"}
         work = self._take("request", request) if session is not None or lost else None
@@ -203,13 +230,8 @@ class _Account:
 
     async def _delete(self, get_session: Async, method: Async, args: Any, kwargs: Any) -> Any:
         id = _first(method, args, kwargs)
-        try:
+        with self._asking("session", id):
             reply = await method(*args, **kwargs)
-        except NotFoundError:
-            work = self._take("session", id)
-            if work is not None:
-                work.hold.keep()
-            raise
         await self._gone(get_session, id)
         return reply
 
@@ -233,12 +255,24 @@ class _Account:
                 hold.keep()
                 return
             used = credits_said(seen, "data.credits_used")
-            if used is None:
+            # What runs on will use more, and less than its creation costs is not all of it.
+            if used is None or to_credits(used) < BROWSER or is_alive(said(seen, "data.status")):
                 hold.keep()
             elif work.need.actual is None:
                 hold.settle(to_credits(used))
             else:
                 work.need.settle(hold, seen)
+
+    @contextmanager
+    def _asking(self, kind: str, id: str) -> Iterator[None]:
+        """Ask about some work; of what the provider does not know nobody will hear the end."""
+        try:
+            yield
+        except NotFoundError:
+            work = self._take(kind, id)
+            if work is not None:
+                work.hold.keep()
+            raise
 
     def _end_lives(self) -> None:
         """Settle sessions that cannot be running any more, so that nobody has to delete them."""
@@ -258,7 +292,7 @@ class _Account:
 
     def _failed(self, hold: "Hold", error: BaseException) -> None:
         if isinstance(error, APIStatusError):
-            if _wants_credits(error):
+            if wants_credits(error):
                 # Before the release, which would let somebody in.
                 self._guard.mark_exhausted()
             if error.status_code in _REFUSALS:
@@ -269,14 +303,6 @@ class _Account:
             # By the cause: time-outs are connection errors of this SDK too.
             hold.release()
         hold.finish(error)
-
-
-def _wants_credits(error: APIStatusError) -> bool:
-    """Whether the provider says that credits, or what the project may spend of them, are used up."""
-    if error.status_code == HTTPStatus.FORBIDDEN:
-        # The words are those of the API reference (2026-11): other 403 are about the key.
-        return "cost limit reached" in error.message.lower()
-    return error.status_code == HTTPStatus.PAYMENT_REQUIRED
 
 
 def _retry(open_: Mapping[tuple[str, str], _Work], batch_id: Any, **_: Any) -> Decimal:
@@ -295,13 +321,6 @@ async def _aopen(need: "Requirement", args: Any, kwargs: Any) -> "Hold":
     return await need.aopen(None, args, kwargs)
 
 
-def _life(kwargs: Mapping[str, Any]) -> float:
-    try:
-        return 60 * session_life(**kwargs)
-    except ValueError:
-        return math.inf  # priced by costs=
-
-
 def _first(method: Callable[..., Any], args: Any, kwargs: Any) -> str:
     return str(next(iter(bound(method, args, kwargs).values())))
 
@@ -309,6 +328,20 @@ def _first(method: Callable[..., Any], args: Any, kwargs: Any) -> str:
 def _within(paths: Mapping[str, Any], part: str) -> dict[str, Any]:
     start = f"{part}."
     return {path.removeprefix(start): it for path, it in paths.items() if path.startswith(start)}
+
+
+def _once(client: Any, part: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """The client's method without retries: what had no answer is tried again, and may have spent."""
+
+    def once(*args: Any, **kwargs: Any) -> Any:
+        # Now, because `max_retries` and the key can be set at any time.
+        source = client.with_options(max_retries=0) if client.max_retries else client
+        return getattr(getattr(source, part), method.__name__)(*args, **kwargs)
+
+    async def aonce(*args: Any, **kwargs: Any) -> Any:
+        return await once(*args, **kwargs)
+
+    return functools.wraps(method)(aonce if inspect.iscoroutinefunction(method) else once)
 
 
 def _lent(method: Callable[..., Any]) -> Async:

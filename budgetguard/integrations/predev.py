@@ -24,8 +24,9 @@ from urllib3.exceptions import ConnectTimeoutError
 
 from budgetguard.credits import to_credits
 from budgetguard.errors import HoldClosed
+from budgetguard.guard import check_guard
 from budgetguard.integrations._sdk import Replaced, bound, credits_said, requirement, said
-from budgetguard.integrations.objects import Cost
+from budgetguard.integrations.objects import Cost, check_unguarded
 from budgetguard.providers.predev import PreDev
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ _REFUSED = (
 # The SDK keeps a status in the message alone. 400 and 403 are documented as refusals of a request.
 _STATUS = re.compile(r"API request failed with status (\d{3}):")
 _REFUSALS = ("400", "403")
+_UNKNOWN = "404"
 _RUNNING = ("pending", "processing")
 _OVER = ("completed", "failed")
 
@@ -64,22 +66,26 @@ def guarded(
 
     What is submitted (`fast_spec_async`, `deep_spec_async`, `browser_agent(run_async=True)`) is held
     until `get_spec_status` or `get_browser_agent`, or an entry of a list, says through this object
-    that it is over; until then each of these moves what was charged so far from held to spent.
-    Where nobody asks, the holds end with this object: dropped holds are kept, so they count until a
-    balance that was asked for late enough. A stream is admitted at its first event and held until
-    its `done`; one that is left before is kept.
+    that it is over; until then each of these moves what was charged so far from held to spent. Where
+    one of the two is answered with 404 the hold is kept, as nobody will hear of its end. Where nobody
+    asks, the holds end with this object: dropped holds are kept, so they count until a balance that
+    was asked for late enough. A stream is admitted at its first event and held until its `done`; one
+    that is left before is kept.
 
     A refusal for want of credits marks the guard exhausted. A hold is released where nothing began:
     refusals of the request, and connections that were never made. It is kept where part of it may
     have been charged: time-outs, broken connections, errors of the server, a spec's 402.
 
-    Requests that the object's private methods make are not guarded. Raises TypeError for what is no
-    PredevAPI, AttributeError for costs of methods it does not have, ValueError for costs of those
-    that tell of others' costs.
+    Requests that the object's private methods make are not guarded, nor calls that a subclass's own
+    methods make inside: price those. Raises TypeError for what is no PredevAPI or is guarded already,
+    and for a guard of another account; AttributeError for costs of methods it does not have; ValueError
+    for costs of those that tell of others' costs.
     """
     if not isinstance(api, PredevAPI):
         msg = f"guarded() takes a PredevAPI, not {api!r}"
         raise TypeError(msg)
+    check_unguarded(api)
+    check_guard(guard, PreDev)
     costs = costs or {}
     account = _Account(guard, costs)
     here = account.methods(api)
@@ -137,6 +143,12 @@ class _Work:
                 hold.keep()
             else:
                 need.settle(hold, reply)
+
+    def lost(self, id: str) -> None:
+        """pre.dev does not know that work: nobody will hear of its end."""
+        work = self._open.pop(id, None)
+        if work is not None:
+            work[1].keep()
 
     def listed(self, reply: Any) -> None:
         """Somebody asked for a list; entries may leave fields out."""
@@ -237,7 +249,12 @@ class _Account:
         @functools.wraps(method)
         def telling(*args: Any, **kwargs: Any) -> Any:
             [id, *_] = bound(method, args, kwargs).values()
-            reply = method(*args, **kwargs)
+            try:
+                reply = method(*args, **kwargs)
+            except PredevAPIError as error:
+                if _status(error) == _UNKNOWN:
+                    work.lost(id)
+                raise
             work.told(id, reply)
             return reply
 

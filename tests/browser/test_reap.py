@@ -45,6 +45,13 @@ def test_nothing_to_do(scene: Any) -> None:
     assert scene.sandbox.requests == before
 
 
+def test_a_folder_that_cannot_be_read(scene: Any) -> None:
+    """It is not taken for an empty one."""
+    scene.journal.folder.write_text("in the way")
+    with pytest.raises(NotADirectoryError):
+        reap_all(scene)
+
+
 @pytest.mark.anyio
 async def test_for_code_that_awaits(scene: Any) -> None:
     """An async client reaps the same."""
@@ -206,6 +213,7 @@ def test_a_torn_second_line(scene: Any) -> None:
         b'{"tag": 1, "minutes": 1, "at": 1, "account": ""}\n',
         b'{"tag": "", "minutes": 1, "at": 1, "account": ""}\n{"session": 5}\n',
         b'{"tag": "", "minutes": 1, "at": 1, "account": ""}\n{}\n',
+        pytest.param(b"[" * 60_000 + b"\n", id="too deep"),
     ],
     ids=str,
 )

@@ -15,8 +15,17 @@ import httpx
 import pytest
 from anchorbrowser import APIConnectionError, APIStatusError, APITimeoutError, DefaultHttpxClient
 
-from budgetguard import AnchorBrowser, ConcurrencyLimit, Event, InsufficientCredits, set_active
+from budgetguard import (
+    AnchorBrowser,
+    ConcurrencyLimit,
+    Event,
+    Guard,
+    InsufficientCredits,
+    PreDev,
+    set_active,
+)
 from budgetguard.browser import Patience, areap, browser_session, reap
+from budgetguard.integrations.anchorbrowser import guarded
 from budgetguard.testing.sandbox import BROWSER_CREATED, BROWSER_MINUTE
 
 MINUTES = 5
@@ -230,14 +239,21 @@ def test_gone_already(scene: Any) -> None:
     assert (session.hold.state, scene.files, scene.deletions) == ("settled", [], 1)
 
 
-def test_deleted_but_not_to_be_looked_at(scene: Any) -> None:
-    """An accepted deletion settles at the time that passed; unconfirmed, the id is not forgotten."""
+@pytest.mark.parametrize(
+    "seen",
+    [{"status": 500}, {"body": {}}, {"body": {"data": {"credits_used": 0.02}}}],
+    ids=str,
+)
+def test_deleted_but_not_to_be_looked_at(scene: Any, seen: dict[str, Any]) -> None:
+    """An accepted deletion alone confirms nothing: the session may run on, for all of its life."""
     with open_one(scene) as session:
         before = scene.guard.available + session.hold.amount
         scene.elapse(61)
-        scene.sandbox.fault(SESSION, method="GET", status=500)
-    assert (session.hold.state, len(scene.files), scene.deletions) == ("settled", 1, 1)
-    assert scene.guard.available == before - Decimal("0.011667")
+        scene.sandbox.fault(SESSION, method="DELETE", body={"data": {"status": "success"}})
+        scene.sandbox.fault(SESSION, method="GET", **seen)
+    assert scene.own == {session.id: "running"}
+    assert (session.hold.state, len(scene.files), scene.deletions) == ("kept", 1, 1)
+    assert scene.guard.available == before - HELD
 
 
 @pytest.mark.parametrize("figure", ["N/A", None, "NaN", -1, 0, 1e30, [], {}], ids=repr)
@@ -356,16 +372,30 @@ def test_a_creation_of_which_nothing_is_known(scene: Any) -> None:
     assert scene.waits.pauses == [0.5, 1, 2, 4]
 
 
-@pytest.mark.parametrize("status", [400, 401, 402, 403, 429])
-def test_a_creation_turned_down(scene: Any, status: int) -> None:
-    """A refusal started nothing: released, forgotten, and a 402 is told to the guard."""
-    scene.sandbox.fault("/v1/sessions", method="POST", status=status, times=1)
+PROJECT_LIMIT = {"error": {"code": 403, "message": "Project cost limit reached."}}
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, None),
+        (401, None),
+        (402, None),
+        (403, PROJECT_LIMIT),
+        (403, {"error": "Forbidden"}),
+        (429, None),
+    ],
+)
+def test_a_creation_turned_down(scene: Any, status: int, body: Any) -> None:
+    """A refusal started nothing: released, forgotten, and want of credits is told to the guard."""
+    scene.sandbox.fault("/v1/sessions", method="POST", status=status, body=body, times=1)
     before = scene.guard.balance().credits
     with pytest.raises(APIStatusError) as error, open_one(scene):
         raise AssertionError
     assert error.value.status_code == status
     assert (scene.files, scene.waits.pauses) == ([], [])
-    assert scene.guard.available == (0 if status == 402 else before)
+    exhausted = status == 402 or body is PROJECT_LIMIT
+    assert scene.guard.available == (0 if exhausted else before)
 
 
 def test_nobody_there(scene: Any) -> None:
@@ -510,6 +540,27 @@ def test_interrupted(scene: Any, method: str, kind: type[BaseException]) -> None
     assert scene.guard.available == scene.sandbox.anchor.balance
 
 
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_interrupted_while_the_id_is_written(
+    scene: Any, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
+) -> None:
+    """Waiting for the disk is a place like any other."""
+    synced, syncs = os.fsync, []
+
+    def interrupting(file: int) -> None:
+        synced(file)
+        syncs.append(file)
+        if len(syncs) == 3:  # after the intent and the folder: the id
+            raise kind
+
+    monkeypatch.setattr(os, "fsync", interrupting)
+    with pytest.raises(kind), open_one(scene):
+        raise AssertionError
+    assert len(syncs) == 3
+    assert (scene.own, scene.files) == ({"session-000002": "finished"}, [])
+    assert scene.guard.available == scene.sandbox.anchor.balance
+
+
 def test_interrupted_twice(scene: Any) -> None:
     """The second Ctrl-C ends it at once, and the session is left to a reap."""
     scene.sandbox.fault(SESSION, method="DELETE", status=500)
@@ -554,6 +605,19 @@ def test_wrong_uses(scene: Any) -> None:
         open_one(scene, extra=-1)
     with pytest.raises(ValueError, match="create_within"):
         open_one(scene, create_within=0)
+    with pytest.raises(ValueError, match="create_within"):
+        open_one(scene, timeout=5)
+    with pytest.raises(ValueError, match="extra_body"):
+        open_one(scene, extra_body={"session": {"timeout": {"max_duration": -1}}})
+    other = Guard(PreDev("key"))
+    with pytest.raises(TypeError, match=r"of pre\.dev's account"):
+        browser_session(scene.client, other, MINUTES)
+    with pytest.raises(TypeError, match="guarded already"):
+        browser_session(guarded(scene.client, scene.guard), scene.guard, MINUTES)
+    with pytest.raises(TypeError, match="browzer"):
+        open_one(scene, browzer={})
+    with pytest.raises(TypeError, match=r"not str: Journal\(folder\)"):
+        open_one(scene, journal="sessions")
     for options, kind in [
         ({"tries": 0}, ValueError),
         ({"tries": True}, TypeError),
@@ -584,3 +648,13 @@ async def test_the_other_kind_of_client(scene: Any) -> None:
     with pytest.raises(TypeError, match="other kind"):
         await areap(scene.client, scene.journal)
     assert scene.creations == 0
+
+
+@pytest.mark.anyio
+async def test_the_other_kind_of_refresh(scene: Any) -> None:
+    """What has to be awaited is not left lying about."""
+    async with scene.new_async_client() as client, aopen_one(scene, client) as session:
+        with pytest.raises(TypeError, match=r"await session\.arefresh\(\)"):
+            session.refresh()
+    with open_one(scene) as session, pytest.raises(TypeError, match=r"session\.refresh\(\)"):
+        await session.arefresh()

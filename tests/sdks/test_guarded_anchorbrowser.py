@@ -22,7 +22,7 @@ from anchorbrowser import (
     NotFoundError,
 )
 
-from budgetguard import AnchorBrowser, ConcurrencyLimit, Guard, InsufficientCredits
+from budgetguard import AnchorBrowser, ConcurrencyLimit, Guard, InsufficientCredits, PreDev
 from budgetguard.events import Event
 from budgetguard.integrations._anchor_prices import FETCH, PAGE, PRICED
 from budgetguard.integrations.anchorbrowser import guarded
@@ -335,7 +335,9 @@ async def test_a_life_without_an_end_needs_a_price(
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("used", [None, "N/A", -1, float("nan"), "missing", "no data", 500, 404])
+@pytest.mark.parametrize(
+    "used", [None, "N/A", -1, 0, 0.005, float("nan"), "missing", "no data", "runs on", 500, 404]
+)
 async def test_an_ended_session_of_unknown_cost_is_kept(
     open_sandbox: OpenSandbox, elapse: Elapse, connect: Callable[..., Any], used: Any
 ) -> None:
@@ -348,6 +350,8 @@ async def test_an_ended_session_of_unknown_cost_is_kept(
     fault: dict[str, Any] = {"body": {"data": {"credits_used": used}}}
     if isinstance(used, int) and used > 0:
         fault = {"status": used}
+    elif used == "runs on":
+        fault = {"body": {"data": {"credits_used": 0.02, "status": "running"}}}
     elif used == "missing":
         fault = {"body": {"data": {}}}
     elif used == "no data":
@@ -505,6 +509,23 @@ async def test_a_batch_costs_as_many_sessions(
         await got(client.batch_sessions.create_batch_session(count=-3))
 
 
+@pytest.mark.anyio
+async def test_a_batch_that_is_ended_in_part(
+    open_sandbox: OpenSandbox, connect: Callable[..., Any]
+) -> None:
+    """Sessions that could not be deleted run on: it stays held until none is left."""
+    sandbox = open_sandbox(1)
+    sandbox.fault("/v1/batch-sessions", body=BATCH)
+    guard = guard_of(sandbox)
+    client = connect(sandbox.url, guard)
+    await got(client.batch_sessions.create_batch_session(count=2))
+    for failed, running in ((1, 1), (0, 0)):
+        body = {"data": {"deleted_sessions": 1, "failed_deletions": failed}}
+        sandbox.fault("/v1/batch-sessions/*", times=1, body=body)
+        await got(client.batch_sessions.delete_batch_session(ID))
+        assert guard.account.ledger.running == running
+
+
 DONE = {"data": {"result": {"answer": 42}}}
 STARTED = {"data": {"status": "running", "workflow_id": "w1"}}
 
@@ -564,6 +585,30 @@ async def test_a_task_in_the_background(
     await got(client.tools.get_perform_web_task_status("w1"))
     assert ends.kinds == ["settled"]
     assert guard.available == 5 - TASK
+
+
+@pytest.mark.anyio
+async def test_what_the_provider_does_not_know_is_kept(
+    open_sandbox: OpenSandbox, connect: Callable[..., Any]
+) -> None:
+    """Nobody will hear of its end."""
+    sandbox = open_sandbox(5)
+    sandbox.fault("/v1/tools/perform-web-task", body=STARTED)
+    data = {"request_id": ID, "status": "pending", "session_id": None}
+    sandbox.fault("/v1/sessions/async", body={"data": data})
+    sandbox.fault("/v1/*/status", status=404)
+    ends = Ends()
+    guard = guard_of(sandbox, on_event=ends)
+    client = connect(sandbox.url, guard)
+    await got(client.tools.perform_web_task(prompt="Look", session_id="s"))
+    await got(client.sessions.create_session_async())
+    for poll, id in (
+        (client.tools.get_perform_web_task_status, "w1"),
+        (client.sessions.get_async_session_status, ID),
+    ):
+        with pytest.raises(NotFoundError):
+            await got(poll(id))
+    assert ends.kinds == ["kept"] * 2
 
 
 @pytest.mark.anyio
@@ -695,6 +740,24 @@ async def test_what_is_free_is_sent_again(
 
 
 @pytest.mark.anyio
+async def test_what_is_set_later_counts(
+    open_sandbox: OpenSandbox, connect: Callable[..., Any]
+) -> None:
+    """Retries switched on behind the guard resend nothing that spends, and a new key is used."""
+    sandbox = open_sandbox(1)
+    client = connect(sandbox.url, guard_of(sandbox))
+    client.max_retries = 2
+    sandbox.fault("/v1/sessions", method="POST", times=1, status=500)
+    with pytest.raises(APIStatusError):
+        await got(client.sessions.create_session())
+    assert sandbox.requests["POST", "/v1/sessions"] == 1
+    client.api_key = "another"
+    with pytest.raises(APIStatusError) as refused:
+        await got(client.sessions.create_session())
+    assert refused.value.status_code == 401
+
+
+@pytest.mark.anyio
 async def test_a_connection_that_was_never_made_releases(
     open_sandbox: OpenSandbox, connect: Callable[..., Any], nobody: str
 ) -> None:
@@ -756,6 +819,59 @@ async def test_a_timed_out_creation_is_kept(
     elapse(sandbox, CLEAR)
     guard.balance(max_age=0)
     assert guard.available == sandbox.anchor.balance
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("how", ["session", "batch", "retry", "dropped"])
+async def test_kept_for_as_long_as_it_may_live(
+    open_sandbox: OpenSandbox, elapse: Elapse, connect: Callable[..., Any], how: str
+) -> None:
+    """A life longer than the guard's `linger` is the hold's own; what costs say comes before."""
+    sandbox = open_sandbox(1)
+    ends = Ends()
+    guard = guard_of(sandbox, on_event=ends)
+    timeout = {"max_duration": 120}
+    configuration = {"session": {"timeout": timeout}}
+    held = AnchorBrowser.session_cost(120)
+
+    async def begin(costs: Any = None) -> None:
+        client = connect(sandbox.url, guard, costs)
+        if how == "session":
+            sandbox.fault("/v1/sessions", method="POST", times=1, status=500)
+            with pytest.raises(APIStatusError):
+                await got(client.sessions.create_session(session={"timeout": timeout}))
+        elif how == "batch":
+            sandbox.fault("/v1/batch-sessions", times=1, status=500)
+            with pytest.raises(APIStatusError):
+                await got(
+                    client.batch_sessions.create_batch_session(count=1, configuration=configuration)
+                )
+        elif how == "retry":
+            sandbox.fault("/v1/batch-sessions*", body=BATCH)
+            batches = client.batch_sessions
+            await got(batches.create_batch_session(count=1, configuration=configuration))
+            await got(batches.retry_batch_session(ID))
+            await got(batches.delete_batch_session(ID))
+        else:
+            await got(client.sessions.create_session(session={"timeout": timeout}))
+            sandbox.fault("/v1/sessions/*", method="GET", status=500)
+            [session] = sandbox.anchor.operations
+            await got(client.sessions.delete_session(session))
+
+    await begin()
+    elapse(sandbox, 120 * 60 + AnchorBrowser.lag - 1)
+    guard.balance(max_age=0)
+    assert "kept" in ends.kinds
+    assert guard.available is not None
+    assert sandbox.anchor.balance - guard.available == pytest.approx(held, abs=Decimal("0.000001"))
+    elapse(sandbox, 1)
+    guard.balance(max_age=0)
+    assert guard.available == sandbox.anchor.balance
+    if how == "session":
+        await begin({"sessions.create_session": {"linger": 10}})
+        elapse(sandbox, 10 + AnchorBrowser.lag)
+        guard.balance(max_age=0)
+        assert guard.available == sandbox.anchor.balance
 
 
 @pytest.mark.anyio
@@ -1055,6 +1171,16 @@ def test_what_cannot_be_guarded_is_said_at_once(
     with pytest.raises(kind) as said:
         guarded(own, Guard(FakeProvider(100)), costs=costs)
     assert words in str(said.value)
+
+
+def test_the_guard_is_of_the_account_that_pays() -> None:
+    """Another provider's credits do not pay for these calls, and one guard is enough."""
+    client = Anchorbrowser(api_key="key")
+    with pytest.raises(TypeError, match=r"of pre\.dev's account.*pass Guard\(AnchorBrowser"):
+        guarded(client, Guard(PreDev("key")))
+    once = guarded(client, Guard(FakeProvider(100)))
+    with pytest.raises(TypeError, match="this Anchorbrowser is guarded already"):
+        guarded(once, Guard(FakeProvider(100)))
 
 
 @pytest.mark.anyio

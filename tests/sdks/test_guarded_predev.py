@@ -15,7 +15,7 @@ import requests
 from predev_api import InsufficientCreditsError, PredevAPI, PredevAPIError
 from predev_api.exceptions import QueueFullError, SubscriptionRequiredError
 
-from budgetguard import Guard, InsufficientCredits, PreDev
+from budgetguard import AnchorBrowser, Guard, InsufficientCredits, PreDev
 from budgetguard.events import Event
 from budgetguard.integrations.predev import guarded
 from budgetguard.switch import SWITCH
@@ -337,6 +337,33 @@ def test_failed_at_an_unknown_cost(open_sandbox: OpenSandbox, elapse: Elapse) ->
     elapse(sandbox, PreDev.lag)
     guard.balance(max_age=0)
     assert guard.available == 100 - 30  # 20 of the 50 are the balance's to show by now
+
+
+@pytest.mark.parametrize("submitted", ["spec", "batch"])
+def test_what_predev_does_not_know_is_kept(
+    open_sandbox: OpenSandbox,
+    elapse: Elapse,
+    balanced: Callable[[Sandbox, Guard], None],
+    submitted: str,
+) -> None:
+    """Nobody will hear of its end; an error of the server says nothing about it."""
+    sandbox = open_sandbox(100)
+    ends = Ends()
+    guard = guard_of(sandbox, on_event=ends)
+    api = sdk(sandbox, guard)
+    if submitted == "spec":
+        id, poll, route = api.deep_spec_async("A shop")["specId"], api.get_spec_status, "/spec-*"
+    else:
+        stub = api.browser_agent(TASKS, run_async=True)
+        id, poll, route = stub["id"], api.get_browser_agent, "/browser-agent/*"
+    for status, ended in ((500, []), (404, ["kept"]), (404, ["kept"])):
+        sandbox.fault(route, status=status, body={"error": "No"}, times=1)
+        with pytest.raises(PredevAPIError, match=str(status)):
+            poll(id)
+        assert ends.kinds == ended
+    elapse(sandbox, DONE)
+    assert poll(id)["status"] == "completed"
+    balanced(sandbox, guard)
 
 
 @pytest.mark.parametrize("fault", [{"reset": True}, {"status": 500}, {"body": b"<html>"}], ids=str)
@@ -753,6 +780,19 @@ def test_what_cannot_be_guarded_is_said_at_once(
     with pytest.raises(kind) as said:
         guarded(api, Guard(FakeProvider(100)), costs=costs)
     assert words in str(said.value)
+
+
+def test_the_guard_is_of_the_account_that_pays(open_sandbox: OpenSandbox) -> None:
+    """Another provider's credits do not pay for these calls; other guards may be of any account."""
+    sandbox = open_sandbox(100)
+    other = Guard(AnchorBrowser(sandbox.anchor_key, base_url=sandbox.url))
+    api = PredevAPI(sandbox.predev_key, sandbox.url)
+    with pytest.raises(TypeError, match=r"of Anchor Browser's account.*pass Guard\(PreDev"):
+        guarded(api, other)
+    with pytest.raises(TypeError, match="this PredevAPI is guarded already"):
+        guarded(guarded(api, guard_of(sandbox)), guard_of(sandbox))
+    assert guarded(api, Guard(FakeProvider(100))).base_url == sandbox.url
+    assert not sandbox.requests
 
 
 def test_it_is_the_api_in_all_else(open_sandbox: OpenSandbox) -> None:
