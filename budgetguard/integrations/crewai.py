@@ -18,7 +18,7 @@ from crewai.utilities.string_utils import sanitize_tool_name
 from pydantic import Field, PrivateAttr
 
 from budgetguard.integrations.objects import Cost
-from budgetguard.integrations.tools import OnRefusal, Tools
+from budgetguard.integrations.tools import OnRefusal, Tools, no_such_tool
 
 if TYPE_CHECKING:
     from budgetguard.guard import Guard
@@ -50,13 +50,16 @@ def guarded_tools(
     CrewAI adds by itself, for `mcps`, `apps` or delegation, are not among them. A refused call counts
     towards `max_usage_count`. After a checkpoint, guard the tools anew: restored ones never run.
 
-    Raises TypeError for what is no BaseTool and ValueError for a cost that no tool has.
+    Raises TypeError for what is no BaseTool, and ValueError for a cost that no tool has and for a tool
+    that is guarded already.
     """
     tools = list(tools)
+    seen = {_seen(_checked(tool).name) for tool in tools}
     named = {_seen(name): cost for name, cost in costs.items()}
-    missing = named.keys() - {_ANY} - {_seen(_checked(tool).name) for tool in tools}
-    if missing or len(named) != len(costs):
-        msg = f"costs has to name each of the tools once, and names {', '.join(costs)}"
+    for name in sorted(named.keys() - seen - {_ANY}):
+        raise ValueError(no_such_tool(name, sorted(seen)))
+    if len(named) != len(costs):
+        msg = f"costs names a tool twice, as a model sees them: {', '.join(costs)}"
         raise ValueError(msg)
     priced = Tools(guard, named, on_refusal=on_refusal)
     return [
@@ -140,6 +143,13 @@ class GuardedCoroutineTool(GuardedTool):
 
 
 def _guarded(tool: BaseTool, tools: Tools, on_refusal: OnRefusal) -> BaseTool:
+    already = isinstance(tool, GuardedTool)
+    if already:
+        msg = (
+            f"{tool.name} is guarded already; for a second account, decorate its function with that "
+            "guard's require_credits"
+        )
+        raise ValueError(msg)
     run = tool.func if isinstance(tool, Tool) else tool._run  # noqa: SLF001  as above
     kind = GuardedCoroutineTool if inspect.iscoroutinefunction(run) else GuardedTool
     # Checked when `tool` was made; checking again would warn again of what cannot be serialized.

@@ -3,7 +3,7 @@
 server = FastMCP("specs", middleware=[BudgetMiddleware(guard, {"deep_spec": 50})])
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastmcp.server.middleware import Middleware
@@ -17,7 +17,8 @@ from budgetguard.integrations.tools import OnRefusal, Tools
 
 if TYPE_CHECKING:
     from fastmcp.server.middleware import CallNext, MiddlewareContext
-    from mcp_types import CallToolRequestParams
+    from fastmcp.tools.base import Tool
+    from mcp_types import CallToolRequestParams, ListToolsRequest
 
     from budgetguard.guard import Guard
     from budgetguard.hold import Hold
@@ -35,12 +36,13 @@ class BudgetMiddleware(Middleware):
 
     A tool that raises, is cancelled, gives an error result, asks its client for input or becomes a
     background task is kept: nobody knows yet what it cost. So is a call whose arguments FastMCP then
-    rejects; `release_on=fastmcp.exceptions.ValidationError` frees it, and is right where no tool calls
-    another.
+    rejects, and, with `"*"`, one of a tool that there is not; `release_on=(ValidationError,
+    NotFoundError)` of `fastmcp.exceptions` frees them, and is right where no tool calls another.
 
     Put it last in `middleware`: one that comes after it could rename or repeat the call that was paid
     for, or answer it from a cache. Guards what goes through `FastMCP.call_tool`, mounted servers'
-    tools included, but neither resources and prompts nor `run_middleware=False`.
+    tools included, but neither resources and prompts nor `run_middleware=False`. A name that no tool
+    has guards nothing; the log warns of one that looks like a slip, when the tools are listed.
     """
 
     def __init__(
@@ -48,6 +50,16 @@ class BudgetMiddleware(Middleware):
     ) -> None:
         self._tools = Tools(guard, costs, on_refusal=on_refusal)
         self._stops = on_refusal == "stop"
+
+    async def on_list_tools(
+        self,
+        context: "MiddlewareContext[ListToolsRequest]",
+        call_next: "CallNext[ListToolsRequest, Sequence[Tool]]",
+    ) -> "Sequence[Tool]":
+        """Give the tools as they are, and look for a price that was meant for one of them."""
+        tools = await call_next(context)
+        self._tools.expect(tool.name for tool in tools)
+        return tools
 
     async def on_call_tool(
         self,

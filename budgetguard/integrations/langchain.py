@@ -16,6 +16,7 @@ from budgetguard.integrations.objects import Cost
 from budgetguard.integrations.tools import OnRefusal, Tools
 
 if TYPE_CHECKING:
+    from langchain_core.messages import ToolCall
     from langgraph.prebuilt.tool_node import ToolCallRequest
     from langgraph.types import Command
 
@@ -38,7 +39,9 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
     after it does (another attempt, another tool) it cannot see. With `on_refusal="stop"` the error
     ends the run and reaches whoever invoked the agent, unless a middleware before it or a ToolNode
     with `handle_tool_errors=True` makes a message of it. Guards tools alone: a model's own cost is
-    for an HTTP transport to guard.
+    for an HTTP transport to guard. LangChain takes the result of a `return_direct` tool for the
+    answer, a refusal too. A name that no tool has guards nothing; the log warns of one that looks like a
+    slip, at the first call.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
         self, request: "ToolCallRequest", handler: "Callable[[ToolCallRequest], Result]"
     ) -> Result:
         """Run one tool call, or tell the model why not."""
-        call = request.tool_call
+        call = self._looked_at(request)
         try:
             hold = self._tools.open(call["name"], call["args"])
         except Exception as error:  # noqa: BLE001  whatever went wrong, the tool does not run
@@ -76,7 +79,7 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
         self, request: "ToolCallRequest", handler: "Callable[[ToolCallRequest], Awaitable[Result]]"
     ) -> Result:
         """`wrap_tool_call`, for agents that are awaited."""
-        call = request.tool_call
+        call = self._looked_at(request)
         try:
             hold = await self._tools.aopen(call["name"], call["args"])
         except Exception as error:  # noqa: BLE001  as above
@@ -85,6 +88,13 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
             result = await handler(request)
             self._end(call["name"], hold, result)
         return result
+
+    def _looked_at(self, request: "ToolCallRequest") -> "ToolCall":
+        # Nowhere else does an agent show which tools it has; a request made by hand has none.
+        tools = getattr(request.runtime, "tools", None)
+        if tools:
+            self._tools.expect(tool.name for tool in tools)
+        return request.tool_call
 
     def _refused(self, request: "ToolCallRequest", error: Exception) -> ToolMessage:
         call = request.tool_call

@@ -40,7 +40,8 @@ class BudgetMiddleware:
 
     Put it last in `middleware`: one that comes after it could rename or repeat the call that was paid
     for. Guards what a client sends: not resources and prompts, nor what the server's own code calls
-    by `MCPServer.call_tool`.
+    by `MCPServer.call_tool`. A name that no tool has guards nothing; the log warns of one that looks
+    like a slip, when the tools are listed.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class BudgetMiddleware:
         self, ctx: "ServerRequestContext[Any, Any]", call_next: "CallNext"
     ) -> "HandlerResult":
         """Run one tool call, or tell the client why not; anything else goes through."""
+        if ctx.method == "tools/list":
+            return self._looked_at(await call_next(ctx))
         if ctx.method != "tools/call":
             return await call_next(ctx)
         if ctx.request_id is None:
@@ -67,6 +70,12 @@ class BudgetMiddleware:
             result = await call_next(ctx)
             self._end(call.name, hold, result)
         return result
+
+    def _looked_at(self, listed: "HandlerResult") -> "HandlerResult":
+        tools = listed.get("tools") if isinstance(listed, dict) else None
+        if isinstance(tools, list):
+            self._tools.expect(tool["name"] for tool in tools if isinstance(tool, dict))
+        return listed
 
     def _refused(self, name: str, error: Exception) -> CallToolResult:
         words, figures = for_client(name, error)

@@ -7,14 +7,14 @@ import copy
 import functools
 import json
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import wrapt
 from agents import FunctionTool, Tool
+from agents.agent_tool_state import get_agent_tool_state_scope, peek_agent_tool_run_result
 
 from budgetguard.integrations.objects import Cost
-from budgetguard.integrations.tools import OnRefusal, Tools
+from budgetguard.integrations.tools import OnRefusal, Tools, no_such_tool
 
 if TYPE_CHECKING:
     from budgetguard.guard import Guard
@@ -42,11 +42,17 @@ def guarded_tools(
 
     The tools that are given stay as they are. Guarded are function tools, agents as tools among
     them: those at one price for their whole run, so leave the tools inside of them without one.
-    What OpenAI hosts, shells, computers, handoffs, and the tools of `mcp_servers` are not function
-    tools, and `"*"` does not reach them; nor is the model's own cost guarded. A tool whose output
-    has a declared schema cannot return words: its refusal ends the run in either case.
+    Where a run inside pauses for an approval, what it was held for is kept, and going on is asked and
+    priced again: price the tools inside instead. What OpenAI hosts, shells, computers, custom tools,
+    handoffs, and the tools of `mcp_servers` are not function tools, and `"*"` does not reach them; nor
+    is the model's own cost guarded.
 
-    Raises ValueError for a name that no tool has, and TypeError where its tool is no function tool.
+    A refusal ends the run in either case where it cannot be read: of a tool whose output has a declared
+    schema, and of a paused run that is to go on. An agent whose `tool_use_behavior` is to stop at a tool
+    takes a refusal for its answer.
+
+    Raises ValueError for a name that no tool has and for a tool that is guarded already, and TypeError
+    where the tool is no function tool.
     """
     telling = Tools(guard, costs, on_refusal=on_refusal)
     stopping = Tools(guard, costs, on_refusal="stop")
@@ -63,10 +69,7 @@ def guarded_tools(
 def _check(name: str, tools: Iterable[Tool]) -> None:
     kinds = {tool.name: type(tool) for tool in tools}
     if name not in kinds:
-        near = get_close_matches(name, kinds, n=3)
-        meant = f"Did you mean {' or '.join(near)}?" if near else f"There is: {', '.join(kinds)}."
-        msg = f"costs names {name!r}, but no tool is called that. {meant}"
-        raise ValueError(msg)
+        raise ValueError(no_such_tool(name, kinds))
     if not issubclass(kinds[name], FunctionTool):
         msg = f"{name} is no function tool, but {kinds[name].__name__}: it cannot be guarded here"
         raise TypeError(msg)
@@ -75,6 +78,13 @@ def _check(name: str, tools: Iterable[Tool]) -> None:
 def _guarded(tool: Tool, tools: Tools) -> Tool:
     if not isinstance(tool, FunctionTool) or tools.find(tool.name) is None:
         return tool
+    already = isinstance(tool.on_invoke_tool, _Guarded)
+    if already:
+        msg = (
+            f"{tool.name} is guarded already; for a second account, decorate its function with that "
+            "guard's require_credits"
+        )
+        raise ValueError(msg)
     own = copy.copy(tool)
     own.on_invoke_tool = _Guarded(own.on_invoke_tool, own.name, tools)
     return own
@@ -99,11 +109,16 @@ class _Guarded(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
         name, tools = self._self_name, self._self_tools
         try:
             hold = await tools.aopen(name, json.loads(arguments) if arguments else {})
-        except Exception as error:  # noqa: BLE001  whatever went wrong, the tool does not run
+        except Exception as error:
+            if _is_paused(context):
+                raise  # Of a run that is to go on nothing is read: it would pause again, for ever.
             return tools.refusal(name, error)
         with hold:
             result = await self._telling(hold)(context, arguments)
-            tools.settle(name, hold, result)
+            if not _is_paused(context):
+                tools.settle(name, hold, result)
+            elif hold.state == "open":
+                hold.keep()
         return result
 
     def __agents_bind_function_tool__(self, tool: FunctionTool) -> "_Guarded":
@@ -127,3 +142,12 @@ class _Guarded(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
         invoke = copy.copy(self.__wrapped__)
         invoke._invoke_tool_impl = tell  # noqa: SLF001  there is no public place inside of it
         return invoke
+
+
+def _is_paused(context: Any) -> bool:
+    """Whether an agent as a tool waits for an approval inside of it."""
+    call = getattr(context, "tool_call", None)
+    if call is None:
+        return False
+    run = peek_agent_tool_run_result(call, scope_id=get_agent_tool_state_scope(context))
+    return bool(getattr(run, "interruptions", None))

@@ -31,7 +31,9 @@ class BudgetCapability(AbstractCapability[Any]):
     Put it last in `capabilities`: what another one's toolset does inside of it, it cannot see. With
     `on_refusal="stop"` the error ends the run and reaches whoever ran the agent, unless another
     capability's `on_tool_execute_error` recovers from it. Does not guard output functions, tools
-    that the model's provider runs, external tools, nor the model's own cost.
+    that the model's provider runs, external tools, nor the model's own cost. A name that no tool has
+    guards nothing; the log warns of one that looks like a slip. Not for durable runs (Temporal, DBOS,
+    Prefect; 2.68, read 2026-11): it would be asked in the workflow, and again at each replay of it.
     """
 
     def __init__(
@@ -57,6 +59,12 @@ class _Guarded(WrapperToolset[Any]):
     """Tools, each of which is asked for before it is called."""
 
     tools: Tools
+
+    async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
+        """Give the tools as they are, and tell of prices for others."""
+        tools = await super().get_tools(ctx)
+        self.tools.expect(tools)
+        return tools
 
     async def call_tool(
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]

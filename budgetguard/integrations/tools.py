@@ -4,8 +4,9 @@ Every framework's file asks here before a tool runs. Whatever goes wrong while a
 for the cost that raises included, is a refusal: no tool runs that was not let in.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from difflib import get_close_matches
 from math import ceil
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -17,11 +18,11 @@ from budgetguard.errors import (
     InsufficientCredits,
 )
 from budgetguard.events import logger
+from budgetguard.guard import Guard, check_guard
 from budgetguard.hold import Hold, NoHold
 from budgetguard.integrations.objects import Cost
 
 if TYPE_CHECKING:
-    from budgetguard.guard import Guard
     from budgetguard.requirement import Requirement
 
 OnRefusal: TypeAlias = Literal["tell", "stop"]
@@ -37,12 +38,16 @@ class Tools:
     one tool pass that `"*"` would price. With `on_refusal="tell"` the model reads a refusal as the
     tool's result, with `"stop"` the run ends with the error.
 
-    Raises TypeError or ValueError for costs that cannot be.
+    Raises TypeError or ValueError for costs that cannot be, TypeError for what is no guard.
     """
 
     def __init__(
         self, guard: "Guard", costs: Mapping[str, Cost | None], *, on_refusal: OnRefusal = "tell"
     ) -> None:
+        check_guard(guard)
+        if not isinstance(costs, Mapping):
+            msg = f"costs takes a mapping of tools' names to costs, not {type(costs).__name__}"
+            raise TypeError(msg)
         if not costs:
             msg = 'costs names no tool: {"deep_spec": 50}, or {"*": 10} for all'
             raise ValueError(msg)
@@ -50,7 +55,23 @@ class Tools:
             msg = f"on_refusal must be 'tell' or 'stop', not {on_refusal!r}"
             raise ValueError(msg)
         self._stops = on_refusal == "stop"
-        self._priced = {name: _requirement(guard, cost) for name, cost in dict(costs).items()}
+        self._priced = {
+            _checked(name): _requirement(guard, name, cost) for name, cost in dict(costs).items()
+        }
+        self._unseen = self._priced.keys() - {_ANY}
+
+    def expect(self, names: Iterable[str]) -> None:
+        """Warn in the log, once, of a price whose name is almost that of a tool without one.
+
+        For frameworks that do not show the tools' `names` when the prices are given: there, a name
+        that no tool has can be meant for another agent's.
+        """
+        unseen, self._unseen = self._unseen, set()
+        known = set(names) if unseen else set()
+        free = sorted(known - self._priced.keys())
+        for name in sorted(unseen - known):
+            if get_close_matches(name, free):
+                logger.warning(no_such_tool(name, free))
 
     def find(self, name: str) -> "Requirement | None":
         """What a tool needs; None where it costs nothing."""
@@ -100,6 +121,11 @@ def for_model(error: BudgetGuardError) -> str:
     if isinstance(error, InsufficientCredits):
         return f"BUDGET: {_lack(error)} {_instead(error)}"
     if isinstance(error, ConcurrencyLimit):
+        if error.retry_after is None:
+            return (
+                f"BUDGET: needs {error.needed} sessions, and {error.provider} allows {error.limit} "
+                "at once. Do not retry; go on without, and tell the user."
+            )
         return (
             f"BUDGET: {error.in_use} of {error.limit} sessions at {error.provider} are in use. "
             "Do something else first, or go on without."
@@ -110,6 +136,16 @@ def for_model(error: BudgetGuardError) -> str:
             "Do not retry; go on without, and tell the user."
         )
     return f"BUDGET: {error}"
+
+
+def no_such_tool(name: str, known: Iterable[str]) -> str:
+    """What to tell of a price for a tool that is not among `known`."""
+    names = list(known)
+    near = get_close_matches(name, names, n=3)
+    meant = (
+        f"Did you mean {' or '.join(near)}?" if near else f"There is: {', '.join(names) or 'none'}."
+    )
+    return f"costs names {name!r}, but no tool is called that. {meant}"
 
 
 def _lack(error: InsufficientCredits) -> str:
@@ -129,8 +165,19 @@ def _instead(error: InsufficientCredits) -> str:
     return f"Do not retry; ask for a top-up: {error.top_up_url}"
 
 
-def _requirement(guard: "Guard", cost: Cost | None) -> "Requirement | None":
+def _checked(name: object) -> str:
+    if not isinstance(name, str):
+        msg = f"costs takes the names of tools, not {type(name).__name__}: {name!r}"
+        raise TypeError(msg)
+    return name
+
+
+def _requirement(guard: Guard, name: str, cost: Cost | None) -> "Requirement | None":
     if cost is None:
         return None
     terms: Mapping[str, Any] = cost if isinstance(cost, Mapping) else {"min": cost}
-    return guard.require_credits(**terms)
+    try:
+        return guard.require_credits(**terms)
+    except (TypeError, ValueError) as error:
+        error.add_note(f"in the cost of {name}")
+        raise

@@ -667,10 +667,14 @@ def test_a_restored_tool_never_runs(guard: Guard) -> None:
 def test_what_cannot_be_guarded_is_said_at_once(guard: Guard) -> None:
     """A typo never becomes a tool that spends unguarded."""
     specs = Specs()
-    with pytest.raises(ValueError, match="and names deep_speck"):
+    with pytest.raises(ValueError, match=r"'deep_speck', but no tool .* Did you mean deep_spec\?"):
         guarded_tools(specs.tools, guard, {"deep_speck": 50})
-    with pytest.raises(ValueError, match="once, and names Fast Spec, fast_spec"):
+    with pytest.raises(ValueError, match="twice, as a model sees them: Fast Spec, fast_spec"):
         guarded_tools(specs.tools, guard, {"Fast Spec": 50, "fast_spec": 1})
+    guarded = guarded_tools(specs.tools, guard, {"deep_spec": 50})
+    with pytest.raises(ValueError, match="deep_spec is guarded already; for a second account"):
+        guarded_tools(guarded, guard, {"*": 1})
+    assert guarded_tools(guarded, guard, {"fast_spec": 1})[0] is guarded[0]
     with pytest.raises(TypeError, match="takes CrewAI's BaseTool, not function"):
         guarded_tools([len_of_prompt], guard, {"*": 1})  # type: ignore[list-item]
     with pytest.raises(ValueError, match="on_refusal"):

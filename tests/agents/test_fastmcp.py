@@ -14,7 +14,7 @@ need("fastmcp")
 
 from fastmcp import Client, FastMCP, FastMCPApp
 from fastmcp.client.client import CallToolResult
-from fastmcp.exceptions import MCPError, ToolError
+from fastmcp.exceptions import MCPError, NotFoundError, ToolError, ValidationError
 from fastmcp.server.extensions import ServerExtension
 from fastmcp.server.middleware import Middleware
 from fastmcp.server.middleware.caching import ResponseCachingMiddleware
@@ -375,6 +375,31 @@ async def test_what_is_not_priced_costs_nothing(guard: Guard, provider: FakeProv
     await rest.call("fast_spec", prompt="two")
     assert (await rest.call("deep_spec", prompt="three")).is_error
     assert rest.ran == ["fast_spec two"]
+
+
+async def test_a_price_with_a_slip_in_its_name_is_told(
+    guard: Guard, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the server's log, when a client lists the tools."""
+    specs = Specs(guard, {"deep_spek": 120})
+    async with Client(specs.server) as client:
+        assert [tool.name for tool in await client.list_tools()] == ["deep_spec", "fast_spec"]
+    assert "costs names 'deep_spek', but no tool is called that. Did you mean deep_spec?" in (
+        caplog.messages
+    )
+
+
+@pytest.mark.parametrize(
+    ("release_on", "left"), [((), 80), ((ValidationError, NotFoundError), 100)]
+)
+async def test_what_fastmcp_rejects_is_kept_or_freed(
+    guard: Guard, release_on: Any, left: int
+) -> None:
+    """Wrong arguments, and a tool that there is not: as `release_on` says."""
+    specs = Specs(guard, {"*": {"min": 10, "release_on": release_on}})
+    assert (await specs.call("deep_spec", prompt=[1])).is_error
+    assert (await specs.call("no_spec")).is_error
+    assert (specs.ran, guard.available) == ([], left)
 
 
 async def test_a_mounted_servers_tools_go_by_their_listed_names(guard: Guard) -> None:

@@ -445,6 +445,19 @@ async def test_what_is_not_priced_costs_nothing(guard: Guard, provider: FakeProv
     assert rest.ran == ["fast_spec two"]
 
 
+async def test_a_price_with_a_slip_in_its_name_is_told(
+    guard: Guard, mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the server's log, when a client lists the tools."""
+    specs = Specs(guard, {"deep_spek": 120}, mode=mode)
+    async with specs.client() as client:
+        listed = await client.list_tools()
+    assert [tool.name for tool in listed.tools] == ["deep_spec", "fast_spec"]
+    assert "costs names 'deep_spek', but no tool is called that. Did you mean deep_spec?" in (
+        caplog.messages
+    )
+
+
 @pytest.mark.parametrize("params", [{}, {"name": 7}, {"name": "deep_spec", "arguments": [1]}])
 async def test_what_the_sdk_rejects_holds_nothing(guard: Guard, params: Any) -> None:
     """A request without a name, or whose arguments are no mapping, is an error as without us."""

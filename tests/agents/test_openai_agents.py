@@ -557,6 +557,18 @@ def test_a_copy_of_a_guarded_tool_is_guarded(
     assert (tool.ran, tool.available) == (["shop"], [40])
 
 
+@pytest.mark.parametrize("make", [Noting.named, Bound])
+def test_a_tool_is_guarded_once(
+    guard: Guard, tool: Noting, make: Callable[[Noting], FunctionTool]
+) -> None:
+    """A second guard around it could not tell what the first refused from what failed."""
+    tools = guarded_tools([make(tool), tool.named("other")], guard, {"deep_spec": 10})
+    with pytest.raises(ValueError, match="deep_spec is guarded already; for a second account"):
+        guarded_tools(tools, guard, {"*": 10})
+    other = guarded_tools(tools, guard, {"other": 10})
+    assert other[0] is tools[0]
+
+
 def test_a_tool_of_other_making_is_guarded(ask: Ask, guard: Guard, kept: Kept) -> None:
     """It is given the context that it asks for, and kept where it raises."""
     given: list[Any] = []
@@ -594,6 +606,59 @@ def test_an_agent_as_a_tool_has_one_price(ask: Ask, guard: Guard, tool: Noting) 
     assert (tool.available, guard.available) == ([30], 30)
     [text] = ask_for(ask, guard, write, costs, named)
     assert text.startswith("BUDGET: needs 70 credits, 30 available")
+
+
+def test_an_agent_as_a_tool_that_pauses_is_priced_again(
+    guard: Guard, provider: FakeProvider, clock: HandClock, tool: Noting
+) -> None:
+    """What it spent by then is kept; going on is refused to the caller, who may try once more."""
+    asked: list[Any] = []
+    inner = Agent("writer", model=Scripted(), tools=[tool.named(needs_approval=True)])
+    write = inner.as_tool("write", "Write.", run_config=OFF_THE_NET)
+    terms = {"min": 60, "actual": lambda words: asked.append(words) or 7}
+    model = Scripted(("write", '{"input": "Go."}'))
+    planner = Agent("planner", model=model, tools=guarded_tools([write], guard, {"write": terms}))
+
+    async def run(given: Any) -> Any:
+        return await Runner.run(planner, given, run_config=OFF_THE_NET)
+
+    first = asyncio.run(run("Go."))
+    assert (len(first.interruptions), asked, guard.available) == (1, [], 40)
+    clock.advance(30)
+    guard.balance(max_age=0)
+    state = first.to_state()
+    state.approve(first.interruptions[0])
+    with pytest.raises(UserError) as ended:
+        asyncio.run(run(state))
+    assert isinstance(ended.value.__cause__, InsufficientCredits)
+    assert (tool.ran, guard.available) == ([], 40)
+    provider.top_up(100)
+    clock.advance(30)
+    assert asyncio.run(run(state)).final_output == "Done."
+    assert (tool.ran, asked, model.read) == (["shop"], ["Done."], ["Done."])
+    assert guard.available == 133
+
+
+def test_a_paused_run_that_breaks_ends_its_hold_once(guard: Guard, kept: Kept) -> None:
+    """The tool inside raises when it may go on: the SDK pauses again, the hold is over."""
+    inner = Agent(
+        "writer",
+        model=Scripted(),
+        tools=[Noting(guard, _breaks).named(needs_approval=True, failure_error_function=None)],
+    )
+    write = inner.as_tool("write", "Write.", run_config=OFF_THE_NET)
+    model = Scripted(("write", '{"input": "Go."}'))
+    tools = guarded_tools([write], guard, {"write": {"min": 40, "release_on": UserError}})
+    planner = Agent("planner", model=model, tools=tools)
+
+    async def run() -> Any:
+        first = await Runner.run(planner, "Go.", run_config=OFF_THE_NET)
+        state = first.to_state()
+        state.approve(first.interruptions[0])
+        return await Runner.run(planner, state, run_config=OFF_THE_NET)
+
+    assert len(asyncio.run(run()).interruptions) == 1
+    kept(guard, 40)
 
 
 class Spec(BaseModel):

@@ -392,6 +392,16 @@ def test_what_has_no_price_passes(ask: Ask, guard: Guard, tool: Noting) -> None:
     assert (tool.available, guard.available) == ([100], 100)
 
 
+def test_a_price_with_a_slip_in_its_name_is_told(
+    ask: Ask, guard: Guard, tool: Noting, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the log, when a run has its tools."""
+    ask_for(ask, tool.named(), BudgetCapability(guard, {"deep_spek": 120}))
+    assert "costs names 'deep_spek', but no tool is called that. Did you mean deep_spec?" in (
+        caplog.messages
+    )
+
+
 def test_a_star_prices_the_rest(ask: Ask, guard: Guard, tool: Noting) -> None:
     """Wherever the agent has it from, but not what is named, be it at no cost."""
     other, free = Noting(guard), Noting(guard)

@@ -89,10 +89,21 @@ def lacking(needed: str, available: str, **figures: Any) -> InsufficientCredits:
             ),
         ),
         (
-            ConcurrencyLimit(operation="browse", limit=3, in_use=3, provider="Anchor Browser"),
+            ConcurrencyLimit(
+                operation="browse", limit=3, in_use=3, provider="Anchor Browser", retry_after=5
+            ),
             (
                 "BUDGET: 3 of 3 sessions at Anchor Browser are in use. "
                 "Do something else first, or go on without."
+            ),
+        ),
+        (
+            ConcurrencyLimit(
+                operation="browse", limit=3, in_use=1, provider="Anchor Browser", needed=4
+            ),
+            (
+                "BUDGET: needs 4 sessions, and Anchor Browser allows 3 at once. "
+                "Do not retry; go on without, and tell the user."
             ),
         ),
         (
@@ -126,6 +137,7 @@ def lacking(needed: str, available: str, **figures: Any) -> InsufficientCredits:
         "held by others",
         "held for a moment",
         "sessions",
+        "more sessions than there ever are",
         "unknown",
         "key",
         "configuration",
@@ -161,8 +173,9 @@ def test_every_error_has_its_words() -> None:
         ({"x": {"mn": 1}}, TypeError, "unexpected keyword argument 'mn'"),
         ({"x": {"min": 1, "actual": 3}}, TypeError, "actual takes a callable given the result"),
         ({"*": -1}, ValueError, "min must not be negative: -1"),
-        (50, TypeError, "not iterable"),
-        (["deep_spec"], ValueError, "dictionary update sequence"),
+        ({len: 1}, TypeError, "costs takes the names of tools, not builtin_function_or_method: "),
+        (50, TypeError, "costs takes a mapping of tools' names to costs, not int"),
+        (["deep_spec"], TypeError, "not list"),
     ],
 )
 def test_costs_that_cannot_be(guard: Guard, costs: Any, kind: type[Exception], words: str) -> None:
@@ -170,6 +183,14 @@ def test_costs_that_cannot_be(guard: Guard, costs: Any, kind: type[Exception], w
     with pytest.raises(kind) as said:
         Tools(guard, costs)
     assert words in str(said.value)
+    if isinstance(costs, dict) and "x" in costs:
+        assert said.value.__notes__ == ["in the cost of x"]
+
+
+def test_what_is_no_guard() -> None:
+    """A provider is not one yet."""
+    with pytest.raises(TypeError, match=r"takes a Guard, not FakeProvider: Guard\(FakeProvider"):
+        Tools(FakeProvider(100), {"x": 1})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("on_refusal", ["raise", "", None, True])
@@ -209,6 +230,27 @@ def test_a_tool_is_found_by_its_name(guard: Guard, ask: Callable[..., Any]) -> N
         "free": ("free", 0, 100),
         "other": ("other", 10, 90),
     }
+
+
+def test_a_price_that_was_meant_for_another_name_is_told(
+    guard: Guard, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once: a tool that is almost called that has no price."""
+    tools = Tools(guard, {"deep_spek": 50, "*": 1})
+    for _ in range(2):
+        tools.expect(["fast_spec", "deep_spec"])
+    assert caplog.messages == [
+        "costs names 'deep_spek', but no tool is called that. Did you mean deep_spec?"
+    ]
+
+
+@pytest.mark.parametrize("names", [["deep_spek", "search"], ["search", "deep_specs"], []])
+def test_prices_for_other_agents_are_not_told(
+    guard: Guard, names: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A name may be another agent's, and what is like it a tool that has its own price."""
+    Tools(guard, {"deep_spek": 50, "deep_specs": None}).expect(names)
+    assert caplog.messages == []
 
 
 def test_a_tool_without_a_price_asks_nobody(clock: HandClock, ask: Callable[..., Any]) -> None:
