@@ -98,7 +98,7 @@ class InsufficientCredits(BudgetGuardError):
 
     def __str__(self) -> str:
         needs = f"{self.operation} needs {_credits(self.needed)}"
-        looked = f"(looked {_ago(self.age)})"
+        looked = f"(looked {ago(self.age)})"
         if self.basis == "cap":
             cap = spell(self.available)
             return f"{needs}, and the cost limit at {self.provider} allows {cap} for one call {looked}."
@@ -239,7 +239,8 @@ def _are(amount: Decimal) -> str:
     return "is" if amount == 1 else "are"
 
 
-def _ago(age: float) -> str:
+def ago(age: float) -> str:
+    """How long ago a look was, in words."""
     return "just now" if age < 1 else f"{age:.0f} s ago"
 
 

@@ -11,18 +11,12 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import httpx
-from anchorbrowser import (
-    Anchorbrowser,
-    APIConnectionError,
-    APIStatusError,
-    AsyncAnchorbrowser,
-    NotFoundError,
-)
 
 from budgetguard.browser.ending import is_alive, wants_credits
 from budgetguard.credits import to_credits
 from budgetguard.guard import check_guard
 from budgetguard.integrations._anchor_prices import PRICED, RETRY, TOLD, Told
+from budgetguard.integrations._extra import extra
 from budgetguard.integrations._sdk import Replaced, bound, credits_said, requirement, said
 from budgetguard.integrations.objects import Cost, check_unguarded
 from budgetguard.providers.anchorbrowser import AnchorBrowser
@@ -32,6 +26,16 @@ if TYPE_CHECKING:
     from budgetguard.guard import Guard
     from budgetguard.hold import Hold
     from budgetguard.requirement import Requirement
+
+with extra("anchorbrowser"):
+    from anchorbrowser import (
+        Anchorbrowser,
+        APIConnectionError,
+        APIStatusError,
+        AsyncAnchorbrowser,
+        NotFoundError,
+    )
+
 
 C = TypeVar("C", bound=Anchorbrowser | AsyncAnchorbrowser)
 Async: TypeAlias = Callable[..., Coroutine[Any, Any, Any]]

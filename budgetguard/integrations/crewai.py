@@ -12,17 +12,20 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from crewai.tools import BaseTool, ToolFailure, ToolFailurePolicy
-from crewai.tools.base_tool import Tool
-from crewai.utilities.string_utils import sanitize_tool_name
-from pydantic import Field, PrivateAttr
-
+from budgetguard.integrations._extra import extra
 from budgetguard.integrations.objects import Cost
 from budgetguard.integrations.tools import OnRefusal, Tools, no_such_tool
 
 if TYPE_CHECKING:
     from budgetguard.guard import Guard
     from budgetguard.hold import Hold
+
+with extra("crewai"):
+    from crewai.tools import BaseTool, ToolFailure, ToolFailurePolicy
+    from crewai.tools.base_tool import Tool
+    from crewai.utilities.string_utils import sanitize_tool_name
+    from pydantic import Field, PrivateAttr
+
 
 _ANY = "*"
 

@@ -5,18 +5,20 @@ from contextlib import suppress
 from inspect import isasyncgenfunction, isgeneratorfunction
 from typing import TYPE_CHECKING, Any
 
-from fastapi import HTTPException, Response, WebSocketException
-from fastapi.exception_handlers import http_exception_handler
-from fastapi.requests import HTTPConnection
-
 from budgetguard import problem
 from budgetguard.asgi import answers_websockets, closing
 from budgetguard.errors import HoldClosed
 from budgetguard.exchange import EXCHANGE, Exchange
 from budgetguard.hold import Hold
+from budgetguard.integrations._extra import extra
 
 if TYPE_CHECKING:
     from budgetguard.requirement import Requirement
+
+with extra("fastapi"):
+    from fastapi import HTTPException, Response, WebSocketException
+    from fastapi.exception_handlers import http_exception_handler
+    from fastapi.requests import HTTPConnection
 
 
 class Refused(HTTPException):

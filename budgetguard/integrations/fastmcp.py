@@ -6,11 +6,7 @@ server = FastMCP("specs", middleware=[BudgetMiddleware(guard, {"deep_spec": 50})
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fastmcp.server.middleware import Middleware
-from fastmcp.server.providers.addressing import parse_hashed_backend_name
-from fastmcp.tools.base import InputRequiredToolResult, ToolResult
-from mcp.shared.exceptions import MCPError
-
+from budgetguard.integrations._extra import extra
 from budgetguard.integrations.answers import for_client, status_code
 from budgetguard.integrations.objects import Cost
 from budgetguard.integrations.tools import OnRefusal, Tools
@@ -22,6 +18,12 @@ if TYPE_CHECKING:
 
     from budgetguard.guard import Guard
     from budgetguard.hold import Hold
+
+with extra("fastmcp"):
+    from fastmcp.server.middleware import Middleware
+    from fastmcp.server.providers.addressing import parse_hashed_backend_name
+    from fastmcp.tools.base import InputRequiredToolResult, ToolResult
+    from mcp.shared.exceptions import MCPError
 
 
 class BudgetMiddleware(Middleware):

@@ -9,9 +9,7 @@ node = ToolNode(tools, **budget.hooks)
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from langchain.agents.middleware import AgentMiddleware
-from langchain_core.messages import ToolMessage
-
+from budgetguard.integrations._extra import extra
 from budgetguard.integrations.objects import Cost
 from budgetguard.integrations.tools import OnRefusal, Tools
 
@@ -22,6 +20,11 @@ if TYPE_CHECKING:
 
     from budgetguard.guard import Guard
     from budgetguard.hold import Hold
+
+with extra("langchain"):
+    from langchain.agents.middleware import AgentMiddleware
+    from langchain_core.messages import ToolMessage
+
 
 Result: TypeAlias = "ToolMessage | Command[Any]"
 

@@ -9,10 +9,7 @@ around tools (1.30, read 2026-11): decorate the tools' functions with `guard.req
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mcp.shared.exceptions import MCPError
-from mcp_types import CallToolRequestParams, CallToolResult, TextContent
-from pydantic import ValidationError
-
+from budgetguard.integrations._extra import extra
 from budgetguard.integrations.answers import for_client, status_code
 from budgetguard.integrations.objects import Cost
 from budgetguard.integrations.tools import OnRefusal, Tools
@@ -22,6 +19,11 @@ if TYPE_CHECKING:
 
     from budgetguard.guard import Guard
     from budgetguard.hold import Hold
+
+with extra("mcp"):
+    from mcp.shared.exceptions import MCPError
+    from mcp_types import CallToolRequestParams, CallToolResult, TextContent
+    from pydantic import ValidationError
 
 
 class BudgetMiddleware:

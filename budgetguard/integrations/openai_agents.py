@@ -10,15 +10,19 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import wrapt
-from agents import FunctionTool, Tool
-from agents.agent_tool_state import get_agent_tool_state_scope, peek_agent_tool_run_result
 
+from budgetguard.integrations._extra import extra
 from budgetguard.integrations.objects import Cost
 from budgetguard.integrations.tools import OnRefusal, Tools, no_such_tool
 
 if TYPE_CHECKING:
     from budgetguard.guard import Guard
     from budgetguard.hold import Hold
+
+with extra("openai-agents"):
+    from agents import FunctionTool, Tool
+    from agents.agent_tool_state import get_agent_tool_state_scope, peek_agent_tool_run_result
+
 
 _BIND = "__agents_bind_function_tool__"
 

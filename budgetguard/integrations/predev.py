@@ -7,24 +7,10 @@ from contextlib import closing, suppress
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
-import requests
-from predev_api import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
-    PredevAPI,
-    PredevAPIError,
-)
-from predev_api.exceptions import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
-    AuthenticationError,
-    BatchTooLargeError,
-    InsufficientCreditsError,
-    QueueFullError,
-    RateLimitError,
-    SubscriptionRequiredError,
-)
-from urllib3.exceptions import ConnectTimeoutError
-
 from budgetguard.credits import to_credits
 from budgetguard.errors import HoldClosed
 from budgetguard.guard import check_guard
+from budgetguard.integrations._extra import extra
 from budgetguard.integrations._sdk import Replaced, bound, credits_said, requirement, said
 from budgetguard.integrations.objects import Cost, check_unguarded
 from budgetguard.providers.predev import PreDev
@@ -33,6 +19,23 @@ if TYPE_CHECKING:
     from budgetguard.guard import Guard
     from budgetguard.hold import Hold
     from budgetguard.requirement import Requirement
+
+with extra("predev"):
+    import requests
+    from predev_api import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
+        PredevAPI,
+        PredevAPIError,
+    )
+    from predev_api.exceptions import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
+        AuthenticationError,
+        BatchTooLargeError,
+        InsufficientCreditsError,
+        QueueFullError,
+        RateLimitError,
+        SubscriptionRequiredError,
+    )
+    from urllib3.exceptions import ConnectTimeoutError
+
 
 # How far work may have come when its request fails: refusals are answered before it begins, with
 # the result, or in the middle of its events.

@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic_ai import RunContext, ToolFailed
-from pydantic_ai.capabilities import AbstractCapability
-from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
-
+from budgetguard.integrations._extra import extra
 from budgetguard.integrations.objects import Cost
 from budgetguard.integrations.tools import OnRefusal, Tools
 
 if TYPE_CHECKING:
     from budgetguard.guard import Guard
+
+with extra("pydantic-ai"):
+    from pydantic_ai import RunContext, ToolFailed
+    from pydantic_ai.capabilities import AbstractCapability
+    from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 
 
 class BudgetCapability(AbstractCapability[Any]):

@@ -16,6 +16,7 @@ from budgetguard.errors import (
     BudgetGuardError,
     ConcurrencyLimit,
     InsufficientCredits,
+    ago,
 )
 from budgetguard.events import logger
 from budgetguard.guard import Guard, check_guard
@@ -150,7 +151,7 @@ def no_such_tool(name: str, known: Iterable[str]) -> str:
 
 def _lack(error: InsufficientCredits) -> str:
     available = max(error.available, Decimal(0))
-    looked = f"looked {error.age:.0f} s ago"
+    looked = f"looked {ago(error.age)}"
     return f"needs {spell(error.needed)} credits, {spell(available)} available ({looked})."
 
 

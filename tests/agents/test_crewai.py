@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # CrewAI's of itself
 
 TOO_LITTLE = (
-    "BUDGET: needs 50 credits, 20 available (looked 0 s ago). "
+    "BUDGET: needs 50 credits, 20 available (looked just now). "
     "Do not retry; ask for a top-up: https://example.com/top-up"
 )
 UNKNOWN = (

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 TOO_LITTLE = (
-    "BUDGET: needs 50 credits, 20 available (looked 0 s ago). "
+    "BUDGET: needs 50 credits, 20 available (looked just now). "
     "Do not retry; ask for a top-up: https://example.com/top-up"
 )
 FIGURES = {

@@ -53,7 +53,7 @@ from budgetguard.testing import FakeProvider, HandClock
 EXAMPLE = "openai_agents_run.py"
 OFF_THE_NET = RunConfig(tracing_disabled=True)
 REFUSED = (
-    "BUDGET: needs 120 credits, 100 available (looked 0 s ago). "
+    "BUDGET: needs 120 credits, 100 available (looked just now). "
     "Do not retry; ask for a top-up: https://example.com/top-up"
 )
 SHOP = ("deep_spec", '{"prompt": "shop"}')
@@ -738,7 +738,7 @@ def test_the_example(run_example: Callable[[str], str]) -> None:
     printed = run_example(EXAMPLE)
     [refusal] = re.findall(r"BUDGET: .*", printed)
     assert re.fullmatch(
-        r"BUDGET: needs 50 credits, 22 available \(looked \d+ s ago\)\. "
+        r"BUDGET: needs 50 credits, 22 available \(looked (just now|\d+ s ago)\)\. "
         r"Do not retry; ask for a top-up: https://example\.com/top-up",
         refusal,
     )

@@ -41,7 +41,7 @@ from budgetguard.testing import FakeProvider, HandClock
 
 EXAMPLE = "pydantic_ai_agent.py"
 REFUSED = (
-    "BUDGET: needs 120 credits, 100 available (looked 0 s ago). "
+    "BUDGET: needs 120 credits, 100 available (looked just now). "
     "Do not retry; ask for a top-up: https://example.com/top-up"
 )
 Ask = Callable[[Any], AgentRunResult[Any]]
@@ -524,7 +524,7 @@ def test_the_example(run_example: Callable[[str], str]) -> None:
     printed = run_example(EXAMPLE)
     [refusal] = re.findall(r"BUDGET: .*", printed)
     assert re.fullmatch(
-        r"BUDGET: needs 50 credits, 22 available \(looked \d+ s ago\)\. "
+        r"BUDGET: needs 50 credits, 22 available \(looked (just now|\d+ s ago)\)\. "
         r"Do not retry; ask for a top-up: https://example\.com/top-up",
         refusal,
     )

@@ -56,7 +56,7 @@ def lacking(needed: str, available: str, **figures: Any) -> InsufficientCredits:
         (
             lacking("0.25", "0.20", top_up_url=None, age=0.3),
             (
-                "BUDGET: needs 0.25 credits, 0.2 available (looked 0 s ago). "
+                "BUDGET: needs 0.25 credits, 0.2 available (looked just now). "
                 "Do not retry; ask for a top-up."
             ),
         ),

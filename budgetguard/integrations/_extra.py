@@ -1,0 +1,17 @@
+"""What an integration stands on may not be installed: which extra has it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Import inside the block what the extra of that name installs; the error names the extra."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("budgetguard"):
+            raise
+        package = error.name.partition(".")[0]
+        msg = f'{package} is not installed: pip install "budgetguard-preflight[{name}]"'
+        raise ModuleNotFoundError(msg, name=error.name) from error
