@@ -1,5 +1,7 @@
 """When a guard looks: by age, near the edge, never twice at once, never too often."""
 
+from typing import Any
+
 import anyio
 import pytest
 from staging import Caller, Slow, under_way, until, waiting
@@ -247,7 +249,6 @@ def test_a_failed_refresh_disturbs_nobody_who_has_a_usable_balance(clock: HandCl
         ({"if_unknown": "maybe"}, ValueError),
         ({"mode": "lenient"}, ValueError),
         ({"on_event": 3}, TypeError),
-        ({"on_event": anyio.sleep}, TypeError),
         ({"alert_below": True}, TypeError),
     ],
     ids=str,
@@ -259,6 +260,13 @@ def test_terms_that_cannot_be_are_refused(
     """A guard says so when it is made, not when it is first needed."""
     with pytest.raises(problem):
         Guard(FakeProvider(1), **terms)  # type: ignore[arg-type]
+
+
+def test_events_are_told_to_a_plain_function() -> None:
+    """What is async would be called and never awaited."""
+    listener: Any = anyio.sleep
+    with pytest.raises(TypeError, match="nobody would await"):
+        Guard(FakeProvider(100), on_event=listener)
 
 
 def test_the_quick_way_ends_as_fresh_for_does(clock: HandClock) -> None:
