@@ -4,6 +4,7 @@ Both HTTP libraries ask for streams of their own types, and settle nothing thems
 body is when its stream was read to the end or closed.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Self, TypeAlias
 
@@ -21,9 +22,15 @@ def watched(response: Any, library: Any, over: Over, most: int) -> Any:
     watch = _Watch(response, library, over, most)
     # Some streams are of both kinds, and only the client knows how it will read them.
     both = library.SyncByteStream, library.AsyncByteStream
-    kinds = [kind for kind in both if isinstance(response.stream, kind)]
-    response.stream = type("WatchedStream", (_Stream, *kinds), {})(response.stream, watch)
+    kinds = tuple(kind for kind in both if isinstance(response.stream, kind))
+    response.stream = _watched_kind(kinds)(response.stream, watch)
     return response
+
+
+@functools.cache
+def _watched_kind(kinds: tuple[type, ...]) -> Any:
+    """Our stream, of a library's kinds: few, and classes would be left to the collector."""
+    return type("WatchedStream", (_Stream, *kinds), {})
 
 
 class _Watch:

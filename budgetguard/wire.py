@@ -4,9 +4,10 @@ Pure: a reply comes in as data, and what it means goes out as data. `Wire` reads
 provider of which nothing is known; `providers/` has one that knows more for each of its own.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
+from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from budgetguard.credits import Amount, exact
@@ -35,25 +36,34 @@ _DONE = "[DONE]"
 _MAYBE_DONE = frozenset({408, 409, 425, 499})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Reply:
     """A reply, read as far as anybody will.
 
-    `body` is its JSON, with numbers as Decimal, and None where it is no JSON. `events` are the
-    frames of an event stream, each with its name and its JSON. `path` is below the base URL. Where it
-    is not `complete`, nobody read on, and it did not say that it had ended.
+    `frames` are those of an event stream, each with its name and its text. `path` is below the base
+    URL. Where it is not `complete`, nobody read on, and it did not say that it had ended. Its JSON is
+    parsed where it is asked for: that of an answer with a million numbers takes a second.
     """
 
     path: str
     status: int
     headers: Mapping[str, str] = field(repr=False)
-    body: Any = field(default=None, repr=False)
-    events: tuple[tuple[str, Any], ...] = field(default=(), repr=False)
+    content: bytes | None = field(default=None, repr=False)
+    frames: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     complete: bool = True
+
+    @cached_property
+    def body(self) -> Any:
+        """Its JSON, with numbers as Decimal; None where it is no JSON."""
+        return None if self.content is None else parse(self.content)
 
     def field(self, name: str) -> Any:
         """A field of the body, where that is an object that has it; or None."""
         return self.body.get(name) if isinstance(self.body, dict) else None
+
+    def events(self, name: str) -> Iterator[Any]:
+        """The JSON of each frame of that name, None for what is none."""
+        return (parse(text.encode()) for each, text in self.frames if each == name)
 
 
 class Wire:
@@ -116,11 +126,10 @@ def read(
     if content is None:
         return Reply(path, status, headers, complete=complete)
     if kind == "text/event-stream":
-        frames = _frames(content)
-        events = tuple((name, parse(data.encode())) for name, data in frames)
-        complete = complete or any(data == _DONE for _, data in frames)
-        return Reply(path, status, headers, events=events, complete=complete)
-    return Reply(path, status, headers, body=parse(content), complete=complete)
+        frames = tuple(_frames(content))
+        complete = complete or any(text == _DONE for _, text in frames)
+        return Reply(path, status, headers, frames=frames, complete=complete)
+    return Reply(path, status, headers, content, complete=complete)
 
 
 def _frames(content: bytes) -> list[tuple[str, str]]:

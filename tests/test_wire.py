@@ -1,5 +1,6 @@
 """What replies say about credits: tables over the providers' documented bodies."""
 
+import json
 from decimal import Decimal
 from typing import Any
 
@@ -9,9 +10,16 @@ from budgetguard import AnchorBrowser, BalanceUnavailable, PreDev
 from budgetguard.wire import Reply, Wire, amount, read
 
 
-def reply(path: str, status: int = 200, body: Any = None, **rest: Any) -> Reply:
+def said(value: Any) -> str:
+    """The JSON of a body or an event."""
+    return json.dumps(value, default=float)
+
+
+def reply(path: str, status: int = 200, body: Any = None, events: Any = (), **rest: Any) -> Reply:
     """A reply whose body was read."""
-    return Reply(path, status, rest.pop("headers", {}), body, **rest)
+    content = None if body is None else said(body).encode()
+    frames = tuple((name, said(event)) for name, event in events)
+    return Reply(path, status, rest.pop("headers", {}), content, frames, **rest)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +163,17 @@ def test_an_event_stream_is_read_frame_by_frame() -> None:
     """Comments are none, data of several lines is one, and what is no JSON is None."""
     content = b':ok\n\nevent: a\ndata: {"x":\ndata: 1.5}\n\ndata: nonsense\r\n\r\n:keepalive\n\n'
     found = read("/s", 200, {"content-type": "text/event-stream; charset=utf-8"}, content)
-    assert found.events == (("a", {"x": Decimal("1.5")}), ("message", None))
+    assert found.frames == (("a", '{"x":\n1.5}'), ("message", "nonsense"))
+    assert list(found.events("a")) == [{"x": Decimal("1.5")}]
+    assert list(found.events("message")) == [None]
+
+
+def test_what_a_header_settles_is_not_parsed() -> None:
+    """An answer with a million numbers would take a second of the caller's loop."""
+    found = reply("/v1/embeddings", 200, [0.5], headers={"x-predev-credits-charged": "2"})
+    assert PreDev.wire.end(found) == 2
+    assert not PreDev.wire.exhausted(found)
+    assert "body" not in vars(found)
 
 
 def test_a_stream_may_say_itself_that_it_has_ended() -> None:

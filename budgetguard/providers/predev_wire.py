@@ -56,7 +56,7 @@ class PreDevWire(Wire):
             return "keep"
         if reply.status not in OK:
             return super().end(reply)
-        if reply.events or "text/event-stream" in reply.headers.get("content-type", ""):
+        if reply.frames or "text/event-stream" in reply.headers.get("content-type", ""):
             return _streamed(reply)
         return _finished(reply.body) if reply.complete else "keep"
 
@@ -64,8 +64,7 @@ class PreDevWire(Wire):
         """A 402, unless it is a plan that is lacking; in a stream, an error that says so."""
         if reply.status == PAYMENT_REQUIRED:
             return _code(reply.body) != "subscription_required"
-        errors = (data for name, data in reply.events if name == "error")
-        return any(_code(data) == "insufficient_credits" for data in errors)
+        return any(_code(error) == "insufficient_credits" for error in reply.events("error"))
 
     def remaining(self, headers: Mapping[str, str]) -> Decimal | None:
         """The gateway's header."""
@@ -106,9 +105,8 @@ def _code(body: Any) -> str:
 
 
 def _streamed(reply: Reply) -> End:
-    for name, data in reply.events:
-        if name == "done":
-            return _finished(data)
+    for done in reply.events("done"):
+        return _finished(done)
     return "keep"
 
 
