@@ -1,30 +1,19 @@
 """The examples, run as a user would run them, and held against the sandbox's books."""
 
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from decimal import Decimal
-from pathlib import Path
 
 import pytest
+from example import EXAMPLES, costs, ended, run
 
 from budgetguard.testing.sandbox import Sandbox
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = sorted(file.name for file in EXAMPLES.glob("*.py"))
 
 
 @pytest.fixture(autouse=True)
 def _without_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "*")
-
-
-def run(name: str, *arguments: str) -> str:
-    """Run an example, which must not fail nor complain; give what it printed."""
-    done = _run(name, *arguments)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
 
 
 @pytest.fixture
@@ -35,21 +24,6 @@ def run_pasted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]
     with Sandbox() as idle:
         yield lambda name: run(name, "--base-url", idle.url)
         assert not idle.requests
-
-
-def _run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-def costs(output: str) -> Decimal:
-    """Add up what the example says that its specs cost."""
-    return sum((Decimal(each) for each in re.findall(r"for ([\d.]+) credits", output)), Decimal(0))
 
 
 def test_spec_generation_in_the_sandbox(run_pasted: Callable[[str], str]) -> None:
@@ -158,7 +132,7 @@ def test_agent_loop_with_enough_credits(monkeypatch: pytest.MonkeyPatch) -> None
 def test_live_without_a_key(name: str) -> None:
     """With --live and no key an example ends, naming the variable, and asks nobody."""
     with Sandbox() as sandbox:
-        done = _run(name, "--live", "--base-url", sandbox.url)
+        done = ended(name, "--live", "--base-url", sandbox.url)
         assert done.returncode == 2
         assert re.search(r"error: --live needs [A-Z]+_API_KEY\n", done.stderr)
         assert not sandbox.requests

@@ -52,6 +52,7 @@ ADMIT_UNKNOWN = Admit(unknown=True)
 WAIT = Stay(None)
 WAIT_AND_LOOK = Stay(NOW)
 UNKNOWN = Refuse(Why.UNKNOWN, hopeless=False)
+TOO_LITTLE = Refuse(Why.CREDITS, hopeless=True)
 
 
 def at(mono: float) -> Instant:
@@ -263,7 +264,7 @@ def test_an_exhausted_account_admits_nobody() -> None:
     """After the provider's own refusal not a micro-credit is there, extra credits neither."""
     ledger = books(100, 10.0, exhausted=1.0)
     terms = replace(TERMS, extra=1000)
-    assert decided(ledger, need(1), terms=terms) == refused(Why.CREDITS, hopeless=True)
+    assert decided(ledger, need(1), terms=terms) == TOO_LITTLE
 
 
 @pytest.mark.parametrize(
@@ -373,8 +374,8 @@ def test_what_could_fit_if_nothing_else_ran(
 @pytest.mark.parametrize(
     ("age", "decision"),
     [
-        (0.0, refused(Why.CREDITS, hopeless=True)),
-        (4.9, refused(Why.CREDITS, hopeless=True)),
+        (0.0, TOO_LITTLE),
+        (4.9, TOO_LITTLE),
         (5.0, WAIT_AND_LOOK),
         (299.0, WAIT_AND_LOOK),
         (600.0, WAIT_AND_LOOK),
@@ -391,8 +392,8 @@ def test_too_little_on_a_look_of_some_age(age: float, decision: Decision) -> Non
         (Looking(NOW - 7, in_flight=True), WAIT),
         (Looking(NOW - 1, in_flight=True), WAIT),
         (Looking(NOW - 1, in_flight=True, blocked_until=NOW + 1), WAIT),
-        (Looking(NOW - 100, blocked_until=NOW + 0.1), refused(Why.CREDITS, hopeless=True)),
-        (Looking(NOW - 4.9, blocked_until=NOW - 1), refused(Why.CREDITS, hopeless=True)),
+        (Looking(NOW - 100, blocked_until=NOW + 0.1), TOO_LITTLE),
+        (Looking(NOW - 4.9, blocked_until=NOW - 1), TOO_LITTLE),
         (Looking(NOW - 5, blocked_until=NOW - 1), WAIT_AND_LOOK),
         (Looking(), WAIT_AND_LOOK),
     ],
@@ -413,13 +414,13 @@ def test_too_little_on_an_old_look(looking: Looking, decision: Decision) -> None
 
 def test_a_young_look_at_hand_refuses_whatever_is_in_flight() -> None:
     """The caller does not wait for more than it needs."""
-    assert decided(books(10, 4.9), need(50), IN_FLIGHT) == refused(Why.CREDITS, hopeless=True)
+    assert decided(books(10, 4.9), need(50), IN_FLIGHT) == TOO_LITTLE
 
 
 def test_the_providers_own_refusal_is_as_good_as_a_look() -> None:
     """Right after a 402 nobody waits for a balance in order to be refused."""
     ledger = books(100, 200.0, exhausted=4.9)
-    assert decided(ledger, need(1), Looking(NOW - 200)) == refused(Why.CREDITS, hopeless=True)
+    assert decided(ledger, need(1), Looking(NOW - 200)) == TOO_LITTLE
     ledger = books(100, 200.0, exhausted=5.0)
     assert decided(ledger, need(1), Looking(NOW - 200)) == WAIT_AND_LOOK
 
@@ -427,28 +428,23 @@ def test_the_providers_own_refusal_is_as_good_as_a_look() -> None:
 def test_an_old_look_in_flight_that_lands_is_not_enough() -> None:
     """Where the look in flight was sent too long before the caller came, the next one decides."""
     caller = need(50, waited=1.0)
-    assert decided(books(10, 5.9), caller) == refused(Why.CREDITS, hopeless=True)
+    assert decided(books(10, 5.9), caller) == TOO_LITTLE
     assert decided(books(10, 6.0), caller) == WAIT_AND_LOOK
 
 
 def test_a_caller_waits_for_one_look_only() -> None:
     """The look sent for the caller refuses it, however long the answer took."""
-    assert decided(books(10, 8.0), need(50, waited=8.0)) == refused(Why.CREDITS, hopeless=True)
+    assert decided(books(10, 8.0), need(50, waited=8.0)) == TOO_LITTLE
 
 
-@pytest.mark.parametrize(
-    ("age", "decision"),
-    [(0.0, refused(Why.CREDITS, hopeless=True)), (0.1, WAIT_AND_LOOK)],
-)
+@pytest.mark.parametrize(("age", "decision"), [(0.0, TOO_LITTLE), (0.1, WAIT_AND_LOOK)])
 def test_without_recheck_after_each_caller_has_a_look_of_its_own(
     age: float, decision: Decision
 ) -> None:
     """Where looks need no distance, only one sent as the caller came, or since, refuses it."""
     terms = replace(TERMS, recheck_after=0)
     assert decided(books(10, age), need(50), terms=terms) == decision
-    assert decided(books(10, age), need(50, waited=age), terms=terms) == refused(
-        Why.CREDITS, hopeless=True
-    )
+    assert decided(books(10, age), need(50, waited=age), terms=terms) == TOO_LITTLE
 
 
 @pytest.mark.parametrize(
@@ -463,7 +459,7 @@ def test_nobody_is_held_longer_than_wait_and_timeout(
 ) -> None:
     """When its time is up, a caller is refused on the balance at hand."""
     caller = need(50, slots=1, waited=10.0 + wait, wait=wait)
-    assert decided(ledger, caller, looking) == refused(Why.CREDITS, hopeless=True)
+    assert decided(ledger, caller, looking) == TOO_LITTLE
     soon = replace(caller, give_up=math.nextafter(NOW, math.inf))
     assert isinstance(decided(ledger, soon, looking), Stay)
 
@@ -617,7 +613,7 @@ def test_a_look_sent_for_the_caller_counts_however_short_stale_for_is() -> None:
     terms = replace(TERMS, fresh_for=0, stale_for=0)
     caller = need(50, waited=3.0)
     assert isinstance(decided(books(50, 3.0), caller, terms=terms), Admit)
-    assert decided(books(49, 3.0), caller, terms=terms) == refused(Why.CREDITS, hopeless=True)
+    assert decided(books(49, 3.0), caller, terms=terms) == TOO_LITTLE
     assert decided(books(50, 3.1), caller, terms=terms) == WAIT_AND_LOOK
 
 

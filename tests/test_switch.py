@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -17,19 +17,20 @@ from budgetguard import (
     InsufficientCredits,
     require_credits,
     set_active,
-    set_default_guard,
 )
 from budgetguard.switch import SWITCH, Switch
 from budgetguard.testing import FakeProvider, HandClock
 
 
 @pytest.fixture
-def unread() -> Iterator[None]:
-    """Within the test, the environment has not been read, and nobody chose."""
-    before = SWITCH.save()
-    SWITCH.restore((False, False, False, False))
-    yield
-    SWITCH.restore(before)
+def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Set BUDGETGUARD as if the process had just begun, and nobody had chosen."""
+
+    def begin(value: str) -> None:
+        monkeypatch.setenv("BUDGETGUARD", value)
+        SWITCH.restore((False, False, False, False))
+
+    return begin
 
 
 @pytest.mark.parametrize(
@@ -92,18 +93,19 @@ def test_a_choice_wins_over_the_environment(
     assert (switch.passive, switch.observe) == (not active, False)
 
 
-@pytest.mark.usefixtures("unread")
-def test_a_wrong_value_shows_when_a_guard_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody runs unguarded by a typing error without being told."""
-    monkeypatch.setenv("BUDGETGUARD", "of")
-    with pytest.raises(ConfigurationError, match="BUDGETGUARD is 'of'"):
+@pytest.mark.parametrize("value", ["of", "on", "0", "disabled", "true"])
+def test_a_wrong_value_shows_when_a_guard_is_made(
+    environment: Callable[[str], None], value: str
+) -> None:
+    """Nobody runs unguarded, or guarded unawares, by a typing error without being told."""
+    environment(value)
+    with pytest.raises(ConfigurationError, match=f"BUDGETGUARD is '{value}'"):
         Guard(FakeProvider())
 
 
-@pytest.mark.usefixtures("unread")
-def test_a_wrong_value_shows_at_a_call_without_a_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_value_shows_at_a_call_without_a_guard(environment: Callable[[str], None]) -> None:
     """Where no guard was made yet, the first guarded call tells."""
-    monkeypatch.setenv("BUDGETGUARD", "of")
+    environment("of")
 
     @require_credits(min=5)
     def spend() -> None:
@@ -111,6 +113,34 @@ def test_a_wrong_value_shows_at_a_call_without_a_guard(monkeypatch: pytest.Monke
 
     with pytest.raises(ConfigurationError, match="BUDGETGUARD is 'of'"):
         spend()
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize(("value", "runs"), [("off", True), ("observe", True), ("", False)])
+def test_the_environment_switches(
+    environment: Callable[[str], None], value: str, *, runs: bool
+) -> None:
+    """Off and observe let everything run."""
+    environment(value)
+    provider = FakeProvider(10)
+    call = Guard(provider).require_credits(min=50)(lambda: "ran")
+    if runs:
+        assert call() == "ran"
+    else:
+        with pytest.raises(InsufficientCredits):
+            call()
+
+
+@pytest.mark.usefixtures("clock")
+def test_guards_read_the_environment_once(environment: Callable[[str], None]) -> None:
+    """What it says later changes nothing."""
+    environment("off")
+    guard = Guard(FakeProvider(10))
+    guard.acquire(50).release()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BUDGETGUARD", "observe")
+        guard.acquire(50).release()
+        assert guard.available is None
 
 
 def test_off_runs_code_as_if_undecorated(clock: HandClock) -> None:
@@ -132,13 +162,64 @@ def test_off_runs_code_as_if_undecorated(clock: HandClock) -> None:
 
 
 @pytest.mark.usefixtures("clock")
-def test_off_needs_no_default_guard() -> None:
+def test_off_neither_looks_nor_refuses() -> None:
+    """No look, no refusal, no hold; what a call returns and raises is its own."""
+    provider = FakeProvider(0)
+    guard = Guard(provider)
+    call = guard.require_credits(min=50, slots=3, actual=lambda _: 1 / 0)(lambda: "ran")
+    set_active(False)
+    assert call() == "ran"
+    with pytest.raises(KeyError):
+        guard.require_credits(min=50)(lambda: {}["no"])()
+    with guard.require_credits(min=50) as hold:
+        assert hold.state == "open"
+        hold.charged(5)
+        hold.extend(500)
+        hold.settle(3)
+    assert (hold.state, hold.amount) == ("settled", 0)
+    with pytest.raises(HoldClosed):
+        hold.release()
+    guard.acquire(50).release()
+    assert provider.requests == 0
+    set_active(True)
+    with pytest.raises(InsufficientCredits):
+        call()
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("clock")
+async def test_off_async_code_runs_as_if_undecorated() -> None:
+    """Coroutines, async generators and async blocks."""
+    provider = FakeProvider(0)
+    guard = Guard(provider)
+
+    @guard.require_credits(min=50)
+    async def coroutine() -> str:
+        return "ran"
+
+    @guard.require_credits(min=50)
+    async def generator() -> Any:
+        yield "ran"
+
+    set_active(False)
+    assert await coroutine() == "ran"
+    assert [item async for item in generator()] == ["ran"]
+    async with guard.require_credits(min=50) as hold:
+        pass
+    assert hold.state == "settled"
+    assert provider.requests == 0
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize("way", ["decorated", "block"])
+def test_off_needs_no_default_guard(way: str) -> None:
     """Switched off, code that names no guard needs none."""
 
-    @require_credits(min=5)
-    def spend() -> str:
-        return "spent"
+    def block() -> str:
+        with require_credits(min=5):
+            return "spent"
 
+    spend = block if way == "block" else require_credits(min=5)(lambda: "spent")
     with pytest.raises(ConfigurationError):
         spend()
     set_active(False)
@@ -184,52 +265,62 @@ def test_on_again_guards_again() -> None:
 
 
 @pytest.mark.usefixtures("clock")
-def test_a_quick_call_is_switched_off_too() -> None:
-    """A function that needs no decision any more is not held for while guards are off."""
-    guard = Guard(FakeProvider(100))
-    inside: list[Decimal | None] = []
-
-    @guard.require_credits(min=10)
-    def spend() -> None:
-        inside.append(guard.available)
-
-    spend()
-    spend()
+@pytest.mark.parametrize("need", [10, lambda: 10], ids=["quick", "worked out per call"])
+def test_a_call_is_switched_off_whichever_way_it_goes(need: Any) -> None:
+    """Also a function that needs no decision any more is not held for while guards are off."""
+    guard = Guard(FakeProvider(100, lag=5))
+    call = guard.require_credits(min=need)(lambda: guard.available)
+    assert [call(), call()] == [90, 80]
     set_active(False)
-    spend()
-    assert inside == [90, 80, 80]
+    assert [call(), call()] == [80, 80]
+    set_active(True)
+    assert call() == 70
 
 
 @pytest.mark.usefixtures("clock")
-def test_a_call_that_runs_when_guards_are_switched_off_ends_as_it_would_have() -> None:
+@pytest.mark.parametrize("on", [False, True], ids=["off", "on again"])
+def test_a_call_that_runs_when_guards_are_switched_off_ends_as_it_would_have(*, on: bool) -> None:
     """A hold from before the switch is settled and counted."""
     guard = Guard(FakeProvider(100), lag=5)
     with guard.require_credits(min=30) as hold:
         set_active(False)
         hold.settle(20)
-    set_active(True)
+    set_active(on)
     assert guard.available == 80
 
 
-@pytest.mark.usefixtures("unread", "clock")
-def test_observe_by_environment_refuses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize("way", [Guard.acquire, Guard.require_credits], ids=["acquire", "block"])
+def test_observe_by_environment_refuses_nobody(
+    environment: Callable[[str], None], way: Callable[..., Any]
+) -> None:
     """Decisions are made, booked and told, and nobody is kept out."""
-    monkeypatch.setenv("BUDGETGUARD", "observe")
+    environment("observe")
     told: list[Event] = []
     guard = Guard(FakeProvider(10), on_event=told.append)
     guard.balance()
-    with guard.require_credits(min=50):
+    with way(guard, min=50):
         assert guard.available == -40
-    refused = [event for event in told if event.kind == "refused"]
-    assert [event.enforced for event in refused] == [False]
+    assert [event.enforced for event in told if event.kind == "refused"] == [False]
 
 
-@pytest.mark.usefixtures("unread", "clock")
-def test_set_active_ends_observing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize("value", ["off", "observe"])
+def test_set_active_wins_over_the_environment(
+    environment: Callable[[str], None], value: str
+) -> None:
+    """Also when it is called before the environment is read."""
+    environment(value)
+    set_active(True)
+    with pytest.raises(InsufficientCredits):
+        Guard(FakeProvider(10)).acquire(50)
+
+
+@pytest.mark.usefixtures("clock")
+def test_set_active_ends_observing(environment: Callable[[str], None]) -> None:
     """The choice of the program is to enforce, whatever the environment says."""
-    monkeypatch.setenv("BUDGETGUARD", "observe")
+    environment("observe")
     guard = Guard(FakeProvider(10))
-    set_default_guard(guard)
     set_active(True)
     with pytest.raises(InsufficientCredits):
         guard.acquire(50)

@@ -1,16 +1,11 @@
 """The example of a web service, run as a user would run it, and held against the books."""
 
 import re
-import subprocess
-import sys
-from decimal import Decimal
-from pathlib import Path
 
 import pytest
+from example import costs, run
 
 from budgetguard.testing.sandbox import Sandbox
-
-EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "web_service.py"
 
 
 @pytest.fixture(autouse=True)
@@ -19,28 +14,10 @@ def _with_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREDEV_API_KEY", Sandbox.predev_key)
 
 
-def run(*arguments: str) -> str:
-    """Run the example, which must not fail nor complain; give what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLE), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
-def costs(output: str) -> Decimal:
-    """Add up what the example says that its specs cost."""
-    return sum((Decimal(each) for each in re.findall(r"for ([\d.]+) credits", output)), Decimal(0))
-
-
 def test_in_the_sandbox() -> None:
     """As pasted: two deep specs of three are paid for, one is a 402, and nobody else is asked."""
     with Sandbox() as idle:
-        output = run("--base-url", idle.url)
+        output = run("web_service.py", "--base-url", idle.url)
         assert not idle.requests
     assert output.startswith("The account has 130 credits.\n200: a bird feeder finished for")
     assert output.count("200: ") == 3
@@ -53,7 +30,7 @@ def test_in_the_sandbox() -> None:
 def test_by_the_books() -> None:
     """With --live the provider charged what the service says, and no spec was refused there."""
     with Sandbox(credits=130, speed=150, seed=3) as sandbox:
-        output = run("--live", "--base-url", sandbox.url)
+        output = run("web_service.py", "--live", "--base-url", sandbox.url)
         account = sandbox.predev
         assert sandbox.requests["POST", "/deep-spec"] == 2
         assert sandbox.requests["POST", "/fast-spec"] == 1

@@ -1,29 +1,18 @@
 """The example, run as a user would run it, and held against the sandbox's books."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from example import run
 
 from budgetguard.testing.sandbox import Sandbox
 
-EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "browser_sessions_that_end.py"
-
-
-def run(*arguments: str) -> str:
-    """Run the example, which must not fail nor complain; give what it printed."""
-    command = [sys.executable, "-W", "error", str(EXAMPLE), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+EXAMPLE = "browser_sessions_that_end.py"
 
 
 def test_in_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
     """As pasted: three sessions, three ways out, none open, and a key in the environment unused."""
     monkeypatch.setenv("ANCHORBROWSER_API_KEY", Sandbox.anchor_key)
     with Sandbox() as idle:
-        output = run("--base-url", idle.url)
+        output = run(EXAMPLE, "--base-url", idle.url)
         assert not idle.requests
     assert "Opened one for at most 0.015 credits." in output
     assert "The page does not load. The session is over, its hold settled." in output
@@ -37,7 +26,7 @@ def test_by_the_books(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANCHORBROWSER_API_KEY", Sandbox.anchor_key)
     with Sandbox(credits=1) as sandbox:
         foreign = sandbox.requests
-        run("--live", "--base-url", sandbox.url)
+        run(EXAMPLE, "--live", "--base-url", sandbox.url)
         assert not foreign
         assert (sandbox.anchor.finished, sandbox.anchor.running, sandbox.anchor.died) == (3, 0, 0)
         assert sandbox.requests["DELETE", "/v1/sessions/{session_id}"] == 3
@@ -49,6 +38,6 @@ def test_without_credits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANCHORBROWSER_API_KEY", Sandbox.anchor_key)
     with Sandbox(credits=0) as sandbox:
         assert "Refused: browser_session needs 0.015 credits, and none is available" in run(
-            "--live", "--base-url", sandbox.url
+            EXAMPLE, "--live", "--base-url", sandbox.url
         )
         assert sandbox.requests["POST", "/v1/sessions"] == 0

@@ -77,6 +77,14 @@ def under_way(clock: HandClock, provider: FakeProvider, requests: int) -> None:
     clock.advance(0)
 
 
+def refreshing(clock: HandClock, guard: Guard) -> None:
+    """Let the balance grow stale, and the look behind it begin."""
+    before = guard.provider.requests
+    clock.advance(301)
+    guard.acquire(1).release()
+    under_way(clock, guard.provider, before + 1)
+
+
 def queue_up(guard: Guard, works: Iterable[Callable[[], object]]) -> list[Caller]:
     """Callers in threads, each of which waits before the next one comes."""
     callers = []
@@ -85,6 +93,13 @@ def queue_up(guard: Guard, works: Iterable[Callable[[], object]]) -> list[Caller
         callers.append(Caller(work))
         until(lambda: waiting(guard) > before)  # noqa: B023  called at once
     return callers
+
+
+def crowd(guard: Guard, work: Callable[[], object], callers: int) -> list[Caller]:
+    """Callers in threads that came at once, and all of whom wait."""
+    crowd = [Caller(work) for _ in range(callers)]
+    until(lambda: waiting(guard) == callers)
+    return crowd
 
 
 async def let_run() -> None:

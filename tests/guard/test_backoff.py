@@ -6,7 +6,7 @@ from email.utils import format_datetime
 
 import httpx
 import pytest
-from staging import Caller, answered, under_way, until, waiting
+from staging import Caller, answered, crowd, under_way, waiting
 
 from budgetguard import BalanceUnavailable, Guard, InvalidCredentials
 from budgetguard.testing import FakeProvider, HandClock
@@ -45,6 +45,18 @@ def fail_until_told(guard: Guard, clock: HandClock, step: float = 0.25) -> Balan
     error = caller.outcome()
     assert isinstance(error, BalanceUnavailable)
     return error
+
+
+def attempts_come_after(guard: Guard, clock: HandClock, *waits: float) -> None:
+    """See the attempts of a call's look: a second one and more, each when its wait is over."""
+    caller = Caller(lambda: guard.acquire(1))
+    under_way(clock, guard.provider, 1)
+    for number, wait in enumerate(waits, start=1):
+        clock.advance(wait - 0.01)
+        assert guard.provider.requests == number
+        clock.advance(0.01)
+        assert guard.provider.requests == number + 1
+    assert isinstance(caller.outcome(), BalanceUnavailable)
 
 
 @pytest.mark.parametrize(
@@ -107,21 +119,9 @@ def test_a_look_that_succeeds_at_its_last_attempt_is_a_look(
     assert (provider.requests, guard.available) == (3, 90)
 
 
-def test_attempts_are_spaced_exponentially(
-    clock: HandClock, guard: Guard, provider: FakeProvider
-) -> None:
+def test_attempts_are_spaced_exponentially(clock: HandClock, guard: Guard) -> None:
     """Half a second, then a whole one."""
-    caller = Caller(lambda: guard.acquire(1))
-    under_way(clock, provider, 1)
-    clock.advance(0.49)
-    assert provider.requests == 1
-    clock.advance(0.01)
-    assert provider.requests == 2
-    clock.advance(0.99)
-    assert provider.requests == 2
-    clock.advance(0.01)
-    assert provider.requests == 3
-    assert isinstance(caller.outcome(), BalanceUnavailable)
+    attempts_come_after(guard, clock, 0.5, 1)
 
 
 def test_attempts_keep_to_retry_after(
@@ -129,15 +129,7 @@ def test_attempts_keep_to_retry_after(
 ) -> None:
     """The provider says when to come again."""
     provider.failure = answered(429, retry_after="3")
-    caller = Caller(lambda: guard.acquire(1))
-    under_way(clock, provider, 1)
-    clock.advance(2.9)
-    assert provider.requests == 1
-    clock.advance(0.1)
-    assert provider.requests == 2
-    clock.advance(3)
-    assert provider.requests == 3
-    assert isinstance(caller.outcome(), BalanceUnavailable)
+    attempts_come_after(guard, clock, 3, 3)
 
 
 def test_the_wait_between_looks_doubles_up_to_sixty_seconds(
@@ -315,8 +307,7 @@ def test_a_failed_look_is_shared_and_each_caller_gets_an_error_of_its_own(
     """With the cause that they have in common."""
     broken = ConnectionError("broken")
     provider.failure = httpx.ConnectError("first")
-    callers = [Caller(lambda: guard.acquire(1)) for _ in range(10)]
-    until(lambda: waiting(guard) == 10)
+    callers = crowd(guard, lambda: guard.acquire(1), 10)
     under_way(clock, provider, 1)
     provider.failure = broken
     clock.advance(0.5)

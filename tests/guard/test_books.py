@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import anyio
 import pytest
-from staging import Slow, under_way
+from staging import Slow, refreshing
 
 from budgetguard import ConcurrencyLimit, Guard, InsufficientCredits
 from budgetguard.testing import FakeProvider, HandClock
@@ -17,6 +17,16 @@ def look(guard: Guard, clock: HandClock) -> None:
     """Have the guard ask for the balance now."""
     clock.advance(TICK)
     guard.balance(max_age=0)
+
+
+def freed_after(seconds: float, guard: Guard, clock: HandClock, counted: int, freed: int) -> None:
+    """See something counted by a look just before `seconds` are over, and not by one right then."""
+    clock.advance(seconds - 0.1)
+    look(guard, clock)
+    assert guard.available == counted
+    clock.advance(0.1)
+    look(guard, clock)
+    assert guard.available == freed
 
 
 @pytest.mark.usefixtures("clock")
@@ -98,12 +108,7 @@ def test_a_kept_hold_counts_for_linger_and_lag(clock: HandClock) -> None:
     """The provider may work on for `linger`, and book that `lag` later."""
     guard = Guard(FakeProvider(100, lag=5, linger=300))
     guard.acquire(60).keep()
-    clock.advance(304.9)
-    look(guard, clock)
-    assert guard.available == 40
-    clock.advance(0.1)
-    look(guard, clock)
-    assert guard.available == 100
+    freed_after(305, guard, clock, counted=40, freed=100)
 
 
 @pytest.mark.parametrize(
@@ -123,12 +128,7 @@ def test_linger_is_the_calls_else_the_guards_else_the_providers(
 
     with pytest.raises(ConnectionError):
         fail()
-    clock.advance(counts_for - 0.1)
-    look(guard, clock)
-    assert guard.available == 40
-    clock.advance(0.1)
-    look(guard, clock)
-    assert guard.available == 100
+    freed_after(counts_for, guard, clock, counted=40, freed=100)
 
 
 def test_a_settled_hold_does_not_count_for_linger(clock: HandClock) -> None:
@@ -208,9 +208,7 @@ def test_a_look_sent_before_a_call_ended_does_not_free_its_debit(clock: HandCloc
     guard = Guard(provider)
     hold = guard.acquire(60)
     provider.takes = 3
-    clock.advance(301)
-    guard.acquire(1).release()
-    under_way(clock, provider, 2)
+    refreshing(clock, guard)
     clock.advance(1)
     hold.settle()
     provider.charge(60)
@@ -228,10 +226,8 @@ def test_a_late_reply_does_not_overwrite_what_is_known_since(clock: HandClock) -
     guard = Guard(provider)
     guard.balance()
     provider.top_up(50)
-    clock.advance(301)
     provider.takes = 3
-    guard.acquire(1).release()
-    under_way(clock, provider, 2)
+    refreshing(clock, guard)
     clock.advance(1)
     provider.credits = 0
     guard.mark_exhausted()
@@ -406,12 +402,7 @@ def test_a_call_charged_as_it_runs_counts_twice_until_it_says_so(clock: HandCloc
     assert guard.available == 30
     hold.charged(20)
     assert guard.available == 30
-    clock.advance(4.9)
-    look(guard, clock)
-    assert guard.available == 30
-    clock.advance(0.1)
-    look(guard, clock)
-    assert guard.available == 50
+    freed_after(5, guard, clock, counted=30, freed=50)
     provider.charge(15)
     hold.settle(35)
     assert guard.available == 65

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import anyio
 import anyio.lowlevel
 import pytest
-from staging import Caller, Slow, all_at_once, let_run, under_way, until, waiting
+from staging import Caller, Slow, all_at_once, crowd, let_run, under_way, waiting
 
 from budgetguard import BalanceUnavailable, Guard, InsufficientCredits
 from budgetguard.testing import FakeProvider, HandClock
@@ -129,8 +129,7 @@ def test_a_thousand_cold_threads_share_one_look(clock: HandClock) -> None:
     provider = Slow(1000)
     provider.takes = 1
     guard = Guard(provider)
-    callers = [Caller(lambda: guard.acquire(1).settle()) for _ in range(1000)]
-    until(lambda: waiting(guard) == 1000)
+    callers = crowd(guard, lambda: guard.acquire(1).settle(), 1000)
     under_way(clock, provider, 1)
     clock.advance(1)
     assert [caller.outcome() for caller in callers] == [None] * 1000
@@ -221,8 +220,7 @@ def test_cold_callers_of_a_hanging_provider_are_held_for_the_timeout_and_no_long
     provider = FakeProvider(100)
     provider.on_fetch = anyio.sleep_forever
     guard = Guard(provider, timeout=10)
-    callers = [Caller(lambda: guard.acquire(1)) for _ in range(20)]
-    until(lambda: waiting(guard) == 20)
+    callers = crowd(guard, lambda: guard.acquire(1), 20)
     under_way(clock, provider, 1)
     clock.advance(9.9)
     assert waiting(guard) == 20

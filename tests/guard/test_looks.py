@@ -4,7 +4,7 @@ from typing import Any
 
 import anyio
 import pytest
-from staging import Caller, Slow, under_way, until, waiting
+from staging import Caller, Slow, refreshing, under_way, until, waiting
 
 from budgetguard import Balance, BalanceUnavailable, Guard, InsufficientCredits
 from budgetguard.testing import FakeProvider, HandClock
@@ -202,9 +202,7 @@ def test_there_is_never_more_than_one_look_under_way(clock: HandClock) -> None:
     guard = Guard(provider, recheck_after=1)
     guard.balance()
     provider.on_fetch = fly
-    clock.advance(301)
-    guard.acquire(1).release()
-    under_way(clock, provider, 2)
+    refreshing(clock, guard)
     guard.mark_exhausted()
     clock.advance(2)
     assert provider.requests == 2

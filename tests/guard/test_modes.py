@@ -1,6 +1,5 @@
-"""Observing, allowing what is not known, switched off, and closed."""
+"""Observing, allowing what is not known, closed, and chosen by default."""
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
@@ -9,16 +8,12 @@ from staging import queue_up
 
 from budgetguard import (
     BalanceUnavailable,
-    ConfigurationError,
     Event,
     Guard,
-    HoldClosed,
     InsufficientCredits,
     require_credits,
-    set_active,
     set_default_guard,
 )
-from budgetguard.switch import SWITCH
 from budgetguard.testing import FakeProvider, HandClock
 
 
@@ -26,19 +21,6 @@ from budgetguard.testing import FakeProvider, HandClock
 def events() -> list[Event]:
     """What was told."""
     return []
-
-
-@pytest.fixture
-def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Set BUDGETGUARD as if the process had just begun."""
-    before = SWITCH.save()
-
-    def begin(value: str) -> None:
-        monkeypatch.setenv("BUDGETGUARD", value)
-        SWITCH.restore((False, False, False, False))
-
-    yield begin
-    SWITCH.restore(before)
 
 
 def test_observing_lets_pass_what_it_would_refuse(clock: HandClock, events: list[Event]) -> None:
@@ -182,149 +164,6 @@ def test_allowing_the_unknown_waits_no_longer_than_the_timeout(clock: HandClock)
     clock.advance(0)
     clock.advance(10)
     assert caller.outcome() == 50
-
-
-@pytest.mark.usefixtures("clock")
-def test_switched_off_code_runs_as_if_undecorated() -> None:
-    """No look, no refusal, no hold; what a call returns and raises is its own."""
-    provider = FakeProvider(0)
-    guard = Guard(provider)
-    call = guard.require_credits(min=50, slots=3, actual=lambda _: 1 / 0)(lambda: "ran")
-    set_active(False)
-    assert call() == "ran"
-    with pytest.raises(KeyError):
-        guard.require_credits(min=50)(lambda: {}["no"])()
-    with guard.require_credits(min=50) as hold:
-        assert hold.state == "open"
-        hold.charged(5)
-        hold.extend(500)
-        hold.settle(3)
-    assert (hold.state, hold.amount) == ("settled", 0)
-    with pytest.raises(HoldClosed):
-        hold.release()
-    guard.acquire(50).release()
-    assert provider.requests == 0
-    set_active(True)
-    with pytest.raises(InsufficientCredits):
-        call()
-
-
-@pytest.mark.usefixtures("clock")
-def test_switched_off_a_function_that_went_the_quick_way_holds_nothing() -> None:
-    """The switch is read at every call."""
-    guard = Guard(FakeProvider(100, lag=5))
-    call = guard.require_credits(min=10)(lambda: guard.available)
-    assert [call(), call()] == [90, 80]
-    set_active(False)
-    assert [call(), call()] == [80, 80]
-    set_active(True)
-    assert call() == 70
-
-
-@pytest.mark.usefixtures("clock")
-def test_a_call_that_was_admitted_before_the_switch_ends_as_it_would_have() -> None:
-    """Its hold is not forgotten."""
-    guard = Guard(FakeProvider(100, lag=5))
-    with guard.require_credits(min=30) as hold:
-        set_active(False)
-        hold.settle(10)
-    assert guard.available == 90
-
-
-@pytest.mark.anyio
-@pytest.mark.usefixtures("clock")
-async def test_switched_off_async_code_runs_as_if_undecorated() -> None:
-    """Coroutines, async generators and async blocks."""
-    provider = FakeProvider(0)
-    guard = Guard(provider)
-
-    @guard.require_credits(min=50)
-    async def coroutine() -> str:
-        return "ran"
-
-    @guard.require_credits(min=50)
-    async def generator() -> Any:
-        yield "ran"
-
-    set_active(False)
-    assert await coroutine() == "ran"
-    assert [item async for item in generator()] == ["ran"]
-    async with guard.require_credits(min=50) as hold:
-        pass
-    assert hold.state == "settled"
-    assert provider.requests == 0
-
-
-@pytest.mark.usefixtures("clock")
-def test_switched_off_no_default_guard_is_needed() -> None:
-    """Code that names no guard runs where none could be made."""
-    call = require_credits(min=50)(lambda: "ran")
-    with pytest.raises(ConfigurationError):
-        call()
-    set_active(False)
-    assert call() == "ran"
-
-
-@pytest.mark.usefixtures("clock")
-@pytest.mark.parametrize(("value", "runs"), [("off", True), ("observe", True), ("", False)])
-def test_the_environment_switches(
-    environment: Callable[[str], None], value: str, *, runs: bool
-) -> None:
-    """Off and observe let everything run."""
-    environment(value)
-    provider = FakeProvider(10)
-    call = Guard(provider).require_credits(min=50)(lambda: "ran")
-    if runs:
-        assert call() == "ran"
-    else:
-        with pytest.raises(InsufficientCredits):
-            call()
-
-
-@pytest.mark.usefixtures("clock")
-def test_the_environment_may_ask_to_observe(
-    environment: Callable[[str], None], events: list[Event]
-) -> None:
-    """As `mode="observe"` does, on every guard."""
-    environment("observe")
-    guard = Guard(FakeProvider(10), on_event=events.append)
-    guard.balance()
-    guard.acquire(50).release()
-    assert [event.enforced for event in events if event.kind == "refused"] == [False]
-
-
-@pytest.mark.usefixtures("clock")
-def test_the_environment_is_read_once(environment: Callable[[str], None]) -> None:
-    """What it says later changes nothing."""
-    environment("off")
-    guard = Guard(FakeProvider(10))
-    guard.acquire(50).release()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BUDGETGUARD", "observe")
-        guard.acquire(50).release()
-        assert guard.available is None
-
-
-@pytest.mark.parametrize("value", ["on", "0", "disabled", "true"])
-def test_another_word_in_the_environment_is_a_configuration_error(
-    environment: Callable[[str], None], value: str
-) -> None:
-    """A typing error does not switch protection off, nor leave it on unnoticed."""
-    environment(value)
-    with pytest.raises(ConfigurationError, match="BUDGETGUARD"):
-        Guard(FakeProvider(10))
-
-
-@pytest.mark.usefixtures("clock")
-@pytest.mark.parametrize("value", ["off", "observe"])
-def test_set_active_wins_over_the_environment(
-    environment: Callable[[str], None], value: str
-) -> None:
-    """Also when it is called before the environment is read."""
-    environment(value)
-    set_active(True)
-    with pytest.raises(InsufficientCredits):
-        Guard(FakeProvider(10)).acquire(50)
 
 
 @pytest.mark.usefixtures("clock")

@@ -2,7 +2,17 @@
 
 import anyio
 import pytest
-from staging import Caller, Slow, answered, let_run, under_way, until, waiting
+from staging import (
+    Caller,
+    Slow,
+    answered,
+    crowd,
+    let_run,
+    queue_up,
+    refreshing,
+    under_way,
+    waiting,
+)
 
 from budgetguard import BalanceUnavailable, Guard, InsufficientCredits
 from budgetguard.testing import FakeProvider, HandClock
@@ -97,12 +107,9 @@ def test_a_refused_caller_joins_a_look_that_is_young(clock: HandClock) -> None:
     guard = Guard(provider, recheck_after=5)
     guard.balance()
     provider.takes = 6
-    clock.advance(300)
-    guard.acquire(1).release()
-    under_way(clock, provider, 2)
+    refreshing(clock, guard)
     clock.advance(4.9)
-    caller = Caller(lambda: guard.acquire(50))
-    until(lambda: waiting(guard) == 1)
+    (caller,) = queue_up(guard, [lambda: guard.acquire(50)])
     clock.advance(1)
     assert waiting(guard) == 1
     clock.advance(0.1)
@@ -116,12 +123,9 @@ def test_a_refused_caller_waits_for_the_look_after_one_that_is_old(clock: HandCl
     guard = Guard(provider, recheck_after=5)
     guard.balance()
     provider.takes = 6
-    clock.advance(300)
-    guard.acquire(1).release()
-    under_way(clock, provider, 2)
+    refreshing(clock, guard)
     clock.advance(5)
-    caller = Caller(lambda: guard.acquire(50).amount)
-    until(lambda: waiting(guard) == 1)
+    (caller,) = queue_up(guard, [lambda: guard.acquire(50).amount])
     provider.top_up(100)
     clock.advance(1)
     under_way(clock, provider, 3)
@@ -164,8 +168,7 @@ def test_refused_callers_share_one_look_and_each_gets_an_error_of_its_own(clock:
     guard.balance()
     provider.takes = 1
     clock.advance(5)
-    callers = [Caller(lambda: guard.acquire(50)) for _ in range(20)]
-    until(lambda: waiting(guard) == 20)
+    callers = crowd(guard, lambda: guard.acquire(50), 20)
     under_way(clock, provider, 2)
     clock.advance(1)
     errors = [caller.outcome() for caller in callers]

@@ -163,6 +163,10 @@ def _raw(
     return Case(name, wire, words, kind)
 
 
+def _mangled(name: str, wire: bytes) -> Case:
+    return Case(name, wire, "whole HTTP reply", Transient)
+
+
 _GOOD = '{"success": true, "creditsRemaining": 450}'
 _FLAT = f'{{"error": "Key {KEY} is bad.", "message": "Use another than {KEY}."}}'
 _NESTED = f'{{"error": {{"code": 400, "message": "No\\u0000thing\\nknown of {KEY}."}}}}'
@@ -288,20 +292,16 @@ CASES = [
     _status(503, "answered 503", Transient, "[" * 5_000),
     _status(599, "answered 599", Transient, '{"error": ["' + KEY + '"]}'),
     _raw("nothing", Hangup(b""), "broke off", Transient),
-    _raw("closed-at-once", b"connection: close", "whole HTTP reply", Transient),
-    _raw("no-http", b"SSH-2.0-OpenSSH_9.6\r\nconnection: close\r\n\r\n", "whole HTTP", Transient),
+    _mangled("closed-at-once", b"connection: close"),
+    _mangled("no-http", b"SSH-2.0-OpenSSH_9.6\r\nconnection: close\r\n\r\n"),
     _raw("half-headers", Hangup(b"HTTP/1.1 200 OK\r\ncontent-le"), "broke off", Transient),
-    _raw(
+    _mangled(
         "endless-headers",
         b"HTTP/1.1 200 OK\r\n" + b"x-a: b\r\n" * 30_000 + b"connection: close\r\n\r\n",
-        "whole HTTP reply",
-        Transient,
     ),
-    _raw(
+    _mangled(
         "body-cut-short",
         b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\nconnection: close\r\n\r\n" + _GOOD.encode(),
-        "whole HTTP reply",
-        Transient,
     ),
     _raw(
         "body-reset",
@@ -309,27 +309,20 @@ CASES = [
         "broke off",
         Transient,
     ),
-    _raw(
+    _mangled(
         "two-lengths",
         b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\nconnection: close\r\n\r\n{}",
-        "whole HTTP reply",
-        Transient,
     ),
-    _raw(
+    _mangled(
         "bad-chunk-size",
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\nzz\r\n{}",
-        "whole HTTP reply",
-        Transient,
     ),
     _raw(
         "length-shorter-than-body",
         b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\nconnection: close\r\n\r\n" + _GOOD.encode(),
         "is not JSON",
     ),
-    _raw(
-        "switching-protocols",
-        b"HTTP/1.1 101 Hm\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
-        "whole HTTP reply",
-        Transient,
+    _mangled(
+        "switching-protocols", b"HTTP/1.1 101 Hm\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"
     ),
 ]

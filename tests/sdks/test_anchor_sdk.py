@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from accounts import Elapse, OpenSandbox, anchor_guard
 from anchorbrowser import (
     Anchorbrowser,
     APIConnectionError,
@@ -30,19 +31,10 @@ from budgetguard import (
 )
 from budgetguard.testing.sandbox import BROWSER_CREATED, BROWSER_MINUTE, Sandbox
 
-OpenSandbox = Callable[..., Sandbox]
-Elapse = Callable[[Sandbox, float], None]
-
 # The longest life of a session by default, and the minute that is billed as it begins.
 MINUTES = 20
 LONGEST_COST = BROWSER_CREATED + BROWSER_MINUTE * MINUTES
 CLEAR = AnchorBrowser.linger + AnchorBrowser.lag
-
-
-def guard_of(sandbox: Sandbox, **options: Any) -> Guard:
-    """Make a guard of the sandbox's project, with Anchor Browser's own lag and linger."""
-    provider = AnchorBrowser(sandbox.anchor_key, base_url=sandbox.url)
-    return Guard(provider, **options)
 
 
 @pytest.fixture
@@ -91,7 +83,7 @@ def test_a_session_is_settled_at_what_it_used(
 ) -> None:
     """While a browser is open its longest life is held, then what it really cost is counted."""
     sandbox = open_sandbox(1)
-    guard, client = guard_of(sandbox), connect(sandbox.url)
+    guard, client = anchor_guard(sandbox), connect(sandbox.url)
     with guard.require_credits(min=LONGEST_COST, slots=1) as hold:
         session = create(client, guard, hold)
         assert guard.available == 1 - LONGEST_COST
@@ -111,7 +103,7 @@ def test_a_session_is_settled_at_what_it_used(
 async def test_more_workers_than_browsers(open_sandbox: OpenSandbox) -> None:
     """Nobody is turned away by the provider, nor left without a turn, and no browser is left."""
     sandbox = open_sandbox(1, max_concurrent_browsers=3)
-    guard = guard_of(sandbox)
+    guard = anchor_guard(sandbox)
     visited: list[int] = []
     opened, all_taken = [], anyio.Event()
     async with aconnect(sandbox) as client:
@@ -148,7 +140,7 @@ def test_more_threads_than_browsers(
 ) -> None:
     """The same from plain code: one client, twelve threads, two browsers."""
     sandbox = open_sandbox(1, max_concurrent_browsers=2)
-    guard, client = guard_of(sandbox), connect(sandbox.url)
+    guard, client = anchor_guard(sandbox), connect(sandbox.url)
     opened, all_taken = [], threading.Event()
 
     @guard.require_credits(
@@ -176,7 +168,7 @@ def test_one_browser_too_many(
 ) -> None:
     """Without `wait` the one too many is refused before it is sent, until another has ended."""
     sandbox = open_sandbox(1, max_concurrent_browsers=2)
-    guard, client = guard_of(sandbox), connect(sandbox.url)
+    guard, client = anchor_guard(sandbox), connect(sandbox.url)
     holds = [guard.acquire(min=LONGEST_COST, slots=1) for _ in range(2)]
     sessions = [create(client, guard, hold) for hold in holds]
     with pytest.raises(ConcurrencyLimit) as refused:
@@ -195,7 +187,7 @@ def test_refused_by_the_provider(
 ) -> None:
     """A 402 tells the guard: the next browsers are refused unsent, until there is a top-up."""
     sandbox = open_sandbox(1)
-    guard, client = guard_of(sandbox), connect(sandbox.url)
+    guard, client = anchor_guard(sandbox), connect(sandbox.url)
     guard.balance()
     sandbox.anchor.spend(1)
     with (
@@ -220,7 +212,7 @@ def test_cost_limit_of_the_project(
 ) -> None:
     """Where the project's limit leaves less than the credits would, the limit refuses first."""
     sandbox = open_sandbox(10, cost_limit=2, browser_price=1, minute_price="0.5")
-    guard, client = guard_of(sandbox), connect(sandbox.url)
+    guard, client = anchor_guard(sandbox), connect(sandbox.url)
     with guard.require_credits(min="1.5", slots=1) as hold:
         create(client, guard, hold)
     with pytest.raises(InsufficientCredits, match="the cost limit at Anchor Browser leaves 2"):
@@ -233,7 +225,7 @@ def test_a_refused_connection_releases(
 ) -> None:
     """Nothing was sent: credits and slot are free at once."""
     sandbox = open_sandbox(1, max_concurrent_browsers=1)
-    guard, client = guard_of(sandbox), connect(nobody)
+    guard, client = anchor_guard(sandbox), connect(nobody)
     for _ in range(2):
         with (
             pytest.raises(APIConnectionError),
@@ -250,7 +242,7 @@ def test_release_on_takes_the_sdks_own_type(
     """release_on=APIConnectionError releases, and timeouts too: behind one a browser may run."""
     sandbox = open_sandbox(1)
     sandbox.fault("/v1/sessions", method="POST", drip=60)
-    guard = guard_of(sandbox)
+    guard = anchor_guard(sandbox)
     need = guard.require_credits(min=LONGEST_COST, release_on=APIConnectionError)
     with pytest.raises(APIConnectionError):
         need(connect(nobody).sessions.create_session)()
@@ -272,7 +264,7 @@ def test_errors_of_the_sdk_keep_the_hold(
     """A browser may run behind an error: it counts, slot included, for as long as one lives."""
     sandbox = open_sandbox(1, max_concurrent_browsers=1)
     sandbox.fault("/v1/sessions", times=1, **fault)
-    guard, client = guard_of(sandbox), connect(sandbox.url)
+    guard, client = anchor_guard(sandbox), connect(sandbox.url)
     with (
         pytest.raises((APIConnectionError, InternalServerError)),
         guard.require_credits(min=LONGEST_COST, slots=1) as hold,
@@ -294,7 +286,7 @@ def test_a_rate_limit_that_proves_that_nothing_began(
 ) -> None:
     """The SDK's own type for 429, named in release_on, gives credits and slot back at once."""
     sandbox = open_sandbox(1, sessions_per_minute=1)
-    guard, client = guard_of(sandbox), connect(sandbox.url)
+    guard, client = anchor_guard(sandbox), connect(sandbox.url)
     need = guard.require_credits(
         min=LONGEST_COST, slots=1, actual=lambda _: "0.01", release_on=RateLimitError
     )
@@ -315,7 +307,8 @@ def test_clients_that_give_up_never_overspend(
 ) -> None:
     """A session whose creation timed out lives on, billed late: it stays held until that shows."""
     sandbox = open_sandbox(100, lag=59, browser_price=1, minute_price=1, max_concurrent_browsers=9)
-    guard, client = guard_of(sandbox), connect(sandbox.url, timeout=httpx.Timeout(10, read=0.02))
+    guard = anchor_guard(sandbox)
+    client = connect(sandbox.url, timeout=httpx.Timeout(10, read=0.02))
     sandbox.fault("/v1/sessions", method="POST", drip=60)
     sent = 0
     for _ in range(120):
@@ -338,7 +331,7 @@ def test_without_lingering_they_would(
 ) -> None:
     """With `linger=0` sessions are opened that are cut off for want of credits."""
     sandbox = open_sandbox(100, lag=59, browser_price=1, minute_price=1, max_concurrent_browsers=9)
-    guard = guard_of(sandbox, linger=0, lag=0)
+    guard = anchor_guard(sandbox, linger=0, lag=0)
     client = connect(sandbox.url, timeout=httpx.Timeout(10, read=0.02))
     sandbox.fault("/v1/sessions", method="POST", drip=60)
     for _ in range(40):
@@ -356,7 +349,7 @@ async def test_cancelled_while_it_is_created(open_sandbox: OpenSandbox, elapse: 
     """Whether there is a browser is not known: its hold is kept, slot included."""
     sandbox = open_sandbox(1, max_concurrent_browsers=1)
     sandbox.fault("/v1/sessions", method="POST", hang=True, times=1)
-    guard = guard_of(sandbox)
+    guard = anchor_guard(sandbox)
     holds = []
     async with aconnect(sandbox) as client:
 
@@ -385,7 +378,7 @@ async def test_cancelled_while_it_is_created(open_sandbox: OpenSandbox, elapse: 
 async def test_cancelled_while_it_is_open(open_sandbox: OpenSandbox) -> None:
     """A browser that is deleted under a shield is settled, and its slot is free at once."""
     sandbox = open_sandbox(1, max_concurrent_browsers=1)
-    guard = guard_of(sandbox)
+    guard = anchor_guard(sandbox)
     async with aconnect(sandbox) as client:
 
         async def visit() -> None:
@@ -416,7 +409,7 @@ async def test_cancelled_while_it_is_open(open_sandbox: OpenSandbox) -> None:
 async def test_the_async_clients_own_method(open_sandbox: OpenSandbox) -> None:
     """A coroutine method of the SDK is guarded in place."""
     sandbox = open_sandbox(1, max_concurrent_browsers=2)
-    guard = guard_of(sandbox)
+    guard = anchor_guard(sandbox)
     async with aconnect(sandbox) as client:
         need = guard.require_credits(min=LONGEST_COST, name="create_session")
         create_session = need(client.sessions.create_session)

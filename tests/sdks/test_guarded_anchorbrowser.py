@@ -12,6 +12,7 @@ from uuid import UUID
 import anyio
 import httpx
 import pytest
+from accounts import Elapse, Ends, OpenSandbox, anchor_guard
 from anchorbrowser import (
     Anchorbrowser,
     APIConnectionError,
@@ -33,8 +34,8 @@ from budgetguard.testing.sandbox import BROWSER_CREATED, BROWSER_MINUTE, Sandbox
 # Under trio httpx leaves its request's body half read when a connection breaks or is cancelled.
 pytestmark = pytest.mark.filterwarnings("ignore:Async generator 'httpx:ResourceWarning")
 
-OpenSandbox = Callable[..., Sandbox]
-Elapse = Callable[[Sandbox, float], None]
+Connect = Callable[..., Any]
+Begin = Callable[..., tuple[Sandbox, Guard, Any]]
 
 CLEAR = AnchorBrowser.linger + AnchorBrowser.lag
 SESSION = AnchorBrowser.BROWSER + AnchorBrowser.BROWSER_HOUR * 21 / 60
@@ -128,22 +129,6 @@ FREE = {
 }
 
 
-class Ends:
-    """Collects how holds end, and whether the guard was told that the credits are gone."""
-
-    def __init__(self) -> None:
-        self.kinds: list[str] = []
-
-    def __call__(self, event: Event) -> None:
-        if event.kind in {"settled", "released", "kept", "exhausted"}:
-            self.kinds.append(event.kind)
-
-
-def guard_of(sandbox: Sandbox, **options: Any) -> Guard:
-    """Make a guard of the sandbox's project, with Anchor Browser's own lag and linger."""
-    return Guard(AnchorBrowser(sandbox.anchor_key, base_url=sandbox.url), **options)
-
-
 async def got(result: Any) -> Any:
     """Await what the async client returns; the plain one has it already."""
     return await result if inspect.isawaitable(result) else result
@@ -169,7 +154,7 @@ def anyio_backend(way: tuple[str, Any]) -> str:
 
 
 @pytest.fixture
-async def connect(way: tuple[str, Any]) -> AsyncIterator[Callable[..., Any]]:
+async def connect(way: tuple[str, Any]) -> AsyncIterator[Connect]:
     """Make clients of that kind, for a sandbox or another address; they are closed after the test."""
     clients = []
 
@@ -181,6 +166,20 @@ async def connect(way: tuple[str, Any]) -> AsyncIterator[Callable[..., Any]]:
     yield connect
     for client in clients:
         await got(client.close())
+
+
+@pytest.fixture
+def begin(open_sandbox: OpenSandbox, connect: Connect) -> Begin:
+    """Open a sandbox; give it with a guard of its project, and a client of that kind behind it."""
+
+    def begin(
+        credits: float | str, on_event: Ends | None = None, **options: Any
+    ) -> tuple[Sandbox, Guard, Any]:
+        sandbox = open_sandbox(credits, **options)
+        guard = anchor_guard(sandbox, on_event=on_event)
+        return sandbox, guard, connect(sandbox.url, guard)
+
+    return begin
 
 
 def books(sandbox: Sandbox, guard: Guard, elapse: Elapse) -> None:
@@ -217,11 +216,11 @@ def test_every_method_of_the_sdk_is_known(kind: type[Any]) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("path", sorted(PRICED))
 async def test_every_priced_method_is_refused_unsent(
-    open_sandbox: OpenSandbox, connect: Callable[..., Any], path: str
+    open_sandbox: OpenSandbox, connect: Connect, path: str
 ) -> None:
     """Without credits nothing reaches the provider."""
     sandbox = open_sandbox(0)
-    client = connect(sandbox.url, guard_of(sandbox), {"batch_sessions.retry_batch_session": 1})
+    client = connect(sandbox.url, anchor_guard(sandbox), {"batch_sessions.retry_batch_session": 1})
     part, name = path.split(".")
     arguments = {
         "create_batch_session": {"count": 1},
@@ -240,13 +239,9 @@ async def test_every_priced_method_is_refused_unsent(
 
 
 @pytest.mark.anyio
-async def test_a_session_lives_until_it_is_deleted(
-    open_sandbox: OpenSandbox, elapse: Elapse, connect: Callable[..., Any]
-) -> None:
+async def test_a_session_lives_until_it_is_deleted(begin: Begin, elapse: Elapse) -> None:
     """Its longest life and a slot are held, then what it used is counted."""
-    sandbox = open_sandbox(1, max_concurrent_browsers=1)
-    guard = guard_of(sandbox)
-    client = connect(sandbox.url, guard)
+    sandbox, guard, client = begin(1, max_concurrent_browsers=1)
     created = await got(client.sessions.create_session())
     assert guard.available == 1 - SESSION
     with pytest.raises(ConcurrencyLimit):
@@ -274,24 +269,20 @@ async def test_a_session_lives_until_it_is_deleted(
     ids=str,
 )
 async def test_what_a_session_may_cost(
-    open_sandbox: OpenSandbox, connect: Callable[..., Any], arguments: dict[str, Any], cost: Decimal
+    open_sandbox: OpenSandbox, connect: Connect, arguments: dict[str, Any], cost: Decimal
 ) -> None:
     """By its longest life, however that is sent."""
     sandbox = open_sandbox(1)
-    guard = guard_of(sandbox)
+    guard = anchor_guard(sandbox)
     await got(connect(sandbox.url, guard).sessions.create_session(**arguments))
     assert guard.available == 1 - cost
 
 
 @pytest.mark.anyio
-async def test_a_session_at_its_longest_never_costs_more(
-    open_sandbox: OpenSandbox, elapse: Elapse, connect: Callable[..., Any]
-) -> None:
+async def test_a_session_at_its_longest_never_costs_more(begin: Begin, elapse: Elapse) -> None:
     """Nobody deletes these; they end by themselves and make room, credits and slot."""
-    sandbox = open_sandbox("0.12", max_concurrent_browsers=1)
     ends = Ends()
-    guard = guard_of(sandbox, on_event=ends)
-    client = connect(sandbox.url, guard)
+    sandbox, guard, client = begin("0.12", max_concurrent_browsers=1, on_event=ends)
     for number in range(3):
         await got(client.sessions.create_session())
         assert ends.kinds == ["settled"] * number
@@ -309,13 +300,11 @@ async def test_a_session_at_its_longest_never_costs_more(
 @pytest.mark.anyio
 @pytest.mark.parametrize("life", [-1, "20", True], ids=str)
 async def test_a_life_without_an_end_needs_a_price(
-    open_sandbox: OpenSandbox, elapse: Elapse, connect: Callable[..., Any], life: Any
+    begin: Begin, elapse: Elapse, connect: Connect, life: Any
 ) -> None:
     """Until it has one nothing is sent; then the session is held until it is deleted."""
-    sandbox = open_sandbox(1)
-    guard = guard_of(sandbox)
+    sandbox, guard, client = begin(1)
     session = {"timeout": {"max_duration": life}}
-    client = connect(sandbox.url, guard)
     with pytest.raises(ValueError, match=r"max_duration=.* name it by costs="):
         await got(client.sessions.create_session(session=session))
     with pytest.raises(ValueError, match="max_duration="):
@@ -339,13 +328,11 @@ async def test_a_life_without_an_end_needs_a_price(
     "used", [None, "N/A", -1, 0, 0.005, float("nan"), "missing", "no data", "runs on", 500, 404]
 )
 async def test_an_ended_session_of_unknown_cost_is_kept(
-    open_sandbox: OpenSandbox, elapse: Elapse, connect: Callable[..., Any], used: Any
+    begin: Begin, elapse: Elapse, used: Any
 ) -> None:
     """It is deleted all the same, and counts until a late enough look."""
-    sandbox = open_sandbox(1)
     ends = Ends()
-    guard = guard_of(sandbox, on_event=ends)
-    client = connect(sandbox.url, guard)
+    sandbox, guard, client = begin(1, on_event=ends)
     id = (await got(client.sessions.create_session())).data.id
     fault: dict[str, Any] = {"body": {"data": {"credits_used": used}}}
     if isinstance(used, int) and used > 0:
@@ -365,13 +352,9 @@ async def test_an_ended_session_of_unknown_cost_is_kept(
 
 
 @pytest.mark.anyio
-async def test_a_cost_in_words_is_read(
-    open_sandbox: OpenSandbox, connect: Callable[..., Any]
-) -> None:
+async def test_a_cost_in_words_is_read(begin: Begin) -> None:
     """The provider writes amounts as numbers and as text."""
-    sandbox = open_sandbox(1)
-    guard = guard_of(sandbox)
-    client = connect(sandbox.url, guard)
+    sandbox, guard, client = begin(1)
     id = (await got(client.sessions.create_session())).data.id
     sandbox.fault("/v1/sessions/*", method="GET", body={"data": {"credits_used": "0.0125"}})
     await got(client.sessions.delete_session(id))
@@ -379,14 +362,10 @@ async def test_a_cost_in_words_is_read(
 
 
 @pytest.mark.anyio
-async def test_a_session_that_could_not_be_deleted_stays_held(
-    open_sandbox: OpenSandbox, elapse: Elapse, connect: Callable[..., Any]
-) -> None:
+async def test_a_session_that_could_not_be_deleted_stays_held(begin: Begin, elapse: Elapse) -> None:
     """Not after an error of the server; one that the provider does not know is kept."""
-    sandbox = open_sandbox(1)
     ends = Ends()
-    guard = guard_of(sandbox, on_event=ends)
-    client = connect(sandbox.url, guard)
+    sandbox, guard, client = begin(1, on_event=ends)
     id = (await got(client.sessions.create_session())).data.id
     for status in (500, 404):
         assert ends.kinds == []
@@ -402,14 +381,10 @@ async def test_a_session_that_could_not_be_deleted_stays_held(
 
 
 @pytest.mark.anyio
-async def test_all_sessions_are_ended_at_once(
-    open_sandbox: OpenSandbox, elapse: Elapse, connect: Callable[..., Any]
-) -> None:
+async def test_all_sessions_are_ended_at_once(begin: Begin, elapse: Elapse) -> None:
     """Each is settled at its own cost."""
-    sandbox = open_sandbox(1)
     ends = Ends()
-    guard = guard_of(sandbox, on_event=ends)
-    client = connect(sandbox.url, guard)
+    sandbox, guard, client = begin(1, on_event=ends)
     for _ in range(3):
         await got(client.sessions.create_session())
         elapse(sandbox, 60)
@@ -420,14 +395,12 @@ async def test_all_sessions_are_ended_at_once(
 
 
 @pytest.mark.anyio
-async def test_a_session_without_an_id_is_kept(
-    open_sandbox: OpenSandbox, connect: Callable[..., Any]
-) -> None:
+async def test_a_session_without_an_id_is_kept(open_sandbox: OpenSandbox, connect: Connect) -> None:
     """A browser may run that nobody can name."""
     sandbox = open_sandbox(1)
     sandbox.fault("/v1/sessions", method="POST", body={"data": {}})
     ends = Ends()
-    guard = guard_of(sandbox, on_event=ends)
+    guard = anchor_guard(sandbox, on_event=ends)
     await got(connect(sandbox.url, guard).sessions.create_session())
     assert ends.kinds == ["kept"]
 
@@ -447,14 +420,10 @@ def async_status(status: str, session: str | None = None) -> dict[str, Any]:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("last", ["ready", "failed", "cancelled"])
-async def test_a_session_asked_for_asynchronously(
-    open_sandbox: OpenSandbox, connect: Callable[..., Any], last: str
-) -> None:
+async def test_a_session_asked_for_asynchronously(begin: Begin, last: str) -> None:
     """Held by its request, then by its own id; kept where there never was one."""
-    sandbox = open_sandbox(1)
     ends = Ends()
-    guard = guard_of(sandbox, on_event=ends)
-    client = connect(sandbox.url, guard)
+    sandbox, guard, client = begin(1, on_event=ends)
     data = {"request_id": ID, "status": "pending", "session_id": None}
     sandbox.fault("/v1/sessions/async", body={"data": data})
     session = str(UUID(int=7)) if last == "ready" else None
@@ -480,14 +449,10 @@ BATCH = {"data": {"batch_id": ID, "status": "pending", "total_requests": 4}}
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("how", ["delete", "cancel"])
-async def test_a_batch_costs_as_many_sessions(
-    open_sandbox: OpenSandbox, connect: Callable[..., Any], how: str
-) -> None:
+async def test_a_batch_costs_as_many_sessions(begin: Begin, how: str) -> None:
     """Until it is ended; a retry may begin each of them again."""
-    sandbox = open_sandbox(2)
+    sandbox, guard, client = begin(2)
     sandbox.fault("/v1/batch-sessions*", body=BATCH)
-    guard = guard_of(sandbox)
-    client = connect(sandbox.url, guard)
     configuration = {"session": {"timeout": {"max_duration": 59}}}
     with pytest.raises(ValueError, match="was not begun here"):
         await got(client.batch_sessions.retry_batch_session(ID))
@@ -510,14 +475,10 @@ async def test_a_batch_costs_as_many_sessions(
 
 
 @pytest.mark.anyio
-async def test_a_batch_that_is_ended_in_part(
-    open_sandbox: OpenSandbox, connect: Callable[..., Any]
-) -> None:
+async def test_a_batch_that_is_ended_in_part(begin: Begin) -> None:
     """Sessions that could not be deleted run on: it stays held until none is left."""
-    sandbox = open_sandbox(1)
+    sandbox, guard, client = begin(1)
     sandbox.fault("/v1/batch-sessions", body=BATCH)
-    guard = guard_of(sandbox)
-    client = connect(sandbox.url, guard)
     await got(client.batch_sessions.create_batch_session(count=2))
     for failed, running in ((1, 1), (0, 0)):
         body = {"data": {"deleted_sessions": 1, "failed_deletions": failed}}
@@ -543,14 +504,12 @@ STARTED = {"data": {"status": "running", "workflow_id": "w1"}}
     ids=str,
 )
 async def test_a_task_costs_its_steps(
-    open_sandbox: OpenSandbox, connect: Callable[..., Any], arguments: dict[str, Any], cost: Decimal
+    begin: Begin, arguments: dict[str, Any], cost: Decimal
 ) -> None:
     """And a session, unless it runs in one that is paid for."""
-    sandbox = open_sandbox(5)
-    sandbox.fault("/v1/tools/perform-web-task", body=DONE)
     ends = Ends()
-    guard = guard_of(sandbox, on_event=ends)
-    client = connect(sandbox.url, guard)
+    sandbox, guard, client = begin(5, on_event=ends)
+    sandbox.fault("/v1/tools/perform-web-task", body=DONE)
     await got(client.tools.perform_web_task(prompt="Look", **arguments))
     assert guard.available == 5 - cost
     assert ends.kinds == ["settled"]
@@ -567,17 +526,13 @@ async def test_a_task_costs_its_steps(
     ],
     ids=str,
 )
-async def test_a_task_in_the_background(
-    open_sandbox: OpenSandbox, connect: Callable[..., Any], last: dict[str, Any]
-) -> None:
+async def test_a_task_in_the_background(begin: Begin, last: dict[str, Any]) -> None:
     """It is held until its status says that it is over."""
-    sandbox = open_sandbox(5)
+    ends = Ends()
+    sandbox, guard, client = begin(5, on_event=ends)
     sandbox.fault("/v1/tools/perform-web-task", body=STARTED)
     sandbox.fault("/v1/tools/*/status", times=1, body={"data": {"status": "RUNNING"}})
     sandbox.fault("/v1/tools/*/status", body={"data": last})
-    ends = Ends()
-    guard = guard_of(sandbox, on_event=ends)
-    client = connect(sandbox.url, guard)
     await got(client.tools.perform_web_task(prompt="Look", async_=True, session_id="s"))
     await got(client.tools.get_perform_web_task_status("w1"))
     assert ends.kinds == []
@@ -588,18 +543,14 @@ async def test_a_task_in_the_background(
 
 
 @pytest.mark.anyio
-async def test_what_the_provider_does_not_know_is_kept(
-    open_sandbox: OpenSandbox, connect: Callable[..., Any]
-) -> None:
+async def test_what_the_provider_does_not_know_is_kept(begin: Begin) -> None:
     """Nobody will hear of its end."""
-    sandbox = open_sandbox(5)
+    ends = Ends()
+    sandbox, _, client = begin(5, on_event=ends)
     sandbox.fault("/v1/tools/perform-web-task", body=STARTED)
     data = {"request_id": ID, "status": "pending", "session_id": None}
     sandbox.fault("/v1/sessions/async", body={"data": data})
     sandbox.fault("/v1/*/status", status=404)
-    ends = Ends()
-    guard = guard_of(sandbox, on_event=ends)
-    client = connect(sandbox.url, guard)
     await got(client.tools.perform_web_task(prompt="Look", session_id="s"))
     await got(client.sessions.create_session_async())
     for poll, id in (
@@ -612,15 +563,11 @@ async def test_what_the_provider_does_not_know_is_kept(
 
 
 @pytest.mark.anyio
-async def test_a_reply_that_says_nothing_is_kept(
-    open_sandbox: OpenSandbox, connect: Callable[..., Any]
-) -> None:
+async def test_a_reply_that_says_nothing_is_kept(begin: Begin) -> None:
     """Without a result, or an id to ask for it, work may go on."""
-    sandbox = open_sandbox(50)
-    sandbox.fault("*", method="POST", body={})
     ends = Ends()
-    guard = guard_of(sandbox, on_event=ends)
-    client = connect(sandbox.url, guard)
+    sandbox, _, client = begin(50, on_event=ends)
+    sandbox.fault("*", method="POST", body={})
     await got(client.tools.perform_web_task(prompt="Look"))
     await got(client.tasks.run_task(ID, input_params={}))
     await got(client.tasks.generate_task(task_name="a", task_prompt="b"))
@@ -633,18 +580,14 @@ async def test_a_reply_that_says_nothing_is_kept(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("first", ["queued", "success"])
-async def test_tasks_are_held_while_they_run(
-    open_sandbox: OpenSandbox, connect: Callable[..., Any], first: str
-) -> None:
+async def test_tasks_are_held_while_they_run(begin: Begin, first: str) -> None:
     """A run, and the writing of a task, until their status says that they are over."""
-    sandbox = open_sandbox(50)
+    ends = Ends()
+    sandbox, guard, client = begin(50, on_event=ends)
     sandbox.fault("/v2/tasks/t/run", body={"run_id": "r", "status": first})
     sandbox.fault("/v2/tasks/generate", body={"id": "g", "status": "generating"})
     sandbox.fault("/v2/tasks/runs/r/status", body={"run_id": "r", "status": "timeout"})
     sandbox.fault("/v2/tasks/g/generation-status", body={"id": "g", "status": "ready"})
-    ends = Ends()
-    guard = guard_of(sandbox, on_event=ends)
-    client = connect(sandbox.url, guard)
     await got(client.tasks.run_task("t", input_params={}))
     assert ends.kinds == ["settled"] * (first == "success")
     await got(client.tasks.get_task_run_status("r"))
@@ -657,14 +600,10 @@ async def test_tasks_are_held_while_they_run(
 
 
 @pytest.mark.anyio
-async def test_pages_cost_a_browsers_minute(
-    open_sandbox: OpenSandbox, connect: Callable[..., Any]
-) -> None:
+async def test_pages_cost_a_browsers_minute(begin: Begin) -> None:
     """And a fetched one what goes through proxies too."""
-    sandbox = open_sandbox(1)
+    sandbox, guard, client = begin(1)
     sandbox.fault("/v1/tools/*", body=b"a page", content_type="text/html")
-    guard = guard_of(sandbox)
-    client = connect(sandbox.url, guard)
     assert await got(client.tools.fetch_webpage(url="https://example.com")) == "a page"
     await got(client.tools.screenshot_webpage(url="https://example.com"))
     await got(client.tools.create_page_pdf(url="https://example.com"))
@@ -702,7 +641,7 @@ PROJECT_LIMIT = {"error": {"code": 403, "message": "Project cost limit reached."
 @pytest.mark.parametrize("retries", [0, 2])
 async def test_what_an_error_says_of_the_hold(
     open_sandbox: OpenSandbox,
-    connect: Callable[..., Any],
+    connect: Connect,
     fault: dict[str, Any],
     ends: list[str],
     retries: int,
@@ -711,7 +650,7 @@ async def test_what_an_error_says_of_the_hold(
     sandbox = open_sandbox(1)
     sandbox.fault("/v1/sessions", method="POST", **fault)
     told = Ends()
-    guard = guard_of(sandbox, on_event=told)
+    guard = anchor_guard(sandbox, on_event=told)
     client = connect(sandbox.url, guard, max_retries=retries)
     with pytest.raises(ValueError if "body" in fault and len(fault) == 1 else APIError):
         await got(client.sessions.create_session())
@@ -723,11 +662,11 @@ async def test_what_an_error_says_of_the_hold(
 
 @pytest.mark.anyio
 async def test_what_is_free_is_sent_again(
-    open_sandbox: OpenSandbox, elapse: Elapse, connect: Callable[..., Any]
+    open_sandbox: OpenSandbox, elapse: Elapse, connect: Connect
 ) -> None:
     """The client's `max_retries` holds for the end of a session, and for what it used."""
     sandbox = open_sandbox(1)
-    guard = guard_of(sandbox)
+    guard = anchor_guard(sandbox)
     client = connect(sandbox.url, guard, max_retries=1)
     created = await got(client.sessions.create_session())
     for method in ("DELETE", "GET"):
@@ -740,12 +679,10 @@ async def test_what_is_free_is_sent_again(
 
 
 @pytest.mark.anyio
-async def test_what_is_set_later_counts(
-    open_sandbox: OpenSandbox, connect: Callable[..., Any]
-) -> None:
+async def test_what_is_set_later_counts(open_sandbox: OpenSandbox, connect: Connect) -> None:
     """Retries switched on behind the guard resend nothing that spends, and a new key is used."""
     sandbox = open_sandbox(1)
-    client = connect(sandbox.url, guard_of(sandbox))
+    client = connect(sandbox.url, anchor_guard(sandbox))
     client.max_retries = 2
     sandbox.fault("/v1/sessions", method="POST", times=1, status=500)
     with pytest.raises(APIStatusError):
@@ -759,11 +696,11 @@ async def test_what_is_set_later_counts(
 
 @pytest.mark.anyio
 async def test_a_connection_that_was_never_made_releases(
-    open_sandbox: OpenSandbox, connect: Callable[..., Any], nobody: str
+    open_sandbox: OpenSandbox, connect: Connect, nobody: str
 ) -> None:
     """Nothing was sent: credits and slot are free at once."""
     sandbox = open_sandbox(1, max_concurrent_browsers=1)
-    guard = guard_of(sandbox)
+    guard = anchor_guard(sandbox)
     client = connect(nobody, guard)
     for _ in range(2):
         with pytest.raises(APIConnectionError):
@@ -791,7 +728,7 @@ async def test_the_cause_tells_whether_it_was_sent(
 
     sandbox = open_sandbox(1)
     told = Ends()
-    guard = guard_of(sandbox, on_event=told)
+    guard = anchor_guard(sandbox, on_event=told)
     async with httpx.AsyncClient(transport=httpx.MockTransport(fail)) as http:
         client = guarded(
             AsyncAnchorbrowser(api_key="key", base_url=sandbox.url, http_client=http), guard
@@ -803,12 +740,12 @@ async def test_the_cause_tells_whether_it_was_sent(
 
 @pytest.mark.anyio
 async def test_a_timed_out_creation_is_kept(
-    open_sandbox: OpenSandbox, elapse: Elapse, connect: Callable[..., Any]
+    open_sandbox: OpenSandbox, elapse: Elapse, connect: Connect
 ) -> None:
     """The browser runs, billed, and holds its slot for as long as it may live."""
     sandbox = open_sandbox(1, max_concurrent_browsers=1)
     sandbox.fault("/v1/sessions", method="POST", drip=60)
-    guard = guard_of(sandbox)
+    guard = anchor_guard(sandbox)
     client = connect(sandbox.url, guard, timeout=httpx.Timeout(10, read=0.02))
     with pytest.raises(APITimeoutError):
         await got(client.sessions.create_session())
@@ -824,12 +761,12 @@ async def test_a_timed_out_creation_is_kept(
 @pytest.mark.anyio
 @pytest.mark.parametrize("how", ["session", "batch", "retry", "dropped"])
 async def test_kept_for_as_long_as_it_may_live(
-    open_sandbox: OpenSandbox, elapse: Elapse, connect: Callable[..., Any], how: str
+    open_sandbox: OpenSandbox, elapse: Elapse, connect: Connect, how: str
 ) -> None:
     """A life longer than the guard's `linger` is the hold's own; what costs say comes before."""
     sandbox = open_sandbox(1)
     ends = Ends()
-    guard = guard_of(sandbox, on_event=ends)
+    guard = anchor_guard(sandbox, on_event=ends)
     timeout = {"max_duration": 120}
     configuration = {"session": {"timeout": timeout}}
     held = AnchorBrowser.session_cost(120)
@@ -880,7 +817,7 @@ async def test_a_cancelled_creation_is_kept(open_sandbox: OpenSandbox) -> None:
     sandbox = open_sandbox(1)
     sandbox.fault("/v1/sessions", method="POST", hang=True)
     ends = Ends()
-    guard = guard_of(sandbox, on_event=ends)
+    guard = anchor_guard(sandbox, on_event=ends)
     async with (
         AsyncAnchorbrowser(api_key=sandbox.anchor_key, base_url=sandbox.url) as own,
         anyio.create_task_group() as tasks,
@@ -900,7 +837,7 @@ async def test_cancelled_while_it_asks_what_a_session_used(
     """The session is gone, at a cost that nobody heard: kept."""
     sandbox = open_sandbox(1)
     ends = Ends()
-    guard = guard_of(sandbox, on_event=ends)
+    guard = anchor_guard(sandbox, on_event=ends)
     async with AsyncAnchorbrowser(api_key=sandbox.anchor_key, base_url=sandbox.url) as own:
         client = guarded(own, guard)
         created: Any = await client.sessions.create_session()
@@ -915,14 +852,10 @@ async def test_cancelled_while_it_asks_what_a_session_used(
 
 
 @pytest.mark.anyio
-async def test_the_projects_limit_is_no_wish(
-    open_sandbox: OpenSandbox, elapse: Elapse, connect: Callable[..., Any]
-) -> None:
+async def test_the_projects_limit_is_no_wish(begin: Begin, elapse: Elapse) -> None:
     """After its 403 nothing is sent until a look that is late enough."""
-    sandbox = open_sandbox(10)
+    sandbox, guard, client = begin(10)
     sandbox.fault("/v1/sessions", method="POST", times=1, status=403, body=PROJECT_LIMIT)
-    guard = guard_of(sandbox)
-    client = connect(sandbox.url, guard)
     with pytest.raises(APIStatusError):
         await got(client.sessions.create_session())
     with pytest.raises(InsufficientCredits, match="itself refused"):
@@ -938,11 +871,11 @@ async def test_the_projects_limit_is_no_wish(
 
 @pytest.mark.anyio
 async def test_copies_are_guarded_and_share_the_holds(
-    open_sandbox: OpenSandbox, elapse: Elapse, connect: Callable[..., Any]
+    open_sandbox: OpenSandbox, elapse: Elapse, connect: Connect
 ) -> None:
     """What one created another may end, and prices come along."""
     sandbox = open_sandbox(1)
-    guard = guard_of(sandbox)
+    guard = anchor_guard(sandbox)
     names = ("tools.fetch_webpage", "profiles.list_profiles", "sessions.list_sessions")
     client = connect(sandbox.url, guard, dict.fromkeys(names, 2))
     copies = [client.with_options(timeout=5), client.copy(), client.copy().with_options()]
@@ -983,7 +916,7 @@ class NoBrowser:
 async def test_an_agents_task_is_held_once(
     open_sandbox: OpenSandbox,
     elapse: Elapse,
-    connect: Callable[..., Any],
+    connect: Connect,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its session and its steps, each by the method that it calls inside."""
@@ -996,7 +929,7 @@ async def test_an_agents_task_is_held_once(
         if event.kind == "admitted":
             admitted.append((str(event.operation).partition(".")[2], event.credits))
 
-    guard = guard_of(sandbox, on_event=note)
+    guard = anchor_guard(sandbox, on_event=note)
     client = connect(sandbox.url, guard)
     done = await got(client.agent.task("Look"))
     assert done.data.result == {"answer": 42}
@@ -1012,7 +945,7 @@ def test_a_browser_task_is_held_once(open_sandbox: OpenSandbox, elapse: Elapse) 
     """Also where the SDK runs it on a thread of its own; a refusal comes by its future."""
     sandbox = open_sandbox("0.2")
     sandbox.fault("/v1/tools/perform-web-task", body=DONE)
-    guard = guard_of(sandbox)
+    guard = anchor_guard(sandbox)
     with Anchorbrowser(api_key=sandbox.anchor_key, base_url=sandbox.url) as own:
         client = guarded(own, guard)
         task = client.agent.browser_task("Look", task_options={"max_steps": 5})
@@ -1030,7 +963,7 @@ def test_an_async_browser_task_is_held_once(open_sandbox: OpenSandbox, elapse: E
     """Likewise where it is a task of asyncio, the only loop that the SDK knows there."""
     sandbox = open_sandbox("0.2")
     sandbox.fault("/v1/tools/perform-web-task", body=DONE)
-    guard = guard_of(sandbox)
+    guard = anchor_guard(sandbox)
 
     async def run() -> None:
         async with AsyncAnchorbrowser(api_key=sandbox.anchor_key, base_url=sandbox.url) as own:
@@ -1045,13 +978,9 @@ def test_an_async_browser_task_is_held_once(open_sandbox: OpenSandbox, elapse: E
 
 
 @pytest.mark.anyio
-async def test_a_browser_is_held_once(
-    open_sandbox: OpenSandbox, elapse: Elapse, connect: Callable[..., Any]
-) -> None:
+async def test_a_browser_is_held_once(begin: Begin, elapse: Elapse) -> None:
     """What connects to it comes from the SDK; the session is held until it is ended."""
-    sandbox = open_sandbox(1)
-    guard = guard_of(sandbox)
-    client = connect(sandbox.url, guard)
+    sandbox, guard, client = begin(1)
     manager = await got(client.browser.create())
     assert hasattr(manager, "__enter__") or hasattr(manager, "__aenter__")
     assert guard.available == 1 - SESSION
@@ -1063,7 +992,7 @@ async def test_a_browser_is_held_once(
 def test_many_threads(open_sandbox: OpenSandbox, elapse: Elapse, pool: ThreadPoolExecutor) -> None:
     """One client, sixteen threads, three browsers: nobody is turned away by the provider."""
     sandbox = open_sandbox(1, max_concurrent_browsers=3)
-    guard = guard_of(sandbox)
+    guard = anchor_guard(sandbox)
     opened, taken = [], threading.Event()
     with Anchorbrowser(api_key=sandbox.anchor_key, base_url=sandbox.url) as own:
         client = guarded(own, guard, costs={"sessions.create_session": {"wait": 30}})
@@ -1088,7 +1017,7 @@ def test_a_session_is_settled_once(
     """However many threads delete it."""
     sandbox = open_sandbox(1)
     ends = Ends()
-    guard = guard_of(sandbox, on_event=ends)
+    guard = anchor_guard(sandbox, on_event=ends)
     with Anchorbrowser(api_key=sandbox.anchor_key, base_url=sandbox.url) as own:
         client = guarded(own, guard)
         created: Any = client.sessions.create_session()
@@ -1102,7 +1031,7 @@ def test_dropped_with_its_copies_it_keeps(open_sandbox: OpenSandbox, elapse: Ela
     sandbox = open_sandbox(1)
     sandbox.fault("/v1/batch-sessions*", body=BATCH)
     ends = Ends()
-    guard = guard_of(sandbox, on_event=ends)
+    guard = anchor_guard(sandbox, on_event=ends)
     with Anchorbrowser(api_key=sandbox.anchor_key, base_url=sandbox.url) as own:
         client = guarded(own, guard)
         client.sessions.create_session()
@@ -1125,10 +1054,10 @@ def test_dropped_with_its_copies_it_keeps(open_sandbox: OpenSandbox, elapse: Ela
 
 
 @pytest.mark.anyio
-async def test_costs_of_ones_own(open_sandbox: OpenSandbox, connect: Callable[..., Any]) -> None:
+async def test_costs_of_ones_own(open_sandbox: OpenSandbox, connect: Connect) -> None:
     """A number, a callable, or terms, whose other parts stay what they are."""
     sandbox = open_sandbox(1, max_concurrent_browsers=1)
-    guard = guard_of(sandbox)
+    guard = anchor_guard(sandbox)
     costs = {
         "sessions.create_session": {
             "cost": "0.5",
@@ -1184,12 +1113,10 @@ def test_the_guard_is_of_the_account_that_pays() -> None:
 
 
 @pytest.mark.anyio
-async def test_wrong_arguments_hold_nothing(
-    open_sandbox: OpenSandbox, connect: Callable[..., Any]
-) -> None:
+async def test_wrong_arguments_hold_nothing(open_sandbox: OpenSandbox, connect: Connect) -> None:
     """They are the SDK's own TypeError, before anything is asked for."""
     sandbox = open_sandbox(1)
-    client = connect(sandbox.url, guard_of(sandbox))
+    client = connect(sandbox.url, anchor_guard(sandbox))
     with pytest.raises(TypeError):
         await got(client.sessions.create_session(colour="blue"))
     with pytest.raises(TypeError):
@@ -1198,13 +1125,9 @@ async def test_wrong_arguments_hold_nothing(
 
 
 @pytest.mark.anyio
-async def test_it_is_the_client_in_all_else(
-    open_sandbox: OpenSandbox, connect: Callable[..., Any]
-) -> None:
+async def test_it_is_the_client_in_all_else(begin: Begin) -> None:
     """Its class, kinds of methods and signatures are the SDK's; a block gets the guarded one."""
-    sandbox = open_sandbox(1)
-    guard = guard_of(sandbox)
-    client = connect(sandbox.url, guard)
+    _, _, client = begin(1)
     assert isinstance(client, Anchorbrowser | AsyncAnchorbrowser)
     own = client.__wrapped__
     for path in PRICED:
@@ -1222,13 +1145,9 @@ async def test_it_is_the_client_in_all_else(
 
 
 @pytest.mark.anyio
-async def test_switched_off_it_is_the_bare_client(
-    open_sandbox: OpenSandbox, connect: Callable[..., Any]
-) -> None:
+async def test_switched_off_it_is_the_bare_client(begin: Begin) -> None:
     """Nothing is looked at, held, or settled."""
-    sandbox = open_sandbox("0.012")
-    guard = guard_of(sandbox)
-    client = connect(sandbox.url, guard)
+    sandbox, guard, client = begin("0.012")
     SWITCH.set_active(False)
     created = await got(client.sessions.create_session())
     await got(client.sessions.delete_session(created.data.id))

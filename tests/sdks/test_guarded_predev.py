@@ -9,25 +9,30 @@ from decimal import Decimal
 from itertools import islice
 from typing import Any
 
-import predev_api.client
 import pytest
-import requests
+from accounts import (
+    AT_ONCE,
+    DONE,
+    TASKS,
+    Elapse,
+    Ends,
+    OpenSandbox,
+    anchor_guard,
+    impatient,
+    predev_guard,
+)
 from predev_api import InsufficientCreditsError, PredevAPI, PredevAPIError
 from predev_api.exceptions import QueueFullError, SubscriptionRequiredError
 
-from budgetguard import AnchorBrowser, Guard, InsufficientCredits, PreDev
-from budgetguard.events import Event
+from budgetguard import Guard, InsufficientCredits, PreDev
 from budgetguard.integrations.predev import guarded
 from budgetguard.switch import SWITCH
 from budgetguard.testing import FakeProvider
 from budgetguard.testing.sandbox import Sandbox
 
-OpenSandbox = Callable[..., Sandbox]
-Elapse = Callable[[Sandbox, float], None]
+Begin = Callable[..., tuple[Sandbox, Guard, Any]]
+Balanced = Callable[[Sandbox, Guard], None]
 
-TASKS = [{"url": "https://example.com"}] * 4
-DONE = 300
-AT_ONCE: dict[str, Any] = {"clock": "real", "speed": 1e6}
 CLEAR = PreDev.linger + PreDev.lag
 
 SPENDS = {"fast_spec", "deep_spec", "fast_spec_async", "deep_spec_async", "browser_agent"}
@@ -42,22 +47,6 @@ FREE = {
 }
 
 
-class Ends:
-    """Collects how holds end, and whether the guard was told that the credits are gone."""
-
-    def __init__(self) -> None:
-        self.kinds: list[str] = []
-
-    def __call__(self, event: Event) -> None:
-        if event.kind in {"settled", "released", "kept", "exhausted"}:
-            self.kinds.append(event.kind)
-
-
-def guard_of(sandbox: Sandbox, **options: Any) -> Guard:
-    """Make a guard of the sandbox's account, with pre.dev's own lag and linger."""
-    return Guard(PreDev(sandbox.predev_key, base_url=sandbox.url), **options)
-
-
 def sdk(sandbox: Sandbox, guard: Guard, base_url: str | None = None, **costs: Any) -> Any:
     """Make pre.dev's client, guarded; whose replies are no objects, whatever its types say."""
     api = PredevAPI(sandbox.predev_key, base_url or sandbox.url)
@@ -65,7 +54,21 @@ def sdk(sandbox: Sandbox, guard: Guard, base_url: str | None = None, **costs: An
 
 
 @pytest.fixture
-def balanced(elapse: Elapse) -> Callable[[Sandbox, Guard], None]:
+def begin(open_sandbox: OpenSandbox) -> Begin:
+    """Open a sandbox; give it with a guard of its account, and pre.dev's client behind it."""
+
+    def begin(
+        credits: float | str, on_event: Ends | None = None, **options: Any
+    ) -> tuple[Sandbox, Guard, Any]:
+        sandbox = open_sandbox(credits, **options)
+        guard = predev_guard(sandbox, on_event=on_event)
+        return sandbox, guard, sdk(sandbox, guard)
+
+    return begin
+
+
+@pytest.fixture
+def balanced(elapse: Elapse) -> Balanced:
     """Hold the guard's books against the provider's: none is open, and none was promised too much."""
 
     def balanced(sandbox: Sandbox, guard: Guard) -> None:
@@ -85,19 +88,6 @@ def elapse_all(sandbox: Sandbox, guard: Guard, elapse: Elapse) -> None:
     """Wait until a look shows everything that was spent."""
     elapse(sandbox, CLEAR)
     guard.balance(max_age=0)
-
-
-def impatient(monkeypatch: pytest.MonkeyPatch, *timeout: float) -> None:
-    """Replace the 300 s that the SDK waits for connections and answers, which users cannot set."""
-
-    class Impatient:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(requests, name)
-
-        def post(self, url: str, **options: Any) -> requests.Response:
-            return requests.post(url, **options | {"timeout": timeout})
-
-    monkeypatch.setattr(predev_api.client, "requests", Impatient())
 
 
 @pytest.fixture
@@ -135,13 +125,13 @@ def test_a_spec_is_held_and_settled(
     open_sandbox: OpenSandbox,
     elapse: Elapse,
     pool: ThreadPoolExecutor,
-    balanced: Callable[[Sandbox, Guard], None],
+    balanced: Balanced,
     name: str,
     cost: int,
 ) -> None:
     """Its highest cost while it is written, what it used from then on."""
     sandbox = open_sandbox(100)
-    guard = guard_of(sandbox)
+    guard = predev_guard(sandbox)
     spec = pool.submit(getattr(sdk(sandbox, guard), name), input_text="A shop")
     assert sandbox.wait_until(lambda: sandbox.predev.running == 1)
     assert guard.available == 100 - cost
@@ -171,22 +161,17 @@ def test_a_cost_that_makes_no_sense(
     """The caller gets the reply, and it counts at what was held."""
     sandbox = open_sandbox(100)
     sandbox.fault(route, body={"status": "completed", field: used})
-    guard = guard_of(sandbox)
+    guard = predev_guard(sandbox)
     assert call(sdk(sandbox, guard))["status"] == "completed"
     assert guard.available == 100 - cost
     assert guard.account.ledger.running == 0
 
 
 def test_a_crowd_goes_as_far_as_the_credits(
-    open_sandbox: OpenSandbox,
-    elapse: Elapse,
-    pool: ThreadPoolExecutor,
-    balanced: Callable[[Sandbox, Guard], None],
+    begin: Begin, elapse: Elapse, pool: ThreadPoolExecutor, balanced: Balanced
 ) -> None:
     """Ten threads share one client: four fit, the others are refused before anything is sent."""
-    sandbox = open_sandbox(249)
-    guard = guard_of(sandbox)
-    api = sdk(sandbox, guard)
+    sandbox, guard, api = begin(249)
     calls = [pool.submit(api.deep_spec, "A shop") for _ in range(10)]
     assert sandbox.wait_until(lambda: sandbox.predev.running == 4)
     for refused in islice(as_completed(calls), 6):
@@ -201,12 +186,12 @@ def test_a_crowd_goes_as_far_as_the_credits(
 def test_submitted_and_polled(
     open_sandbox: OpenSandbox,
     elapse: Elapse,
-    balanced: Callable[[Sandbox, Guard], None],
+    balanced: Balanced,
     name: str,
 ) -> None:
     """Each poll moves what was charged out of the hold, and the last one settles it."""
     sandbox = open_sandbox(100)
-    guard, cost = guard_of(sandbox), {"fast_spec": 10, "deep_spec": 50}[name]
+    guard, cost = predev_guard(sandbox), {"fast_spec": 10, "deep_spec": 50}[name]
     api = sdk(sandbox, guard)
     id = getattr(api, f"{name}_async")("A shop")["specId"]
     polls = 0
@@ -226,16 +211,11 @@ def test_submitted_and_polled(
 
 
 def test_many_threads_hear_of_the_end(
-    open_sandbox: OpenSandbox,
-    elapse: Elapse,
-    pool: ThreadPoolExecutor,
-    balanced: Callable[[Sandbox, Guard], None],
+    begin: Begin, elapse: Elapse, pool: ThreadPoolExecutor, balanced: Balanced
 ) -> None:
     """A hold ends once, and whoever asks gets the answer."""
-    sandbox = open_sandbox(100)
     ends = Ends()
-    guard = guard_of(sandbox, on_event=ends)
-    api = sdk(sandbox, guard)
+    sandbox, guard, api = begin(100, on_event=ends)
     id = api.deep_spec_async("A shop")["specId"]
     elapse(sandbox, DONE)
     specs = list(pool.map(api.get_spec_status, [id] * 16))
@@ -244,14 +224,10 @@ def test_many_threads_hear_of_the_end(
     balanced(sandbox, guard)
 
 
-def test_the_end_is_heard_of_during_a_poll(
-    open_sandbox: OpenSandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_end_is_heard_of_during_a_poll(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever was told before that it goes on gets that answer, and the hold is settled once."""
-    sandbox = open_sandbox(100)
     ends = Ends()
-    guard = guard_of(sandbox, on_event=ends)
-    api = sdk(sandbox, guard)
+    sandbox, guard, api = begin(100, on_event=ends)
     id = api.deep_spec_async("A shop")["specId"]
     bodies = ({"status": "processing", "creditsUsed": 3}, {"status": "completed", "creditsUsed": 9})
     for body in bodies:
@@ -269,11 +245,9 @@ def test_the_end_is_heard_of_during_a_poll(
     assert guard.available == 91
 
 
-def test_a_poll_that_is_late_changes_nothing(open_sandbox: OpenSandbox, elapse: Elapse) -> None:
+def test_a_poll_that_is_late_changes_nothing(begin: Begin, elapse: Elapse) -> None:
     """A stub of work that is over already, and work of somebody else, are passed on."""
-    sandbox = open_sandbox(100)
-    guard = guard_of(sandbox)
-    api = sdk(sandbox, guard)
+    sandbox, guard, api = begin(100)
     id = api.fast_spec_async("A shop")["specId"]
     elapse(sandbox, DONE)
     used = api.get_spec_status(id)["creditsUsed"]
@@ -283,11 +257,9 @@ def test_a_poll_that_is_late_changes_nothing(open_sandbox: OpenSandbox, elapse: 
     assert guard.available == 100 - used
 
 
-def test_a_list_settles_too(open_sandbox: OpenSandbox) -> None:
+def test_a_list_settles_too(begin: Begin) -> None:
     """Entries that name their cost count like a poll; others, and strange replies, do not."""
-    sandbox = open_sandbox(100)
-    guard = guard_of(sandbox)
-    api = sdk(sandbox, guard)
+    sandbox, guard, api = begin(100)
     first, second = (api.deep_spec_async("A shop")["specId"] for _ in range(2))
     sandbox.fault(
         "/list-specs", times=1, body={"specs": [{"_id": first, "status": "completed"}, None]}
@@ -307,11 +279,9 @@ def test_a_list_settles_too(open_sandbox: OpenSandbox) -> None:
     assert guard.available == 100 - 12 - 50
 
 
-def test_failed_at_a_known_cost(open_sandbox: OpenSandbox, elapse: Elapse) -> None:
+def test_failed_at_a_known_cost(begin: Begin, elapse: Elapse) -> None:
     """A spec that failed is a 200 with its cost in it."""
-    sandbox = open_sandbox(100)
-    guard = guard_of(sandbox)
-    api = sdk(sandbox, guard)
+    sandbox, guard, api = begin(100)
     id = api.deep_spec_async("A shop")["specId"]
     elapse(sandbox, 60)
     sandbox.predev.spend(100)
@@ -322,12 +292,10 @@ def test_failed_at_a_known_cost(open_sandbox: OpenSandbox, elapse: Elapse) -> No
     assert guard.available == 100 - spec["creditsUsed"]
 
 
-def test_failed_at_an_unknown_cost(open_sandbox: OpenSandbox, elapse: Elapse) -> None:
+def test_failed_at_an_unknown_cost(begin: Begin, elapse: Elapse) -> None:
     """What is known was charged, and the rest may have been."""
-    sandbox = open_sandbox(100)
     ends = Ends()
-    guard = guard_of(sandbox, on_event=ends)
-    api = sdk(sandbox, guard)
+    sandbox, guard, api = begin(100, on_event=ends)
     id = api.deep_spec_async("A shop")["specId"]
     for body in ({"status": "processing", "creditsUsed": 20}, {"status": "failed"}):
         sandbox.clear_faults()
@@ -341,16 +309,11 @@ def test_failed_at_an_unknown_cost(open_sandbox: OpenSandbox, elapse: Elapse) ->
 
 @pytest.mark.parametrize("submitted", ["spec", "batch"])
 def test_what_predev_does_not_know_is_kept(
-    open_sandbox: OpenSandbox,
-    elapse: Elapse,
-    balanced: Callable[[Sandbox, Guard], None],
-    submitted: str,
+    begin: Begin, elapse: Elapse, balanced: Balanced, submitted: str
 ) -> None:
     """Nobody will hear of its end; an error of the server says nothing about it."""
-    sandbox = open_sandbox(100)
     ends = Ends()
-    guard = guard_of(sandbox, on_event=ends)
-    api = sdk(sandbox, guard)
+    sandbox, guard, api = begin(100, on_event=ends)
     if submitted == "spec":
         id, poll, route = api.deep_spec_async("A shop")["specId"], api.get_spec_status, "/spec-*"
     else:
@@ -369,18 +332,12 @@ def test_what_predev_does_not_know_is_kept(
 @pytest.mark.parametrize("fault", [{"reset": True}, {"status": 500}, {"body": b"<html>"}], ids=str)
 @pytest.mark.parametrize("name", ["deep_spec", "deep_spec_async"])
 def test_an_unknown_outcome_is_kept(
-    open_sandbox: OpenSandbox,
-    elapse: Elapse,
-    balanced: Callable[[Sandbox, Guard], None],
-    name: str,
-    fault: dict[str, Any],
+    begin: Begin, elapse: Elapse, balanced: Balanced, name: str, fault: dict[str, Any]
 ) -> None:
     """A spec may be written behind an error: its cost counts until a late enough look."""
-    sandbox = open_sandbox(100)
-    sandbox.fault("/deep-spec", **fault)
     ends = Ends()
-    guard = guard_of(sandbox, on_event=ends)
-    api = sdk(sandbox, guard)
+    sandbox, guard, api = begin(100, on_event=ends)
+    sandbox.fault("/deep-spec", **fault)
     with pytest.raises(PredevAPIError):
         getattr(api, name)("A shop")
     assert ends.kinds == ["kept"]
@@ -395,18 +352,16 @@ def test_a_submission_without_an_id_is_kept(open_sandbox: OpenSandbox) -> None:
     sandbox = open_sandbox(100)
     sandbox.fault("/deep-spec", body={"status": "pending"})
     ends = Ends()
-    guard = guard_of(sandbox, on_event=ends)
+    guard = predev_guard(sandbox, on_event=ends)
     assert sdk(sandbox, guard).deep_spec_async("A shop") == {"status": "pending"}
     assert ends.kinds == ["kept"]
 
 
-def test_an_answer_that_is_not_final_is_followed(open_sandbox: OpenSandbox) -> None:
+def test_an_answer_that_is_not_final_is_followed(begin: Begin) -> None:
     """A reply that says that the work goes on is no settlement, asked for or not."""
-    sandbox = open_sandbox(100)
+    sandbox, guard, api = begin(100)
     sandbox.fault("/deep-spec", body={"_id": "s1", "status": "processing", "creditsUsed": 3})
     sandbox.fault("/spec-status/s1", body={"status": "completed", "creditsUsed": 40})
-    guard = guard_of(sandbox)
-    api = sdk(sandbox, guard)
     api.deep_spec("A shop")
     assert guard.available == 50
     api.get_spec_status("s1")
@@ -414,16 +369,11 @@ def test_an_answer_that_is_not_final_is_followed(open_sandbox: OpenSandbox) -> N
 
 
 def test_a_timed_out_spec_is_charged_and_kept(
-    open_sandbox: OpenSandbox,
-    elapse: Elapse,
-    balanced: Callable[[Sandbox, Guard], None],
-    monkeypatch: pytest.MonkeyPatch,
+    begin: Begin, elapse: Elapse, balanced: Balanced, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The provider works on for whoever gave up, so that nobody else gets those credits."""
     impatient(monkeypatch, 10, 0.05)
-    sandbox = open_sandbox(60)
-    guard = guard_of(sandbox)
-    api = sdk(sandbox, guard)
+    sandbox, guard, api = begin(60)
     with pytest.raises(PredevAPIError, match="timed out"):
         api.deep_spec("A shop")
     assert sandbox.wait_until(lambda: sandbox.predev.running == 1)
@@ -451,7 +401,7 @@ def test_a_connection_that_was_never_made_releases(
 
     impatient(monkeypatch, 0.05, 10)
     sandbox = open_sandbox(100)
-    guard = guard_of(sandbox)
+    guard = predev_guard(sandbox)
     guard.balance()
     if why == "name":
         monkeypatch.setattr(socket, "getaddrinfo", unknown)
@@ -491,20 +441,13 @@ BROWSER_GATE = {"error": "Need ~2 credits", "code": "INSUFFICIENT_CREDITS", "act
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_an_error_says_of_the_hold(
-    open_sandbox: OpenSandbox,
-    name: str,
-    status: int,
-    body: object,
-    ends: list[str],
-    stream: bool,
+    begin: Begin, name: str, status: int, body: object, ends: list[str], stream: bool
 ) -> None:
     """Refusals of a request release, want of credits is told to the guard, all else is kept."""
-    sandbox = open_sandbox(100)
+    told = Ends()
+    sandbox, guard, api = begin(100, on_event=told)
     sandbox.fault("/*-spec", status=status, body=body)
     sandbox.fault("/browser-agent", status=status, body=body)
-    told = Ends()
-    guard = guard_of(sandbox, on_event=told)
-    api = sdk(sandbox, guard)
     with pytest.raises(PredevAPIError):
         if name == "browser_agent" and stream:
             list(api.browser_agent(TASKS, stream=True))
@@ -515,12 +458,10 @@ def test_what_an_error_says_of_the_hold(
 
 
 def test_after_a_402_nothing_is_sent(
-    open_sandbox: OpenSandbox, elapse: Elapse, pool: ThreadPoolExecutor
+    begin: Begin, elapse: Elapse, pool: ThreadPoolExecutor
 ) -> None:
     """The provider was asked once; a top-up opens the guard again."""
-    sandbox = open_sandbox(150)
-    guard = guard_of(sandbox)
-    api = sdk(sandbox, guard)
+    sandbox, guard, api = begin(150)
     spec = pool.submit(api.deep_spec, "A shop")
     assert sandbox.wait_until(lambda: sandbox.predev.running == 1)
     sandbox.predev.spend(149)
@@ -540,11 +481,11 @@ def test_a_batch_is_held_and_settled(
     open_sandbox: OpenSandbox,
     elapse: Elapse,
     pool: ThreadPoolExecutor,
-    balanced: Callable[[Sandbox, Guard], None],
+    balanced: Balanced,
 ) -> None:
     """So much a task, then the batch's total."""
     sandbox = open_sandbox(10)
-    guard = guard_of(sandbox)
+    guard = predev_guard(sandbox)
     batch = pool.submit(sdk(sandbox, guard).browser_agent, TASKS, concurrency=2)
     assert sandbox.wait_until(lambda: sandbox.predev.running == 1)
     assert guard.available == 10 - 4 * PreDev.BROWSER_TASK
@@ -554,13 +495,9 @@ def test_a_batch_is_held_and_settled(
     balanced(sandbox, guard)
 
 
-def test_a_stubs_zero_is_not_final(
-    open_sandbox: OpenSandbox, elapse: Elapse, balanced: Callable[[Sandbox, Guard], None]
-) -> None:
+def test_a_stubs_zero_is_not_final(begin: Begin, elapse: Elapse, balanced: Balanced) -> None:
     """A submitted batch is held until somebody hears that it is done."""
-    sandbox = open_sandbox(10)
-    guard = guard_of(sandbox)
-    api = sdk(sandbox, guard)
+    sandbox, guard, api = begin(10)
     stub = api.browser_agent(TASKS, run_async=True)
     assert (stub["totalCreditsUsed"], stub["status"]) == (0, "processing")
     assert guard.available == 8
@@ -576,11 +513,9 @@ def test_a_stubs_zero_is_not_final(
     balanced(sandbox, guard)
 
 
-def test_a_list_of_batches_settles_too(open_sandbox: OpenSandbox) -> None:
+def test_a_list_of_batches_settles_too(begin: Begin) -> None:
     """An entry that is completed is the end of its hold."""
-    sandbox = open_sandbox(10)
-    guard = guard_of(sandbox)
-    api = sdk(sandbox, guard)
+    sandbox, guard, api = begin(10)
     id = api.browser_agent(TASKS, run_async=True)["id"]
     entry = {"id": id, "status": "completed", "totalCreditsUsed": 1.5}
     sandbox.fault("/list-browser-agents", body={"batches": [entry]})
@@ -588,13 +523,9 @@ def test_a_list_of_batches_settles_too(open_sandbox: OpenSandbox) -> None:
     assert guard.available == Decimal("8.5")
 
 
-def test_a_stream_is_settled_by_its_last_event(
-    open_sandbox: OpenSandbox, balanced: Callable[[Sandbox, Guard], None]
-) -> None:
+def test_a_stream_is_settled_by_its_last_event(begin: Begin, balanced: Balanced) -> None:
     """It is admitted at its first step, and over with `done`."""
-    sandbox = open_sandbox(3, **AT_ONCE)
-    guard = guard_of(sandbox)
-    api = sdk(sandbox, guard)
+    sandbox, guard, api = begin(3, **AT_ONCE)
     stream = api.browser_agent(TASKS, stream=True)
     assert sandbox.requests["POST", "/browser-agent"] == 0
     events = list(stream)
@@ -620,7 +551,7 @@ def test_results_move_from_held_to_spent(open_sandbox: OpenSandbox, elapse: Elap
     sandbox = open_sandbox(10)
     done = ("done", '{"totalCreditsUsed": 0.7}')
     sandbox.fault("/browser-agent", body=frames(RESULT, RESULT, done))
-    guard = guard_of(sandbox)
+    guard = predev_guard(sandbox)
     events = sdk(sandbox, guard).browser_agent(TASKS, stream=True)
     next(events)
     next(events)
@@ -653,7 +584,7 @@ def test_how_a_stream_may_end(
     sandbox = open_sandbox(10)
     sandbox.fault("/browser-agent", body=frames(RESULT, last))
     told = Ends()
-    guard = guard_of(sandbox, on_event=told)
+    guard = predev_guard(sandbox, on_event=told)
     stream = sdk(sandbox, guard).browser_agent(TASKS, stream=True)
     try:
         list(stream)
@@ -669,12 +600,12 @@ def test_how_a_stream_may_end(
 def test_a_stream_left_half_way_is_kept(
     open_sandbox: OpenSandbox,
     elapse: Elapse,
-    balanced: Callable[[Sandbox, Guard], None],
+    balanced: Balanced,
     how: str,
 ) -> None:
     """Whoever leaves a stream early does not end the batch."""
     sandbox = open_sandbox(10)
-    guard = guard_of(sandbox)
+    guard = predev_guard(sandbox)
     stream = sdk(sandbox, guard).browser_agent(TASKS, stream=True)
     assert next(stream)["event"] == "task_event"
     if how == "close":
@@ -693,7 +624,7 @@ def test_a_stream_left_half_way_is_kept(
 def test_a_stream_that_is_never_begun_holds_nothing(open_sandbox: OpenSandbox) -> None:
     """Neither is anything sent."""
     sandbox = open_sandbox(10)
-    guard = guard_of(sandbox)
+    guard = predev_guard(sandbox)
     guard.balance()
     stream = sdk(sandbox, guard).browser_agent(TASKS, stream=True)
     stream.close()
@@ -702,13 +633,11 @@ def test_a_stream_that_is_never_begun_holds_nothing(open_sandbox: OpenSandbox) -
 
 
 def test_without_anybody_who_polls_the_holds_end_with_the_client(
-    open_sandbox: OpenSandbox, elapse: Elapse, balanced: Callable[[Sandbox, Guard], None]
+    begin: Begin, elapse: Elapse, balanced: Balanced
 ) -> None:
     """They are kept, so that a late enough look shows what became of the work."""
-    sandbox = open_sandbox(100)
     ends = Ends()
-    guard = guard_of(sandbox, on_event=ends)
-    api = sdk(sandbox, guard)
+    sandbox, guard, api = begin(100, on_event=ends)
     api.deep_spec_async("A shop")
     api.fast_spec_async("A shop")
     api.browser_agent(TASKS, run_async=True)
@@ -750,7 +679,7 @@ def test_costs_of_ones_own(open_sandbox: OpenSandbox) -> None:
 def test_a_cost_callable_that_fails_lets_nothing_through(open_sandbox: OpenSandbox) -> None:
     """The caller sees why."""
     sandbox = open_sandbox(100)
-    guard = guard_of(sandbox)
+    guard = predev_guard(sandbox)
     api = sdk(sandbox, guard, deep_spec=lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         api.deep_spec("A shop")
@@ -785,12 +714,12 @@ def test_what_cannot_be_guarded_is_said_at_once(
 def test_the_guard_is_of_the_account_that_pays(open_sandbox: OpenSandbox) -> None:
     """Another provider's credits do not pay for these calls; other guards may be of any account."""
     sandbox = open_sandbox(100)
-    other = Guard(AnchorBrowser(sandbox.anchor_key, base_url=sandbox.url))
+    other = anchor_guard(sandbox)
     api = PredevAPI(sandbox.predev_key, sandbox.url)
     with pytest.raises(TypeError, match=r"of Anchor Browser's account.*pass Guard\(PreDev"):
         guarded(api, other)
     with pytest.raises(TypeError, match="this PredevAPI is guarded already"):
-        guarded(guarded(api, guard_of(sandbox)), guard_of(sandbox))
+        guarded(guarded(api, predev_guard(sandbox)), predev_guard(sandbox))
     assert guarded(api, Guard(FakeProvider(100))).base_url == sandbox.url
     assert not sandbox.requests
 
@@ -799,7 +728,7 @@ def test_it_is_the_api_in_all_else(open_sandbox: OpenSandbox) -> None:
     """Its class, signatures and free methods are the SDK's, and the api itself stays as it was."""
     sandbox = open_sandbox(100)
     own = PredevAPI(sandbox.predev_key, sandbox.url)
-    api = guarded(own, guard_of(sandbox))
+    api = guarded(own, predev_guard(sandbox))
     assert isinstance(api, PredevAPI)
     assert inspect.signature(api.browser_agent) == inspect.signature(own.browser_agent)
     assert api.deep_spec.__doc__ == own.deep_spec.__doc__
@@ -808,11 +737,9 @@ def test_it_is_the_api_in_all_else(open_sandbox: OpenSandbox) -> None:
     assert own.deep_spec == own.deep_spec
 
 
-def test_switched_off_it_is_the_bare_api(open_sandbox: OpenSandbox) -> None:
+def test_switched_off_it_is_the_bare_api(begin: Begin) -> None:
     """Nothing is looked at, held, or settled."""
-    sandbox = open_sandbox(49, **AT_ONCE)
-    guard = guard_of(sandbox)
-    api = sdk(sandbox, guard)
+    sandbox, guard, api = begin(49, **AT_ONCE)
     SWITCH.set_active(False)
     api.get_spec_status(api.deep_spec_async("A shop")["specId"])
     sandbox.predev.top_up(9)
@@ -840,7 +767,7 @@ def test_any_provider_will_do(open_sandbox: OpenSandbox) -> None:
 def test_the_sdks_own_errors_come_through(open_sandbox: OpenSandbox) -> None:
     """Callers catch what they caught before."""
     sandbox = open_sandbox(100)
-    api = sdk(sandbox, guard_of(sandbox))
+    api = sdk(sandbox, predev_guard(sandbox))
     for code, kind in (
         ("QUEUE_FULL", QueueFullError),
         ("SUBSCRIPTION_REQUIRED", SubscriptionRequiredError),

@@ -7,9 +7,9 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-import predev_api.client
 import pytest
 import requests
+from accounts import AT_ONCE, DONE, TASKS, Elapse, OpenSandbox, impatient, predev_guard
 from predev_api import InsufficientCreditsError, PredevAPI, PredevAPIError
 from predev_api.exceptions import AuthenticationError, RateLimitError
 from urllib3.exceptions import NewConnectionError
@@ -23,14 +23,6 @@ from budgetguard import (
 )
 from budgetguard.testing.sandbox import Sandbox
 
-OpenSandbox = Callable[..., Sandbox]
-Elapse = Callable[[Sandbox, float], None]
-
-TASKS = [{"url": "https://example.com"}] * 4
-# The longest that a deep spec takes.
-DONE = 300
-# Everything is done within a millisecond.
-AT_ONCE: dict[str, Any] = {"clock": "real", "speed": 1e6}
 # After this a look shows what a kept hold came to.
 CLEAR = PreDev.linger + PreDev.lag
 
@@ -49,11 +41,6 @@ def never_sent(error: PredevAPIError) -> bool:
 def out_of_credits(error: PredevAPIError) -> bool:
     """Whether this is a 402: typed for browser agents, a plain error for specs."""
     return isinstance(error, InsufficientCreditsError) or "status 402" in str(error)
-
-
-def guard_of(sandbox: Sandbox, **options: Any) -> Guard:
-    """Make a guard of the sandbox's account, with pre.dev's own lag and linger."""
-    return Guard(PreDev(sandbox.predev_key, base_url=sandbox.url), **options)
 
 
 def sdk(sandbox: Sandbox) -> PredevAPI:
@@ -84,25 +71,12 @@ def guarded_deep_spec(guard: Guard, api: PredevAPI, **options: Any) -> Callable[
     return deep_spec
 
 
-def reads_for(timeout: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace the 300 s that the SDK waits for an answer, which its users cannot set."""
-
-    class Impatient:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(requests, name)
-
-        def post(self, url: str, **options: Any) -> requests.Response:
-            return requests.post(url, **options | {"timeout": (10, timeout)})
-
-    monkeypatch.setattr(predev_api.client, "requests", Impatient())
-
-
 def test_specs_are_settled_at_what_they_cost(
     open_sandbox: OpenSandbox, elapse: Elapse, pool: ThreadPoolExecutor
 ) -> None:
     """While a spec runs its highest cost is held, then what it really cost is counted."""
     sandbox = open_sandbox(100)
-    guard = guard_of(sandbox)
+    guard = predev_guard(sandbox)
     deep_spec = guarded_deep_spec(guard, sdk(sandbox))
     spec = pool.submit(deep_spec, "A shop")
     assert sandbox.wait_until(lambda: sandbox.predev.running == 1)
@@ -121,7 +95,7 @@ def test_a_crowd_is_let_in_as_far_as_the_credits_go(
 ) -> None:
     """Of ten threads at once four fit; the others are refused before anything is sent."""
     sandbox = open_sandbox(249)
-    guard = guard_of(sandbox)
+    guard = predev_guard(sandbox)
     deep_spec = guarded_deep_spec(guard, sdk(sandbox))
     calls = [pool.submit(deep_spec, "A shop") for _ in range(10)]
     assert sandbox.wait_until(lambda: sandbox.predev.running == 4)
@@ -140,7 +114,7 @@ def test_those_who_wait_come_in_as_others_cost_less(
 ) -> None:
     """With `wait`, the difference between the highest cost and the real one lets others in."""
     sandbox = open_sandbox(300, **AT_ONCE)
-    guard = guard_of(sandbox)
+    guard = predev_guard(sandbox)
     deep_spec = guarded_deep_spec(guard, sdk(sandbox), wait=60)
     specs = list(pool.map(deep_spec, ["A shop"] * 8))
     assert sum(spec["creditsUsed"] for spec in specs) == sandbox.predev.charged
@@ -164,7 +138,7 @@ def test_credits_used_of_any_number(open_sandbox: OpenSandbox, used: float, coun
     """Whole, fractional, binary noise, nothing, more than was held: taken to the micro-credit."""
     sandbox = open_sandbox(100)
     sandbox.fault("/deep-spec", body={"status": "completed", "creditsUsed": used})
-    guard = guard_of(sandbox)
+    guard = predev_guard(sandbox)
     assert guarded_deep_spec(guard, sdk(sandbox))("A shop")["creditsUsed"] == used
     assert guard.available == 100 - Decimal(counted)
 
@@ -186,7 +160,7 @@ def test_credits_used_that_make_no_sense(open_sandbox: OpenSandbox, body: dict[s
     """The call keeps its result, and counts at its highest cost."""
     sandbox = open_sandbox(100)
     sandbox.fault("/deep-spec", body={"status": "completed"} | body)
-    guard = guard_of(sandbox)
+    guard = predev_guard(sandbox)
     spec = guarded_deep_spec(guard, sdk(sandbox))("A shop")
     assert spec["status"] == "completed"
     assert set(spec) == {"status"} | set(body)
@@ -198,7 +172,7 @@ def test_refused_by_the_provider_half_way(
 ) -> None:
     """A 402 tells the guard that the credits are gone: the next calls are refused unsent."""
     sandbox = open_sandbox(150)
-    guard = guard_of(sandbox)
+    guard = predev_guard(sandbox)
     deep_spec = guarded_deep_spec(guard, sdk(sandbox))
     spec = pool.submit(deep_spec, "A shop")
     assert sandbox.wait_until(lambda: sandbox.predev.running == 1)
@@ -227,7 +201,7 @@ def test_refused_by_the_provider_and_topped_up_by_less(
     """After a 402 a balance that is not higher than before counts once it is sent late enough."""
     sandbox = open_sandbox(150)
     sandbox.fault("/deep-spec", status=402, times=1)
-    guard = guard_of(sandbox)
+    guard = predev_guard(sandbox)
     deep_spec = guarded_deep_spec(guard, sdk(sandbox), cost=50, linger=0, lag=0)
     with pytest.raises(PredevAPIError, match="402"):
         deep_spec("A shop")
@@ -241,7 +215,7 @@ def test_refused_by_the_provider_and_topped_up_by_less(
 def test_browser_agents_refused_by_the_provider(open_sandbox: OpenSandbox) -> None:
     """For browser tasks the SDK has an error of its own for the 402."""
     sandbox = open_sandbox(10)
-    guard = guard_of(sandbox)
+    guard = predev_guard(sandbox)
     guard.balance()
     sandbox.predev.spend(10)
     api = sdk(sandbox)
@@ -264,7 +238,7 @@ def test_errors_of_the_sdk_keep_the_hold(
     """What went wrong behind an error is not known: it counts until a late enough balance."""
     sandbox = open_sandbox(100)
     sandbox.fault("/deep-spec", status=status, times=1)
-    guard = guard_of(sandbox)
+    guard = predev_guard(sandbox)
     deep_spec = guarded_deep_spec(guard, sdk(sandbox))
     with pytest.raises(PredevAPIError, match=str(status)):
         deep_spec("A shop")
@@ -284,7 +258,7 @@ def test_errors_that_prove_that_nothing_began(
     """The SDK's own types for 401 and 429, named in release_on, give the credits back at once."""
     sandbox = open_sandbox(100)
     sandbox.fault("/deep-spec", status=status)
-    guard = guard_of(sandbox)
+    guard = predev_guard(sandbox)
     with pytest.raises(error):
         guarded_deep_spec(guard, sdk(sandbox))("A shop")
     assert guard.available == 100
@@ -293,7 +267,7 @@ def test_errors_that_prove_that_nothing_began(
 def test_a_refused_connection_releases(open_sandbox: OpenSandbox, nobody: str) -> None:
     """The SDK wraps it in an error like any other; its cause tells that nothing was sent."""
     sandbox = open_sandbox(100)
-    guard = guard_of(sandbox)
+    guard = predev_guard(sandbox)
     deep_spec = guarded_deep_spec(guard, PredevAPI(sandbox.predev_key, nobody))
     with pytest.raises(NotSent) as caught:
         deep_spec("A shop")
@@ -306,7 +280,7 @@ def test_the_error_below_is_not_the_one_that_is_raised(
 ) -> None:
     """release_on goes by what is raised: requests' own error never arrives, so it keeps."""
     sandbox = open_sandbox(100)
-    guard = guard_of(sandbox)
+    guard = predev_guard(sandbox)
     api = PredevAPI(sandbox.predev_key, nobody)
     with (
         pytest.raises(PredevAPIError) as caught,
@@ -321,7 +295,7 @@ def test_a_connection_that_breaks_later_keeps(open_sandbox: OpenSandbox) -> None
     """It is a ConnectionError of requests too, and the provider may work on."""
     sandbox = open_sandbox(100)
     sandbox.fault("/deep-spec", reset=True)
-    guard = guard_of(sandbox)
+    guard = predev_guard(sandbox)
     with pytest.raises(PredevAPIError) as caught:
         guarded_deep_spec(guard, sdk(sandbox))("A shop")
     assert isinstance(caught.value.__cause__, requests.ConnectionError)
@@ -337,7 +311,7 @@ def crowd_that_gives_up(
     sandbox: Sandbox, guard: Guard, elapse: Elapse, monkeypatch: pytest.MonkeyPatch
 ) -> int:
     """Call every 15 s for an hour, each time giving up at once; return how many were sent."""
-    reads_for(0.02, monkeypatch)
+    impatient(monkeypatch, 10, 0.02)
     deep_spec = guarded_deep_spec(guard, sdk(sandbox))
     sent = 0
     for _ in range(240):
@@ -358,7 +332,7 @@ def test_clients_that_give_up_never_overspend(
 ) -> None:
     """A timed-out spec is charged on, and late: it stays held until the balance shows it."""
     sandbox = open_sandbox(400, lag=4)
-    sent = crowd_that_gives_up(sandbox, guard_of(sandbox), elapse, monkeypatch)
+    sent = crowd_that_gives_up(sandbox, predev_guard(sandbox), elapse, monkeypatch)
     assert sandbox.predev.died == sandbox.predev.refused == 0
     assert sandbox.predev.finished == sent
     assert 0 <= sandbox.predev.balance < PreDev.DEEP_SPEC
@@ -369,7 +343,7 @@ def test_without_lingering_they_would(
 ) -> None:
     """With `linger=0` the same crowd starts specs that die half-way."""
     sandbox = open_sandbox(400, lag=4)
-    guard = guard_of(sandbox, linger=0, lag=0)
+    guard = predev_guard(sandbox, linger=0, lag=0)
     crowd_that_gives_up(sandbox, guard, elapse, monkeypatch)
     assert sandbox.predev.died > 0
 
@@ -377,7 +351,7 @@ def test_without_lingering_they_would(
 def test_submitted_and_polled(open_sandbox: OpenSandbox, elapse: Elapse) -> None:
     """What the status says is charged moves out of the hold, so that it is not counted twice."""
     sandbox = open_sandbox(100)
-    guard, api = guard_of(sandbox), sdk(sandbox)
+    guard, api = predev_guard(sandbox), sdk(sandbox)
     polls = 0
     with guard.acquire(min=PreDev.DEEP_SPEC, name="deep_spec_async") as hold:
         submitted: Any = api.deep_spec_async("A shop")
@@ -401,7 +375,7 @@ def test_submitted_and_polled(open_sandbox: OpenSandbox, elapse: Elapse) -> None
 def test_submitted_and_failed(open_sandbox: OpenSandbox, elapse: Elapse) -> None:
     """A spec that fails is a 200 with its cost in it: settled at that, and the account is empty."""
     sandbox = open_sandbox(100)
-    guard, api = guard_of(sandbox), sdk(sandbox)
+    guard, api = predev_guard(sandbox), sdk(sandbox)
     with guard.acquire(min=PreDev.DEEP_SPEC) as hold:
         submitted: Any = api.deep_spec_async("A shop")
         elapse(sandbox, 60)
@@ -419,7 +393,7 @@ def test_submitted_and_failed(open_sandbox: OpenSandbox, elapse: Elapse) -> None
 def test_polling_that_breaks_off_keeps(open_sandbox: OpenSandbox, elapse: Elapse) -> None:
     """Who loses sight of a submitted spec keeps its hold: the spec goes on without him."""
     sandbox = open_sandbox(100)
-    guard, api = guard_of(sandbox), sdk(sandbox)
+    guard, api = predev_guard(sandbox), sdk(sandbox)
     with (
         pytest.raises(PredevAPIError, match="404"),
         guard.acquire(min=PreDev.DEEP_SPEC) as hold,
@@ -437,7 +411,7 @@ def test_polling_that_breaks_off_keeps(open_sandbox: OpenSandbox, elapse: Elapse
 def test_a_hold_that_grows(open_sandbox: OpenSandbox) -> None:
     """A batch that turns out longer asks for more, and is refused more than there is."""
     sandbox = open_sandbox(10)
-    guard, api = guard_of(sandbox), sdk(sandbox)
+    guard, api = predev_guard(sandbox), sdk(sandbox)
     with guard.require_credits(min=2) as hold:
         stub: Any = api.browser_agent(TASKS, run_async=True)
         assert stub["totalCreditsUsed"] == 0  # a stub's figure is not final: not settled with
@@ -454,7 +428,7 @@ def test_a_hold_that_grows(open_sandbox: OpenSandbox) -> None:
 def test_browser_agents_as_a_stream(open_sandbox: OpenSandbox) -> None:
     """A guarded generator is settled at what it returns, with a need that goes by its arguments."""
     sandbox = open_sandbox(3, **AT_ONCE)
-    guard, api = guard_of(sandbox), sdk(sandbox)
+    guard, api = predev_guard(sandbox), sdk(sandbox)
 
     @guard.require_credits(min=lambda tasks: 0.5 * len(tasks), actual=lambda total: total)
     def browse(tasks: list[dict[str, str]]) -> Generator[Any, None, Any]:
@@ -476,7 +450,7 @@ def test_browser_agents_as_a_stream(open_sandbox: OpenSandbox) -> None:
 def test_a_stream_left_half_way_keeps(open_sandbox: OpenSandbox, elapse: Elapse) -> None:
     """Who closes a stream early does not end the batch: its cost stays held."""
     sandbox = open_sandbox(10)
-    guard, api = guard_of(sandbox), sdk(sandbox)
+    guard, api = predev_guard(sandbox), sdk(sandbox)
 
     @guard.require_credits(min=2)
     def browse() -> Generator[Any, None, None]:
@@ -495,7 +469,7 @@ def test_a_stream_left_half_way_keeps(open_sandbox: OpenSandbox, elapse: Elapse)
 def test_the_clients_own_method(open_sandbox: OpenSandbox) -> None:
     """A bound method of the SDK is guarded in place, and keeps its signature."""
     sandbox = open_sandbox(60, **AT_ONCE)
-    guard, api = guard_of(sandbox), sdk(sandbox)
+    guard, api = predev_guard(sandbox), sdk(sandbox)
     need = guard.require_credits(min=50, actual=lambda spec: spec["creditsUsed"])
     api.deep_spec = need(api.deep_spec)
     spec: Any = api.deep_spec("A shop", current_context="Django")
