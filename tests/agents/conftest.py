@@ -1,17 +1,18 @@
 """What tests of agents share: an account that books late, and costs that cannot be told."""
 
-import subprocess
-import sys
-from collections.abc import Callable
-from pathlib import Path
+import inspect
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+pytest.register_assert_rewrite("scenes")
+
+from scenes import Kept, no_price_for
+
 from budgetguard import Guard
 from budgetguard.testing import FakeProvider, HandClock
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "agents"
 LAG, LINGER = 5, 60
 
 
@@ -30,7 +31,7 @@ def guard(provider: FakeProvider) -> Guard:
 
 
 @pytest.fixture
-def kept(clock: HandClock) -> Callable[[Guard, int], None]:
+def kept(clock: HandClock) -> Kept:
     """Check that an amount is counted until `linger` and `lag` have passed, and then no more."""
 
     def check(guard: Guard, amount: int) -> None:
@@ -45,18 +46,13 @@ def kept(clock: HandClock) -> Callable[[Guard, int], None]:
     return check
 
 
-def _raises(prompt: str) -> int:
-    msg = f"no price for {prompt}"
-    raise LookupError(msg)
-
-
 async def _awaits(prompt: str) -> int:
     return len(prompt)
 
 
 @pytest.fixture(
     params=[
-        (_raises, "LookupError: no price for shop"),
+        (no_price_for, "LookupError: no price for shop"),
         (_awaits, "TypeError: "),
         (lambda prompt: prompt, "ValueError: "),
         (lambda prompt: None, "TypeError: "),
@@ -64,31 +60,33 @@ async def _awaits(prompt: str) -> int:
         (lambda prompt: float("nan"), "ValueError: "),
         (lambda prompt: True, "TypeError: "),
         (lambda text: 1, "TypeError: "),
+        (lambda: 1, "TypeError: "),
     ],
-    ids=["raises", "async", "text", "none", "negative", "nan", "bool", "other arguments"],
+    ids=[
+        "raises",
+        "async",
+        "text",
+        "none",
+        "negative",
+        "nan",
+        "bool",
+        "other arguments",
+        "no arguments",
+    ],
 )
-def no_price(request: pytest.FixtureRequest) -> tuple[Callable[..., Any], str]:
+def no_price(request: pytest.FixtureRequest) -> Iterator[tuple[Callable[..., Any], str]]:
     """A callable for the cost of "shop" that gives none, and what is said of that.
 
-    Tests of it ignore that Python warns of the async one: "coroutine '_awaits' was never awaited".
+    What `async def` gives is no number, and nobody awaits it.
     """
     cost, kind = request.param
-    return cost, kind
+    given: list[Any] = []
 
+    def remembered(**arguments: Any) -> Any:
+        given.append(cost(**arguments))
+        return given[-1]
 
-@pytest.fixture
-def run_example() -> Callable[[str], str]:
-    """Run an example as a user would; it must not fail nor complain. Gives what it printed."""
-
-    def run(name: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-W", "error", str(EXAMPLES / name)],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout
-
-    return run
+    yield remembered, kind
+    for coroutine in filter(inspect.iscoroutine, given):
+        assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED
+        coroutine.close()  # or Python warns of it, in whichever test it is collected

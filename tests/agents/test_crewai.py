@@ -10,8 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from example import EXAMPLES
 from needed import need
-from staging import Caller, under_way
+from scenes import (
+    COULD_NOT,
+    TOO_LITTLE,
+    UNKNOWN,
+    Kept,
+    cancelled_at_work,
+    out_of_time,
+    ways_to_price,
+)
 
 need("crewai")
 
@@ -28,18 +37,10 @@ from budgetguard import Guard, InsufficientCredits
 from budgetguard.testing import FakeProvider, HandClock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # CrewAI's of itself
 
-TOO_LITTLE = (
-    "BUDGET: needs 50 credits, 20 available (looked just now). "
-    "Do not retry; ask for a top-up: https://example.com/top-up"
-)
-UNKNOWN = (
-    "BUDGET: the balance at fake is not known, so nothing was started. "
-    "Do not retry; go on without, and tell the user."
-)
 OFF = {
     "CREWAI_TESTING": "true",
     "CREWAI_DISABLE_TELEMETRY": "true",
@@ -57,15 +58,8 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def provider() -> FakeProvider:
-    """An account that books late, so that what was settled and what was kept can be told apart."""
-    return FakeProvider(100, lag=5, linger=300)
-
-
-@pytest.fixture
-def guard(clock: HandClock, provider: FakeProvider) -> Guard:
-    """A guard of that account, on the hand clock."""
-    del clock
+def guard(provider: FakeProvider) -> Guard:
+    """A guard that has not looked yet: a test says first what it will see."""
     return Guard(provider)
 
 
@@ -150,17 +144,6 @@ def call(name: str, prompt: str = "x") -> tuple[str, dict[str, Any]]:
     return name, {"prompt": prompt}
 
 
-def is_kept(guard: Guard, clock: HandClock, amount: int) -> bool:
-    """Whether `amount` counts past the lag, and no longer than the linger."""
-    before = guard.available == 100 - amount
-    clock.advance(100)
-    guard.balance(max_age=0)
-    after_the_lag = guard.available == 100 - amount
-    clock.advance(206)
-    guard.balance(max_age=0)
-    return before and after_the_lag and guard.available == 100
-
-
 @pytest.mark.parametrize("awaited", [False, True], ids=["kickoff", "akickoff"])
 def test_a_refusal_is_read_and_the_run_goes_on(
     guard: Guard, provider: FakeProvider, native: bool, awaited: bool
@@ -216,17 +199,7 @@ def test_stop_ends_a_run_of_calls_side_by_side(guard: Guard, provider: FakeProvi
     assert specs.ran == []
 
 
-@pytest.mark.parametrize(
-    ("cost", "left"),
-    [
-        (30, 70),
-        (lambda prompt: 29 + len(prompt), 70),
-        ({"min": 50, "cost": 30}, 70),
-        ({"min": 30, "actual": lambda result: result["used"]}, 92),
-        ({"min": 30, "actual": lambda result: 1 / 0}, 70),
-    ],
-    ids=["a number", "of the arguments", "min and cost", "actual", "an actual that raises"],
-)
+@pytest.mark.parametrize(("cost", "left"), ways_to_price(lambda result: result["used"]))
 def test_an_admitted_tool_is_settled(guard: Guard, native: bool, cost: Any, left: int) -> None:
     """Its credits are held while it runs; then it costs what was held, or what `actual` says."""
     specs = Specs()
@@ -262,9 +235,7 @@ def test_calls_side_by_side_never_go_beyond_the_balance(guard: Guard) -> None:
     assert guard.available == 10
 
 
-def test_each_run_of_a_tool_that_raises_is_kept(
-    guard: Guard, clock: HandClock, native: bool
-) -> None:
+def test_each_run_of_a_tool_that_raises_is_kept(guard: Guard, kept: Kept, native: bool) -> None:
     """CrewAI runs it again by itself, for one call of the model; each time may have cost."""
     specs = Specs()
 
@@ -280,10 +251,10 @@ def test_each_run_of_a_tool_that_raises_is_kept(
     assert len(specs.ran) == runs
     assert ("half-way" in model.read) is native
     assert ("BUDGET" in model.read) is not native
-    assert is_kept(guard, clock, 30 * runs)
+    kept(guard, 30 * runs)
 
 
-def test_a_failure_that_the_tool_tells_is_kept(guard: Guard, clock: HandClock) -> None:
+def test_a_failure_that_the_tool_tells_is_kept(guard: Guard, kept: Kept) -> None:
     """It may have spent by then."""
     specs = Specs()
 
@@ -296,16 +267,14 @@ def test_a_failure_that_the_tool_tells_is_kept(guard: Guard, clock: HandClock) -
     run, model = crew(tools, call("failing"))
     run.kickoff()
     assert "x broke half-way" in model.read
-    assert is_kept(guard, clock, 30)
+    kept(guard, 30)
 
 
-def test_a_tool_that_is_cancelled_is_kept(guard: Guard, clock: HandClock) -> None:
+def test_a_tool_that_is_cancelled_is_kept(guard: Guard, kept: Kept) -> None:
     """Where it is awaited, it can be."""
-    ran: list[str] = []
+    seen: list[Any] = []
 
-    async def main() -> None:
-        begun = asyncio.Event()
-
+    def run(work: Any) -> Any:
         class Waiting(BaseTool):
             name: str = "waiting"
             description: str = "Wait."
@@ -313,79 +282,37 @@ def test_a_tool_that_is_cancelled_is_kept(guard: Guard, clock: HandClock) -> Non
             def _run(self, prompt: str) -> str:
                 raise NotImplementedError
 
-            async def _arun(self, prompt: str) -> str:
-                ran.append(prompt)
-                begun.set()
-                await asyncio.Event().wait()
-                return prompt
+            async def _arun(self, prompt: str) -> Any:
+                seen.append((prompt, guard.available))
+                return await work(prompt)
 
         [waiting] = guarded_tools([Waiting()], guard, {"waiting": 30})
-        task = asyncio.create_task(waiting.arun(prompt="x"))
-        await begun.wait()
-        assert guard.available == 70
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        return waiting.arun(prompt="x")
 
-    asyncio.run(main())
-    assert ran == ["x"]
-    assert is_kept(guard, clock, 30)
+    cancelled_at_work(run)
+    assert seen == [("x", 70)]
+    kept(guard, 30)
 
 
 @pytest.mark.parametrize("on_refusal", ["tell", "stop"])
-@pytest.mark.parametrize(
-    "cost",
-    [
-        lambda prompt: 1 / 0,
-        lambda: 1,
-        lambda prompt: None,
-        lambda prompt: True,
-        lambda prompt: -1,
-        lambda prompt: float("nan"),
-        lambda prompt: "much",
-    ],
-    ids=["raises", "takes nothing", "None", "bool", "negative", "NaN", "words"],
-)
 def test_a_cost_that_cannot_be_told_lets_nothing_run(
-    guard: Guard, native: bool, cost: Any, on_refusal: Any
+    guard: Guard, native: bool, no_price: tuple[Any, str], on_refusal: Any
 ) -> None:
     """The model is told so, or the caller."""
+    cost, kind = no_price
     specs = Specs()
     tools = guarded_tools(specs.tools, guard, {"deep_spec": cost}, on_refusal=on_refusal)
-    run, model = crew(tools, call("deep_spec"), native=native)
+    run, model = crew(tools, call("deep_spec", "shop"), native=native)
     if on_refusal == "tell":
         run.kickoff()
-        assert (
-            "BUDGET: deep_spec was not run, because the credits for it could not be set aside"
-            in model.read
-        )
+        assert f"{COULD_NOT} ({kind}" in model.read
     else:
         with pytest.raises(ToolExecutionFailedError) as stopped:
             run.kickoff()
         failure: Any = stopped.value.record.failure
-        assert isinstance(failure.error, TypeError | ValueError | ArithmeticError)
+        assert f"{type(failure.error).__name__}: {failure.error}".startswith(kind)
     assert specs.ran == []
     assert guard.available in {None, 100}
-
-
-def test_a_cost_to_be_awaited_lets_nothing_run(guard: Guard, native: bool) -> None:
-    """What `async def` gives is no number, and nobody awaits it."""
-    made: list[Coroutine[Any, Any, int]] = []
-
-    async def count(prompt: str) -> int:
-        return len(prompt)
-
-    def cost(prompt: str) -> Any:
-        made.append(count(prompt))
-        return made[-1]
-
-    specs = Specs()
-    run, model = crew(
-        guarded_tools(specs.tools, guard, {"deep_spec": cost}), call("deep_spec"), native=native
-    )
-    run.kickoff()
-    assert "BUDGET: deep_spec was not run" in model.read
-    made.pop().close()
-    assert (specs.ran, made) == ([], [])
 
 
 def test_a_balance_that_cannot_be_had_lets_nothing_run(
@@ -405,14 +332,10 @@ def test_a_balance_that_hangs_lets_nothing_run(
     guard: Guard, provider: FakeProvider, clock: HandClock, native: bool
 ) -> None:
     """The model is told at the guard's time-out."""
-    provider.on_fetch = lambda: asyncio.sleep(1000)
     specs = Specs()
     tools = guarded_tools(specs.tools, guard, {"deep_spec": 50})
     run, model = crew(tools, call("deep_spec"), native=native)
-    caller = Caller(run.kickoff)
-    under_way(clock, provider, 1)
-    clock.advance(10)
-    assert caller.outcome().raw == "done"
+    assert out_of_time(clock, provider, run.kickoff).raw == "done"
     assert UNKNOWN in model.read
     assert specs.ran == []
 
@@ -586,7 +509,7 @@ def test_a_refusal_is_not_put_as_the_tool_puts_its_results(
     assert model._results[-1].startswith("BUDGET: needs 50 credits")
 
 
-def test_awaited_tools_end_as_others_do(guard: Guard, clock: HandClock) -> None:
+def test_awaited_tools_end_as_others_do(guard: Guard, clock: HandClock, kept: Kept) -> None:
     """At what `actual` says; a failure that the tool tells is kept."""
 
     @tool
@@ -602,7 +525,7 @@ def test_awaited_tools_end_as_others_do(guard: Guard, clock: HandClock) -> None:
     clock.advance(6)
     guard.balance(max_age=0)
     asyncio.run(guarded.arun(prompt="bad"))
-    assert is_kept(guard, clock, 30)
+    kept(guard, 30)
 
 
 def test_a_tool_that_cannot_be_awaited_says_so(guard: Guard) -> None:
@@ -621,7 +544,7 @@ def test_a_tool_that_cannot_be_awaited_says_so(guard: Guard) -> None:
     assert guard.available is None
 
 
-def test_what_turns_out_to_be_awaited_is_kept(guard: Guard, clock: HandClock) -> None:
+def test_what_turns_out_to_be_awaited_is_kept(guard: Guard, kept: Kept) -> None:
     """It has not begun when the function returns, so its credits stay."""
 
     async def later(prompt: str) -> str:
@@ -635,7 +558,7 @@ def test_what_turns_out_to_be_awaited_is_kept(guard: Guard, clock: HandClock) ->
     terms = {"min": 30, "actual": lambda _: 0}
     [guarded] = guarded_tools([hidden], guard, {"hidden": terms})
     assert guarded.run(prompt="x") == "x"
-    assert is_kept(guard, clock, 30)
+    kept(guard, 30)
 
 
 def test_a_copied_crew_is_guarded_too(guard: Guard, provider: FakeProvider) -> None:
@@ -684,8 +607,8 @@ def test_what_cannot_be_guarded_is_said_at_once(guard: Guard) -> None:
 
 
 def test_the_example() -> None:
-    """Run as a user would run it."""
-    file = Path(__file__).parents[2] / "examples/agents/crewai_crew.py"
+    """Run as a user would run it; CrewAI's imports warn."""
+    file = EXAMPLES / "agents/crewai_crew.py"
     done = subprocess.run(
         [sys.executable, file], capture_output=True, text=True, timeout=120, check=True
     )

@@ -1,14 +1,26 @@
 """FastMCP's servers, as their clients see them: in memory, on asyncio, which its client needs."""
 
 import asyncio
-import subprocess
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
+import example
 import pytest
 from needed import need
+from scenes import (
+    FIGURES,
+    MISSPELLED,
+    TOO_LITTLE,
+    UNKNOWN,
+    UNTOLD,
+    Kept,
+    Serving,
+    breaks,
+    five_side_by_side,
+    out_of_time,
+    text,
+    ways_to_price,
+)
 
 need("fastmcp")
 
@@ -26,30 +38,7 @@ from budgetguard import Guard, InsufficientCredits
 from budgetguard.integrations.fastmcp import BudgetMiddleware
 from budgetguard.testing import FakeProvider, HandClock
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-
 pytestmark = pytest.mark.anyio
-
-TOO_LITTLE = (
-    "BUDGET: needs 50 credits, 20 available (looked just now). "
-    "Do not retry; ask for a top-up: https://example.com/top-up"
-)
-FIGURES = {
-    "error": "insufficient_credits",
-    "needed": 50,
-    "available": 20,
-    "retry_after": None,
-    "top_up_url": "https://example.com/top-up",
-}
-UNTOLD = (
-    "BUDGET: deep_spec was not run, because the credits for it could not be set aside. "
-    "Do not retry with the same arguments."
-)
-UNKNOWN = (
-    "BUDGET: the balance at fake is not known, so nothing was started. "
-    "Do not retry; go on without, and tell the user."
-)
 
 
 @pytest.fixture
@@ -59,58 +48,24 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-def provider() -> FakeProvider:
-    """An account that books late, so that what was settled and what was kept can be told apart."""
-    return FakeProvider(100, lag=5, linger=300)
-
-
-@pytest.fixture
-def guard(clock: HandClock, provider: FakeProvider) -> Guard:
-    """A guard of that account, on the hand clock."""
-    del clock
+def guard(provider: FakeProvider) -> Guard:
+    """A guard that has not looked yet: a test says first what it will see."""
     return Guard(provider)
 
 
-class Specs:
-    """A server of two tools that remembers what ran; `during` is called while one runs."""
+class Specs(Serving):
+    """A server of two tools."""
 
     def __init__(self, guard: Guard, costs: Any, **options: Any) -> None:
-        self.ran: list[str] = []
-        self.during: Callable[[], Any] = lambda: None
+        super().__init__()
         self.server = FastMCP("specs", middleware=[BudgetMiddleware(guard, costs, **options)])
-
-        @self.server.tool
-        async def deep_spec(prompt: str) -> dict[str, Any]:
-            self.ran.append(f"deep_spec {prompt}")
-            given = self.during()
-            return {"used": 8, "seen": str(await given if asyncio.iscoroutine(given) else given)}
-
-        @self.server.tool
-        def fast_spec(prompt: str) -> str:
-            self.ran.append(f"fast_spec {prompt}")
-            return f"outline of {prompt}"
+        self.server.tool(self.deep_spec)
+        self.server.tool(self.fast_spec)
 
     async def call(self, name: str = "deep_spec", /, **arguments: Any) -> CallToolResult:
         """What a client is answered."""
         async with Client(self.server) as client:
             return await client.call_tool(name, arguments or {"prompt": "x"}, raise_on_error=False)
-
-
-def text(result: CallToolResult | ToolResult) -> str:
-    """What a model reads of it."""
-    [block] = result.content
-    return str(getattr(block, "text", block))
-
-
-async def is_kept(guard: Guard, clock: HandClock, amount: int) -> bool:
-    """Whether `amount` counts past the lag, and no longer than the linger."""
-    before = guard.available == 100 - amount
-    clock.advance(100)
-    await guard.abalance(max_age=0)
-    after_the_lag = guard.available == 100 - amount
-    clock.advance(206)
-    await guard.abalance(max_age=0)
-    return before and after_the_lag and guard.available == 100
 
 
 async def test_a_refusal_is_an_error_result_and_the_client_goes_on(
@@ -148,68 +103,49 @@ async def test_stop_is_a_protocol_error(guard: Guard, provider: FakeProvider) ->
 
 
 @pytest.mark.parametrize(
-    ("cost", "left"),
-    [
-        (30, 70),
-        (lambda prompt: 20 + len(prompt), 79),
-        ({"min": 50, "cost": 30}, 70),
-        ({"min": 30, "actual": lambda result: result.structured_content["used"]}, 92),
-        ({"min": 30, "actual": lambda result: 1 / 0}, 70),
-    ],
-    ids=["a number", "of the arguments", "min and cost", "actual", "an actual that raises"],
+    ("cost", "left"), ways_to_price(lambda result: result.structured_content["used"])
 )
 async def test_an_admitted_tool_is_settled(guard: Guard, cost: Any, left: int) -> None:
     """Its credits are held while it runs; then it costs what was held, or what `actual` says."""
     specs = Specs(guard, {"deep_spec": cost})
-    specs.during = lambda: guard.available
+
+    async def look() -> Any:
+        return guard.available
+
+    specs.during = look
     result = await specs.call()
-    assert result.structured_content == {"used": 8, "seen": "79" if callable(cost) else "70"}
+    assert result.structured_content == {"used": 8, "seen": "70"}
     assert guard.available == left
 
 
 async def test_calls_side_by_side_never_go_beyond_the_balance(guard: Guard) -> None:
     """Of five at 30 each, a balance of 100 lets three run; the others read why not."""
     specs = Specs(guard, {"deep_spec": 30})
-    all_told = asyncio.Event()
-    waiting = 0
-
-    async def run() -> Any:
-        nonlocal waiting
-        waiting += 1
-        await all_told.wait()
-        return guard.available
-
-    specs.during = run
-    answers: list[CallToolResult] = []
-    async with Client(specs.server) as client, anyio.create_task_group() as group:
-
-        async def call(number: int) -> None:
-            answers.append(
-                await client.call_tool("deep_spec", {"prompt": str(number)}, raise_on_error=False)
-            )
-            if sum(answer.is_error for answer in answers) == 2:
-                all_told.set()
-
-        for number in range(5):
-            group.start_soon(call, number)
+    async with Client(specs.server) as client:
+        answers = await five_side_by_side(
+            specs,
+            lambda prompt: client.call_tool("deep_spec", {"prompt": prompt}, raise_on_error=False),
+        )
     refused = [text(answer) for answer in answers if answer.is_error]
-    assert len(specs.ran) == waiting == 3
-    assert [words.startswith("BUDGET: needs 30 credits, 10 available") for words in refused] == [
-        True,
-        True,
-    ]
+    assert len(specs.ran) == 3
+    assert len(refused) == 2
+    assert all(words.startswith("BUDGET: needs 30 credits, 10 available") for words in refused)
     assert guard.available == 10
 
 
-async def test_a_tool_that_raises_is_kept(guard: Guard, clock: HandClock) -> None:
+async def test_a_tool_that_raises_is_kept(guard: Guard, kept: Kept) -> None:
     """Nobody knows what it cost."""
     specs = Specs(guard, {"deep_spec": 30})
-    specs.during = lambda: 1 / 0
+
+    async def fail() -> None:
+        breaks("x")
+
+    specs.during = fail
     assert (await specs.call()).is_error
-    assert await is_kept(guard, clock, 30)
+    kept(guard, 30)
 
 
-async def test_a_tool_that_is_cancelled_is_kept(guard: Guard, clock: HandClock) -> None:
+async def test_a_tool_that_is_cancelled_is_kept(guard: Guard, kept: Kept) -> None:
     """The provider may work on."""
     specs = Specs(guard, {"deep_spec": 30})
     begun = asyncio.Event()
@@ -224,10 +160,10 @@ async def test_a_tool_that_is_cancelled_is_kept(guard: Guard, clock: HandClock) 
         await begun.wait()
         assert guard.available == 70
         group.cancel_scope.cancel()
-    assert await is_kept(guard, clock, 30)
+    kept(guard, 30)
 
 
-async def test_an_error_result_is_kept(guard: Guard, clock: HandClock) -> None:
+async def test_an_error_result_is_kept(guard: Guard, kept: Kept) -> None:
     """A tool that says itself that it failed may have spent by then."""
     specs = Specs(guard, {"*": 30})
 
@@ -236,10 +172,10 @@ async def test_an_error_result_is_kept(guard: Guard, clock: HandClock) -> None:
         return ToolResult(f"{prompt} broke half-way", is_error=True)
 
     assert text(await specs.call("failing")) == "x broke half-way"
-    assert await is_kept(guard, clock, 30)
+    kept(guard, 30)
 
 
-async def test_a_tool_that_asks_its_client_first_is_kept(guard: Guard, clock: HandClock) -> None:
+async def test_a_tool_that_asks_its_client_first_is_kept(guard: Guard, kept: Kept) -> None:
     """It has not come to an end, so `actual` is not asked."""
     specs = Specs(guard, {"asking": {"min": 30, "actual": lambda _: 0}})
     schema: Any = {"type": "object", "properties": {"name": {"type": "string"}}}
@@ -250,10 +186,10 @@ async def test_a_tool_that_asks_its_client_first_is_kept(guard: Guard, clock: Ha
         return InputRequiredResult(input_requests={"name": ElicitRequest(params=params)})
 
     await specs.server.call_tool("asking", {})
-    assert await is_kept(guard, clock, 30)
+    kept(guard, 30)
 
 
-async def test_a_background_task_is_kept(guard: Guard, clock: HandClock) -> None:
+async def test_a_background_task_is_kept(guard: Guard, kept: Kept) -> None:
     """An extension that runs the tool later answers with something that is no tool's result."""
 
     class Later(ServerExtension):
@@ -267,28 +203,15 @@ async def test_a_background_task_is_kept(guard: Guard, clock: HandClock) -> None
     specs.server.add_extension(Later())
     assert isinstance(await specs.server.call_tool("deep_spec", {"prompt": "x"}), Result)
     assert specs.ran == []
-    assert await is_kept(guard, clock, 30)
+    kept(guard, 30)
 
 
 @pytest.mark.parametrize("on_refusal", ["tell", "stop"])
-@pytest.mark.parametrize(
-    "cost",
-    [
-        lambda prompt: 1 / 0,
-        lambda: 1,
-        lambda prompt: None,
-        lambda prompt: True,
-        lambda prompt: -1,
-        lambda prompt: float("nan"),
-        lambda prompt: "much",
-    ],
-    ids=["raises", "takes nothing", "None", "bool", "negative", "NaN", "words"],
-)
 async def test_a_cost_that_cannot_be_told_lets_nothing_run(
-    guard: Guard, cost: Any, on_refusal: Any, caplog: pytest.LogCaptureFixture
+    guard: Guard, no_price: tuple[Any, str], on_refusal: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The client is told so; what went wrong is for the server's log alone."""
-    specs = Specs(guard, {"deep_spec": cost}, on_refusal=on_refusal)
+    specs = Specs(guard, {"deep_spec": no_price[0]}, on_refusal=on_refusal)
     if on_refusal == "tell":
         result = await specs.call()
         assert (result.is_error, text(result)) == (True, UNTOLD)
@@ -316,40 +239,13 @@ async def test_a_balance_that_cannot_be_had_lets_nothing_run(
     assert specs.ran == []
 
 
-async def test_a_cost_to_be_awaited_lets_nothing_run(guard: Guard) -> None:
-    """What `async def` gives is no number, and nobody awaits it."""
-    made: list[Coroutine[Any, Any, int]] = []
-
-    async def count(prompt: str) -> int:
-        return len(prompt)
-
-    def cost(prompt: str) -> Any:
-        made.append(count(prompt))
-        return made[-1]
-
-    specs = Specs(guard, {"deep_spec": cost})
-    assert text(await specs.call()) == UNTOLD
-    made.pop().close()
-    assert (specs.ran, made) == ([], [])
-
-
-async def test_a_balance_that_hangs_lets_nothing_run(
+def test_a_balance_that_hangs_lets_nothing_run(
     guard: Guard, provider: FakeProvider, clock: HandClock
 ) -> None:
     """The client is told at the guard's time-out."""
-    asked = anyio.Event()
-    loop = asyncio.get_running_loop()
-
-    def hang() -> Any:
-        loop.call_soon_threadsafe(asked.set)
-        return anyio.sleep_forever()
-
-    provider.on_fetch = hang
     specs = Specs(guard, {"deep_spec": 50})
-    call = asyncio.create_task(specs.call())
-    await asked.wait()
-    clock.advance(10)
-    assert text(await call) == UNKNOWN
+    answer = out_of_time(clock, provider, lambda: anyio.run(specs.call))
+    assert text(answer) == UNKNOWN
     assert specs.ran == []
 
 
@@ -384,9 +280,7 @@ async def test_a_price_with_a_slip_in_its_name_is_told(
     specs = Specs(guard, {"deep_spek": 120})
     async with Client(specs.server) as client:
         assert [tool.name for tool in await client.list_tools()] == ["deep_spec", "fast_spec"]
-    assert "costs names 'deep_spek', but no tool is called that. Did you mean deep_spec?" in (
-        caplog.messages
-    )
+    assert MISSPELLED in caplog.messages
 
 
 @pytest.mark.parametrize(
@@ -456,15 +350,6 @@ async def test_the_last_middleware_sees_what_is_run(guard: Guard) -> None:
 
 def test_the_example() -> None:
     """Run as a user would run it."""
-    file = Path(__file__).parents[2] / "examples/agents/fastmcp_server.py"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", file],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert done.stderr == ""
-    lines = done.stdout.splitlines()
+    lines = example.run("agents/fastmcp_server.py").splitlines()
     assert lines[1].startswith("The model reads: BUDGET: needs 50 credits, 40 available")
     assert lines[-1] == "32 of 40 credits are available; deep_spec ran 0 times."

@@ -2,15 +2,29 @@
 
 import asyncio
 import json
-import re
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import anyio
+import example
 import pytest
 from needed import need
-from staging import Caller, under_way
+from scenes import (
+    COULD_NOT,
+    FIVE,
+    MISSPELLED,
+    NOT_AGAIN,
+    REFUSED,
+    UNKNOWN,
+    Kept,
+    Worker,
+    breaks,
+    cancelled_at_work,
+    check_three_of_five,
+    no_price_for,
+    out_of_time,
+    reads_of_want,
+    three_at_once,
+)
 
 need("langchain", "langgraph")
 
@@ -28,12 +42,6 @@ from langgraph.types import Command, interrupt
 from budgetguard import Guard, InsufficientCredits, set_active
 from budgetguard.integrations.langchain import BudgetMiddleware
 from budgetguard.testing import FakeProvider, HandClock
-
-EXAMPLE = "langchain_agent.py"
-REFUSED = (
-    "BUDGET: needs 120 credits, 100 available (looked just now). "
-    "Do not retry; ask for a top-up: https://example.com/top-up"
-)
 
 
 class Scripted(FakeMessagesListChatModel):
@@ -54,33 +62,16 @@ def calls(*named: tuple[str, dict[str, Any]]) -> AIMessage:
     )
 
 
-class Tool:
-    """A tool that notes its calls and what was available while they ran."""
-
-    def __init__(self, guard: Guard, work: Callable[[str], Any] = json.dumps) -> None:
-        self.guard = guard
-        self.work = work
-        self.ran: list[str] = []
-        self.available: list[Any] = []
-
-    def call(self, prompt: str) -> Any:
-        self.ran.append(prompt)
-        self.available.append(self.guard.available)
-        return self.work(prompt)
-
-    async def acall(self, prompt: str) -> Any:
-        await asyncio.sleep(0)
-        return self.call(prompt)
+class Tool(Worker):
+    """LangChain's tool, which awaits where the agent does."""
 
     def named(self, name: str = "deep_spec") -> BaseTool:
-        """Give LangChain's tool, which awaits where the agent does."""
         return StructuredTool.from_function(
             self.call, self.acall, name=name, description="Write a specification."
         )
 
 
 Ask = Callable[[Any], dict[str, Any]]
-Kept = Callable[[Guard, int], None]
 
 
 def by_invoke(agent: Any) -> Any:
@@ -118,7 +109,7 @@ def ask(request: pytest.FixtureRequest) -> Ask:
 
 @pytest.fixture
 def tool(guard: Guard) -> Tool:
-    """A tool that says back what it was asked for."""
+    """A tool that says back what it was asked for, louder."""
     return Tool(guard)
 
 
@@ -201,7 +192,7 @@ def test_a_tool_without_an_actual_costs_its_cost(ask: Ask, guard: Guard, tool: T
 def test_an_actual_that_fails_is_the_cost(ask: Ask, guard: Guard, tool: Tool) -> None:
     """The tool's result is the model's all the same."""
     [result] = ask_for(ask, tool, {"deep_spec": {"min": 50, "actual": lambda _: 1 / 0}})
-    assert result.text == '"shop"'
+    assert result.text == "SHOP"
     assert guard.available == 50
 
 
@@ -209,37 +200,20 @@ def test_parallel_calls_run_as_far_as_the_balance_goes(
     ask: Ask, guard: Guard, provider: FakeProvider
 ) -> None:
     """Of five calls in one turn at 30 of 100 credits three run, at the same time."""
-    together = threading.Barrier(3)
-
-    def work(prompt: str) -> str:
-        provider.charge(30)
-        together.wait(20)
-        return prompt
-
-    tool = Tool(guard, work)
+    tool = Tool(guard, three_at_once(provider))
     plain = StructuredTool.from_function(tool.call, name="deep_spec", description="Plain.")
-    line = calls(*(("deep_spec", {"prompt": f"part {number}"}) for number in range(5)))
+    line = calls(*(("deep_spec", {"prompt": prompt}) for prompt in FIVE))
     agent, _ = agent_of(
         plain, lines=[line], middleware=[BudgetMiddleware(guard, {"deep_spec": 30})]
     )
-    texts = [message.text for message in results(ask(agent))]
-    refused = [text for text in texts if text.startswith("BUDGET: needs 30 credits, ")]
-    assert len(refused) == 2
-    assert all("Other calls hold the rest: do not retry before " in text for text in refused)
-    assert sorted(tool.ran) == sorted(set(texts) - set(refused))
-    assert len(tool.ran) == 3
+    check_three_of_five([message.text for message in results(ask(agent))], tool.ran)
     assert provider.lowest == 10
 
 
 def test_a_tool_that_raises_is_kept(ask: Ask, guard: Guard, kept: Kept) -> None:
     """Nobody knows what it cost until a balance shows it that was asked for late enough."""
-
-    def work(_: str) -> str:
-        msg = "the connection broke"
-        raise OSError(msg)
-
     with pytest.raises(OSError, match="the connection broke"):
-        ask_for(ask, Tool(guard, work), {"deep_spec": 50})
+        ask_for(ask, Tool(guard, breaks), {"deep_spec": 50})
     kept(guard, 50)
 
 
@@ -257,39 +231,18 @@ def test_release_on_gives_it_back(ask: Ask, guard: Guard) -> None:
 
 def test_a_run_that_is_cancelled_keeps_its_holds(guard: Guard, kept: Kept) -> None:
     """The tool was at work, and may be charged for."""
-    entered = asyncio.Event()
 
-    async def work(prompt: str) -> str:
-        entered.set()
-        await asyncio.Event().wait()
-        return prompt
-
-    async def run() -> None:
-        endless = StructuredTool.from_function(
-            coroutine=work, name="deep_spec", description="Never returns."
-        )
+    def run(work: Any) -> Any:
         line = calls(("deep_spec", {"prompt": "shop"}))
+        tool = StructuredTool.from_function(coroutine=work, name="deep_spec", description="Wait.")
         budget = BudgetMiddleware(guard, {"deep_spec": 50})
-        agent, _ = agent_of(endless, lines=[line], middleware=[budget])
-        running = asyncio.create_task(agent.ainvoke({"messages": []}))
-        await entered.wait()
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
+        agent, _ = agent_of(tool, lines=[line], middleware=[budget])
+        return agent.ainvoke({"messages": []})
 
-    asyncio.run(run())
+    cancelled_at_work(run)
     kept(guard, 50)
 
 
-def _raises(prompt: str) -> int:
-    msg = f"no price for {prompt}"
-    raise LookupError(msg)
-
-
-COULD_NOT = "BUDGET: deep_spec was not run, because the credits for it could not be set aside"
-
-
-@pytest.mark.filterwarnings("ignore:coroutine '_awaits' was never awaited:RuntimeWarning")
 def test_a_cost_that_cannot_be_told_runs_nothing(
     ask: Ask, guard: Guard, tool: Tool, no_price: tuple[Any, str]
 ) -> None:
@@ -297,14 +250,14 @@ def test_a_cost_that_cannot_be_told_runs_nothing(
     cost, kind = no_price
     [result] = ask_for(ask, tool, {"deep_spec": cost})
     assert result.text.startswith(f"{COULD_NOT} ({kind}")
-    assert result.text.endswith("). Do not retry with the same arguments.")
+    assert result.text.endswith(f"). {NOT_AGAIN}")
     assert tool.ran == []
     assert guard.available == 100
 
 
 def test_a_cost_that_cannot_be_told_may_end_the_run(ask: Ask, guard: Guard, tool: Tool) -> None:
     """With "stop" whatever the callable raised reaches the caller."""
-    budget = BudgetMiddleware(guard, {"deep_spec": _raises}, on_refusal="stop")
+    budget = BudgetMiddleware(guard, {"deep_spec": no_price_for}, on_refusal="stop")
     line = calls(("deep_spec", {"prompt": "shop"}))
     with pytest.raises(LookupError, match="no price for shop"):
         ask(agent_of(tool.named(), lines=[line], middleware=[budget])[0])
@@ -315,16 +268,9 @@ def test_a_balance_that_never_comes_runs_nothing(
     ask: Ask, clock: HandClock, provider: FakeProvider
 ) -> None:
     """After the guard's time-out the model reads that nothing was started."""
-    provider.on_fetch = anyio.sleep_forever
-    tool = Tool(Guard(provider, timeout=10))
-    caller = Caller(lambda: ask_for(ask, tool, {"deep_spec": 50}))
-    under_way(clock, provider, 1)
-    clock.advance(10)
-    [result] = caller.outcome()
-    assert result.text == (
-        "BUDGET: the balance at fake is not known, so nothing was started. "
-        "Do not retry; go on without, and tell the user."
-    )
+    tool = Tool(Guard(provider))
+    [result] = out_of_time(clock, provider, lambda: ask_for(ask, tool, {"deep_spec": 50}))
+    assert result.text == UNKNOWN
     assert tool.ran == []
 
 
@@ -348,7 +294,7 @@ def test_a_closed_guard_runs_nothing(ask: Ask, guard: Guard, tool: Tool) -> None
 def test_what_has_no_price_passes(ask: Ask, guard: Guard, tool: Tool) -> None:
     """And costs nothing."""
     [result] = ask_for(ask, tool, {"fast_spec": 120})
-    assert result.text == '"shop"'
+    assert result.text == "SHOP"
     assert (tool.available, guard.available) == ([100], 100)
 
 
@@ -357,9 +303,7 @@ def test_a_price_with_a_slip_in_its_name_is_told(
 ) -> None:
     """In the log, at the first call: an agent shows its tools no earlier."""
     ask_for(ask, tool, {"deep_spek": 120})
-    assert "costs names 'deep_spek', but no tool is called that. Did you mean deep_spec?" in (
-        caplog.messages
-    )
+    assert MISSPELLED in caplog.messages
 
 
 def test_a_star_prices_the_rest(ask: Ask, guard: Guard, tool: Tool) -> None:
@@ -372,9 +316,9 @@ def test_a_star_prices_the_rest(ask: Ask, guard: Guard, tool: Tool) -> None:
         message.text
         for message in results(ask(agent_of(*tools, lines=[line], middleware=[budget])[0]))
     ]
-    assert texts[0] == '"deep_spec"'
+    assert texts[0] == "DEEP_SPEC"
     assert texts[1].startswith("BUDGET: needs 120 credits")
-    assert texts[2] == '"free"'
+    assert texts[2] == "FREE"
     assert (other.ran, free.ran, guard.available) == ([], ["free"], 90)
 
 
@@ -442,7 +386,7 @@ def test_two_guards_may_watch_one_agent(ask: Ask, guard: Guard, tool: Tool) -> N
     budgets = [BudgetMiddleware(guard, {"deep_spec": 50}), BudgetMiddleware(other, {"browse": 10})]
     agent, _ = agent_of(tool.named(), browse.named("browse"), lines=[line], middleware=budgets)
     texts = [message.text for message in results(ask(agent))]
-    assert texts[0] == '"shop"'
+    assert texts[0] == "SHOP"
     assert texts[1].startswith("BUDGET: needs 10 credits, 5 available")
     assert (browse.ran, guard.available, other.available) == ([], 50, 5)
 
@@ -473,7 +417,7 @@ def test_a_tool_node_without_an_agent(
     """The same guard, by its hooks."""
     budget = BudgetMiddleware(guard, {"deep_spec": 60})
     graph = node_of(tool.named(), budget)
-    assert run(graph, ONE_CALL)["messages"][-1].text == '"shop"'
+    assert run(graph, ONE_CALL)["messages"][-1].text == "SHOP"
     assert run(graph, ONE_CALL)["messages"][-1].text.startswith("BUDGET: needs 60 credits, 40 ")
     assert (tool.ran, guard.available) == (["shop"], 40)
 
@@ -540,7 +484,7 @@ def test_a_command_is_what_the_tool_came_to(run: Callable[[Any, Any], Any], guar
 def test_guards_that_are_off_let_all_pass(ask: Ask, guard: Guard, tool: Tool) -> None:
     """As everywhere."""
     set_active(False)
-    assert ask_for(ask, tool, {"deep_spec": 120})[0].text == '"shop"'
+    assert ask_for(ask, tool, {"deep_spec": 120})[0].text == "SHOP"
     assert guard.available == 100
 
 
@@ -560,13 +504,8 @@ def test_what_cannot_be_is_said_at_once(
         BudgetMiddleware(guard, costs, **options)
 
 
-def test_the_example(run_example: Callable[[str], str]) -> None:
+def test_the_example() -> None:
     """It runs as a user would run it, with no warning."""
-    printed = run_example(EXAMPLE)
-    [refusal] = re.findall(r"BUDGET: .*", printed)
-    assert re.fullmatch(
-        r"BUDGET: needs 50 credits, 22 available \(looked (just now|\d+ s ago)\)\. "
-        r"Do not retry; ask for a top-up: https://example\.com/top-up",
-        refusal,
-    )
+    printed = example.run("agents/langchain_agent.py")
+    assert reads_of_want(printed)
     assert printed.endswith("ai: The outline has to do.\n22 credits are left.\n")

@@ -1,18 +1,30 @@
 """Servers on the MCP SDK, as their clients see them: in memory, in both eras, and over a socket."""
 
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import anyio
+import example
 import pytest
 import uvicorn
 from needed import need
+from scenes import (
+    FIGURES,
+    MISSPELLED,
+    TOO_LITTLE,
+    UNKNOWN,
+    UNTOLD,
+    Kept,
+    Serving,
+    breaks,
+    five_side_by_side,
+    out_of_time,
+    text,
+    ways_to_price,
+)
 
 need("mcp.server.mcpserver")
 
@@ -28,7 +40,6 @@ from mcp_types import (
     ElicitRequestFormParams,
     InputRequiredResult,
     ListToolsResult,
-    TextContent,
 )
 
 from budgetguard import Guard, InsufficientCredits
@@ -36,26 +47,6 @@ from budgetguard.integrations.mcp import BudgetMiddleware
 from budgetguard.testing import FakeProvider, HandClock
 
 pytestmark = pytest.mark.anyio
-
-TOO_LITTLE = (
-    "BUDGET: needs 50 credits, 20 available (looked just now). "
-    "Do not retry; ask for a top-up: https://example.com/top-up"
-)
-FIGURES = {
-    "error": "insufficient_credits",
-    "needed": 50,
-    "available": 20,
-    "retry_after": None,
-    "top_up_url": "https://example.com/top-up",
-}
-UNTOLD = (
-    "BUDGET: deep_spec was not run, because the credits for it could not be set aside. "
-    "Do not retry with the same arguments."
-)
-UNKNOWN = (
-    "BUDGET: the balance at fake is not known, so nothing was started. "
-    "Do not retry; go on without, and tell the user."
-)
 
 
 @pytest.fixture(params=["2026-07-28", "legacy"])
@@ -65,39 +56,23 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def provider() -> FakeProvider:
-    """An account that books late, so that what was settled and what was kept can be told apart."""
-    return FakeProvider(100, lag=5, linger=300)
-
-
-@pytest.fixture
-def guard(clock: HandClock, provider: FakeProvider) -> Guard:
-    """A guard of that account, on the hand clock."""
-    del clock
+def guard(provider: FakeProvider) -> Guard:
+    """A guard that has not looked yet: a test says first what it will see."""
     return Guard(provider)
 
 
-class Specs:
-    """A server of two tools that remembers what ran; `during` is awaited while deep_spec runs."""
+class Specs(Serving):
+    """A server of two tools."""
 
     def __init__(self, guard: Guard, costs: Any, *, mode: str = "auto", **options: Any) -> None:
+        super().__init__()
         extensions = options.pop("extensions", None)
         self.mode = mode
-        self.ran: list[str] = []
-        self.during: Callable[[], Awaitable[Any]] = anyio.lowlevel.checkpoint
         self.server: MCPServer[Any] = MCPServer(
             "specs", middleware=[BudgetMiddleware(guard, costs, **options)], extensions=extensions
         )
-
-        @self.server.tool()
-        async def deep_spec(prompt: str) -> dict[str, Any]:
-            self.ran.append(f"deep_spec {prompt}")
-            return {"used": 8, "seen": str(await self.during())}
-
-        @self.server.tool()
-        def fast_spec(prompt: str) -> str:
-            self.ran.append(f"fast_spec {prompt}")
-            return f"outline of {prompt}"
+        self.server.add_tool(self.deep_spec)
+        self.server.add_tool(self.fast_spec)
 
     def client(self) -> Client:
         """One of its clients."""
@@ -114,24 +89,6 @@ class Specs:
             with pytest.raises(MCPError) as raised:
                 await client.call_tool("deep_spec", {"prompt": "x"})
         return raised.value
-
-
-def text(result: CallToolResult) -> str:
-    """What a model reads of it."""
-    [block] = result.content
-    assert isinstance(block, TextContent)
-    return block.text
-
-
-async def is_kept(guard: Guard, clock: HandClock, amount: int) -> bool:
-    """Whether `amount` counts past the lag, and no longer than the linger."""
-    before = guard.available == 100 - amount
-    clock.advance(100)
-    await guard.abalance(max_age=0)
-    after_the_lag = guard.available == 100 - amount
-    clock.advance(206)
-    await guard.abalance(max_age=0)
-    return before and after_the_lag and guard.available == 100
 
 
 async def test_a_refusal_is_an_error_result_and_the_client_goes_on(
@@ -182,15 +139,7 @@ async def test_stop_leaves_the_cause_to_the_servers_own_middleware(
 
 
 @pytest.mark.parametrize(
-    ("cost", "left"),
-    [
-        (30, 70),
-        (lambda prompt: 29 + len(prompt), 70),
-        ({"min": 50, "cost": 30}, 70),
-        ({"min": 30, "actual": lambda result: result.structured_content["used"]}, 92),
-        ({"min": 30, "actual": lambda result: 1 / 0}, 70),
-    ],
-    ids=["a number", "of the arguments", "min and cost", "actual", "an actual that raises"],
+    ("cost", "left"), ways_to_price(lambda result: result.structured_content["used"])
 )
 async def test_an_admitted_tool_is_settled(guard: Guard, mode: str, cost: Any, left: int) -> None:
     """Its credits are held while it runs; then it costs what was held, or what `actual` says."""
@@ -208,18 +157,10 @@ async def test_an_admitted_tool_is_settled(guard: Guard, mode: str, cost: Any, l
 async def test_calls_side_by_side_never_go_beyond_the_balance(guard: Guard, mode: str) -> None:
     """Of five at 30 each, a balance of 100 lets three run; the others read why not."""
     specs = Specs(guard, {"deep_spec": 30}, mode=mode)
-    all_told = anyio.Event()
-    specs.during = all_told.wait
-    answers: list[CallToolResult] = []
-    async with specs.client() as client, anyio.create_task_group() as group:
-
-        async def call(number: int) -> None:
-            answers.append(await client.call_tool("deep_spec", {"prompt": str(number)}))
-            if sum(answer.is_error for answer in answers) == 2:
-                all_told.set()
-
-        for number in range(5):
-            group.start_soon(call, number)
+    async with specs.client() as client:
+        answers = await five_side_by_side(
+            specs, lambda prompt: client.call_tool("deep_spec", {"prompt": prompt})
+        )
     refused = [text(answer) for answer in answers if answer.is_error]
     assert len(specs.ran) == 3
     assert len(refused) == 2
@@ -227,20 +168,19 @@ async def test_calls_side_by_side_never_go_beyond_the_balance(guard: Guard, mode
     assert guard.available == 10
 
 
-async def test_a_tool_that_raises_is_kept(guard: Guard, clock: HandClock, mode: str) -> None:
+async def test_a_tool_that_raises_is_kept(guard: Guard, kept: Kept, mode: str) -> None:
     """The SDK makes an error result of it, and nobody knows what it cost."""
     specs = Specs(guard, {"deep_spec": {"min": 30, "actual": lambda _: 0}}, mode=mode)
 
     async def fail() -> None:
-        msg = "half-way"
-        raise OSError(msg)
+        breaks("x")
 
     specs.during = fail
     assert (await specs.call()).is_error
-    assert await is_kept(guard, clock, 30)
+    kept(guard, 30)
 
 
-async def test_a_tool_that_is_cancelled_is_kept(guard: Guard, clock: HandClock, mode: str) -> None:
+async def test_a_tool_that_is_cancelled_is_kept(guard: Guard, kept: Kept, mode: str) -> None:
     """The client gives up on it; the provider may work on."""
     specs = Specs(guard, {"deep_spec": 30}, mode=mode)
     begun, ended = anyio.Event(), anyio.Event()
@@ -260,10 +200,10 @@ async def test_a_tool_that_is_cancelled_is_kept(guard: Guard, clock: HandClock, 
             assert guard.available == 70
             group.cancel_scope.cancel()
         await ended.wait()
-    assert await is_kept(guard, clock, 30)
+    kept(guard, 30)
 
 
-async def test_a_tool_that_asks_its_client_first_is_kept(guard: Guard, clock: HandClock) -> None:
+async def test_a_tool_that_asks_its_client_first_is_kept(guard: Guard, kept: Kept) -> None:
     """Each round is a call of its own, and `actual` is asked about the last alone."""
     specs = Specs(guard, {"asking": {"min": 30, "actual": lambda _: 0}})
     schema: Any = {"type": "object", "properties": {"name": {"type": "string"}}}
@@ -276,10 +216,10 @@ async def test_a_tool_that_asks_its_client_first_is_kept(guard: Guard, clock: Ha
     async with specs.client() as client:
         asked = await client.session.call_tool("asking", {}, allow_input_required=True)
     assert isinstance(asked, InputRequiredResult)
-    assert await is_kept(guard, clock, 30)
+    kept(guard, 30)
 
 
-async def test_a_background_task_is_kept(guard: Guard, clock: HandClock) -> None:
+async def test_a_background_task_is_kept(guard: Guard, kept: Kept) -> None:
     """An extension that runs the tool later answers with something that is no tool's result."""
 
     class Later(Extension):
@@ -292,12 +232,12 @@ async def test_a_background_task_is_kept(guard: Guard, clock: HandClock) -> None
     specs = Specs(guard, {"deep_spec": {"min": 30, "actual": lambda _: 0}}, extensions=[Later()])
     assert (await specs.call()).result_type == "task"
     assert specs.ran == []
-    assert await is_kept(guard, clock, 30)
+    kept(guard, 30)
 
 
 @pytest.mark.parametrize("answer", [{"content": "nonsense"}, {"resultType": "task"}, None])
 async def test_an_answer_that_is_no_tools_result_is_kept(
-    guard: Guard, clock: HandClock, answer: Any
+    guard: Guard, kept: Kept, answer: Any
 ) -> None:
     """And it goes on to the client as it is."""
     middleware = BudgetMiddleware(guard, {"*": {"min": 30, "actual": lambda _: 0}})
@@ -312,7 +252,7 @@ async def test_an_answer_that_is_no_tools_result_is_kept(
 
     context: Any = Context()
     assert await middleware(context, call_next) is answer
-    assert await is_kept(guard, clock, 30)
+    kept(guard, 30)
 
 
 async def test_a_result_of_a_middleware_inside_is_settled(guard: Guard) -> None:
@@ -331,24 +271,11 @@ async def test_a_result_of_a_middleware_inside_is_settled(guard: Guard) -> None:
 
 
 @pytest.mark.parametrize("on_refusal", ["tell", "stop"])
-@pytest.mark.parametrize(
-    "cost",
-    [
-        lambda prompt: 1 / 0,
-        lambda: 1,
-        lambda prompt: None,
-        lambda prompt: True,
-        lambda prompt: -1,
-        lambda prompt: float("nan"),
-        lambda prompt: "much",
-    ],
-    ids=["raises", "takes nothing", "None", "bool", "negative", "NaN", "words"],
-)
 async def test_a_cost_that_cannot_be_told_lets_nothing_run(
-    guard: Guard, cost: Any, on_refusal: Any, caplog: pytest.LogCaptureFixture
+    guard: Guard, no_price: tuple[Any, str], on_refusal: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The client is told so; what went wrong is for the server's log alone."""
-    specs = Specs(guard, {"deep_spec": cost}, on_refusal=on_refusal)
+    specs = Specs(guard, {"deep_spec": no_price[0]}, on_refusal=on_refusal)
     if on_refusal == "tell":
         result = await specs.call()
         assert (result.is_error, text(result)) == (True, UNTOLD)
@@ -391,45 +318,13 @@ async def test_a_closed_guard_lets_nothing_run(guard: Guard) -> None:
     assert specs.ran == []
 
 
-async def test_a_cost_to_be_awaited_lets_nothing_run(guard: Guard) -> None:
-    """What `async def` gives is no number, and nobody awaits it."""
-    made: list[Coroutine[Any, Any, int]] = []
-
-    async def count(prompt: str) -> int:
-        return len(prompt)
-
-    def cost(prompt: str) -> Any:
-        made.append(count(prompt))
-        return made[-1]
-
-    specs = Specs(guard, {"deep_spec": cost})
-    assert text(await specs.call()) == UNTOLD
-    made.pop().close()
-    assert (specs.ran, made) == ([], [])
-
-
-async def test_a_balance_that_hangs_lets_nothing_run(
-    guard: Guard, provider: FakeProvider, clock: HandClock
+def test_a_balance_that_hangs_lets_nothing_run(
+    guard: Guard, provider: FakeProvider, clock: HandClock, anyio_backend: str
 ) -> None:
     """The client is told at the guard's time-out."""
-    asked = threading.Event()
-
-    def hang() -> Any:
-        asked.set()
-        return anyio.sleep_forever()
-
-    provider.on_fetch = hang
     specs = Specs(guard, {"deep_spec": 50})
-    answers: list[CallToolResult] = []
-
-    async def call() -> None:
-        answers.append(await specs.call())
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(call)
-        await anyio.to_thread.run_sync(asked.wait)
-        clock.advance(10)
-    assert [text(answer) for answer in answers] == [UNKNOWN]
+    answer = out_of_time(clock, provider, lambda: anyio.run(specs.call, backend=anyio_backend))
+    assert text(answer) == UNKNOWN
     assert specs.ran == []
 
 
@@ -453,9 +348,7 @@ async def test_a_price_with_a_slip_in_its_name_is_told(
     async with specs.client() as client:
         listed = await client.list_tools()
     assert [tool.name for tool in listed.tools] == ["deep_spec", "fast_spec"]
-    assert "costs names 'deep_spek', but no tool is called that. Did you mean deep_spec?" in (
-        caplog.messages
-    )
+    assert MISSPELLED in caplog.messages
 
 
 @pytest.mark.parametrize("params", [{}, {"name": 7}, {"name": "deep_spec", "arguments": [1]}])
@@ -562,16 +455,7 @@ async def test_over_a_socket(
 
 def test_the_example() -> None:
     """Run as a user would run it."""
-    file = Path(__file__).parents[2] / "examples/agents/mcp_server.py"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", file],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert done.stderr == ""
-    lines = done.stdout.splitlines()
+    lines = example.run("agents/mcp_server.py").splitlines()
     assert lines[0].startswith("The host is told: 402 BUDGET: needs 50 credits, 40 available")
     assert lines[1] == "Its program reads: 50 credits needed, 40 there, https://example.com/top-up"
     assert lines[-1] == "32 of 40 credits are available."

@@ -4,15 +4,30 @@ import asyncio
 import copy
 import dataclasses
 import json
-import re
-import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
-import anyio
+import example
 import pytest
 from needed import need
-from staging import Caller, under_way
+from scenes import (
+    COULD_NOT,
+    FIVE,
+    NOT_AGAIN,
+    REFUSED,
+    UNKNOWN,
+    Kept,
+    Worker,
+    breaks,
+    cancelled_at_work,
+    check_three_of_five,
+    endless,
+    no_price_for,
+    on_a_loop_of_its_own,
+    out_of_time,
+    reads_of_want,
+    three_at_once,
+)
 
 need("agents")
 
@@ -50,15 +65,9 @@ from budgetguard import Guard, InsufficientCredits, set_active
 from budgetguard.integrations.openai_agents import guarded_tools
 from budgetguard.testing import FakeProvider, HandClock
 
-EXAMPLE = "openai_agents_run.py"
 OFF_THE_NET = RunConfig(tracing_disabled=True)
-REFUSED = (
-    "BUDGET: needs 120 credits, 100 available (looked just now). "
-    "Do not retry; ask for a top-up: https://example.com/top-up"
-)
 SHOP = ("deep_spec", '{"prompt": "shop"}')
 Ask = Callable[[Agent[Any]], Any]
-Kept = Callable[[Guard, int], None]
 
 
 class Scripted(Model):
@@ -113,29 +122,12 @@ class Scripted(Model):
         ]
 
 
-class Noting:
-    """A tool that notes its calls and what was available while they ran."""
-
-    def __init__(self, guard: Guard, work: Callable[[str], Any] = str.upper) -> None:
-        self.guard = guard
-        self.work = work
-        self.ran: list[str] = []
-        self.available: list[Any] = []
-
-    def call(self, prompt: str) -> str:
-        self.ran.append(prompt)
-        self.available.append(self.guard.available)
-        said: str = self.work(prompt)
-        return said
+class Noting(Worker):
+    """The SDK's tools, which note."""
 
     def named(self, name: str = "deep_spec", **options: Any) -> FunctionTool:
-        """Give the SDK's tool, which awaits."""
-
-        async def call(prompt: str) -> str:
-            await asyncio.sleep(0)
-            return self.call(prompt)
-
-        return function_tool(call, name_override=name, **options)
+        """Give a tool that awaits."""
+        return function_tool(self.acall, name_override=name, **options)
 
     def threaded(self, name: str = "deep_spec") -> FunctionTool:
         """Give a tool that runs in a thread."""
@@ -149,10 +141,7 @@ def by_run(agent: Agent[Any]) -> Any:
 
 def by_run_sync(agent: Agent[Any]) -> Any:
     """Run an agent, blocking."""
-    # It takes the thread's loop, and leaves it to be closed by whoever set it.
-    with asyncio.Runner() as runner:
-        asyncio.set_event_loop(runner.get_loop())
-        return Runner.run_sync(agent, "Go.", run_config=OFF_THE_NET)
+    return on_a_loop_of_its_own(lambda: Runner.run_sync(agent, "Go.", run_config=OFF_THE_NET))
 
 
 def by_run_streamed(agent: Agent[Any]) -> Any:
@@ -241,27 +230,11 @@ def test_parallel_calls_run_as_far_as_the_balance_goes(
     ask: Ask, guard: Guard, provider: FakeProvider
 ) -> None:
     """Of five calls in one turn at 30 of 100 credits three run, at the same time."""
-    together = threading.Barrier(3)
-
-    def work(prompt: str) -> str:
-        provider.charge(30)
-        together.wait(20)
-        return prompt
-
-    tool = Noting(guard, work)
-    named = [("deep_spec", json.dumps({"prompt": f"part {number}"})) for number in range(5)]
+    tool = Noting(guard, three_at_once(provider))
+    named = [("deep_spec", json.dumps({"prompt": prompt})) for prompt in FIVE]
     texts = ask_for(ask, guard, tool.threaded(), {"deep_spec": 30}, *named)
-    refused = [text for text in texts if text.startswith("BUDGET: needs 30 credits, ")]
-    assert len(refused) == 2
-    assert all("Other calls hold the rest: do not retry before " in text for text in refused)
-    assert sorted(tool.ran) == sorted(set(texts) - set(refused))
-    assert len(tool.ran) == 3
+    check_three_of_five(texts, tool.ran)
     assert provider.lowest == 10
-
-
-def _breaks(_: str) -> str:
-    msg = "the connection broke"
-    raise OSError(msg)
 
 
 @pytest.mark.parametrize(
@@ -280,14 +253,14 @@ def test_a_failure_made_words_of_is_kept(
 ) -> None:
     """The model reads the SDK's words as ever, but the tool did not return."""
     terms = {"min": 50, "actual": lambda _: 0}
-    tool = Noting(guard, _breaks).named(**handling)
+    tool = Noting(guard, breaks).named(**handling)
     assert ask_for(ask, guard, tool, {"deep_spec": terms}) == [words]
     kept(guard, 50)
 
 
 def test_a_failure_that_ends_the_run_is_kept(ask: Ask, guard: Guard, kept: Kept) -> None:
     """Where the tool's own policy is to raise."""
-    tool = Noting(guard, _breaks).named(failure_error_function=None)
+    tool = Noting(guard, breaks).named(failure_error_function=None)
     with pytest.raises(UserError, match="the connection broke"):
         ask_for(ask, guard, tool, {"deep_spec": 50})
     kept(guard, 50)
@@ -296,7 +269,7 @@ def test_a_failure_that_ends_the_run_is_kept(ask: Ask, guard: Guard, kept: Kept)
 def test_release_on_gives_it_back(ask: Ask, guard: Guard) -> None:
     """Where the exception proves that nothing was charged, whatever words are made of it."""
     terms = {"min": 50, "release_on": OSError}
-    [text] = ask_for(ask, guard, Noting(guard, _breaks).named(), {"deep_spec": terms})
+    [text] = ask_for(ask, guard, Noting(guard, breaks).named(), {"deep_spec": terms})
     assert text.startswith("An error occurred")
     assert guard.available == 100
 
@@ -306,13 +279,8 @@ def test_a_tool_that_is_out_of_time_is_kept(
     ask: Ask, guard: Guard, kept: Kept, behavior: str
 ) -> None:
     """The SDK gives up on it, which says nothing of what it costs."""
-
-    async def call(prompt: str) -> str:
-        await asyncio.Event().wait()
-        return prompt
-
     slow = function_tool(
-        call,
+        endless,
         name_override="deep_spec",
         timeout=1e-6,
         timeout_behavior=behavior,  # type: ignore[call-overload]
@@ -328,36 +296,17 @@ def test_a_tool_that_is_out_of_time_is_kept(
 
 def test_a_run_that_is_cancelled_keeps_its_holds(guard: Guard, kept: Kept) -> None:
     """The tool was at work, and may be charged for."""
-    entered = asyncio.Event()
 
-    @function_tool
-    async def deep_spec(prompt: str) -> str:
-        entered.set()
-        await asyncio.Event().wait()
-        return prompt
-
-    async def run() -> None:
-        tools = guarded_tools([deep_spec], guard, {"deep_spec": 50})
+    def run(work: Any) -> Any:
+        tool = function_tool(work, name_override="deep_spec")
+        tools = guarded_tools([tool], guard, {"deep_spec": 50})
         agent = Agent("planner", model=Scripted(), tools=tools)
-        running = asyncio.create_task(Runner.run(agent, "Go.", run_config=OFF_THE_NET))
-        await entered.wait()
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
+        return Runner.run(agent, "Go.", run_config=OFF_THE_NET)
 
-    asyncio.run(run())
+    cancelled_at_work(run)
     kept(guard, 50)
 
 
-def _raises(prompt: str) -> int:
-    msg = f"no price for {prompt}"
-    raise LookupError(msg)
-
-
-COULD_NOT = "BUDGET: deep_spec was not run, because the credits for it could not be set aside"
-
-
-@pytest.mark.filterwarnings("ignore:coroutine '_awaits' was never awaited:RuntimeWarning")
 def test_a_cost_that_cannot_be_told_runs_nothing(
     ask: Ask, guard: Guard, tool: Noting, no_price: tuple[Any, str]
 ) -> None:
@@ -365,7 +314,7 @@ def test_a_cost_that_cannot_be_told_runs_nothing(
     cost, kind = no_price
     [text] = ask_for(ask, guard, tool.named(), {"deep_spec": cost})
     assert text.startswith(f"{COULD_NOT} ({kind}")
-    assert text.endswith("). Do not retry with the same arguments.")
+    assert text.endswith(f"). {NOT_AGAIN}")
     assert tool.ran == []
     assert guard.available == 100
 
@@ -393,7 +342,7 @@ def test_arguments_that_the_sdk_turns_down_are_kept(ask: Ask, guard: Guard, tool
 def test_a_cost_that_cannot_be_told_may_end_the_run(ask: Ask, guard: Guard, tool: Noting) -> None:
     """With "stop" whatever the callable raised is the cause."""
     with pytest.raises(UserError, match="no price for shop") as ended:
-        ask_for(ask, guard, tool.named(), {"deep_spec": _raises}, on_refusal="stop")
+        ask_for(ask, guard, tool.named(), {"deep_spec": no_price_for}, on_refusal="stop")
     assert isinstance(ended.value.__cause__, LookupError)
     assert tool.ran == []
 
@@ -402,17 +351,12 @@ def test_a_balance_that_never_comes_runs_nothing(
     ask: Ask, clock: HandClock, provider: FakeProvider
 ) -> None:
     """After the guard's time-out the model reads that nothing was started."""
-    provider.on_fetch = anyio.sleep_forever
-    guard = Guard(provider, timeout=10)
+    guard = Guard(provider)
     tool = Noting(guard)
-    caller = Caller(lambda: ask_for(ask, guard, tool.named(), {"deep_spec": 50}))
-    under_way(clock, provider, 1)
-    clock.advance(10)
-    [text] = caller.outcome()
-    assert text == (
-        "BUDGET: the balance at fake is not known, so nothing was started. "
-        "Do not retry; go on without, and tell the user."
+    [text] = out_of_time(
+        clock, provider, lambda: ask_for(ask, guard, tool.named(), {"deep_spec": 50})
     )
+    assert text == UNKNOWN
     assert tool.ran == []
 
 
@@ -525,7 +469,7 @@ class Bound(FunctionTool):
         self.noting = noting
 
     async def _invoke(self, _: ToolContext[Any], arguments: str) -> str:
-        return self.noting.call(json.loads(arguments)["prompt"])
+        return str(self.noting.call(json.loads(arguments)["prompt"]))
 
 
 @pytest.mark.parametrize(
@@ -644,7 +588,7 @@ def test_a_paused_run_that_breaks_ends_its_hold_once(guard: Guard, kept: Kept) -
     inner = Agent(
         "writer",
         model=Scripted(),
-        tools=[Noting(guard, _breaks).named(needs_approval=True, failure_error_function=None)],
+        tools=[Noting(guard, breaks).named(needs_approval=True, failure_error_function=None)],
     )
     write = inner.as_tool("write", "Write.", run_config=OFF_THE_NET)
     model = Scripted(("write", '{"input": "Go."}'))
@@ -702,7 +646,7 @@ def test_an_approval_is_asked_for_as_without_a_guard(guard: Guard, tool: Noting)
         return False
 
     async def call(prompt: str, pages: int = 1) -> str:
-        return tool.call(prompt * pages)
+        return str(tool.call(prompt * pages))
 
     spec = function_tool(call, name_override="deep_spec", needs_approval=policy, strict_mode=False)
     tools = guarded_tools([spec], guard, {"deep_spec": 40})
@@ -733,13 +677,8 @@ def test_guards_that_are_off_let_all_pass(ask: Ask, guard: Guard, tool: Noting) 
     assert guard.available == 100
 
 
-def test_the_example(run_example: Callable[[str], str]) -> None:
+def test_the_example() -> None:
     """It runs as a user would run it, with no warning."""
-    printed = run_example(EXAMPLE)
-    [refusal] = re.findall(r"BUDGET: .*", printed)
-    assert re.fullmatch(
-        r"BUDGET: needs 50 credits, 22 available \(looked (just now|\d+ s ago)\)\. "
-        r"Do not retry; ask for a top-up: https://example\.com/top-up",
-        refusal,
-    )
+    printed = example.run("agents/openai_agents_run.py")
+    assert reads_of_want(printed)
     assert printed.endswith("The model: The outline has to do.\n22 credits are left.\n")

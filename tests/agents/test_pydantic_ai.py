@@ -1,15 +1,30 @@
 """Pydantic AI's agents, with a scripted model in the place of a real one."""
 
 import asyncio
-import re
-import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-import anyio
+import example
 import pytest
 from needed import need
-from staging import Caller, under_way
+from scenes import (
+    COULD_NOT,
+    FIVE,
+    MISSPELLED,
+    NOT_AGAIN,
+    REFUSED,
+    UNKNOWN,
+    Kept,
+    Worker,
+    breaks,
+    cancelled_at_work,
+    check_three_of_five,
+    endless,
+    on_a_loop_of_its_own,
+    out_of_time,
+    reads_of_want,
+    three_at_once,
+)
 
 need("pydantic_ai")
 
@@ -39,13 +54,7 @@ from budgetguard import Guard, InsufficientCredits, set_active
 from budgetguard.integrations.pydantic_ai import BudgetCapability
 from budgetguard.testing import FakeProvider, HandClock
 
-EXAMPLE = "pydantic_ai_agent.py"
-REFUSED = (
-    "BUDGET: needs 120 credits, 100 available (looked just now). "
-    "Do not retry; ask for a top-up: https://example.com/top-up"
-)
 Ask = Callable[[Any], AgentRunResult[Any]]
-Kept = Callable[[Guard, int], None]
 
 
 class Scripted:
@@ -72,26 +81,11 @@ class Scripted:
                 yield {number: DeltaToolCall(part.tool_name, part.args_as_json_str())}
 
 
-class Noting:
-    """A tool that notes its calls and what was available while they ran."""
-
-    def __init__(self, guard: Guard, work: Callable[[str], Any] = str.upper) -> None:
-        self.guard = guard
-        self.work = work
-        self.ran: list[str] = []
-        self.available: list[Any] = []
-
-    def call(self, prompt: str) -> Any:
-        self.ran.append(prompt)
-        self.available.append(self.guard.available)
-        return self.work(prompt)
-
-    async def acall(self, prompt: str) -> Any:
-        await asyncio.sleep(0)
-        return self.call(prompt)
+class Noting(Worker):
+    """Pydantic AI's tools, which note."""
 
     def named(self, name: str = "deep_spec", **options: Any) -> Tool[Any]:
-        """Give Pydantic AI's tool."""
+        """Give a tool that awaits."""
         return Tool(self.acall, name=name, **options)
 
     def threaded(self, name: str = "deep_spec") -> Tool[Any]:
@@ -106,10 +100,7 @@ def by_run(agent: Agent[None, Any]) -> Any:
 
 def by_run_sync(agent: Agent[None, Any]) -> Any:
     """Run an agent, blocking."""
-    # It takes the thread's loop, and leaves it to be closed by whoever set it.
-    with asyncio.Runner() as runner:
-        asyncio.set_event_loop(runner.get_loop())
-        return agent.run_sync("Go.")
+    return on_a_loop_of_its_own(lambda: agent.run_sync("Go."))
 
 
 def by_run_stream(agent: Agent[None, Any]) -> Any:
@@ -197,35 +188,19 @@ def test_parallel_calls_run_as_far_as_the_balance_goes(
     ask: Ask, guard: Guard, provider: FakeProvider
 ) -> None:
     """Of five calls in one turn at 30 of 100 credits three run, at the same time."""
-    together = threading.Barrier(3)
-
-    def work(prompt: str) -> str:
-        provider.charge(30)
-        together.wait(20)
-        return prompt
-
-    tool = Noting(guard, work)
-    named = [("deep_spec", {"prompt": f"part {number}"}) for number in range(5)]
+    tool = Noting(guard, three_at_once(provider))
+    named = [("deep_spec", {"prompt": prompt}) for prompt in FIVE]
     budget = BudgetCapability(guard, {"deep_spec": 30})
-    texts = [part.content for part in ask_for(ask, tool.threaded(), budget, *named)]
-    refused = [text for text in texts if str(text).startswith("BUDGET: needs 30 credits, ")]
-    assert len(refused) == 2
-    assert all("Other calls hold the rest: do not retry before " in text for text in refused)
-    assert sorted(tool.ran) == sorted(set(texts) - set(refused))
-    assert len(tool.ran) == 3
+    texts = [str(part.content) for part in ask_for(ask, tool.threaded(), budget, *named)]
+    check_three_of_five(texts, tool.ran)
     assert provider.lowest == 10
-
-
-def _breaks(_: str) -> str:
-    msg = "the connection broke"
-    raise OSError(msg)
 
 
 def test_a_tool_that_raises_is_kept(ask: Ask, guard: Guard, kept: Kept) -> None:
     """Nobody knows what it cost until a balance shows it that was asked for late enough."""
     budget = BudgetCapability(guard, {"deep_spec": 50})
     with pytest.raises(OSError, match="the connection broke"):
-        ask_for(ask, Noting(guard, _breaks).named(), budget)
+        ask_for(ask, Noting(guard, breaks).named(), budget)
     kept(guard, 50)
 
 
@@ -241,7 +216,7 @@ def test_a_failure_that_others_recover_from_is_kept(
     terms = {"min": 50, "actual": lambda _: 0}
     others: list[Any] = [BudgetCapability(guard, {"deep_spec": terms})]
     others.insert(0 if last else 1, Hooks(tool_execute_error=recover))
-    [result] = ask_for(ask, Noting(guard, _breaks).named(), others[0], capabilities=others)
+    [result] = ask_for(ask, Noting(guard, breaks).named(), others[0], capabilities=others)
     assert result.content == "recovered"
     kept(guard, 50)
 
@@ -283,36 +258,22 @@ def test_arguments_that_pydantic_turns_down_cost_nothing(ask: Ask, guard: Guard)
 
 def test_a_run_that_is_cancelled_keeps_its_holds(guard: Guard, kept: Kept) -> None:
     """The tool was at work, and may be charged for."""
-    entered = asyncio.Event()
 
-    async def deep_spec(prompt: str) -> str:
-        entered.set()
-        await asyncio.Event().wait()
-        return prompt
-
-    async def run() -> None:
+    def run(work: Any) -> Any:
         budget = BudgetCapability(guard, {"deep_spec": 50})
-        agent = Agent(Scripted().model, tools=[deep_spec], capabilities=[budget])
-        running = asyncio.create_task(agent.run("Go."))
-        await entered.wait()
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
+        tool = Tool(work, name="deep_spec")
+        return Agent(Scripted().model, tools=[tool], capabilities=[budget]).run("Go.")
 
-    asyncio.run(run())
+    cancelled_at_work(run)
     kept(guard, 50)
 
 
 def test_a_tool_that_is_out_of_time_is_kept(guard: Guard, kept: Kept) -> None:
     """The framework gives up on it, which says nothing of what it costs."""
 
-    async def work(prompt: str) -> str:
-        await asyncio.Event().wait()
-        return prompt
-
     async def run() -> None:
         budget = BudgetCapability(guard, {"deep_spec": 50})
-        slow = Tool(work, name="deep_spec", timeout=1e-6, max_retries=0)
+        slow = Tool(endless, name="deep_spec", timeout=1e-6, max_retries=0)
         agent = Agent(Scripted().model, tools=[slow], capabilities=[budget])
         with pytest.raises(UnexpectedModelBehavior):
             await agent.run("Go.")
@@ -321,15 +282,6 @@ def test_a_tool_that_is_out_of_time_is_kept(guard: Guard, kept: Kept) -> None:
     kept(guard, 50)
 
 
-def _raises(prompt: str) -> int:
-    msg = f"no price for {prompt}"
-    raise LookupError(msg)
-
-
-COULD_NOT = "BUDGET: deep_spec was not run, because the credits for it could not be set aside"
-
-
-@pytest.mark.filterwarnings("ignore:coroutine '_awaits' was never awaited:RuntimeWarning")
 def test_a_cost_that_cannot_be_told_runs_nothing(
     ask: Ask, guard: Guard, tool: Noting, no_price: tuple[Any, str]
 ) -> None:
@@ -337,7 +289,7 @@ def test_a_cost_that_cannot_be_told_runs_nothing(
     cost, kind = no_price
     [result] = ask_for(ask, tool.named(), BudgetCapability(guard, {"deep_spec": cost}))
     assert str(result.content).startswith(f"{COULD_NOT} ({kind}")
-    assert str(result.content).endswith("). Do not retry with the same arguments.")
+    assert str(result.content).endswith(f"). {NOT_AGAIN}")
     assert tool.ran == []
     assert guard.available == 100
 
@@ -361,18 +313,10 @@ def test_a_balance_that_never_comes_runs_nothing(
     ask: Ask, clock: HandClock, provider: FakeProvider
 ) -> None:
     """After the guard's time-out the model reads that nothing was started."""
-    provider.on_fetch = anyio.sleep_forever
-    guard = Guard(provider, timeout=10)
-    tool = Noting(guard)
-    budget = BudgetCapability(guard, {"deep_spec": 50})
-    caller = Caller(lambda: ask_for(ask, tool.named(), budget))
-    under_way(clock, provider, 1)
-    clock.advance(10)
-    [result] = caller.outcome()
-    assert result.content == (
-        "BUDGET: the balance at fake is not known, so nothing was started. "
-        "Do not retry; go on without, and tell the user."
-    )
+    tool = Noting(Guard(provider))
+    budget = BudgetCapability(tool.guard, {"deep_spec": 50})
+    [result] = out_of_time(clock, provider, lambda: ask_for(ask, tool.named(), budget))
+    assert result.content == UNKNOWN
     assert tool.ran == []
 
 
@@ -397,9 +341,7 @@ def test_a_price_with_a_slip_in_its_name_is_told(
 ) -> None:
     """In the log, when a run has its tools."""
     ask_for(ask, tool.named(), BudgetCapability(guard, {"deep_spek": 120}))
-    assert "costs names 'deep_spek', but no tool is called that. Did you mean deep_spec?" in (
-        caplog.messages
-    )
+    assert MISSPELLED in caplog.messages
 
 
 def test_a_star_prices_the_rest(ask: Ask, guard: Guard, tool: Noting) -> None:
@@ -519,13 +461,8 @@ def test_a_specification_cannot_name_it() -> None:
     assert BudgetCapability.get_serialization_name() is None
 
 
-def test_the_example(run_example: Callable[[str], str]) -> None:
+def test_the_example() -> None:
     """It runs as a user would run it, with no warning."""
-    printed = run_example(EXAMPLE)
-    [refusal] = re.findall(r"BUDGET: .*", printed)
-    assert re.fullmatch(
-        r"BUDGET: needs 50 credits, 22 available \(looked (just now|\d+ s ago)\)\. "
-        r"Do not retry; ask for a top-up: https://example\.com/top-up",
-        refusal,
-    )
+    printed = example.run("agents/pydantic_ai_agent.py")
+    assert reads_of_want(printed)
     assert printed.endswith("The model: The outline has to do.\n22 credits are left.\n")

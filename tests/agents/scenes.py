@@ -1,0 +1,205 @@
+"""What every framework's tests play: tools that note, work that goes wrong, and a model's reading."""
+
+import asyncio
+import re
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from staging import Caller, under_way
+
+from budgetguard import Guard
+from budgetguard.testing import FakeProvider, HandClock
+
+Kept = Callable[[Guard, int], None]
+
+
+def too_little(needed: int, available: int) -> str:
+    """What is read where the balance does not suffice, right after a look at it."""
+    return (
+        f"BUDGET: needs {needed} credits, {available} available (looked just now). "
+        "Do not retry; ask for a top-up: https://example.com/top-up"
+    )
+
+
+REFUSED = too_little(120, 100)
+TOO_LITTLE = too_little(50, 20)
+FIGURES = {
+    "error": "insufficient_credits",
+    "needed": 50,
+    "available": 20,
+    "retry_after": None,
+    "top_up_url": "https://example.com/top-up",
+}
+COULD_NOT = "BUDGET: deep_spec was not run, because the credits for it could not be set aside"
+NOT_AGAIN = "Do not retry with the same arguments."
+UNTOLD = f"{COULD_NOT}. {NOT_AGAIN}"
+UNKNOWN = (
+    "BUDGET: the balance at fake is not known, so nothing was started. "
+    "Do not retry; go on without, and tell the user."
+)
+MISSPELLED = "costs names 'deep_spek', but no tool is called that. Did you mean deep_spec?"
+
+
+def reads_of_want(printed: str) -> bool:
+    """Whether an example's model reads one refusal: of 50 credits, where 22 are left."""
+    [refusal] = re.findall(r"BUDGET: .*", printed)
+    words = (
+        r"BUDGET: needs 50 credits, 22 available \(looked (just now|\d+ s ago)\)\. "
+        r"Do not retry; ask for a top-up: https://example\.com/top-up"
+    )
+    return re.fullmatch(words, refusal) is not None
+
+
+class Worker:
+    """What a tool does: it notes its calls and what was available while they ran."""
+
+    def __init__(self, guard: Guard, work: Callable[[str], Any] = str.upper) -> None:
+        self.guard = guard
+        self.work = work
+        self.ran: list[str] = []
+        self.available: list[Any] = []
+
+    def call(self, prompt: str) -> Any:
+        self.ran.append(prompt)
+        self.available.append(self.guard.available)
+        return self.work(prompt)
+
+    async def acall(self, prompt: str) -> Any:
+        await asyncio.sleep(0)
+        return self.call(prompt)
+
+
+class Serving:
+    """Two tools for a server, which note what ran; `during` is awaited while deep_spec runs."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.during: Callable[[], Awaitable[Any]] = anyio.lowlevel.checkpoint
+
+    async def deep_spec(self, prompt: str) -> dict[str, Any]:
+        self.ran.append(f"deep_spec {prompt}")
+        return {"used": 8, "seen": str(await self.during())}
+
+    def fast_spec(self, prompt: str) -> str:
+        self.ran.append(f"fast_spec {prompt}")
+        return f"outline of {prompt}"
+
+
+def text(result: Any) -> str:
+    """What a model reads of a server's answer."""
+    [block] = result.content
+    return str(block.text)
+
+
+def ways_to_price(used: Callable[[Any], int]) -> list[Any]:
+    """Costs of which 30 credits are held while the tool runs, and what is left of 100 then.
+
+    `used` reads the 8 credits in its result.
+    """
+    return [
+        pytest.param(30, 70, id="a number"),
+        pytest.param(lambda prompt: 29 + len(prompt), 70, id="of the arguments"),
+        pytest.param({"min": 50, "cost": 30}, 70, id="min and cost"),
+        pytest.param({"min": 30, "actual": used}, 92, id="actual"),
+        pytest.param({"min": 30, "actual": lambda _: 1 / 0}, 70, id="an actual that raises"),
+    ]
+
+
+def no_price_for(prompt: str) -> int:
+    """Raise where a cost is asked for."""
+    msg = f"no price for {prompt}"
+    raise LookupError(msg)
+
+
+def breaks(_: str) -> str:
+    """Raise when the tool is at work."""
+    msg = "the connection broke"
+    raise OSError(msg)
+
+
+async def endless(prompt: str) -> str:
+    """Work for ever."""
+    await asyncio.Event().wait()
+    return prompt
+
+
+def cancelled_at_work(
+    run: Callable[[Callable[[str], Coroutine[Any, Any, str]]], Coroutine[Any, Any, Any]],
+) -> None:
+    """Run what has a tool do the work that it is given, and cancel it once the tool is at it."""
+
+    async def main() -> None:
+        begun = asyncio.Event()
+
+        async def work(prompt: str) -> str:
+            begun.set()
+            return await endless(prompt)
+
+        running = asyncio.create_task(run(work))
+        await begun.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(main())
+
+
+def out_of_time(clock: HandClock, provider: FakeProvider, call: Callable[[], Any]) -> Any:
+    """What comes of a call whose look at the balance hangs until a guard's usual time-out."""
+    provider.on_fetch = anyio.sleep_forever
+    caller = Caller(call)
+    under_way(clock, provider, 1)
+    clock.advance(10)
+    return caller.outcome()
+
+
+FIVE = [f"part {number}" for number in range(5)]
+
+
+def three_at_once(provider: FakeProvider) -> Callable[[str], str]:
+    """Work that costs 30 credits and ends when three are at it."""
+    together = threading.Barrier(3)
+
+    def work(prompt: str) -> str:
+        provider.charge(30)
+        together.wait(20)
+        return prompt
+
+    return work
+
+
+def check_three_of_five(texts: Sequence[str], ran: Sequence[str]) -> None:
+    """Check what a model read of five such calls on 100 credits: three ran, two wait for them."""
+    refused = [text for text in texts if text.startswith("BUDGET: needs 30 credits, ")]
+    assert len(refused) == 2
+    assert all("Other calls hold the rest: do not retry before " in text for text in refused)
+    assert sorted(ran) == sorted(set(texts) - set(refused))
+    assert len(ran) == 3
+
+
+async def five_side_by_side(serving: Serving, call: Callable[[str], Awaitable[Any]]) -> list[Any]:
+    """The answers to five calls of deep_spec, none of which ends before two were refused."""
+    two_refused = anyio.Event()
+    serving.during = two_refused.wait
+    answers: list[Any] = []
+
+    async def answer(prompt: str) -> None:
+        answers.append(await call(prompt))
+        if sum(answer.is_error for answer in answers) == 2:
+            two_refused.set()
+
+    async with anyio.create_task_group() as group:
+        for prompt in FIVE:
+            group.start_soon(answer, prompt)
+    return answers
+
+
+def on_a_loop_of_its_own(run: Callable[[], Any]) -> Any:
+    """Run what takes the thread's loop, and leaves it to be closed by whoever set it."""
+    with asyncio.Runner() as runner:
+        asyncio.set_event_loop(runner.get_loop())
+        return run()
