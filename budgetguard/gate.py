@@ -29,7 +29,17 @@ class Slot:
     """Where a function's guard is, if there is one yet."""
 
     def __init__(self, guard: "Guard | None") -> None:
-        self.guard: Guard | None = guard
+        self._guard = guard
+
+    @property
+    def guard(self) -> "Guard | None":
+        """The guard, if there is one."""
+        return self._guard
+
+    @guard.setter
+    def guard(self, guard: "Guard | None") -> None:
+        self._guard = guard
+        SWITCH.turn()
 
 
 _NOWHERE = Slot(None)
@@ -51,6 +61,7 @@ class Gate:
         "_learning",
         "_linger",
         "_slot",
+        "_stamp",
         "_wall",
         "account",
         "checks_only",
@@ -80,14 +91,12 @@ class Gate:
         self.checks_only = requirement.cost == 0 and requirement.actual is None and not dynamic
         self._learning = threading.Lock()
         self._known: Guard | None = None
+        self._stamp: object = None
 
     def enter(self) -> Ledger | None:
         """Take the credits if there is nothing to decide; None sends the caller the long way."""
-        guard = self._known
-        if guard is None or guard is not self._slot.guard or guard.closed or SWITCH.passive:
-            return None
-        if INSIDE.get():
-            # The long way says what is wrong with that.
+        if self._stamp is not SWITCH.stamp or INSIDE.get():
+            # The long way says what is wrong with that, or that nothing is.
             return None
         account = self.account
         mono, wall = self.monotonic(), self._wall()
@@ -114,8 +123,7 @@ class Gate:
 
     def passes(self) -> bool:
         """Whether there is room, for a call that holds nothing: so it needs no lock either."""
-        guard = self._known
-        if guard is None or guard is not self._slot.guard or guard.closed or SWITCH.passive:
+        if self._stamp is not SWITCH.stamp:
             return False
         account = self.account
         return (
@@ -174,16 +182,19 @@ class Gate:
     def _learn(self) -> None:
         """Remember what the quick way needs of the guard, if this function may go it at all.
 
-        Once and for all: calls that are under way go by it. With another guard in the slot, calls
-        take the long way.
+        Once and for all: calls that are under way go by it. With another guard in the slot, with a
+        guard that was closed, and while guards are off, calls take the long way.
         """
-        guard = self._slot.guard
+        # Read first: what changes from here on leaves this stamp behind.
+        stamp, guard = SWITCH.stamp, self._slot.guard
         if logger.isEnabledFor(logging.DEBUG):  # the long way tells of calls that are held twice
             return
         if self._known is None and guard is not None and guard.asker.on_event is None:
             with self._learning:
                 if self._known is None:
                     self._remember(guard)
+        if guard is not None and guard is self._known and not (guard.closed or SWITCH.passive):
+            self._stamp = stamp
 
     def _remember(self, guard: "Guard") -> None:
         requirement, terms, clock = self.requirement, guard.asker.terms, guard.runtime.clock

@@ -236,6 +236,7 @@ class Guard:
     def close(self) -> None:
         """Admit nobody any more; optional. Holds that are open end as they would have."""
         self.closed = True
+        SWITCH.turn()
 
     async def aclose(self) -> None:
         """`close`, for code that awaits; it does not wait either."""

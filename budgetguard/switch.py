@@ -8,15 +8,24 @@ VARIABLE = "BUDGETGUARD"
 
 
 class Switch:
-    """`passive` is True where guarded code runs as if undecorated; read on every call."""
+    """`passive` is True where guarded code runs as if undecorated.
 
-    __slots__ = ("_chosen", "observe", "passive", "read")
+    `stamp` is another object after each change that sends calls another way, of the switch or of a
+    guard: who found nothing out of the ordinary need look at that alone the next time.
+    """
+
+    __slots__ = ("_chosen", "observe", "passive", "read", "stamp")
 
     def __init__(self) -> None:
+        self.stamp = object()
         self.read = False
         self._chosen = False
         self.passive = False
         self.observe = False
+
+    def turn(self) -> None:
+        """Something has changed."""
+        self.stamp = object()
 
     def read_environment(self) -> None:
         """Read `BUDGETGUARD` once; raises ConfigurationError for a value other than off, observe."""
@@ -36,6 +45,7 @@ class Switch:
         self._chosen = True
         self.passive = not active
         self.observe = False
+        self.turn()
 
     def save(self) -> tuple[bool, bool, bool, bool]:
         """The present state, for `restore`."""
@@ -44,6 +54,7 @@ class Switch:
     def restore(self, state: tuple[bool, bool, bool, bool]) -> None:
         """Back to a saved state."""
         self.read, self._chosen, self.passive, self.observe = state
+        self.turn()
 
 
 SWITCH = Switch()

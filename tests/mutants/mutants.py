@@ -377,17 +377,30 @@ MUTANTS = [
         "tests/guard/test_cancellation.py",
     ),
     Mutant(
+        "a closed guard goes on the quick way",
+        "guard.py",
+        "        self.closed = True\n        SWITCH.turn()\n",
+        "        self.closed = True\n",
+    ),
+    Mutant(
+        "a switch that is turned off is not heard of",
+        "switch.py",
+        "        self.observe = False\n        self.turn()\n",
+        "        self.observe = False\n",
+        "tests/test_switch.py",
+    ),
+    Mutant(
         "ends booked at once clear with the first of them",
         "ledger.py",
-        "self.put(calls * held, calls * held, max(ended), calls)",
-        "self.put(calls * held, calls * held, min(ended), calls)",
+        "self.put(calls * held, calls * held, last, calls)",
+        "self.put(calls * held, calls * held, ended[0], calls)",
         "tests/test_ledger.py",
     ),
     Mutant(
         "ends booked at once count as one call",
         "ledger.py",
-        "self.put(calls * held, calls * held, max(ended), calls)",
-        "self.put(calls * held, calls * held, max(ended))",
+        "self.put(calls * held, calls * held, last, calls)",
+        "self.put(calls * held, calls * held, last)",
         "tests/test_ledger.py",
     ),
     Mutant(
@@ -407,8 +420,8 @@ MUTANTS = [
     Mutant(
         "the stub of an asynchronous batch taken for its end",
         "providers/predev_wire.py",
-        "in _UNFINISHED:",
-        "in ():",
+        "lower() in _UNFINISHED",
+        "lower() in ()",
         "tests/test_wire.py",
     ),
     Mutant(
