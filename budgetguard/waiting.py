@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 # How long after its deadline a waiter looks for itself, should the private loop be kept busy.
 SLACK = 0.05
 
+# At most so long a thread that waits does not hear of a signal.
+HEARS_AFTER = 0.5
+
 
 class Ticket:
     """The answer to one caller, there at once or later.
@@ -57,7 +60,10 @@ class Ticket:
         self._wake = woken.set
         # `done` is read after `_wake` was set, and set before `_wake` is read: one sees the other.
         while not self.done:
-            if not woken.wait(max(remaining(), 0.0) + SLACK):
+            patience = max(remaining(), 0.0) + SLACK
+            # In parts: a signal that comes right before the lock's own wait, or is delivered to
+            # another thread, does not end that wait, and a Ctrl-C would be heard at its end.
+            if not woken.wait(min(patience, HEARS_AFTER)) and patience <= HEARS_AFTER:
                 overdue()
 
     async def wait_async(

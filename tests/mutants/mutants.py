@@ -377,6 +377,13 @@ MUTANTS = [
         "tests/guard/test_cancellation.py",
     ),
     Mutant(
+        "a signal is heard at the end of a wait alone",
+        "waiting.py",
+        "woken.wait(min(patience, HEARS_AFTER)) and patience <= HEARS_AFTER",
+        "woken.wait(patience)",
+        "tests/process/test_interrupts.py",
+    ),
+    Mutant(
         "a closed guard goes on the quick way",
         "guard.py",
         "        self.closed = True\n        SWITCH.turn()\n",

@@ -102,6 +102,33 @@ def test_an_interrupt_where_the_look_is_started(
     assert provider.requests == 1
 
 
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads")
+def test_an_interrupt_that_does_not_end_the_wait_is_heard(script: Script) -> None:
+    """Another thread was given the signal: the one that waits for a look is not woken by it."""
+    script("""
+import signal, sys, threading, time
+from budgetguard import Guard
+
+never = threading.Event()
+guard = Guard(never.wait, timeout=3600)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main = threading.main_thread().ident
+
+def interrupt():
+    while not guard.account.line.queue or sys._current_frames()[main].f_code.co_name != "wait":
+        time.sleep(0.001)
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+threading.Thread(target=interrupt, daemon=True).start()
+try:
+    guard.acquire(1)
+except KeyboardInterrupt:
+    never.set()
+else:
+    raise AssertionError
+""")
+
+
 def test_an_interrupt_as_the_look_goes_out(script: Script) -> None:
     """The same by real signals: three hundred that arrive when the provider has the request."""
     script(
