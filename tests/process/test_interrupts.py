@@ -114,9 +114,18 @@ guard = Guard(never.wait, timeout=3600)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 main = threading.main_thread().ident
 
+def where():
+    frame = sys._current_frames()[main]
+    return frame.f_code.co_filename, frame.f_code.co_name, frame.f_lasti
+
 def interrupt():
-    while not guard.account.line.queue or sys._current_frames()[main].f_code.co_name != "wait":
+    # In the lock's wait is who was given many turns and is where it was.
+    still = 0
+    while still < 20:
+        before = where()
         time.sleep(0.001)
+        is_waiting = before[0] == threading.__file__ and before[1] == "wait"
+        still = still + 1 if is_waiting and where() == before else 0
     signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
 threading.Thread(target=interrupt, daemon=True).start()
