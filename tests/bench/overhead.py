@@ -205,7 +205,9 @@ def main() -> None:
     functions = {"check only": check(plain_async), "hold and settle": hold(plain_async)}
     compare(time_async, bare_wrapt(plain_async), functions, options.rounds)
     print("\n8 threads, a call")
-    compare(time_threads, bare_wrapt(plain), {"hold and settle": hold(plain)}, options.rounds // 4)
+    compare(
+        time_threads, bare_wrapt(plain), {"hold and settle": hold(plain)}, -(-options.rounds // 4)
+    )
     print("\n1,000 tasks, a call")
     compare(
         time_tasks, bare_wrapt(plain_async), {"hold and settle": hold(plain_async)}, options.rounds
