@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from budgetguard import problem
 from budgetguard.credits import Amount
 from budgetguard.decorator import require_credits
-from budgetguard.exchange import EXCHANGE, Exchange, Receive, Scope, Send
+from budgetguard.exchange import EXCHANGE, Exchange, Receive, Scope, Send, answers_websockets
 from budgetguard.hold import Hold
 from budgetguard.routes import Routes
 
@@ -38,10 +38,6 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     )
 }
 """What an endpoint behind `require` may answer besides its own: for FastAPI's `responses=`."""
-
-_POLICY_VIOLATION = 1008
-# The longest reason that a websocket's close frame can carry (RFC 6455, 5.5).
-_REASON = 123
 
 
 class GuardMiddleware:
@@ -113,7 +109,7 @@ class GuardMiddleware:
                     exchange.watch(hold)
                     inner[HOLD] = hold
                 await self._app(inner, exchange.receive, exchange.send)
-        except problem.REFUSALS as error:
+        except problem.ERRORS as error:
             if exchange.status is not None:
                 raise
             await _answer(exchange.send, "http.response", error, bare=scope["method"] == "HEAD")
@@ -121,12 +117,12 @@ class GuardMiddleware:
     async def _converse(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             hold = await self._admit("WEBSOCKET", scope)
-        except problem.REFUSALS as error:
+        except problem.ERRORS as error:
             await receive()
             if answers_websockets(scope):
                 await _answer(send, "websocket.http.response", error)
             else:
-                code, reason = closing(error)
+                code, reason = problem.closing(error)
                 await send({"type": "websocket.close", "code": code, "reason": reason})
             return
         if hold is None:
@@ -200,16 +196,6 @@ def require(
             guard=guard,
         )
     )
-
-
-def answers_websockets(scope: Scope) -> bool:
-    """Whether the server can answer a websocket's handshake as an HTTP request."""
-    return "websocket.http.response" in (scope.get("extensions") or {})
-
-
-def closing(error: problem.Refusal) -> tuple[int, str]:
-    """Code and reason for closing a websocket that was refused."""
-    return _POLICY_VIOLATION, str(error).encode()[:_REASON].decode(errors="ignore")
 
 
 class _Free(Exception):

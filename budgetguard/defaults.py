@@ -11,7 +11,7 @@ from budgetguard.providers import AnchorBrowser, PreDev
 
 PREDEV_KEY = "PREDEV_API_KEY"
 ANCHOR_KEY = "ANCHORBROWSER_API_KEY"
-_DEFAULT = "call budgetguard.set_default_guard(Guard(...))"
+_OTHERWISE = "call budgetguard.set_default_guard(Guard(...)), or pass guard="
 
 
 class Default(Slot):
@@ -26,9 +26,7 @@ class Default(Slot):
         guard = self.guard
         if guard is None:
             with self._locked.lock:
-                guard = self.guard = self.guard or Guard(
-                    provider_from_environment(f"{_DEFAULT}, or pass guard=")
-                )
+                guard = self.guard = self.guard or Guard(provider_from_environment(_OTHERWISE))
         return guard
 
 

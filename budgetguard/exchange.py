@@ -28,6 +28,11 @@ _AHEAD = 16
 _BODIES = ("http.response.body", "http.response.zerocopysend")
 
 
+def answers_websockets(scope: Scope) -> bool:
+    """Whether the server can answer a websocket's handshake as an HTTP request."""
+    return "websocket.http.response" in (scope.get("extensions") or {})
+
+
 class Exchange:
     """A block in which an app responds; ends the holds that it watches after it, if nobody has.
 

@@ -16,8 +16,12 @@ from budgetguard.errors import (
 MEDIA_TYPE = "application/problem+json"
 
 Refusal: TypeAlias = InsufficientCredits | ConcurrencyLimit | BalanceUnavailable
-REFUSALS = (InsufficientCredits, ConcurrencyLimit, BalanceUnavailable)
+ERRORS = (InsufficientCredits, ConcurrencyLimit, BalanceUnavailable)
 """What an admission raises where it does not admit."""
+
+_POLICY_VIOLATION = 1008
+# The longest reason that a websocket's close frame can carry (RFC 6455, 5.5).
+_REASON = 123
 
 _FIGURES = ("operation", "provider", "needed", "available", "limit", "in_use", "top_up_url")
 
@@ -74,6 +78,11 @@ def body(error: Refusal) -> bytes:
 def headers(error: Refusal) -> dict[str, str]:
     """What goes with the document."""
     return {"content-type": MEDIA_TYPE, "cache-control": "no-store", **retry_after(error)}
+
+
+def closing(error: Refusal) -> tuple[int, str]:
+    """Code and reason for closing a websocket that was refused, where it can have no document."""
+    return _POLICY_VIOLATION, str(error).encode()[:_REASON].decode(errors="ignore")
 
 
 def retry_after(error: BudgetGuardError) -> dict[str, str]:

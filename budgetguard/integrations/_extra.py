@@ -10,8 +10,5 @@ def extra(name: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("budgetguard"):
-            raise
-        package = error.name.partition(".")[0]
-        msg = f'{package} is not installed: pip install "budgetguard-preflight[{name}]"'
+        msg = f'{error}: pip install "budgetguard-preflight[{name}]"'
         raise ModuleNotFoundError(msg, name=error.name) from error

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from budgetguard.integrations._extra import extra
 from budgetguard.integrations.objects import Cost
-from budgetguard.integrations.tools import OnRefusal, Tools, no_such_tool
+from budgetguard.integrations.tools import OnRefusal, Tools, guarded_already, no_such_tool
 
 if TYPE_CHECKING:
     from budgetguard.guard import Guard
@@ -53,8 +53,8 @@ def guarded_tools(
     CrewAI adds by itself, for `mcps`, `apps` or delegation, are not among them. A refused call counts
     towards `max_usage_count`. After a checkpoint, guard the tools anew: restored ones never run.
 
-    Raises TypeError for what is no BaseTool, and ValueError for a cost that no tool has and for a tool
-    that is guarded already.
+    Raises TypeError for what is no BaseTool or is guarded already, and ValueError for a cost that no
+    tool has.
     """
     tools = list(tools)
     seen = {_seen(_checked(tool).name) for tool in tools}
@@ -146,13 +146,8 @@ class GuardedCoroutineTool(GuardedTool):
 
 
 def _guarded(tool: BaseTool, tools: Tools, on_refusal: OnRefusal) -> BaseTool:
-    already = isinstance(tool, GuardedTool)
-    if already:
-        msg = (
-            f"{tool.name} is guarded already; for a second account, decorate its function with that "
-            "guard's require_credits"
-        )
-        raise ValueError(msg)
+    if isinstance(tool, GuardedTool):
+        raise TypeError(guarded_already(tool.name))
     run = tool.func if isinstance(tool, Tool) else tool._run  # noqa: SLF001  as above
     kind = GuardedCoroutineTool if inspect.iscoroutinefunction(run) else GuardedTool
     # Checked when `tool` was made; checking again would warn again of what cannot be serialized.

@@ -6,9 +6,8 @@ from inspect import isasyncgenfunction, isgeneratorfunction
 from typing import TYPE_CHECKING, Any
 
 from budgetguard import problem
-from budgetguard.asgi import answers_websockets, closing
 from budgetguard.errors import HoldClosed
-from budgetguard.exchange import EXCHANGE, Exchange
+from budgetguard.exchange import EXCHANGE, Exchange, answers_websockets
 from budgetguard.hold import Hold
 from budgetguard.integrations._extra import extra
 
@@ -37,7 +36,7 @@ def dependency(requirement: "Requirement") -> Callable[[HTTPConnection], AsyncIt
         scope = connection.scope
         try:
             hold = await requirement.aopen(_operation(scope), (scope,))
-        except problem.REFUSALS as error:
+        except problem.ERRORS as error:
             raise _refusal(scope, error) from error
         exchange: Exchange | None = scope.get(EXCHANGE)
         if exchange is not None:
@@ -58,7 +57,7 @@ def dependency(requirement: "Requirement") -> Callable[[HTTPConnection], AsyncIt
 
 def _refusal(scope: Any, error: problem.Refusal) -> Exception:
     if scope["type"] == "websocket" and not answers_websockets(scope):
-        code, reason = closing(error)
+        code, reason = problem.closing(error)
         return WebSocketException(code, reason)
     # FastAPI answers {"detail": ...} to every HTTPException, and asks the app's table of handlers
     # first, which Starlette keeps in the scope. Whoever has a handler of his own keeps it.
@@ -71,7 +70,7 @@ def _refusal(scope: Any, error: problem.Refusal) -> Exception:
 
 async def _answer(_: HTTPConnection, refused: Exception) -> Response:
     error = refused.__cause__
-    assert isinstance(error, problem.REFUSALS)
+    assert isinstance(error, problem.ERRORS)
     return Response(problem.body(error), error.status_code, problem.headers(error))
 
 

@@ -13,7 +13,7 @@ import wrapt
 
 from budgetguard.integrations._extra import extra
 from budgetguard.integrations.objects import Cost
-from budgetguard.integrations.tools import OnRefusal, Tools, no_such_tool
+from budgetguard.integrations.tools import OnRefusal, Tools, guarded_already, no_such_tool
 
 if TYPE_CHECKING:
     from budgetguard.guard import Guard
@@ -55,8 +55,8 @@ def guarded_tools(
     schema, and of a paused run that is to go on. An agent whose `tool_use_behavior` is to stop at a tool
     takes a refusal for its answer.
 
-    Raises ValueError for a name that no tool has and for a tool that is guarded already, and TypeError
-    where the tool is no function tool.
+    Raises ValueError for a name that no tool has, and TypeError where the tool is no function tool or
+    is guarded already.
     """
     telling = Tools(guard, costs, on_refusal=on_refusal)
     stopping = Tools(guard, costs, on_refusal="stop")
@@ -82,13 +82,8 @@ def _check(name: str, tools: Iterable[Tool]) -> None:
 def _guarded(tool: Tool, tools: Tools) -> Tool:
     if not isinstance(tool, FunctionTool) or tools.find(tool.name) is None:
         return tool
-    already = isinstance(tool.on_invoke_tool, _Guarded)
-    if already:
-        msg = (
-            f"{tool.name} is guarded already; for a second account, decorate its function with that "
-            "guard's require_credits"
-        )
-        raise ValueError(msg)
+    if isinstance(tool.on_invoke_tool, _Guarded):
+        raise TypeError(guarded_already(tool.name))
     own = copy.copy(tool)
     own.on_invoke_tool = _Guarded(own.on_invoke_tool, own.name, tools)
     return own

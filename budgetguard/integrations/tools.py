@@ -139,6 +139,14 @@ def for_model(error: BudgetGuardError) -> str:
     return f"BUDGET: {error}"
 
 
+def guarded_already(name: str) -> str:
+    """What to tell of a tool that would be held twice."""
+    return (
+        f"{name} is guarded already; for a second account, decorate its function with that guard's "
+        "require_credits"
+    )
+
+
 def no_such_tool(name: str, known: Iterable[str]) -> str:
     """What to tell of a price for a tool that is not among `known`."""
     names = list(known)

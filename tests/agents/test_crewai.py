@@ -595,7 +595,7 @@ def test_what_cannot_be_guarded_is_said_at_once(guard: Guard) -> None:
     with pytest.raises(ValueError, match="twice, as a model sees them: Fast Spec, fast_spec"):
         guarded_tools(specs.tools, guard, {"Fast Spec": 50, "fast_spec": 1})
     guarded = guarded_tools(specs.tools, guard, {"deep_spec": 50})
-    with pytest.raises(ValueError, match="deep_spec is guarded already; for a second account"):
+    with pytest.raises(TypeError, match="deep_spec is guarded already; for a second account"):
         guarded_tools(guarded, guard, {"*": 1})
     assert guarded_tools(guarded, guard, {"fast_spec": 1})[0] is guarded[0]
     with pytest.raises(TypeError, match="takes CrewAI's BaseTool, not function"):

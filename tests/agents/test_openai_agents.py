@@ -507,7 +507,7 @@ def test_a_tool_is_guarded_once(
 ) -> None:
     """A second guard around it could not tell what the first refused from what failed."""
     tools = guarded_tools([make(tool), tool.named("other")], guard, {"deep_spec": 10})
-    with pytest.raises(ValueError, match="deep_spec is guarded already; for a second account"):
+    with pytest.raises(TypeError, match="deep_spec is guarded already; for a second account"):
         guarded_tools(tools, guard, {"*": 10})
     other = guarded_tools(tools, guard, {"other": 10})
     assert other[0] is tools[0]

@@ -10,10 +10,12 @@ from budgetguard import (
     BalanceUnavailable,
     Event,
     Guard,
+    Hold,
     InsufficientCredits,
     require_credits,
     set_default_guard,
 )
+from budgetguard.requirement import Requirement
 from budgetguard.testing import FakeProvider, HandClock
 
 
@@ -164,6 +166,25 @@ def test_allowing_the_unknown_waits_no_longer_than_the_timeout(clock: HandClock)
     clock.advance(0)
     clock.advance(10)
     assert caller.outcome() == 50
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_guard_that_is_closed_as_a_call_comes_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That call runs, and the next one does not go the quick way past it."""
+    guard = Guard(FakeProvider(100))
+    call = guard.require_credits(min=10)(lambda: "ran")
+    admit = Requirement.open
+
+    def admit_and_close(*args: Any) -> Hold:
+        hold = admit(*args)
+        guard.close()
+        return hold
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Requirement, "open", admit_and_close)
+        assert call() == "ran"
+    with pytest.raises(RuntimeError, match="closed"):
+        call()
 
 
 @pytest.mark.usefixtures("clock")
