@@ -112,7 +112,9 @@ def _guard(options: argparse.Namespace) -> Guard:
     provider: PreDev | AnchorBrowser
     named = options.provider
     if named is None:
-        provider = provider_from_environment("say which with --provider")
+        provider = provider_from_environment(
+            "Set one of them.", "Unset one, or say which with --provider."
+        )
         if options.base_url is not None:
             provider = type(provider)(base_url=options.base_url)
     else:

@@ -11,7 +11,8 @@ from budgetguard.providers import AnchorBrowser, PreDev
 
 PREDEV_KEY = "PREDEV_API_KEY"
 ANCHOR_KEY = "ANCHORBROWSER_API_KEY"
-_OTHERWISE = "call budgetguard.set_default_guard(Guard(...)), or pass guard="
+_OTHERWISE = "or call budgetguard.set_default_guard(Guard(...)), or pass guard=."
+_ADVICE = f"Set one of them, {_OTHERWISE}", f"Unset one, {_OTHERWISE}"
 
 
 class Default(Slot):
@@ -26,27 +27,27 @@ class Default(Slot):
         guard = self.guard
         if guard is None:
             with self._locked.lock:
-                guard = self.guard = self.guard or Guard(provider_from_environment(_OTHERWISE))
+                guard = self.guard = self.guard or Guard(provider_from_environment(*_ADVICE))
         return guard
 
 
 DEFAULT = Default()
 
 
-def provider_from_environment(otherwise: str) -> PreDev | AnchorBrowser:
+def provider_from_environment(without: str, with_two: str) -> PreDev | AnchorBrowser:
     """The one provider whose key the environment holds.
 
-    Raises ConfigurationError where there is none, or two; it says what can be done `otherwise`.
+    Raises ConfigurationError where there is none, or two; the error ends in the advice given.
     """
     predev, anchor = os.environ.get(PREDEV_KEY), os.environ.get(ANCHOR_KEY)
     if predev and anchor:
-        msg = f"Both {PREDEV_KEY} and {ANCHOR_KEY} are set, and one is wanted. Unset one, or {otherwise}."
+        msg = f"Both {PREDEV_KEY} and {ANCHOR_KEY} are set, and one is wanted. {with_two}"
         raise ConfigurationError(msg)
     if predev:
         return PreDev()
     if anchor:
         return AnchorBrowser()
-    msg = f"Neither {PREDEV_KEY} nor {ANCHOR_KEY} is set. Set one of them, or {otherwise}."
+    msg = f"Neither {PREDEV_KEY} nor {ANCHOR_KEY} is set. {without}"
     raise ConfigurationError(msg)
 
 

@@ -217,6 +217,7 @@ def test_no_key(
     assert said.out == ""
     assert all(name in said.err for name in names)
     assert "guard" not in said.err.removeprefix("budgetguard")
+    assert "--provider" not in said.err
 
 
 def test_unknown_switch(

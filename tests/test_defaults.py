@@ -140,7 +140,7 @@ def test_a_key_that_cannot_be_one_is_refused(
     """A variable that holds no key is named, and what it holds is not shown."""
     monkeypatch.setenv(variable, value)
     with pytest.raises(ConfigurationError) as caught:
-        provider_from_environment("ask")
+        provider_from_environment("Set one.", "Unset one.")
     assert variable in str(caught.value)
     assert value.strip() == "" or value not in str(caught.value)
 
