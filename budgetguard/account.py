@@ -140,7 +140,7 @@ class Account:
 
     def overdue(self) -> None:
         """Look after those who wait, because one of them had to wait for too long."""
-        self._change(self.line.review)
+        self._change(self.line.expire)
 
     def quiet(self) -> bool:
         """Whether forgetting this account would forget nothing that somebody may still spend."""
@@ -185,9 +185,7 @@ class Account:
                 try:
                     now = clock.now()
                     freed = self._take_in(now, effects)
-                    if self.line.left:
-                        self.line.review(now, effects)
-                    elif freed and self.line.queue:
+                    if (freed or self.line.left) and self.line.queue:
                         self.line.pass_on(now, effects)
                     act(now, effects, *args)
                     self._plan(now, effects)
@@ -290,6 +288,8 @@ class Account:
             # An interrupt came between its beginning and its launch.
             reason = f"no answer within {lost.asker.terms.timeout:g} s"
             self._land(now, effects, lost, _no_look(reason, lost))
+        if self.line.unsure and self._looks.callers_due <= now.mono:
+            self.line.review(now, effects)
         due = self._looks.due(self._kept_due())
         if due <= now.mono:
             self._start_look(now, effects)
@@ -369,7 +369,7 @@ class Account:
             return
         balance = replace(at_hand.balance, credits=credits).sent_at(sent, self.runtime.clock)
         if self._apply(now, effects, Look.of(balance, sent)):
-            self.line.review(now, effects)
+            self.line.came_along(now, effects)
 
     def _apply(self, now: Instant, effects: Effects, look: Look) -> bool:
         if not self.ledger.apply(look):
@@ -400,7 +400,7 @@ class Account:
     def _ring(self, now: Instant, effects: Effects, at: float) -> None:
         if at == self._alarm_at:
             self._alarm_at = LATER
-        self.line.review(now, effects)
+        self.line.expire(now, effects)
 
     # The quick way, and what is told.
 

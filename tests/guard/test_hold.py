@@ -228,6 +228,15 @@ def test_extend_is_refused_like_any_other(guard: Guard) -> None:
     assert guard.available == 0
 
 
+def test_an_extension_that_comes_as_the_hold_ends_holds_nothing(guard: Guard) -> None:
+    """Another thread may end it between the look at its state and the change of the ledger."""
+    hold = guard.acquire(50)
+    opened = hold._open
+    hold.release()
+    assert guard.account.extend(opened.call, opened.entry) is None
+    assert guard.available == 100
+
+
 @pytest.mark.anyio
 async def test_aextend_does_the_same(guard: Guard) -> None:
     """Without blocking the loop."""

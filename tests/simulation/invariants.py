@@ -214,7 +214,7 @@ class Watch:
                 self._covered.pop(cost, None)
             else:
                 self._covered.setdefault(cost, now)
-        first = queue[0] if queue else None
+        first = next(iter(queue), None)
         if (
             first is None
             or spare is None

@@ -1,0 +1,214 @@
+"""What comes often costs what it lets in, and not the length of the wait queue.
+
+Counted are the Python calls that a change makes, in the thread that makes it: a figure that no
+machine's speed changes.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+
+import anyio
+import pytest
+from staging import let_run
+
+from budgetguard import Guard, Hold, InsufficientCredits
+from budgetguard.testing import FakeProvider, HandClock
+from budgetguard.waiting import Admission
+
+FEW, MANY = 100, 10_000
+# Four steps of a Fenwick tree and of a heap for each doubling of the queue's length.
+MORE = 4 * math.ceil(math.log2(MANY / FEW))
+
+
+@pytest.fixture
+def provider() -> FakeProvider:
+    """An account with 100 credits, and 5 slots."""
+    return FakeProvider(100, max_concurrency=5)
+
+
+@pytest.fixture
+def guard(clock: HandClock, provider: FakeProvider) -> Iterator[Guard]:
+    """A guard with a balance. What it is asked for waits in the queue, and nobody waits for it."""
+    del clock
+    guard = Guard(provider, lag=0)
+    guard.balance()
+    yield guard
+    for ticket in list(guard.account.line.queue):
+        guard.account.abandon(ticket)
+    guard.account.flush()
+
+
+def come(guard: Guard, amount: int, *, slots: int = 0, wait: float = 1e6) -> Admission:
+    """A caller comes, is let in or has to wait; nothing blocks."""
+    requirement = guard.require_credits(amount, slots=slots, wait=wait)
+    return guard.account.ask(requirement._call(guard, "work", (), {}))
+
+
+def calls(work: Callable[[], object]) -> int:
+    """How many Python functions are called in this thread."""
+    count = 0
+
+    def note(_: object, event: str, __: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def grown(guard: Guard, arrive: Callable[[], object], work: Callable[[], object]) -> int:
+    """By how many calls `work` costs more with many waiters than with few."""
+    for _ in range(FEW):
+        arrive()
+    few = calls(work)
+    for _ in range(MANY - FEW):
+        arrive()
+    assert len(guard.account.line.queue) >= MANY - FEW
+    return calls(work) - few
+
+
+def test_an_end_costs_what_it_lets_in(guard: Guard) -> None:
+    """Whether one waits behind the caller that is let in, or ten thousand do."""
+    holds = [guard.acquire(50), guard.acquire(50)]
+    assert grown(guard, lambda: come(guard, 50), lambda: holds.pop().release()) <= MORE
+    assert guard.available == 0
+
+
+def test_an_end_that_lets_nobody_in_costs_no_more(guard: Guard) -> None:
+    """What came free is too little for the first, and so for all behind it."""
+    guard.acquire(98)
+    holds = [guard.acquire(1), guard.acquire(1)]
+    assert grown(guard, lambda: come(guard, 50), lambda: holds.pop().release()) <= MORE
+    assert guard.available == 2
+
+
+def test_an_end_of_a_session_costs_no_more(guard: Guard) -> None:
+    """Those who wait for a slot stand in line as those do who wait for credits."""
+    holds = [guard.acquire(slots=1) for _ in range(5)]
+    assert grown(guard, lambda: come(guard, 1, slots=1), lambda: holds.pop().release()) <= MORE
+
+
+def test_mixed_needs_cost_no_more(guard: Guard) -> None:
+    """Amounts of every size, with and without slots, in any order."""
+    holds = [guard.acquire(20, slots=1) for _ in range(5)]
+    came = iter(range(MANY))
+
+    def arrive() -> None:
+        number = next(came)
+        come(guard, 1 + number * 7 % 90, slots=number % 3)
+
+    # What is let in differs, and with it the cost: at most two callers, each for some 40 calls.
+    assert grown(guard, arrive, lambda: holds.pop().release()) <= 2 * 40 + 2 * MORE
+
+
+def test_a_waiter_that_leaves_costs_no_more(guard: Guard) -> None:
+    """From the middle of the line."""
+    guard.acquire(100)
+    tickets: list[Admission] = []
+
+    def leave() -> None:
+        guard.account.post(guard.account._abandon, tickets.pop(len(tickets) // 2))
+
+    assert grown(guard, lambda: tickets.append(come(guard, 50)), leave) <= MORE
+
+
+def test_a_deadline_costs_no_more(guard: Guard, clock: HandClock) -> None:
+    """One waiter's time to queue is over, and it is refused; nobody else is asked."""
+    guard.acquire(100)
+    first, second = come(guard, 50, wait=1), come(guard, 50, wait=2)
+
+    def expire() -> None:
+        clock._mono += 1  # not `advance`, which has the private loop's thread do the work
+        guard.account.overdue()
+
+    assert grown(guard, lambda: come(guard, 50), expire) <= MORE
+    assert isinstance(first.error, InsufficientCredits)
+    assert isinstance(second.error, InsufficientCredits)
+
+
+def test_a_balance_that_comes_along_costs_no_more(guard: Guard, clock: HandClock) -> None:
+    """As one does with each reply of an AI gateway."""
+    guard.acquire(100)
+
+    def offer() -> None:
+        clock._mono += 0.001
+        guard.account.offer(Decimal(100), clock.now())
+
+    assert grown(guard, lambda: come(guard, 50), offer) <= MORE
+
+
+def test_those_who_left_are_forgotten(guard: Guard) -> None:
+    """Behind somebody who waits for long, many may come and give up."""
+    guard.acquire(100)
+    come(guard, 50)
+    for _ in range(1000):
+        guard.account.post(guard.account._abandon, come(guard, 50))
+    assert len(guard.account.line._deadlines) < 100
+
+
+def test_one_that_can_fit_no_more_makes_way(guard: Guard, clock: HandClock) -> None:
+    """A balance that came along is below what it needs: it is refused, and the next one fits."""
+    guard.hold = guard.acquire(40)  # type: ignore[attr-defined]
+    large, small = come(guard, 90), come(guard, 40)
+    clock.advance(1)
+    guard.account.offer(Decimal(85), clock.now())
+    assert isinstance(large.error, InsufficientCredits)
+    assert small.opened is not None
+
+
+def test_one_whose_time_to_queue_is_over_makes_way(
+    guard: Guard, provider: FakeProvider, clock: HandClock
+) -> None:
+    """It waits for a refresh before it is refused, and meanwhile stands in nobody's way."""
+    guard.hold = guard.acquire(40)  # type: ignore[attr-defined]
+    provider.on_fetch = lambda: anyio.Event().wait()
+    large, small = come(guard, 60 + 1, wait=10), come(guard, 30, wait=100)
+    clock.advance(10)
+    assert small.opened is not None
+    assert not large.done
+    clock.advance(10)
+    assert isinstance(large.error, InsufficientCredits)
+
+
+def test_nobody_asks_for_the_sake_of_one_who_left(
+    guard: Guard, provider: FakeProvider, clock: HandClock
+) -> None:
+    """A caller who waits for credits has the balance refreshed; one who waits for a slot does not."""
+    guard.holds = [guard.acquire(50, slots=5)]  # type: ignore[attr-defined]
+    for_credits = come(guard, 60)
+    come(guard, 0, slots=1)
+    guard.account.post(guard.account._abandon, for_credits)
+    clock.advance(60)
+    assert provider.requests == 1
+
+
+@pytest.mark.anyio
+async def test_everybody_is_let_in_by_turns(guard: Guard) -> None:
+    """A thousand tasks, of which a hundred fit at once, and a tenth is cancelled."""
+    order: list[int] = []
+
+    async def work(number: int) -> None:
+        async with guard.require_credits(1, wait=300) as hold:
+            order.append(number)
+            await anyio.lowlevel.checkpoint()
+            hold.release()
+
+    async def given_up(number: int) -> None:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await work(number)
+
+    async with anyio.create_task_group() as tasks:
+        hold: Hold = guard.acquire(100)
+        for number in range(1000):
+            tasks.start_soon(given_up if number % 10 == 9 else work, number)
+        await let_run()
+        hold.release()
+    assert sorted(order) == [number for number in range(1000) if number % 10 != 9]
+    assert not guard.account.line.queue

@@ -1,0 +1,130 @@
+"""The wait queue, whatever happens to it: nobody waits who fits, and nobody longer than it may."""
+
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from budgetguard import Guard
+from budgetguard.policy import NOBODY, Ahead, possible, shortage, usable
+from budgetguard.testing import FakeProvider, hand_clock
+
+if TYPE_CHECKING:
+    from budgetguard.opened import Open
+    from budgetguard.waiting import Admission
+
+SLOTS = 3
+
+
+class WaitQueue(RuleBasedStateMachine):
+    """Two guards of one account, one of which keeps a floor; callers come, end, leave and wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hand = hand_clock()
+        self.clock = self._hand.__enter__()
+        self.provider = FakeProvider(20, max_concurrency=SLOTS)
+        self.provider.fingerprint = str(id(self))
+        self.guards = [Guard(self.provider, lag=1, linger=2, floor=floor) for floor in (0, 5)]
+        self.guards[0].balance()
+        self.hold = self.guards[0].acquire(8, slots=1)
+        self.account = self.guards[0].account
+        self.open: list[Open] = []
+        self.came: list[Admission] = []
+
+    @rule(
+        callers=st.lists(
+            st.tuples(
+                st.sampled_from([0, 1, 4, 9, 18]),
+                st.sampled_from([0, 0, 1, 2]),
+                st.sampled_from([0, 4, 40]),
+                st.integers(0, 1),
+            ),
+            min_size=2,
+            max_size=5,
+        )
+    )
+    def come(self, callers: list[tuple[int, int, int, int]]) -> None:
+        """Some callers come."""
+        for amount, slots, wait, at in callers:
+            guard = self.guards[at]
+            requirement = guard.require_credits(amount, cost=amount // 2, slots=slots, wait=wait)
+            self.came.append(self.account.ask(requirement._call(guard, "work", (), {})))
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data(), way=st.sampled_from(["settle", "release", "keep"]))
+    def end(self, data: st.DataObject, way: str) -> None:
+        """A call that was let in ends."""
+        opened = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
+        args = (opened.entry.amount // 2,) if way == "settle" else ()
+        self.account.post(getattr(opened, way), self.clock.monotonic(), *args)
+
+    @precondition(lambda self: self.came)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        """A caller is cancelled while it waits."""
+        gone = self.came.pop(data.draw(st.integers(0, len(self.came) - 1)))
+        self.account.post(self.account._abandon, gone)
+        assert gone not in self.account.line.queue
+
+    @rule(credits=st.sampled_from([14, 18, 22, 26]))
+    def come_along(self, credits: int) -> None:
+        """A reply brings a balance along."""
+        self.clock._mono += 0.01
+        self.provider.credits = Decimal(credits)
+        self.account.offer(Decimal(credits), self.clock.now())
+
+    @precondition(lambda self: len(self.came) > 8)
+    @rule()
+    def mark_exhausted(self) -> None:
+        """The provider refuses a call."""
+        self.guards[0].mark_exhausted()
+
+    @rule(seconds=st.sampled_from([0.1, 1, 5, 20]), credits=st.sampled_from([14, 18, 22, 26]))
+    def wait(self, seconds: float, credits: int) -> None:
+        """Time passes, and the account is charged or topped up."""
+        self.provider.credits = Decimal(credits)
+        self.clock.advance(seconds)
+
+    @invariant()
+    def nobody_waits_who_fits(self) -> None:
+        """On top of all that those need who came before and count."""
+        account, now = self.account, self.clock.now()
+        account.flush()
+        with account.lock:
+            ahead, ledger = NOBODY, account.ledger
+            for ticket in account.line.queue:
+                need, terms = ticket.call.need, ticket.call.asker.terms
+                assert now.mono <= ticket.deadline(now.mono)
+                if usable(ledger.look, terms, now, need.arrived):
+                    assert shortage(ledger, terms, need, ahead) is not None
+                counts = account.line.queue[ticket].counts
+                assert not counts or now.mono < need.until
+                assert counts or not (now.mono < need.until and possible(ledger, terms, need))
+                if counts:
+                    ahead = Ahead(ahead.amount + need.amount, ahead.slots + need.slots)
+
+    @invariant()
+    def everybody_is_somewhere(self) -> None:
+        """Let in, refused, or in the queue with a deadline to come."""
+        self.account.flush()
+        still = []
+        for ticket in self.came:
+            if ticket.opened is not None:
+                self.open.append(ticket.opened)
+            elif not ticket.done:
+                assert ticket in self.account.line.queue
+                still.append(ticket)
+        self.came = still
+        deadlines = [ticket.deadline(self.clock.monotonic()) for ticket in still]
+        assert self.account.line.deadline <= min(deadlines, default=float("inf"))
+
+    def teardown(self) -> None:
+        """Stop the private loop."""
+        self._hand.__exit__(None, None, None)
+
+
+TestWaitQueue = WaitQueue.TestCase
+TestWaitQueue.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
