@@ -162,6 +162,21 @@ def test_one_that_can_fit_no_more_makes_way(guard: Guard, clock: HandClock) -> N
     assert small.opened is not None
 
 
+def test_a_balance_that_came_along_is_as_good_as_the_one_waited_for(
+    guard: Guard, provider: FakeProvider, clock: HandClock
+) -> None:
+    """A caller about to be refused waits for a refresh: a newer balance decides, whoever brings it."""
+    guard.hold = guard.acquire(60)  # type: ignore[attr-defined]
+    clock.advance(6)
+    provider.on_fetch = lambda: anyio.Event().wait()
+    large, small = come(guard, 50, wait=0), come(guard, 45, wait=0)
+    assert not (large.done or small.done)
+    clock._mono += 0.5
+    guard.account.offer(Decimal(106), clock.now())
+    assert isinstance(large.error, InsufficientCredits)
+    assert small.opened is not None
+
+
 def test_one_whose_time_to_queue_is_over_makes_way(
     guard: Guard, provider: FakeProvider, clock: HandClock
 ) -> None:

@@ -1,21 +1,27 @@
 """The wait queue, whatever happens to it: nobody waits who fits, and nobody longer than it may."""
 
+import asyncio
 from decimal import Decimal
+from random import Random
 from typing import TYPE_CHECKING
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from virtual import VirtualClock, VirtualLoop, VirtualRuntime
 
 from budgetguard import Guard
 from budgetguard.policy import NOBODY, Ahead, possible, shortage, usable
-from budgetguard.testing import FakeProvider, hand_clock
+from budgetguard.process import runtime_of
+from budgetguard.testing import FakeProvider
 
 if TYPE_CHECKING:
     from budgetguard.opened import Open
     from budgetguard.waiting import Admission
 
 SLOTS = 3
+# So often a loop turns until all that can run has run, and no time has passed.
+TURNS = 25
 
 
 class WaitQueue(RuleBasedStateMachine):
@@ -23,14 +29,15 @@ class WaitQueue(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._hand = hand_clock()
-        self.clock = self._hand.__enter__()
+        self.clock = VirtualClock()
+        self.loop = VirtualLoop(self.clock)
+        self.runtime = VirtualRuntime(self.clock, self.loop, Random(0))
         self.provider = FakeProvider(20, max_concurrency=SLOTS)
-        self.provider.fingerprint = str(id(self))
-        self.guards = [Guard(self.provider, lag=1, linger=2, floor=floor) for floor in (0, 5)]
-        self.guards[0].balance()
-        self.hold = self.guards[0].acquire(8, slots=1)
+        with runtime_of(self.runtime):  # type: ignore[arg-type]
+            self.guards = [Guard(self.provider, lag=1, linger=2, floor=floor) for floor in (0, 5)]
         self.account = self.guards[0].account
+        self.loop.run_until_complete(self.guards[0].abalance())
+        self.hold = self.guards[0].acquire(8, slots=1)
         self.open: list[Open] = []
         self.came: list[Admission] = []
 
@@ -72,7 +79,7 @@ class WaitQueue(RuleBasedStateMachine):
     @rule(credits=st.sampled_from([14, 18, 22, 26]))
     def come_along(self, credits: int) -> None:
         """A reply brings a balance along."""
-        self.clock._mono += 0.01
+        self.clock.mono += 0.01
         self.provider.credits = Decimal(credits)
         self.account.offer(Decimal(credits), self.clock.now())
 
@@ -86,13 +93,13 @@ class WaitQueue(RuleBasedStateMachine):
     def wait(self, seconds: float, credits: int) -> None:
         """Time passes, and the account is charged or topped up."""
         self.provider.credits = Decimal(credits)
-        self.clock.advance(seconds)
+        self.loop.run_until_complete(asyncio.sleep(seconds))
 
     @invariant()
     def nobody_waits_who_fits(self) -> None:
         """On top of all that those need who came before and count."""
+        self.loop.run_until_complete(self.turn())
         account, now = self.account, self.clock.now()
-        account.flush()
         with account.lock:
             ahead, ledger = NOBODY, account.ledger
             for ticket in account.line.queue:
@@ -109,7 +116,6 @@ class WaitQueue(RuleBasedStateMachine):
     @invariant()
     def everybody_is_somewhere(self) -> None:
         """Let in, refused, or in the queue with a deadline to come."""
-        self.account.flush()
         still = []
         for ticket in self.came:
             if ticket.opened is not None:
@@ -121,10 +127,19 @@ class WaitQueue(RuleBasedStateMachine):
         deadlines = [ticket.deadline(self.clock.monotonic()) for ticket in still]
         assert self.account.line.deadline <= min(deadlines, default=float("inf"))
 
+    async def turn(self) -> None:
+        """Let all that is due happen."""
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+
     def teardown(self) -> None:
-        """Stop the private loop."""
-        self._hand.__exit__(None, None, None)
+        """The process is over."""
+        self.runtime.die()
+        self.loop.run_until_complete(self.turn())
+        self.loop.close()
 
 
 TestWaitQueue = WaitQueue.TestCase
-TestWaitQueue.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestWaitQueue.settings = settings(
+    max_examples=150, stateful_step_count=30, deadline=None, derandomize=True
+)

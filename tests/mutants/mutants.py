@@ -549,7 +549,7 @@ MUTANTS = [
         "line.py",
         "for ticket in self._arrivals.in_order(self._arrivals.uncounted):",
         "for ticket in ():",
-        "tests/guard/test_wait_queue.py tests/guard/test_offers.py",
+        "tests/guard/test_many_waiters.py",
     ),
     Mutant(
         "who can never fit stands in the way",
