@@ -95,6 +95,10 @@ class Gate:
         self._known: Guard | None = None
         self._stamp: object = None
 
+    def __reduce__(self) -> tuple[type["Gate"], tuple[Any, ...]]:
+        # For cloudpickle, which sends functions by value: what is known of a guard stays here.
+        return Gate, (self.requirement, self.operation)
+
     def enter(self) -> Ledger | None:
         """Take the credits if there is nothing to decide; None sends the caller the long way."""
         if self._stamp is not SWITCH.stamp or INSIDE.get():

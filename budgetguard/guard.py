@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from decimal import Decimal
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from budgetguard import process
 from budgetguard.asker import Asker
@@ -263,6 +263,23 @@ class Guard:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Self:
+        # What is copied with a guard in it spends from the same account.
+        return self
+
+    def __reduce_ex__(self, _: Any) -> NoReturn:
+        msg = (
+            f"The guard of {self.asker.provider} cannot be pickled: its lock, its balance and its holds "
+            "are this process's, and its key is not written anywhere. Have the other process make its "
+            "own: with budgetguard.require_credits(...), which finds a default guard where it is called, "
+            "or with guard=, a function that returns one. A guarded function that is imported there "
+            "need not be sent either."
+        )
+        raise TypeError(msg)
 
     def __repr__(self) -> str:
         return f"<Guard of {self.asker.provider}{', closed' if self.closed else ''}>"

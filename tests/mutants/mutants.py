@@ -31,8 +31,8 @@ MUTANTS = [
     ),
     Mutant(
         "debit dropped at the next balance",
-        "ledger.py",
-        "while self._order and self._buckets[self._order[0]][0] <= sent:",
+        "debits.py",
+        "while self._order and self._buckets[self._order[0]].clears_at <= sent:",
         "while self._order:",
         "tests/test_ledger.py",
     ),
