@@ -133,7 +133,7 @@ class Hold:
         """
         more = cost(credits, "credits")
         self._must_be_open("extend")
-        if self._open.ledger is not self._account.ledger:
+        if self._inherited():
             msg = (
                 f"The hold of {self.operation} was opened in the process that this one was forked "
                 "from, and counts there. Acquire one here for what this process spends."
@@ -191,10 +191,16 @@ class Hold:
         return self._ending.setdefault("end", ending) is ending
 
     def _post(self, change: Callable[..., bool], *args: Any, later: bool = False) -> None:
+        if self._inherited():
+            return
         account = self._account
         at = account.runtime.clock.monotonic()
         post = account.post_later if later else account.post
         post(change, at, *args)
+
+    def _inherited(self) -> bool:
+        """Whether a parent process opened this hold: it counts in her books, and ends there."""
+        return self._open.ledger is not self._account.ledger
 
     def _must_be_open(self, verb: str) -> None:
         if self._ending:

@@ -599,6 +599,14 @@ def test_wrong_uses(scene: Any) -> None:
     for minutes, kind in [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)]:
         with pytest.raises(kind, match="minutes"):
             browser_session(scene.client, scene.guard, minutes)
+    browser_session(scene.client, scene.guard, 366 * 24 * 60)
+    for minutes in (366 * 24 * 60 + 1, 10**300):
+        with pytest.raises(ValueError, match="minutes must be at most 527040, which are 366 days"):
+            browser_session(scene.client, scene.guard, minutes)
+    with pytest.raises(ValueError, match="create_within must be at most 366 days"):
+        open_one(scene, create_within=1e300)
+    with pytest.raises(ValueError, match="wait must be at most 366 days"):
+        open_one(scene, wait=1e300).__enter__()
     with pytest.raises(ValueError, match="minutes"):
         open_one(scene, session={"timeout": {"max_duration": 3}})
     with pytest.raises(ValueError, match="extra"):

@@ -605,6 +605,26 @@ async def test_a_session_counts_for_its_longest_life(
     assert anchor.account.ledger.kept.total == 0
 
 
+async def test_a_session_of_many_years_counts_for_one(
+    web: Web, anchor: Guard, sandbox: Sandbox, clock: HandClock
+) -> None:
+    """Its price is that of all its minutes, and nothing is kept for longer than 366 days."""
+    sandbox.anchor.top_up(9000)
+    clock.advance(6)
+    anchor.balance(max_age=0)
+    sandbox.fault("/v1/sessions", status=200, body={"data": {}})
+    await web.open(anchor, key=Sandbox.anchor_key)
+    body = {"session": {"timeout": {"max_duration": 10**7}}}
+    await web.send("POST", f"{sandbox.url}/v1/sessions", json=body)
+    assert 9100 - 8335 < anchor.available < 9100 - 8333  # type: ignore[operator]
+    clock.advance(366 * 86_400 + AnchorBrowser.lag - 1)
+    anchor.balance(max_age=0)
+    assert anchor.account.ledger.kept.total > 0
+    clock.advance(1)
+    anchor.balance(max_age=0)
+    assert anchor.account.ledger.kept.total == 0
+
+
 async def test_a_refused_browser(web: Web, anchor: Guard, sandbox: Sandbox) -> None:
     """The refusal has Anchor Browser's shape."""
     await web.open(anchor, key=Sandbox.anchor_key)
