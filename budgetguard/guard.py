@@ -34,8 +34,8 @@ class Guard:
     """Refuses calls that an account's credits will not pay for, before anything is spent.
 
     `provider` is PreDev, AnchorBrowser, any object with `name` and `async fetch(client)`, or a
-    callable, sync or async, that returns a number or a Balance. All durations are seconds, all
-    amounts credits:
+    callable, sync or async, that returns a number or a Balance. All durations are seconds, at most
+    366 days, all amounts credits:
 
     - `fresh_for`: a balance younger than this is used as it is; pre.dev advises to ask every 5 to
       10 minutes (its page on the credits balance, 2026-11).
@@ -53,7 +53,8 @@ class Guard:
     - `if_unknown`: `"deny"` raises BalanceUnavailable while no usable balance can be had,
       `"allow"` lets calls through and holds their cost.
     - `mode`: `"observe"` decides and books the same, but never refuses and never waits.
-    - `alert_below`: tell of a `low` event when less than this is available.
+    - `alert_below`: tell of a `low` event once when less than this is available; again only after a
+      balance above it that is higher than the one before.
     - `store`: None keeps holds in this process's memory; there is no other store yet.
     - `on_event`: is called with an Event outside every lock; what it raises is logged.
 

@@ -61,12 +61,16 @@ def test_some_durations_have_to_be_positive(given: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [math.nextafter(A_YEAR, math.inf), A_YEAR + 1, Decimal("1E+9"), 1e300, 10**300], ids=str
+    "given",
+    [math.nextafter(A_YEAR, math.inf), A_YEAR + 1, Decimal("1E+9"), 1e300, 10**300],
+    ids=str,
 )
 def test_what_is_longer_than_a_year_is_refused(given: Any) -> None:
     """Added to a clock, it would lose the clock's reading, or never end."""
     assert LONGEST == A_YEAR
-    with pytest.raises(ValueError, match="lag must be at most 366 days, which are 31622400 s, not "):
+    with pytest.raises(
+        ValueError, match="lag must be at most 366 days, which are 31622400 s, not "
+    ):
         seconds(given, "lag")
 
 
@@ -84,7 +88,9 @@ TAKEN: dict[str, Callable[[float], object]] = {
         for name in CALL
     },
     **{
-        f"acquire {name}": lambda s, name=name: Guard(FakeProvider()).acquire(1, **{name: s}).release()
+        f"acquire {name}": lambda s, name=name: (
+            Guard(FakeProvider()).acquire(1, **{name: s}).release()
+        )
         for name in CALL
     },
     **{
@@ -108,7 +114,9 @@ def test_durations_are_bounded_wherever_they_come_in(take: Callable[[float], obj
     """366 days are taken, and not a second more."""
     take(A_YEAR)
     for longer in (A_YEAR + 1, 1e300):
-        with pytest.raises(ValueError, match="must be at most 366 days, which are 31622400 s, not "):
+        with pytest.raises(
+            ValueError, match="must be at most 366 days, which are 31622400 s, not "
+        ):
             take(longer)
 
 

@@ -193,7 +193,9 @@ def test_amounts_may_be_given_as_text() -> None:
     assert (error.balance, error.args[3]) == (Decimal("42.1"), "42.1")
 
 
-@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))])
+@pytest.mark.parametrize(
+    "duplicate", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))]
+)
 def test_an_error_made_in_another_way_travels_too(duplicate: Callable[[Any], Any]) -> None:
     """A user's own arguments do not have to be the figures."""
     twin = duplicate(Billed("ada", ERRORS[2]))  # type: ignore[arg-type]

@@ -1,13 +1,15 @@
 """Alerts: `low` once for each time that credits run low, told by whoever's call it is."""
 
 from collections.abc import Callable
-from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from budgetguard import Event, Guard
 from budgetguard.testing import FakeProvider, HandClock
+
+if TYPE_CHECKING:
+    from decimal import Decimal
 
 
 class Alerts:

@@ -295,7 +295,9 @@ COPIES = {
 def test_a_hold_is_not_copied(guard: Guard, duplicate: Callable[[object], object]) -> None:
     """A copy that is dropped would end the original, which goes on as it was."""
     hold = guard.acquire(40, name="spec")
-    with pytest.raises(TypeError, match=r"The hold of spec cannot be copied or pickled: it ends once"):
+    with pytest.raises(
+        TypeError, match=r"The hold of spec cannot be copied or pickled: it ends once"
+    ):
         duplicate(hold)
     gc.collect()
     assert (hold.state, guard.available) == ("open", 60)

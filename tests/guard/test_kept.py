@@ -266,9 +266,11 @@ def test_a_kept_hold_is_logged(
     assert logged() == [
         (
             "WARNING",
-            "What other cost is not known. Keeping 1 credit and 1 slot for it until a balance shows "
-            "it, for up to 305 s. Of a call that never reached the provider nothing need be kept: name "
-            "what it raises in release_on=, or call hold.release().",
+            (
+                "What other cost is not known. Keeping 1 credit and 1 slot for it until a balance shows "
+                "it, for up to 305 s. Of a call that never reached the provider nothing need be kept: name "
+                "what it raises in release_on=, or call hold.release()."
+            ),
         )
     ]
 
@@ -311,8 +313,10 @@ def test_what_observing_lets_in_is_logged_as_that(
     assert logged() == [
         (
             "INFO",
-            "Observed, and let in: spec needs 50 credits, and 10 are available: fake reports 10 "
-            "(looked just now). Top up: https://example.com/top-up",
+            (
+                "Observed, and let in: spec needs 50 credits, and 10 are available: fake reports 10 "
+                "(looked just now). Top up: https://example.com/top-up"
+            ),
         )
     ]
     clock.advance(0)
