@@ -333,7 +333,11 @@ def ago(age: float) -> str:
 
 
 def _unresolved(for_seconds: float | None, because: str) -> str:
-    until = "" if for_seconds is None else f" for up to {in_seconds(for_seconds)}"
+    until = ""
+    if for_seconds is not None:
+        until = (
+            f" for up to {in_seconds(for_seconds)}" if for_seconds else " until the next refresh"
+        )
     return f"unresolved{until} because {because}"
 
 

@@ -31,10 +31,12 @@ def log_kept(
         held += f" and {slots} slot{'s' * (slots != 1)}"
     logger.log(
         level,
-        "What %s cost is not known%s. Keeping %s for it until a balance shows it, for up to %s. %s",
+        "What %s cost is not known%s. Counting %s for it until %s. %s",
         operation,
         f", because it raised {cause}" if cause else "",
         held,
-        in_seconds(for_seconds),
+        f"a refresh can tell, {in_seconds(for_seconds)} from now"
+        if for_seconds
+        else "the next refresh",
         NEVER_REACHED,
     )

@@ -387,10 +387,12 @@ def test_the_message_of_the_contract() -> None:
                 "pending": Decimal(40),
                 "kept": Decimal(1),
                 "unresolved": 1,
+                "unresolved_for": 0.0,
             },
             (
                 "deep_spec needs 50 credits, and 2 are available: pre.dev reports 42, 39 are counted "
-                "for calls that just ended, 1 is unresolved because a call ended unseen "
+                "for calls that just ended, 1 is unresolved until the next refresh because a call ended "
+                "unseen "
                 "(looked 14 s ago). Top up: https://pre.dev/..."
             ),
         ),

@@ -195,7 +195,10 @@ def test_an_end_that_is_not_confirmed(
     assert scene.own == {"session-000002": "running"}
     assert scene.guard.available == before - HELD
     assert len(scene.files) == 1
-    [record] = [each for each in caplog.records if each.levelno == logging.WARNING]
+    kept, record = (each for each in caplog.records if each.levelno == logging.WARNING)
+    assert kept.getMessage().startswith(
+        "What visit cost is not known. Counting 0.015 credits and 1 "
+    )
     assert "session-000002 is not confirmed gone" in record.getMessage()
     assert "call reap(client, journal)" in record.getMessage()
     assert scene.sandbox.anchor_key not in record.getMessage()

@@ -244,9 +244,9 @@ def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], list[tuple[str, str
 
 
 KEPT = (
-    "What spec cost is not known, because it raised NameError. Keeping 50 credits for it until a "
-    "balance shows it, for up to 305 s. Of a call that never reached the provider nothing need be "
-    "kept: name what it raises in release_on=, or call hold.release()."
+    "What spec cost is not known, because it raised NameError. Counting 50 credits for it until a "
+    "refresh can tell, 305 s from now. Of a call that never reached the provider nothing need be kept: "
+    "name what it raises in release_on=, or call hold.release()."
 )
 
 
@@ -267,12 +267,15 @@ def test_a_kept_hold_is_logged(
         (
             "WARNING",
             (
-                "What other cost is not known. Keeping 1 credit and 1 slot for it until a balance shows "
-                "it, for up to 305 s. Of a call that never reached the provider nothing need be kept: name "
-                "what it raises in release_on=, or call hold.release()."
+                "What other cost is not known. Counting 1 credit and 1 slot for it until a refresh can "
+                "tell, 305 s from now. Of a call that never reached the provider nothing need be kept: "
+                "name what it raises in release_on=, or call hold.release()."
             ),
         )
     ]
+    Guard(FakeProvider(100)).acquire(2, name="at once").keep()
+    [(_, said)] = logged()
+    assert "Counting 2 credits for it until the next refresh. Of a call" in said
 
 
 def test_operations_made_up_at_each_call_do_not_warn_for_ever(
