@@ -53,11 +53,11 @@ class Debits:
         self._order: list[int] = []
 
     def add(self, amount: int, clears_at: float, slots: int = 0) -> None:
-        """Book `amount` until a look sent at or after `clears_at` arrives."""
+        """Book `amount` until a balance asked for at `clears_at` or later arrives."""
         self._book(amount, clears_at, slots)
 
     def clear(self, sent: float) -> None:
-        """Drop what a look sent at `sent` is sure to show."""
+        """Drop what a balance asked for at `sent` is sure to show."""
         while self._order and self._buckets[self._order[0]].clears_at <= sent:
             self._drop(self._buckets.pop(heappop(self._order)))
 

@@ -248,7 +248,7 @@ class ConcurrencyLimit(BudgetGuardError):
         if self.unresolved:
             names = " or ".join(name for name, _ in _foremost(self.causes))
             call = "a call" if self.unresolved == 1 else "calls"
-            because = f"{call} raised {names}" if names else f"{call} ended unseen"
+            because = f"{call} raised {names}" if names else _not_known(self.unresolved)
             are = "is" if self.unresolved == 1 else "are"
             those = "" if self.unresolved == self.in_use else f"of which {self.unresolved} {are} "
             used += f", {those}{_unresolved(self.unresolved_for, because)}"
@@ -344,12 +344,18 @@ def _unresolved(for_seconds: float | None, because: str) -> str:
 def _calls_raised(count: int, causes: Mapping[str, int]) -> str:
     """What `count` calls raised; those whose hold was dropped, or kept by hand, raised nothing."""
     ends = [(number, f"raised {name}") for name, number in _foremost(causes)]
+    if not ends:
+        return _not_known(count)
     rest = count - sum(number for number, _ in ends)
     if rest > 0:
-        ends.append((rest, "ended otherwise" if ends else "ended unseen"))
+        ends.append((rest, "ended otherwise"))
     (first, did), *others = ends
     calls = "a call" if first == 1 else f"{first} calls"
     return " and ".join([f"{calls} {did}", *(f"{number} {did}" for number, did in others)])
+
+
+def _not_known(count: int) -> str:
+    return f"what {'a call' if count == 1 else 'calls'} came to is not known"
 
 
 def _foremost(causes: Mapping[str, int]) -> list[tuple[str, int]]:

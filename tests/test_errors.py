@@ -391,8 +391,8 @@ def test_the_message_of_the_contract() -> None:
             },
             (
                 "deep_spec needs 50 credits, and 2 are available: pre.dev reports 42, 39 are counted "
-                "for calls that just ended, 1 is unresolved until the next refresh because a call ended "
-                "unseen "
+                "for calls that just ended, 1 is unresolved until the next refresh because what "
+                "a call came to is not known "
                 "(looked 14 s ago). Top up: https://pre.dev/..."
             ),
         ),
@@ -504,7 +504,7 @@ def test_messages_of_too_few_credits(figures: dict[str, Any], message: str) -> N
             ),
             (
                 "browse needs 2 slots, and Anchor allows 3 at once, and 3 are in use, of which 2 are "
-                f"unresolved because calls ended unseen. Try again in 60 s. {NEVER_REACHED}"
+                f"unresolved because what calls came to is not known. Try again in 60 s. {NEVER_REACHED}"
             ),
         ),
         (

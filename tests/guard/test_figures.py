@@ -47,8 +47,8 @@ def test_the_figures_of_a_refusal_add_up(clock: HandClock, guard: Guard) -> None
     assert (error.running, error.age, error.status_code) == (1, 2, 402)
     assert str(error) == (
         "spec needs 60 credits, and 50 are available: fake reports 100, 15 are held by 1 running "
-        "call, 20 are counted for calls that just ended, 5 are unresolved for up to 305 s because a "
-        "call ended unseen, the floor keeps 10 (looked 2 s ago). Try again in 3 s. Of a call that "
+        "call, 20 are counted for calls that just ended, 5 are unresolved for up to 305 s because "
+        "what a call came to is not known, the floor keeps 10 (looked 2 s ago). Try again in 3 s. Of a call that "
         "never reached the provider nothing need be kept: name what it raises in release_on=, or "
         "call hold.release()."
     )

@@ -192,7 +192,7 @@ def test_sessions_that_run_are_told_apart_from_those_that_may(guard: Guard) -> N
     assert (refused.value.retry_after, refused.value.unresolved) == (5, 1)
     assert str(refused.value) == (
         "browse needs 1 slot, and fake allows 2 at once, and 2 are in use, of which 1 is unresolved for "
-        "up to 305 s because a call ended unseen. Try again when one has ended, or pass wait=."
+        "up to 305 s because what a call came to is not known. Try again when one has ended, or pass wait=."
     )
     running.release()
 

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 from web import Web
 
-from budgetguard import AnchorBrowser, Guard, InsufficientCredits, PreDev, set_active
+from budgetguard import AnchorBrowser, Event, Guard, InsufficientCredits, PreDev, set_active
 from budgetguard.streams import watched
 from budgetguard.testing import FakeProvider, HandClock
 from budgetguard.testing.sandbox import Sandbox
@@ -603,6 +603,25 @@ async def test_a_session_counts_for_its_longest_life(
     clock.advance(1)
     anchor.balance(max_age=0)
     assert anchor.account.ledger.kept.total == 0
+
+
+async def test_what_broke_a_request_is_named_by_what_it_keeps_away(
+    web: Web, sandbox: Sandbox, clock: HandClock
+) -> None:
+    """The library's own type, whichever library; the request may have arrived."""
+    events: list[Event] = []
+    guard = Guard(PreDev(KEY, base_url=sandbox.url), on_event=events.append)
+    sandbox.fault("/fast-spec", reset=True)
+    await web.open(guard, key=KEY)
+    with pytest.raises(web.library.TransportError) as broken:
+        await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC)
+    cause = type(broken.value).__name__
+    assert [event.reason for event in events if event.kind == "kept"] == [cause]
+    clock.advance(6)
+    with pytest.raises(InsufficientCredits) as refused:
+        guard.acquire(95)
+    assert refused.value.causes == {cause: 1}
+    assert f"because a call raised {cause}" in str(refused.value)
 
 
 async def test_a_session_of_many_years_counts_for_one(
