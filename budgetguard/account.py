@@ -29,6 +29,7 @@ from budgetguard.line import Line
 from budgetguard.looks import LATER, Flight, Looks
 from budgetguard.policy import NEVER
 from budgetguard.refusals import missing
+from budgetguard.switch import SWITCH
 from budgetguard.waiting import Admission, Reading, Ticket
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Account:
         self.joining = 0
         self._fresh_for = LATER
         self._any_extra = False
-        self._any_alert = False
+        self.mark = NEVER
         self._runtime: Runtime | None
         self.forget()
         self._runtime = runtime
@@ -190,7 +191,7 @@ class Account:
                     act(now, effects, *args)
                     self._plan(now, effects)
                     self._set_quick()
-                    if self._any_alert:
+                    if self.mark > NEVER:
                         self._warn(now, effects)
                 finally:
                     self._owner = None
@@ -233,7 +234,11 @@ class Account:
         self.askers.add(asker)
         self._fresh_for = min(self._fresh_for, asker.terms.fresh_for)
         self._any_extra = self._any_extra or asker.terms.extra > 0
-        self._any_alert = self._any_alert or asker.alert_below is not None
+        if asker.mark > self.mark:
+            self.mark = asker.mark
+            if len(self.askers) > 1:
+                # What the fast paths of the other guards know of the marks is outdated.
+                SWITCH.turn()
         self.ledger.sole_spender = self.ledger.sole_spender or asker.sole_spender
 
     def _place(self, now: Instant, effects: Effects, ticket: Admission) -> None:
@@ -372,10 +377,11 @@ class Account:
             self.line.came_along(now, effects)
 
     def _apply(self, now: Instant, effects: Effects, look: Look) -> bool:
+        before = self.ledger.look
         if not self.ledger.apply(look):
             return False
         for asker in self.askers:
-            asker.rearm(self.ledger)
+            asker.rearm(before, self.ledger.look)
         self._tell_all(effects, "refreshed", now, self._contradiction(effects))
         return True
 

@@ -7,14 +7,19 @@ from typing import TypeAlias
 
 from budgetguard.clock import Instant
 from budgetguard.credits import to_credits
+from budgetguard.errors import BudgetGuardError
 from budgetguard.events import Event, Kind, OnEvent, logger
 from budgetguard.inside import INSIDE
-from budgetguard.ledger import Ledger
-from budgetguard.policy import Need, Terms
+from budgetguard.ledger import Entry, Ledger, Look
+from budgetguard.logs import log_kept, log_refused
+from budgetguard.policy import NEVER, Need, Terms
 from budgetguard.switch import SWITCH
 
 Effects: TypeAlias = list[Callable[[], object]]
 """What came of a change and is to be carried out after it, outside the lock."""
+
+# Names of operations may be made up at each call.
+_MOST_WARNINGS = 256
 
 
 class Asker:
@@ -37,9 +42,12 @@ class Asker:
         self.alert_below = alert_below
         self.on_event = on_event
         self.top_up_url = top_up_url
+        # Where every guard's credits are counted: below it, this guard has less than `alert_below`.
+        self.mark = NEVER if alert_below is None else alert_below + terms.floor - terms.extra
         self._observe = observe
         self._armed = True
         self._complained = False
+        self._kept: set[str] = set()
         # An interrupted delivery is taken up again: the event that was begun is not told twice.
         self._told: Event | None = None
 
@@ -55,10 +63,17 @@ class Asker:
         self._armed = self._available(ledger) >= self.alert_below
         return not self._armed
 
-    def rearm(self, ledger: Ledger) -> None:
-        """A balance arrived: be ready to alert again if it is above the mark."""
-        if self.alert_below is not None and self._available(ledger) >= self.alert_below:
-            self._armed = True
+    def rearm(self, before: Look | None, look: Look | None) -> None:
+        """A balance arrived: be ready to alert again if it is above the mark, and higher than before.
+
+        What is held of it does not matter: a hold that comes and goes is no news.
+        """
+        if self.alert_below is None or look is None:
+            return
+        terms = self.terms
+        left = look.spendable(terms.extra) - terms.floor
+        rose = before is None or look.spendable(terms.extra) > before.spendable(terms.extra)
+        self._armed = self._armed or (rose and left > self.alert_below)
 
     def tell(
         self,
@@ -88,6 +103,21 @@ class Asker:
             reason=reason,
         )
         effects.append(partial(self._deliver, event))
+
+    def log_refused(self, effects: Effects, error: BudgetGuardError) -> None:
+        """Have a refusal logged, or one that observing did not enforce."""
+        effects.append(partial(log_refused, error, observed=self.observes))
+
+    def log_kept(
+        self, effects: Effects, operation: str, held: Entry, for_seconds: float, cause: str | None
+    ) -> None:
+        """Have a kept hold logged: as a warning the first time that it happens to an operation."""
+        first = operation not in self._kept and len(self._kept) < _MOST_WARNINGS
+        if first:
+            self._kept.add(operation)
+        effects.append(
+            partial(log_kept, operation, held.rest, held.slots, for_seconds, cause, first=first)
+        )
 
     def _deliver(self, event: Event) -> None:
         on_event = self.on_event
@@ -119,11 +149,20 @@ class Call:
     linger: float
 
     def tell(
-        self, effects: Effects, ledger: Ledger, kind: Kind, now: Instant, amount: int | None = None
+        self,
+        effects: Effects,
+        ledger: Ledger,
+        kind: Kind,
+        now: Instant,
+        amount: int | None = None,
+        *,
+        reason: str | None = None,
     ) -> None:
         """Tell this call's guard what became of it; `amount` is what it asked for, if not given."""
         asker = self.asker
         if asker.on_event is not None:
             enforced = not (kind == "refused" and asker.observes)
             said = self.need.amount if amount is None else amount
-            asker.tell(effects, ledger, kind, now, self.operation, said, enforced=enforced)
+            asker.tell(
+                effects, ledger, kind, now, self.operation, said, enforced=enforced, reason=reason
+            )

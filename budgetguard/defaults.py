@@ -22,6 +22,10 @@ class Default(Slot):
         super().__init__(None)
         self._locked = Locked()
 
+    def __reduce__(self) -> str:
+        # By name: another process has a default guard of its own.
+        return "DEFAULT"
+
     def __call__(self, *_: Any, **__: Any) -> Guard:
         """The default guard, made from the environment on first use; the call does not matter."""
         guard = self.guard

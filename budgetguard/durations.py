@@ -3,9 +3,16 @@
 import math
 from decimal import Decimal
 
+LONGEST_DAYS = 366
+LONGEST = LONGEST_DAYS * 24 * 3600.0
+"""Seconds. Added to a clock's reading, much longer ones would lose its fractions, or the reading."""
+
 
 def seconds(value: float, what: str, *, positive: bool = False) -> float:
-    """A duration; raises TypeError for no number, ValueError for a negative or endless one."""
+    """A duration of at most 366 days.
+
+    Raises TypeError for no number, ValueError for a negative, endless or longer one.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         msg = f"{what} takes a number of seconds, not {type(value).__name__}"
         raise TypeError(msg)
@@ -15,5 +22,8 @@ def seconds(value: float, what: str, *, positive: bool = False) -> float:
         number = math.inf
     if not 0 <= number < math.inf or (positive and not number):
         msg = f"{what} must be {'above' if positive else 'at least'} 0 and finite, not {value}"
+        raise ValueError(msg)
+    if number > LONGEST:
+        msg = f"{what} must be at most {LONGEST_DAYS} days, which are {LONGEST:.0f} s, not {value}"
         raise ValueError(msg)
     return number

@@ -8,18 +8,28 @@
     ├── HoldClosed             a hold was ended twice
     └── ConfigurationError     the program asks for something that cannot be
 
-Every error is picklable and copyable and carries `retryable` and `status_code`.
+Every error is picklable and copyable and carries `retryable` and `status_code`. Its `args` are JSON
+values, an amount of credits as text, and made of them anew it is the same: `type(error)(*error.args)`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeAlias
 
 from budgetguard.credits import spell
 
 Basis = Literal["reported", "cost limit", "refused", "cap"]
 
+Credits: TypeAlias = Decimal | str
+"""An amount as errors take it: it is text where it comes from `args`."""
+
+NEVER_REACHED = (
+    "Of a call that never reached the provider nothing need be kept: name what it raises in "
+    "release_on=, or call hold.release()."
+)
+
 _ZERO = Decimal(0)
+_MOST_NAMES = 3
 
 
 class BudgetGuardError(Exception):
@@ -47,9 +57,14 @@ class InsufficientCredits(BudgetGuardError):
     The figures are Decimal credits and add up: `balance + extra - held - pending + overlap - queued
     - floor` is `available`. `held` is set aside by `running` open calls, `pending` was spent or may
     have been, and may not show in the balance yet, `overlap` is the part of both that a sole
-    spender's balance is known to show, `queued` is needed by callers who wait and came before. `age` is how many seconds ago the balance was asked for. `basis` says where `balance`
-    comes from: `"reported"`, the room below a `"cost limit"`, zero because the provider itself
-    `"refused"`, or `"cap"`: more than a cost limit allows for one call, which is then `available`.
+    spender's balance is known to show, `queued` is needed by callers who wait and came before. `age`
+    is how many seconds ago the balance was asked for. `basis` says where `balance` comes from:
+    `"reported"`, the room below a `"cost limit"`, zero because the provider itself `"refused"`, or
+    `"cap"`: more than a cost limit allows for one call, which is `cap`; `available` is that or less.
+
+    `kept` is the part of `pending` whose cost nobody knows: that of `unresolved` calls, which
+    balances will have resolved in `unresolved_for` seconds. `causes` has the names of what they
+    raised, and how many did; calls whose hold was dropped, or kept by hand, are not among them.
 
     `retryable` is True only where open calls, young debits or waiting callers make up the
     shortfall; `retry_after` then says how many seconds to wait at least.
@@ -59,48 +74,79 @@ class InsufficientCredits(BudgetGuardError):
 
     def __init__(
         self,
-        *,
         operation: str,
-        needed: Decimal,
-        available: Decimal,
-        balance: Decimal,
-        held: Decimal,
-        pending: Decimal,
-        floor: Decimal,
+        needed: Credits,
+        available: Credits,
+        balance: Credits,
+        held: Credits,
+        pending: Credits,
+        floor: Credits,
         age: float,
         provider: str,
         top_up_url: str | None = None,
         retry_after: float | None = None,
         running: int = 0,
-        queued: Decimal = _ZERO,
-        extra: Decimal = _ZERO,
-        overlap: Decimal = _ZERO,
+        queued: Credits = _ZERO,
+        extra: Credits = _ZERO,
+        overlap: Credits = _ZERO,
         basis: Basis = "reported",
+        cap: Credits | None = None,
+        kept: Credits = _ZERO,
+        unresolved: int = 0,
+        causes: Mapping[str, int] | None = None,
+        unresolved_for: float | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            operation,
+            str(needed),
+            str(available),
+            str(balance),
+            str(held),
+            str(pending),
+            str(floor),
+            age,
+            provider,
+            top_up_url,
+            retry_after,
+            running,
+            str(queued),
+            str(extra),
+            str(overlap),
+            basis,
+            None if cap is None else str(cap),
+            str(kept),
+            unresolved,
+            dict(causes or {}),
+            unresolved_for,
+        )
         self.operation = operation
-        self.needed = needed
-        self.available = available
-        self.balance = balance
-        self.held = held
-        self.pending = pending
-        self.floor = floor
+        self.needed = _exact(needed)
+        self.available = _exact(available)
+        self.balance = _exact(balance)
+        self.held = _exact(held)
+        self.pending = _exact(pending)
+        self.floor = _exact(floor)
         self.age = age
         self.provider = provider
         self.top_up_url = top_up_url
         self.retry_after = retry_after
         self.running = running
-        self.queued = queued
-        self.extra = extra
-        self.overlap = overlap
+        self.queued = _exact(queued)
+        self.extra = _exact(extra)
+        self.overlap = _exact(overlap)
         self.basis = basis
+        self.cap = None if cap is None else _exact(cap)
+        self.kept = _exact(kept)
+        self.unresolved = unresolved
+        self.causes = dict(causes or {})
+        self.unresolved_for = unresolved_for
         self.retryable = retry_after is not None
 
     def __str__(self) -> str:
         needs = f"{self.operation} needs {_credits(self.needed)}"
         looked = f"(looked {ago(self.age)})"
         if self.basis == "cap":
-            cap = spell(self.available)
+            cap = spell(self.available if self.cap is None else self.cap)
             return f"{needs}, and the cost limit at {self.provider} allows {cap} for one call {looked}."
         have = (
             "none is" if self.available <= 0 else f"{spell(self.available)} {_are(self.available)}"
@@ -121,10 +167,13 @@ class InsufficientCredits(BudgetGuardError):
         if self.held:
             calls = f"{self.running} running call{'s' * (self.running != 1)}"
             parts.append(f"{spell(self.held)} {_are(self.held)} held by {calls}")
-        if self.pending:
-            parts.append(
-                f"{spell(self.pending)} {_are(self.pending)} counted for calls that just ended"
-            )
+        settled = self.pending - self.kept
+        if settled:
+            parts.append(f"{spell(settled)} {_are(settled)} counted for calls that just ended")
+        if self.kept:
+            because = _calls_raised(self.unresolved, self.causes)
+            unresolved = _unresolved(self.unresolved_for, because)
+            parts.append(f"{spell(self.kept)} {_are(self.kept)} {unresolved}")
         if self.overlap:
             parts.append(
                 f"{spell(self.overlap)} of these {_are(self.overlap)} in the balance already"
@@ -136,46 +185,81 @@ class InsufficientCredits(BudgetGuardError):
         return parts
 
     def _advice(self) -> str:
-        top_up = f"Top up: {self.top_up_url}" if self.top_up_url else "Top up the account."
-        if self.retry_after is None:
-            return top_up
-        return f"Try again in {_seconds(self.retry_after)}. {top_up}"
+        advice = []
+        if self.retry_after is not None:
+            advice.append(f"Try again in {in_seconds(self.retry_after)}.")
+        if self.retry_after is None or self.balance + self.extra - self.floor < self.needed:
+            advice.append(
+                f"Top up: {self.top_up_url}" if self.top_up_url else "Top up the account."
+            )
+        elif self.kept:
+            advice.append(NEVER_REACHED)
+        return " ".join(advice)
 
 
 class ConcurrencyLimit(BudgetGuardError):
     """More sessions would be open than the provider allows; nothing was started.
 
-    `limit` and `in_use` count sessions; `in_use` includes those whose end is not sure yet.
+    `limit` and `in_use` count sessions; `in_use` includes the `unresolved` ones, of which nobody
+    knows whether they have ended. They count no longer in `unresolved_for` seconds; `causes` has the
+    names of what their calls raised, and for how many of them.
     """
 
     status_code = 429
 
     def __init__(
         self,
-        *,
         operation: str,
         limit: int,
         in_use: int,
         provider: str,
         retry_after: float | None = None,
         needed: int = 1,
+        unresolved: int = 0,
+        causes: Mapping[str, int] | None = None,
+        unresolved_for: float | None = None,
     ) -> None:
-        super().__init__()
         self.operation = operation
         self.limit = limit
         self.in_use = in_use
         self.provider = provider
         self.retry_after = retry_after
         self.needed = needed
+        self.unresolved = unresolved
+        self.causes = dict(causes or {})
+        self.unresolved_for = unresolved_for
         self.retryable = retry_after is not None
+        super().__init__(
+            operation,
+            limit,
+            in_use,
+            provider,
+            retry_after,
+            needed,
+            unresolved,
+            dict(self.causes),
+            unresolved_for,
+        )
 
     def __str__(self) -> str:
         slots = f"{self.needed} slot{'s' * (self.needed != 1)}"
         are = "is" if self.in_use == 1 else "are"
         used = f"{self.provider} allows {self.limit} at once, and {self.in_use} {are} in use"
+        if self.unresolved:
+            names = " or ".join(name for name, _ in _foremost(self.causes))
+            call = "a call" if self.unresolved == 1 else "calls"
+            because = f"{call} raised {names}" if names else _not_known(self.unresolved)
+            are = "is" if self.unresolved == 1 else "are"
+            those = "" if self.unresolved == self.in_use else f"of which {self.unresolved} {are} "
+            used += f", {those}{_unresolved(self.unresolved_for, because)}"
+        return f"{self.operation} needs {slots}, and {used}. {self._advice()}"
+
+    def _advice(self) -> str:
         if self.retry_after is None:
-            return f"{self.operation} needs {slots}, and {used}. This call can never fit: ask for fewer."
-        return f"{self.operation} needs {slots}, and {used}. Try again when one has ended, or pass wait=."
+            return "This call can never fit: ask for fewer."
+        if self.unresolved + self.needed <= self.limit:
+            return "Try again when one has ended, or pass wait=."
+        return f"Try again in {in_seconds(self.retry_after)}. {NEVER_REACHED}"
 
 
 class BalanceUnavailable(BudgetGuardError):
@@ -187,14 +271,14 @@ class BalanceUnavailable(BudgetGuardError):
     retryable = True
     status_code = 503
 
-    def __init__(self, *, provider: str, reason: str, retry_after: float | None = None) -> None:
-        super().__init__()
+    def __init__(self, provider: str, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(provider, reason, retry_after)
         self.provider = provider
         self.reason = reason
         self.retry_after = retry_after
 
     def __str__(self) -> str:
-        again = "" if self.retry_after is None else f" Next look in {_seconds(self.retry_after)}."
+        again = "" if self.retry_after is None else f" Next look in {in_seconds(self.retry_after)}."
         return f"The balance at {self.provider} is not known: {self.reason}.{again}"
 
 
@@ -210,8 +294,8 @@ class InvalidCredentials(BalanceUnavailable):
 class HoldClosed(BudgetGuardError):
     """A hold that has ended already was ended, charged or extended again."""
 
-    def __init__(self, *, operation: str, state: str, verb: str) -> None:
-        super().__init__()
+    def __init__(self, operation: str, state: str, verb: str) -> None:
+        super().__init__(operation, state, verb)
         self.operation = operation
         self.state = state
         self.verb = verb
@@ -231,6 +315,10 @@ class ConfigurationError(BudgetGuardError):
         return self.message
 
 
+def _exact(amount: Credits) -> Decimal:
+    return amount if isinstance(amount, Decimal) else Decimal(str(amount))
+
+
 def _credits(amount: Decimal) -> str:
     return f"{spell(amount)} credit{'s' * (amount != 1)}"
 
@@ -244,5 +332,36 @@ def ago(age: float) -> str:
     return "just now" if age < 1 else f"{age:.0f} s ago"
 
 
-def _seconds(seconds: float) -> str:
+def _unresolved(for_seconds: float | None, because: str) -> str:
+    until = ""
+    if for_seconds is not None:
+        until = (
+            f" for up to {in_seconds(for_seconds)}" if for_seconds else " until the next refresh"
+        )
+    return f"unresolved{until} because {because}"
+
+
+def _calls_raised(count: int, causes: Mapping[str, int]) -> str:
+    """What `count` calls raised; those whose hold was dropped, or kept by hand, raised nothing."""
+    ends = [(number, f"raised {name}") for name, number in _foremost(causes)]
+    if not ends:
+        return _not_known(count)
+    rest = count - sum(number for number, _ in ends)
+    if rest > 0:
+        ends.append((rest, "ended otherwise"))
+    (first, did), *others = ends
+    calls = "a call" if first == 1 else f"{first} calls"
+    return " and ".join([f"{calls} {did}", *(f"{number} {did}" for number, did in others)])
+
+
+def _not_known(count: int) -> str:
+    return f"what {'a call' if count == 1 else 'calls'} came to is not known"
+
+
+def _foremost(causes: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(causes.items(), key=lambda cause: -cause[1])[:_MOST_NAMES]
+
+
+def in_seconds(seconds: float) -> str:
+    """A duration in words, not below a tenth of a second."""
     return f"{max(seconds, 0.1):.1f} s".replace(".0 s", " s")

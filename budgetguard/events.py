@@ -30,7 +30,8 @@ class Event:
     `credits` is what the event is about: the amount held, settled, refused or overrun by, or the
     balance that arrived. `available` is what could be promised right after it, None while unknown.
     `enforced` is False where a guard in observe mode let a call pass that it would have refused.
-    `reason` says why a refresh failed, or what a balance has to say against `sole_spender`.
+    `reason` says why a refresh failed, or what a balance has to say against `sole_spender`; of a kept
+    hold it is the name of what the call raised, None where nobody knows.
     """
 
     kind: Kind

@@ -59,6 +59,7 @@ class Gate:
         "_edge",
         "_known",
         "_learning",
+        "_least",
         "_linger",
         "_slot",
         "_stamp",
@@ -79,6 +80,7 @@ class Gate:
     lag: float
     monotonic: Callable[[], float]
     _edge: float
+    _least: float
     _linger: float
     _wall: Callable[[], float]
 
@@ -92,6 +94,10 @@ class Gate:
         self._learning = threading.Lock()
         self._known: Guard | None = None
         self._stamp: object = None
+
+    def __reduce__(self) -> tuple[type["Gate"], tuple[Any, ...]]:
+        # For cloudpickle, which sends functions by value: what is known of a guard stays here.
+        return Gate, (self.requirement, self.operation)
 
     def enter(self) -> Ledger | None:
         """Take the credits if there is nothing to decide; None sends the caller the long way."""
@@ -194,16 +200,16 @@ class Gate:
                 if self._known is None:
                     self._remember(guard)
         if guard is not None and guard is self._known and not (guard.closed or SWITCH.passive):
+            # A call that leaves too little for any guard of the account not to alert goes the long way.
+            self._edge = max(self._least, self.account.mark + self.cost)
             self._stamp = stamp
 
     def _remember(self, guard: "Guard") -> None:
         requirement, terms, clock = self.requirement, guard.asker.terms, guard.runtime.clock
         least, cost = cast("int", requirement.min or 0), cast("int | None", requirement.cost)
         self.cost = least if cost is None else cost
-        alert = guard.asker.alert_below
-        # A call that leaves less than its cost, or too little not to alert, takes the long way.
-        edge = max(least, 2 * self.cost, 0 if alert is None else alert + self.cost)
-        self._edge = edge + terms.floor - terms.extra
+        # A call that leaves less than its cost takes the long way.
+        self._least = max(least, 2 * self.cost) + terms.floor - terms.extra
         self.lag = guard.lag if requirement.lag is None else requirement.lag
         self._linger = guard.linger if requirement.linger is None else requirement.linger
         self.monotonic, self._wall = clock.monotonic, clock.wall

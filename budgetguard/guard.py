@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from decimal import Decimal
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from budgetguard import process
 from budgetguard.asker import Asker
@@ -34,8 +34,8 @@ class Guard:
     """Refuses calls that an account's credits will not pay for, before anything is spent.
 
     `provider` is PreDev, AnchorBrowser, any object with `name` and `async fetch(client)`, or a
-    callable, sync or async, that returns a number or a Balance. All durations are seconds, all
-    amounts credits:
+    callable, sync or async, that returns a number or a Balance. All durations are seconds, at most
+    366 days, all amounts credits:
 
     - `fresh_for`: a balance younger than this is used as it is; pre.dev advises to ask every 5 to
       10 minutes (its page on the credits balance, 2026-11).
@@ -53,7 +53,8 @@ class Guard:
     - `if_unknown`: `"deny"` raises BalanceUnavailable while no usable balance can be had,
       `"allow"` lets calls through and holds their cost.
     - `mode`: `"observe"` decides and books the same, but never refuses and never waits.
-    - `alert_below`: tell of a `low` event when less than this is available.
+    - `alert_below`: tell of a `low` event once when less than this is available; again only after a
+      balance above it that is higher than the one before.
     - `store`: None keeps holds in this process's memory; there is no other store yet.
     - `on_event`: is called with an Event outside every lock; what it raises is logged.
 
@@ -263,6 +264,23 @@ class Guard:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Self:
+        # What is copied with a guard in it spends from the same account.
+        return self
+
+    def __reduce_ex__(self, _: Any) -> NoReturn:
+        msg = (
+            f"The guard of {self.asker.provider} cannot be pickled: its lock, its balance and its holds "
+            "are this process's, and its key is not written anywhere. Have the other process make its "
+            "own: with budgetguard.require_credits(...), which finds a default guard where it is called, "
+            "or with guard=, a function that returns one. A guarded function that is imported there "
+            "need not be sent either."
+        )
+        raise TypeError(msg)
 
     def __repr__(self) -> str:
         return f"<Guard of {self.asker.provider}{', closed' if self.closed else ''}>"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias
 
 from budgetguard.credits import Amount, cost, to_credits
 from budgetguard.errors import HoldClosed
@@ -128,10 +128,17 @@ class Hold:
 
         Decides on the balance at hand and starts a look, but never waits; raises
         InsufficientCredits or BalanceUnavailable like any admission, HoldClosed if the hold has
-        ended, TypeError or ValueError for what is no cost.
+        ended, TypeError or ValueError for what is no cost, RuntimeError in a forked child, whose
+        parent holds these credits.
         """
         more = cost(credits, "credits")
         self._must_be_open("extend")
+        if self._inherited():
+            msg = (
+                f"The hold of {self.operation} was opened in the process that this one was forked "
+                "from, and counts there. Acquire one here for what this process spends."
+            )
+            raise RuntimeError(msg)
         now = self._account.runtime.clock.monotonic()
         need = replace(
             self._open.call.need,
@@ -166,7 +173,7 @@ class Hold:
         elif isinstance(error, self._release_on):
             self._finish("released", self._open.release, later=later)
         else:
-            self._finish("kept", self._open.keep, later=later)
+            self._finish("kept", self._open.keep, cause_of(error), later=later)
 
     def _finish(
         self, state: State, change: Callable[..., bool], *args: Any, later: bool = False
@@ -184,10 +191,16 @@ class Hold:
         return self._ending.setdefault("end", ending) is ending
 
     def _post(self, change: Callable[..., bool], *args: Any, later: bool = False) -> None:
+        if self._inherited():
+            return
         account = self._account
         at = account.runtime.clock.monotonic()
         post = account.post_later if later else account.post
         post(change, at, *args)
+
+    def _inherited(self) -> bool:
+        """Whether a parent process opened this hold: it counts in her books, and ends there."""
+        return self._open.ledger is not self._account.ledger
 
     def _must_be_open(self, verb: str) -> None:
         if self._ending:
@@ -222,6 +235,15 @@ class Hold:
             # Interrupted between the claim and the post: post again, the books take it once.
             _, change, args = self._ending["end"]
             self._post(change, *args, later=True)
+
+    def __reduce_ex__(self, _: Any) -> NoReturn:
+        # copy.copy and copy.deepcopy come here as well; a dropped copy would end the original.
+        msg = (
+            f"The hold of {self.operation} cannot be copied or pickled: it ends once, in the process "
+            "that opened it. Hand on the hold itself; to another process, hand what the call cost, "
+            "and settle here."
+        )
+        raise TypeError(msg)
 
     def __repr__(self) -> str:
         return f"<Hold of {self.amount} for {self.operation}, {self.state}>"
@@ -293,6 +315,13 @@ class NoHold(Hold):
 
     def __del__(self) -> None:
         """Leave without a trace."""
+
+
+def cause_of(error: BaseException) -> str:
+    """The name of an exception's type, never its text, which may say anything; of a group's only one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return type(error).__name__
 
 
 def _nothing(*_: Any) -> bool:

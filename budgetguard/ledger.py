@@ -30,18 +30,18 @@ integer micro-credits (`UNLIMITED` where a balance has no bound), times are mono
 from collections import deque
 from dataclasses import dataclass, replace
 from decimal import ROUND_FLOOR, Context, Decimal
-from heapq import heappop, heappush
+from heapq import merge
 from itertools import repeat, starmap
 from typing import TypeAlias
 
 from budgetguard.balance import Balance
 from budgetguard.clock import Instant
 from budgetguard.credits import UNLIMITED, to_micro
+from budgetguard.debits import BUCKETS_PER_SECOND, Debits, Kept
 
 Micro: TypeAlias = int | float
 """Micro-credits: an int, or `UNLIMITED`."""
 
-_BUCKETS_PER_SECOND = 16
 _FLOOR = Context(prec=60, rounding=ROUND_FLOOR)
 
 
@@ -157,52 +157,6 @@ class Entry:
         return max(self.amount - self.charged, 0)
 
 
-class Debits:
-    """Debits in buckets of time, so that memory does not grow with the number of calls.
-
-    A bucket's stamp is the latest of its debits': they leave together, and never early.
-    """
-
-    __slots__ = ("_buckets", "_order", "slots", "total")
-
-    def __init__(self) -> None:
-        self.total = 0
-        self.slots = 0
-        self._buckets: dict[int, list[float]] = {}
-        self._order: list[int] = []
-
-    def add(self, amount: int, clears_at: float, slots: int = 0) -> None:
-        """Book `amount` until a look sent at or after `clears_at` arrives."""
-        key = int(clears_at * _BUCKETS_PER_SECOND)
-        bucket = self._buckets.get(key)
-        if bucket is None:
-            self._buckets[key] = [clears_at, amount, slots]
-            heappush(self._order, key)
-        else:
-            bucket[1] += amount
-            bucket[2] += slots
-            bucket[0] = max(bucket[0], clears_at)
-        self.total += amount
-        self.slots += slots
-
-    def clear(self, sent: float) -> None:
-        """Drop what a look sent at `sent` is sure to show."""
-        while self._order and self._buckets[self._order[0]][0] <= sent:
-            _, amount, slots = self._buckets.pop(heappop(self._order))
-            self.total -= int(amount)
-            self.slots -= int(slots)
-
-    @property
-    def next_clears_at(self) -> float | None:
-        """The stamp of the oldest debits, None without any."""
-        return self._buckets[self._order[0]][0] if self._order else None
-
-    @property
-    def last_clears_at(self) -> float | None:
-        """The stamp of the youngest debits, None without any."""
-        return self._buckets[max(self._order)][0] if self._order else None
-
-
 class Ends(dict[int, deque[float]]):
     """When the debits clear of calls that ended at what they held, by that; not yet booked.
 
@@ -244,7 +198,7 @@ class Ledger:
         self.running = 0
         self.slots_held = 0
         self.settled = Debits()
-        self.kept = Debits()
+        self.kept = Kept()
 
     @property
     def pending(self) -> int:
@@ -277,7 +231,7 @@ class Ledger:
         for held, stamps in list(self.ends.items()):
             ended = list(starmap(stamps.popleft, repeat((), len(stamps))))
             # Two threads may have swapped places; what counts is that nothing clears early.
-            if ended and (last := max(ended)) - ended[0] < 1 / _BUCKETS_PER_SECOND:
+            if ended and (last := max(ended)) - ended[0] < 1 / BUCKETS_PER_SECOND:
                 calls = len(ended)
                 self.put(calls * held, calls * held, last, calls)
             else:
@@ -297,11 +251,14 @@ class Ledger:
         self.held -= held
         self.running -= 1
 
-    def lose(self, held: int, clears_at: float, slots: int = 0) -> None:
-        """End a taken hold of which nobody knows what it cost: it counts in full."""
+    def lose(self, held: int, clears_at: float, slots: int = 0, cause: str | None = None) -> None:
+        """End a taken hold of which nobody knows what it cost: it counts in full.
+
+        `cause` is the name of what the call raised, if that is known.
+        """
         self.held -= held
         self.running -= 1
-        self.kept.add(held, clears_at, slots)
+        self.kept.add(held, clears_at, slots, cause)
 
     def open(self, entry: Entry) -> None:
         """Hold an entry's amount and slots."""
@@ -339,12 +296,26 @@ class Ledger:
         self.give_back(entry.rest)
         return True
 
-    def keep(self, entry: Entry, clears_at: float) -> bool:
+    def keep(self, entry: Entry, clears_at: float, cause: str | None = None) -> bool:
         """End an entry whose cost is not known, slots included; False when it had ended before."""
         if not self._close(entry):
             return False
-        self.lose(entry.rest, clears_at, entry.slots)
+        self.lose(entry.rest, clears_at, entry.slots, cause)
         return True
+
+    def left_by(self, amount: Micro, slots: float) -> float | None:
+        """By when debits of that many micro-credits and slots will have left.
+
+        None where none has to leave for that, or not so much is there.
+        """
+        if amount <= 0 and slots <= 0:
+            return None
+        for clears_at, credits, sessions in merge(self.settled.in_order(), self.kept.in_order()):
+            amount -= credits
+            slots -= sessions
+            if amount <= 0 and slots <= 0:
+                return clears_at
+        return None
 
     def _hold(self, change: int) -> None:
         self.held += change

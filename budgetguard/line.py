@@ -161,8 +161,10 @@ class Line:
         error = None
         if isinstance(decision, Refuse):
             call.tell(effects, self._ledger, "refused", now)
+            why = self._why(call, decision, self._arrivals.total, now)
+            call.asker.log_refused(effects, why)
             if not call.asker.observes:
-                error = self._why(call, decision, self._arrivals.total, now)
+                error = why
         if error is None and not entry.ended:
             self._ledger.extend(entry, call.need.cost)
         return error
@@ -217,11 +219,13 @@ class Line:
                 kind: Kind = "allowed_unknown" if unknown else "admitted"
                 call.tell(effects, self._ledger, kind, now, call.need.cost)
             case Refuse():
+                why = self._why(call, decision, ahead, now)
                 if call.asker.observes:
                     self._open(ticket)
                 else:
-                    ticket.settle(self._why(call, decision, ahead, now))
+                    ticket.settle(why)
                 call.tell(effects, self._ledger, "refused", now)
+                call.asker.log_refused(effects, why)
             case Stay():
                 raise AssertionError(decision)
             case _:

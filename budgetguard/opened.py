@@ -40,10 +40,16 @@ class Open:
             self.call.tell(effects, self.ledger, "released", now, self.entry.amount)
         return released
 
-    def keep(self, now: Instant, effects: Effects, at: float) -> bool:
-        """Nobody knows what the call cost, and the provider may work on."""
-        if self.ledger.keep(self.entry, at + self.call.linger + self.call.lag):
-            self.call.tell(effects, self.ledger, "kept", now, self.entry.amount)
+    def keep(self, now: Instant, effects: Effects, at: float, cause: str | None = None) -> bool:
+        """Nobody knows what the call cost, and the provider may work on.
+
+        `cause` is the name of what it raised, if that is known.
+        """
+        entry, call = self.entry, self.call
+        unresolved_for = call.linger + call.lag
+        if self.ledger.keep(entry, at + unresolved_for, cause):
+            call.tell(effects, self.ledger, "kept", now, entry.amount, reason=cause)
+            call.asker.log_kept(effects, call.operation, entry, unresolved_for, cause)
         return False
 
     def keep_attempt(self, now: Instant, effects: Effects, at: float) -> bool:

@@ -192,20 +192,34 @@ def _recheck_at(looking: Looking, terms: Terms) -> float:
 
 
 def ready_in(ledger: Ledger, looking: Looking, terms: Terms, need: Need, now: Instant) -> float:
-    """At least how many seconds until a refused caller can fit: debits leave, and a look shows it.
+    """At least how many seconds until a refused caller can fit: debits leave, and a refresh shows it.
 
-    No look is sent while the provider is left alone after failures. Credits held by running calls come free at any time, so there the next look is the bound.
+    None is sent while the provider is left alone after failures. What running calls hold comes free
+    at any time, so where that is enough, the next refresh is the bound; else enough debits have to
+    leave, kept ones among them.
     """
     look = ledger.look
     assert look is not None
     due = max(look.sent.mono + terms.recheck_after, looking.blocked_until)
-    wait = max(due - now.mono, 0.0)
-    short = need.amount - ledger.available(terms.floor, terms.extra)
-    stamps = (ledger.settled.next_clears_at, ledger.kept.next_clears_at)
-    young = [stamp for stamp in stamps if stamp is not None]
-    if ledger.held < short and young:
-        wait = max(wait, min(young) - now.mono)
-    return wait
+    # Not `available`: what the balance shows already of a debit comes free with nobody.
+    most = look.spendable(terms.extra) - terms.floor - ledger.pending
+    short = need.amount - most if need.amount else 0
+    left_by = ledger.left_by(short, _slots_short(ledger, need))
+    return max(due, NEVER if left_by is None else left_by, now.mono) - now.mono
+
+
+def slot_in(ledger: Ledger, terms: Terms, need: Need, now: Instant) -> float:
+    """At least how many seconds until a caller who lacks slots can fit; sessions end at any time.
+
+    Where those that run are too few, kept ones have to leave.
+    """
+    left_by = ledger.left_by(0, _slots_short(ledger, need))
+    return max(terms.recheck_after, 0.0 if left_by is None else left_by - now.mono)
+
+
+def _slots_short(ledger: Ledger, need: Need) -> float:
+    assert ledger.look is not None
+    return need.slots + ledger.kept.slots - ledger.look.slots if need.slots else 0
 
 
 def decide_reading(

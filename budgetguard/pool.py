@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from budgetguard.guard import Guard
 from budgetguard.process import Locked
@@ -58,6 +58,13 @@ class GuardPool(Generic[K]):
     def __len__(self) -> int:
         with self._locked.lock:
             return len(self._recent) + len(self._busy)
+
+    def __reduce_ex__(self, _: Any) -> NoReturn:
+        msg = (
+            "A GuardPool cannot be copied or pickled: its guards' holds and keys are this process's. "
+            "Make one in the other process, by the same make_guard."
+        )
+        raise TypeError(msg)
 
     def __repr__(self) -> str:
         return f"<GuardPool of {len(self)} guards>"

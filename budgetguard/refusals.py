@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from budgetguard.asker import Asker, Call
 from budgetguard.clock import Instant
 from budgetguard.credits import spell, to_credits
+from budgetguard.debits import Causes
 from budgetguard.errors import (
     BalanceUnavailable,
     Basis,
@@ -13,7 +14,7 @@ from budgetguard.errors import (
     InsufficientCredits,
 )
 from budgetguard.ledger import Ledger, Look
-from budgetguard.policy import Ahead, Looking, Refuse, Why, ready_in
+from budgetguard.policy import Ahead, Looking, Refuse, Why, ready_in, slot_in
 
 if TYPE_CHECKING:
     from budgetguard.flight import Failure
@@ -24,11 +25,13 @@ def why_refused(
 ) -> BudgetGuardError:
     """The error of a caller who lacks credits or slots."""
     if refuse.why is Why.SLOTS:
-        return _too_many(ledger, call, refuse, ahead)
+        return _too_many(ledger, call, refuse, ahead, now)
     return _too_little(ledger, looking, call, refuse, ahead, now)
 
 
-def _too_many(ledger: Ledger, call: Call, refuse: Refuse, ahead: Ahead) -> ConcurrencyLimit:
+def _too_many(
+    ledger: Ledger, call: Call, refuse: Refuse, ahead: Ahead, now: Instant
+) -> ConcurrencyLimit:
     look, terms = ledger.look, call.asker.terms
     assert look is not None
     return ConcurrencyLimit(
@@ -36,8 +39,11 @@ def _too_many(ledger: Ledger, call: Call, refuse: Refuse, ahead: Ahead) -> Concu
         limit=int(look.slots),
         in_use=ledger.slots_in_use + ahead.slots,
         provider=call.asker.provider,
-        retry_after=None if refuse.hopeless else terms.recheck_after,
+        retry_after=None if refuse.hopeless else slot_in(ledger, terms, call.need, now),
         needed=call.need.slots,
+        unresolved=ledger.kept.slots,
+        causes=_named(ledger.kept.sessions),
+        unresolved_for=_until(ledger.kept.last_slot_clears_at, now),
     )
 
 
@@ -73,7 +79,20 @@ def _too_little(
         queued=to_credits(ahead.amount),
         extra=to_credits(extra),
         basis=basis,
+        cap=to_credits(look.cap) if basis == "cap" else None,
+        kept=to_credits(ledger.kept.total),
+        unresolved=ledger.kept.calls.total(),
+        causes=_named(ledger.kept.calls),
+        unresolved_for=_until(ledger.kept.last_clears_at, now),
     )
+
+
+def _named(causes: Causes) -> dict[str, int]:
+    return {name: number for name, number in causes.items() if name is not None}
+
+
+def _until(clears_at: float | None, now: Instant) -> float | None:
+    return None if clears_at is None else max(clears_at - now.mono, 0.0)
 
 
 def unavailable(asker: Asker, failure: "Failure | None", wait: float) -> BalanceUnavailable:

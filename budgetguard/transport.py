@@ -297,7 +297,7 @@ class _Call:
         if isinstance(error, (*never_made, library.ProxyError)):
             self._end("release")
         elif not isinstance(error, library.TransportError) or not self._park():
-            self._end("keep")
+            self.hold.finish(error)
 
     def received(self, response: Any) -> Any:
         """A reply begins: it is watched to its end, if that says anything about credits."""

@@ -104,14 +104,20 @@ def _wrap_object(gate: Gate, function: Any, guard: Callable[[Gate, Any], Any]) -
         own = lambda _, /, *a, **k: wrapped(*a, **k)  # noqa: E731, PLW0108
         return guard(gate, own)(instance, *args, **kwargs)
 
-    class AsyncCallable(wrapt.FunctionWrapper):  # type: ignore[misc,type-arg,unused-ignore]
+    class Wrapper(wrapt.FunctionWrapper):  # type: ignore[misc,type-arg,unused-ignore]
+        """Pickled as what it is made of."""
+
+        def __reduce_ex__(self, _: Any) -> tuple[Any, ...]:
+            return wrap, (gate.requirement, self.__wrapped__)
+
+    class AsyncCallable(Wrapper):
         """Frameworks ask whether an object's `__call__` is a coroutine function."""
 
         async def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
             return await super().__call__(*args, **kwargs)
 
     is_async = inspect.iscoroutinefunction(getattr(function.__class__, "__call__", None))  # noqa: B004
-    return (AsyncCallable if is_async else wrapt.FunctionWrapper)(function, call)
+    return (AsyncCallable if is_async else Wrapper)(function, call)
 
 
 def _guard_plain(gate: Gate, function: Callable[..., Any]) -> Callable[..., Any]:  # noqa: C901  one frame

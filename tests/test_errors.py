@@ -1,6 +1,7 @@
 """Errors: their tree, their figures, and the sentences that people read."""
 
 import copy
+import json
 import pickle
 from collections.abc import Callable
 from decimal import Decimal
@@ -20,6 +21,8 @@ from budgetguard import (
     InsufficientCredits,
     InvalidCredentials,
 )
+from budgetguard.errors import NEVER_REACHED
+from budgetguard.fetching import Transient
 
 TOP_UP = "https://pre.dev/projects/key?upgrade=credits"
 
@@ -47,6 +50,23 @@ ERRORS = [
     insufficient(retry_after=3.5, queued=Decimal(2), extra=Decimal(1), basis="cost limit"),
     ConcurrencyLimit(operation="browse", limit=3, in_use=3, provider="Anchor", retry_after=5.0),
     ConcurrencyLimit(operation="browse", limit=3, in_use=0, provider="Anchor", needed=4),
+    insufficient(balance=Decimal("Infinity"), cap=Decimal("12.50"), basis="cap"),
+    insufficient(
+        pending=Decimal("1E+2"),
+        kept=Decimal("0.000001"),
+        unresolved=2,
+        causes={"NameError": 1},
+        unresolved_for=305.25,
+    ),
+    ConcurrencyLimit(
+        operation="browse",
+        limit=3,
+        in_use=3,
+        provider="Anchor",
+        unresolved=2,
+        causes={"TimeoutError": 2},
+        unresolved_for=1260.0,
+    ),
     BalanceUnavailable(provider="pre.dev", reason="no answer within 10 s", retry_after=0.5),
     InvalidCredentials(provider="pre.dev", reason="the provider answered 401"),
     HoldClosed(operation="deep_spec", state="settled", verb="release"),
@@ -83,10 +103,10 @@ def test_the_tree(kind: type[Exception], base: type[Exception]) -> None:
         (insufficient(retry_after=0.0), 402, True),
         (ERRORS[2], 429, True),
         (ERRORS[3], 429, False),
-        (ERRORS[4], 503, True),
-        (ERRORS[5], 503, False),
-        (ERRORS[6], 500, False),
-        (ERRORS[7], 500, False),
+        (ERRORS[7], 503, True),
+        (ERRORS[8], 503, False),
+        (ERRORS[9], 500, False),
+        (ERRORS[10], 500, False),
     ],
     ids=lambda given: type(given).__name__ if isinstance(given, Exception) else str(given),
 )
@@ -124,6 +144,72 @@ def test_a_copy_says_the_same(error: BudgetGuardError, duplicate: Callable[[Any]
     assert repr(twin) == repr(error)
 
 
+class Ours(InsufficientCredits):
+    """What a user derives, to catch one kind of call's refusals apart."""
+
+
+class Billed(ConcurrencyLimit):
+    """A user's, made in a way of its own."""
+
+    def __init__(self, tenant: str, error: ConcurrencyLimit) -> None:
+        super().__init__(*error.args)
+        self.tenant = tenant
+
+
+DERIVED = [Ours(*ERRORS[0].args), Transient(provider="pre.dev", reason="it answered 503")]
+
+
+@pytest.mark.parametrize(
+    "error", ERRORS + DERIVED, ids=lambda error: f"{type(error).__name__} {len(str(error))}"
+)
+@pytest.mark.parametrize("travels", [lambda args: args, lambda args: json.loads(json.dumps(args))])
+def test_an_error_is_made_anew_of_its_args(
+    error: BudgetGuardError, travels: Callable[[Any], Any]
+) -> None:
+    """Queues carry a type and JSON values: the same type, message, figures and args come of them."""
+    again = type(error)(*travels(error.args))
+    assert type(again) is type(error)
+    assert vars(again) == vars(error)
+    assert public(again) == public(error)
+    assert (str(again), again.args) == (str(error), error.args)
+    kinds = [type(figure) for figure in vars(error).values()]
+    assert [type(figure) for figure in vars(again).values()] == kinds
+
+
+def test_every_error_of_the_library_is_tried_above() -> None:
+    """A new one is not forgotten."""
+
+    def below(kind: type[BudgetGuardError]) -> set[type[BudgetGuardError]]:
+        return {kind}.union(*map(below, kind.__subclasses__()))
+
+    ours = {kind for kind in below(BudgetGuardError) if kind.__module__.startswith("budgetguard")}
+    assert ours == {type(error) for error in ERRORS + DERIVED if type(error) is not Ours}
+
+
+def test_amounts_may_be_given_as_text() -> None:
+    """Where they come from `args` they are; an int will do, and a float as it is written."""
+    error = insufficient(needed="50.50", available=12, balance=42.1)
+    assert (error.needed, error.available) == (Decimal("50.50"), Decimal(12))
+    assert (error.balance, error.args[3]) == (Decimal("42.1"), "42.1")
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))]
+)
+def test_an_error_made_in_another_way_travels_too(duplicate: Callable[[Any], Any]) -> None:
+    """A user's own arguments do not have to be the figures."""
+    twin = duplicate(Billed("ada", ERRORS[2]))  # type: ignore[arg-type]
+    assert (type(twin), twin.tenant, str(twin)) == (Billed, "ada", str(ERRORS[2]))
+
+
+def test_the_figures_of_an_error_are_its_own() -> None:
+    """What is done to the causes it was made with, or shows, changes neither it nor its args."""
+    causes = {"NameError": 1}
+    error = insufficient(causes=causes, unresolved=1, kept=Decimal(1))
+    causes["OSError"] = error.args[19]["OSError"] = 1
+    assert error.causes == {"NameError": 1}
+
+
 def test_notes_travel_along() -> None:
     """What a caller added to an error is not lost on its way between processes."""
     error = insufficient()
@@ -155,6 +241,12 @@ def test_insufficient_credits_carries_its_figures() -> None:
         "queued": Decimal(2),
         "extra": Decimal(1),
         "basis": "reported",
+        "overlap": Decimal(6),
+        "cap": Decimal(60),
+        "kept": Decimal(3),
+        "unresolved": 2,
+        "causes": {"NameError": 2},
+        "unresolved_for": 305.0,
     }
     error = InsufficientCredits(**figures)  # type: ignore[arg-type]
     assert {name: getattr(error, name) for name in figures} == figures
@@ -257,6 +349,68 @@ def test_the_message_of_the_contract() -> None:
             ),
         ),
         (
+            {"available": Decimal(-390), "basis": "cap", "cap": Decimal(30)},
+            (
+                "deep_spec needs 50 credits, and the cost limit at pre.dev allows 30 for one call "
+                "(looked 14 s ago)."
+            ),
+        ),
+        (
+            {"balance": Decimal(60), "available": Decimal(30), "retry_after": 3.0},
+            (
+                "deep_spec needs 50 credits, and 30 are available: pre.dev reports 60, 30 are held by "
+                "1 running call (looked 14 s ago). Try again in 3 s."
+            ),
+        ),
+        (
+            {
+                "balance": Decimal(120),
+                "available": Decimal(20),
+                "held": Decimal(0),
+                "pending": Decimal(100),
+                "kept": Decimal(100),
+                "unresolved": 2,
+                "causes": {"NameError": 2},
+                "unresolved_for": 305.0,
+                "retry_after": 300.0,
+            },
+            (
+                "deep_spec needs 50 credits, and 20 are available: pre.dev reports 120, 100 are "
+                "unresolved for up to 305 s because 2 calls raised NameError (looked 14 s ago). "
+                f"Try again in 300 s. {NEVER_REACHED}"
+            ),
+        ),
+        (
+            {
+                "available": Decimal(2),
+                "held": Decimal(0),
+                "pending": Decimal(40),
+                "kept": Decimal(1),
+                "unresolved": 1,
+                "unresolved_for": 0.0,
+            },
+            (
+                "deep_spec needs 50 credits, and 2 are available: pre.dev reports 42, 39 are counted "
+                "for calls that just ended, 1 is unresolved until the next refresh because what "
+                "a call came to is not known "
+                "(looked 14 s ago). Top up: https://pre.dev/..."
+            ),
+        ),
+        (
+            {
+                "pending": Decimal(7),
+                "kept": Decimal(7),
+                "unresolved": 9,
+                "causes": {"A": 1, "B": 3, "C": 1, "D": 2},
+                "available": Decimal(5),
+            },
+            (
+                "deep_spec needs 50 credits, and 5 are available: pre.dev reports 42, 30 are held by 1 "
+                "running call, 7 are unresolved because 3 calls raised B and 2 raised D and 1 raised A "
+                "and 3 ended otherwise (looked 14 s ago). Top up: https://pre.dev/..."
+            ),
+        ),
+        (
             {"retry_after": 0.01},
             (
                 "deep_spec needs 50 credits, and 12 are available: pre.dev reports 42, 30 are held by "
@@ -273,6 +427,11 @@ def test_the_message_of_the_contract() -> None:
         "cost limit",
         "refused",
         "cap",
+        "cap below what others hold",
+        "the balance alone would do",
+        "kept",
+        "kept by hand, and settled",
+        "kept for many reasons",
         "soon",
     ],
 )
@@ -301,6 +460,54 @@ def test_messages_of_too_few_credits(figures: dict[str, Any], message: str) -> N
             ),
         ),
         (
+            ConcurrencyLimit(
+                operation="browse",
+                limit=1,
+                in_use=1,
+                provider="Anchor",
+                retry_after=1260.0,
+                unresolved=1,
+                causes={"NameError": 1},
+                unresolved_for=1260.0,
+            ),
+            (
+                "browse needs 1 slot, and Anchor allows 1 at once, and 1 is in use, unresolved for up "
+                f"to 1260 s because a call raised NameError. Try again in 1260 s. {NEVER_REACHED}"
+            ),
+        ),
+        (
+            ConcurrencyLimit(
+                operation="browse",
+                limit=4,
+                in_use=4,
+                provider="Anchor",
+                retry_after=5.0,
+                unresolved=2,
+                causes={"NameError": 1, "OSError": 1},
+                unresolved_for=60.0,
+            ),
+            (
+                "browse needs 1 slot, and Anchor allows 4 at once, and 4 are in use, of which 2 are "
+                "unresolved for up to 60 s because calls raised NameError or OSError. "
+                "Try again when one has ended, or pass wait=."
+            ),
+        ),
+        (
+            ConcurrencyLimit(
+                operation="browse",
+                limit=3,
+                in_use=3,
+                provider="Anchor",
+                retry_after=60.0,
+                needed=2,
+                unresolved=2,
+            ),
+            (
+                "browse needs 2 slots, and Anchor allows 3 at once, and 3 are in use, of which 2 are "
+                f"unresolved because what calls came to is not known. Try again in 60 s. {NEVER_REACHED}"
+            ),
+        ),
+        (
             BalanceUnavailable(provider="pre.dev", reason="no answer within 10 s", retry_after=2.5),
             "The balance at pre.dev is not known: no answer within 10 s. Next look in 2.5 s.",
         ),
@@ -314,7 +521,17 @@ def test_messages_of_too_few_credits(figures: dict[str, Any], message: str) -> N
         ),
         (ConfigurationError("Set a key."), "Set a key."),
     ],
-    ids=["slots", "never", "unavailable, when", "unavailable", "closed", "configuration"],
+    ids=[
+        "slots",
+        "never",
+        "slots kept",
+        "running ones suffice",
+        "running ones do not suffice",
+        "unavailable, when",
+        "unavailable",
+        "closed",
+        "configuration",
+    ],
 )
 def test_messages(error: BudgetGuardError, message: str) -> None:
     """Messages are whole sentences that a person can act on."""
@@ -324,16 +541,18 @@ def test_messages(error: BudgetGuardError, message: str) -> None:
 SUMS = st.decimals(0, 10**6, allow_nan=False, places=2)
 
 
-@given(SUMS, SUMS, SUMS, SUMS, SUMS, SUMS)
+@given(SUMS, SUMS, SUMS, SUMS, SUMS, SUMS, SUMS)
 def test_the_figures_in_a_message_add_up(
     balance: Decimal,
     extra: Decimal,
     held: Decimal,
-    pending: Decimal,
+    settled: Decimal,
+    kept: Decimal,
     queued: Decimal,
     floor: Decimal,
 ) -> None:
     """Every part that is not zero is in the message, as the attribute says it."""
+    pending = settled + kept
     available = balance + extra - held - pending - queued - floor
     error = insufficient(
         needed=max(available, Decimal(0)) + 1,
@@ -342,6 +561,8 @@ def test_the_figures_in_a_message_add_up(
         extra=extra,
         held=held,
         pending=pending,
+        kept=kept,
+        unresolved=1 if kept else 0,
         queued=queued,
         floor=floor,
     )

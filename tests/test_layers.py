@@ -13,7 +13,17 @@ import budgetguard
 
 ROOT = Path(budgetguard.__file__).parent
 HEAVY = ("httpx", "anyio", "asyncio", "wrapt", "cachetools", "trio", "pytest", "starlette", "rich")
-PURE = {"errors", "credits", "clock", "durations", "balance", "ledger", "policy", "arrivals"}
+PURE = {
+    "errors",
+    "credits",
+    "clock",
+    "durations",
+    "balance",
+    "debits",
+    "ledger",
+    "policy",
+    "arrivals",
+}
 PLACES = {
     "starlette": ("budgetguard.testing.sandbox",),
     "uvicorn": ("budgetguard.testing.sandbox",),

@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from budgetguard import Balance
 from budgetguard.clock import Instant
 from budgetguard.credits import UNLIMITED, to_credits
-from budgetguard.ledger import Debits, Entry, Ledger, Look
+from budgetguard.debits import Debits
+from budgetguard.ledger import Entry, Ledger, Look
 
 if TYPE_CHECKING:
     from collections.abc import Callable

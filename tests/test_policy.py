@@ -29,6 +29,7 @@ from budgetguard.policy import (
     possible,
     ready_in,
     shortage,
+    slot_in,
     usable,
 )
 
@@ -708,7 +709,10 @@ def test_who_only_reads(
         (books(60, 9.0, held=50), 50, 0.0),
         (books(60, 2.0, pending=50), 50, 20.0),
         (books(60, 2.0, kept=50), 50, 60.0),
-        (books(60, 2.0, pending=25, kept=25), 50, 20.0),
+        (books(60, 2.0, pending=25, kept=25), 35, 20.0),
+        (books(60, 2.0, pending=25, kept=25), 36, 60.0),
+        (books(60, 2.0, held=10, pending=25, kept=15), 50, 60.0),
+        (books(60, 2.0, held=10, pending=25, kept=15), 45, 20.0),
         (books(60, 2.0, held=40, pending=20), 40, 3.0),
         (books(60, 2.0, held=40, pending=20), 41, 20.0),
         (books(60, 2.0, held=40, kept=20), 40, 3.0),
@@ -720,7 +724,10 @@ def test_who_only_reads(
         "a look was due",
         "debits",
         "kept",
-        "debits before kept",
+        "debits before kept suffice",
+        "debits before kept do not suffice",
+        "open calls and debits do not suffice",
+        "open calls and debits suffice",
         "open calls suffice",
         "open calls do not suffice",
         "open calls suffice beside kept",
@@ -728,7 +735,7 @@ def test_who_only_reads(
     ],
 )
 def test_when_a_refused_caller_may_come_again(ledger: Ledger, amount: int, seconds: float) -> None:
-    """Not before the next look, nor before a debit leaves where the open calls do not suffice."""
+    """Not before the next refresh, nor before enough debits leave where open calls do not suffice."""
     assert ready_in(ledger, Looking(), TERMS, need(amount), at(NOW)) == seconds
 
 
@@ -744,6 +751,85 @@ def test_a_refused_caller_is_not_told_to_come_back_before_the_next_look() -> Non
     ledger = books(40, 0.0)
     failing = Looking(last_sent=NOW, blocked_until=NOW + 30)
     assert ready_in(ledger, failing, TERMS, need(50), at(NOW + 1)) == 29.0
+
+
+@pytest.mark.parametrize(
+    ("ledger", "slots", "seconds"),
+    [
+        (books(slots_held=1, slots_kept=1, max_concurrency=2), 1, 5.0),
+        (books(slots_held=1, slots_kept=1, max_concurrency=2), 2, 60.0),
+        (books(slots_kept=1, max_concurrency=1), 1, 60.0),
+        (books(slots_held=2, max_concurrency=2), 2, 5.0),
+        (books(slots_kept=1, pending=100, max_concurrency=1), 1, 60.0),
+    ],
+    ids=["a running session suffices", "it does not", "kept alone", "running alone", "few credits"],
+)
+def test_when_a_caller_refused_for_slots_may_come_again(
+    ledger: Ledger, slots: int, seconds: float
+) -> None:
+    """A session that runs may end at any time; one of which nobody knows, when its debit leaves."""
+    assert slot_in(ledger, TERMS, need(50, slots=slots), at(NOW)) == seconds
+
+
+def test_who_lacks_credits_and_slots_comes_again_when_there_are_both() -> None:
+    """The later of both is the bound."""
+    ledger = books(60, 2.0, pending=50, slots_kept=1, max_concurrency=1)
+    assert ready_in(ledger, Looking(), TERMS, need(50), at(NOW)) == 20.0
+    assert ready_in(ledger, Looking(), TERMS, need(50, slots=1), at(NOW)) == 60.0
+
+
+def test_what_a_balance_shows_already_comes_free_with_no_debit() -> None:
+    """Where a sole spender's balance shows a debit, its leaving makes nothing more available."""
+    ledger = Ledger()
+    ledger.sole_spender = True
+    ledger.apply(Look.of(Balance(credits=to_credits(100)), at(NOW - 9)))
+    ledger.take(40)
+    ledger.put(40, 40, NOW + 20)
+    ledger.apply(Look.of(Balance(credits=to_credits(60)), at(NOW - 8)))
+    entry = Entry(30)
+    ledger.open(entry)
+    ledger.keep(entry, NOW + 60)
+    assert ledger.available(0, 0) == 30
+    assert ready_in(ledger, Looking(), TERMS, need(50), at(NOW)) == 60.0
+
+
+# Sixteenths of a second apart: each debit is then in a bucket of its own.
+DEBITS = st.lists(
+    st.tuples(st.integers(1, 40), st.integers(0, 2), st.booleans()), min_size=1, max_size=12
+)
+
+
+def ended(credits: int, debits: list[tuple[int, int, bool]], running: int) -> Ledger:
+    """Books whose debits leave one after the other, from ten seconds on."""
+    ledger = books(credits, 2.0, held=running, max_concurrency=4)
+    for place, (amount, slots, kept) in enumerate(debits):
+        entry = Entry(amount, slots if kept else 0)
+        ledger.open(entry)
+        clears_at = NOW + 10 + place / 16
+        if kept:
+            ledger.keep(entry, clears_at)
+        else:
+            ledger.settle(entry, amount, clears_at)
+    return ledger
+
+
+@given(DEBITS, st.integers(0, 100), st.integers(0, 20), st.integers(1, 60), st.integers(0, 4))
+def test_the_moment_named_is_the_first_at_which_the_caller_can_fit(
+    debits: list[tuple[int, int, bool]], running: int, floor: int, amount: int, slots: int
+) -> None:
+    """A balance asked for then lets it in, if the open calls cost nothing; one before would not."""
+    credits, terms = amount + floor + 3, replace(TERMS, floor=floor)
+    caller = need(amount, slots=slots)
+
+    def fits(sent: float) -> bool:
+        ledger = ended(credits, debits, 0)
+        ledger.apply(Look.of(Balance(to_credits(credits), max_concurrency=4), at(sent)))
+        return shortage(ledger, terms, caller, NOBODY) is None
+
+    ready = NOW + ready_in(ended(credits, debits, running), Looking(), terms, caller, at(NOW))
+    due = NOW + 3
+    assert fits(ready)
+    assert ready == due or not fits(math.nextafter(ready, 0))
 
 
 # What no row may say.

@@ -53,7 +53,14 @@ def call(needed: int = 50, slots: int = 0, *, floor: int = 0, extra: int = 0) ->
     return Call(asker(floor, extra), "deep_spec", need, 5.0, 300.0)
 
 
-def books(credits: int = 42, *held: int, pending: int = 0, kept: int = 0, **limits: Any) -> Ledger:
+def books(
+    credits: int = 42,
+    *held: int,
+    pending: int = 0,
+    kept: int = 0,
+    cause: str | None = None,
+    **limits: Any,
+) -> Ledger:
     """A ledger in whole credits, whose look was sent 14 s ago."""
     ledger = Ledger()
     ledger.apply(Look.of(Balance(credits=Decimal(credits), **limits), at(NOW - 14)))
@@ -65,7 +72,7 @@ def books(credits: int = 42, *held: int, pending: int = 0, kept: int = 0, **limi
     if kept:
         entry = Entry(kept * MICRO, 1)
         ledger.open(entry)
-        ledger.keep(entry, NOW + 60)
+        ledger.keep(entry, NOW + 60, cause)
     return ledger
 
 
@@ -190,7 +197,8 @@ def test_an_exhausted_account_has_nothing() -> None:
 def test_more_than_one_call_may_cost(held: tuple[int, ...], available: int) -> None:
     """Above a cap, the most that this one call could have had is what is available."""
     error = refused(books(42, *held, cost_limit=Decimal(30)), call(50), Why.CAP)
-    assert shown(error, "basis", "available", "needed") == ("cap", available, 50)
+    assert shown(error, "basis", "available", "needed", "cap") == ("cap", available, 50, 30)
+    assert "allows 30 for one call" in str(error)
     assert not error.retryable
 
 
@@ -240,6 +248,44 @@ def test_too_many_sessions(
     assert error.retryable is not hopeless
 
 
+def test_kept_calls_are_told_apart_from_running_and_settled_ones() -> None:
+    """They are part of what is pending, and not of what runs; with why, and for how long."""
+    ledger = books(100, 10, 5, pending=4, kept=3, cause="NameError")
+    entry = Entry(20 * MICRO)
+    ledger.open(entry)
+    ledger.keep(entry, NOW + 90)
+    error = refused(ledger, call(80), hopeless=False)
+    assert shown(error, "held", "running", "pending") == (15, 2, 27)
+    assert shown(error, "kept", "unresolved", "causes") == (23, 2, {"NameError": 1})
+    assert shown(error, "unresolved_for", "retry_after") == (90.0, 60.0)
+    assert total(error) == error.available
+    assert (
+        "15 are held by 2 running calls, 4 are counted for calls that just ended, 23 are unresolved "
+        "for up to 90 s because a call raised NameError and 1 ended otherwise"
+    ) in str(error)
+
+
+def test_kept_sessions_are_told_apart_from_those_that_are_open() -> None:
+    """Only of calls that had a slot, with why, and for how long."""
+    ledger = books(100, 1, kept=3, cause="NameError", max_concurrency=2)
+    other = Entry(5 * MICRO)
+    ledger.open(other)
+    ledger.keep(other, NOW + 90, "OSError")
+    need = call(1, 2)
+    error = why_refused(ledger, Looking(), need, Refuse(Why.SLOTS, hopeless=False), NOBODY, at(NOW))
+    assert isinstance(error, ConcurrencyLimit)
+    assert shown(error, "in_use", "unresolved", "causes") == (2, 1, {"NameError": 1})
+    assert shown(error, "unresolved_for", "retry_after") == (60.0, 60.0)
+
+
+@pytest.mark.parametrize("amount", [1, 1_000_000], ids=["one", "a million"])
+def test_who_made_the_shortfall_is_asked_to_top_up_only_if_that_helps(amount: int) -> None:
+    """Where the reported balance alone would do, it is not more credits that are lacking."""
+    short, held = books(amount), books(amount, amount)
+    assert "Top up: https://pre.dev/..." in str(refused(short, call(amount + 1)))
+    assert "Top up" not in str(refused(held, call(amount), hopeless=False))
+
+
 def test_unavailable_without_a_failure_is_a_deadline_passed() -> None:
     """A caller whose time is up while the look still runs is told how long was waited."""
     error = unavailable(asker(), None, 0.5)
@@ -274,6 +320,6 @@ def test_a_guards_refusal_reads_well(clock: HandClock) -> None:
     assert str(caught.value) == (
         "deep_spec needs 40 credits, and 32 are available: fake reports 60.5, 20 are held by "
         "1 running call, 3.5 are counted for calls that just ended, the floor keeps 5 "
-        "(looked 2 s ago). Try again in 3 s. Top up: https://example.com/top-up"
+        "(looked 2 s ago). Try again in 3 s."
     )
     running.release()

@@ -24,7 +24,7 @@ from budgetguard.browser.ending import (
 from budgetguard.browser.journal import Entry, Journal, Note, account_of
 from budgetguard.clock import Instant
 from budgetguard.credits import Amount, cost, exact, to_credits
-from budgetguard.durations import seconds
+from budgetguard.durations import LONGEST, LONGEST_DAYS, seconds
 from budgetguard.errors import HoldClosed
 from budgetguard.events import logger
 from budgetguard.guard import check_guard
@@ -85,6 +85,9 @@ def browser_session(
         raise TypeError(msg)
     if minutes < 1:
         msg = f"minutes must be at least 1, not {minutes}: a session without a longest life may cost anything"
+        raise ValueError(msg)
+    if minutes > LONGEST / 60:
+        msg = f"minutes must be at most {LONGEST / 60:.0f}, which are {LONGEST_DAYS} days, not {minutes}"
         raise ValueError(msg)
     if journal is not None and not isinstance(journal, Journal):
         msg = f"journal takes a Journal, not {type(journal).__name__}: Journal(folder) makes one"

@@ -14,6 +14,7 @@ import httpx
 
 from budgetguard.browser.ending import is_alive, wants_credits
 from budgetguard.credits import to_credits
+from budgetguard.durations import LONGEST
 from budgetguard.guard import check_guard
 from budgetguard.integrations._anchor_prices import PRICED, RETRY, TOLD, Told
 from budgetguard.integrations._extra import extra
@@ -155,7 +156,7 @@ class _Account:
     def _need_for(self, path: str, life: float) -> "Requirement":
         """What one call needs; a hold that is kept counts for as long as the work may live."""
         if self._guard.linger < life < math.inf:
-            return self._need(path, linger=life)
+            return self._need(path, linger=min(life, LONGEST))
         return self._needs[path]
 
     def _life(self, path: str, how: Mapping[str, Any]) -> float:

@@ -4,6 +4,7 @@ from decimal import Decimal
 from typing import Any, ClassVar, Final
 
 from budgetguard.credits import LIMIT
+from budgetguard.durations import LONGEST
 from budgetguard.wire import OK, End, Prices, Reply, Wire, parse
 
 BROWSER: Final = Decimal("0.01")
@@ -45,7 +46,7 @@ def _batch(request: Any) -> dict[str, Any]:
 def _sessions(configuration: dict[str, Any], count: int | Decimal) -> dict[str, Any]:
     timeout = _object(_object(configuration.get("session")).get("timeout"))
     minutes = _positive(timeout.get("max_duration", Decimal(_LONGEST)), _NO_LIMIT)
-    return {"min": session_cost(minutes) * count, "linger": float(minutes * 60)}
+    return {"min": session_cost(minutes) * count, "linger": min(float(minutes * 60), LONGEST)}
 
 
 def _web_task(request: Any) -> Decimal:

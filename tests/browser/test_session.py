@@ -195,7 +195,10 @@ def test_an_end_that_is_not_confirmed(
     assert scene.own == {"session-000002": "running"}
     assert scene.guard.available == before - HELD
     assert len(scene.files) == 1
-    [record] = [each for each in caplog.records if each.levelno == logging.WARNING]
+    kept, record = (each for each in caplog.records if each.levelno == logging.WARNING)
+    assert kept.getMessage().startswith(
+        "What visit cost is not known. Counting 0.015 credits and 1 "
+    )
     assert "session-000002 is not confirmed gone" in record.getMessage()
     assert "call reap(client, journal)" in record.getMessage()
     assert scene.sandbox.anchor_key not in record.getMessage()
@@ -599,6 +602,14 @@ def test_wrong_uses(scene: Any) -> None:
     for minutes, kind in [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)]:
         with pytest.raises(kind, match="minutes"):
             browser_session(scene.client, scene.guard, minutes)
+    browser_session(scene.client, scene.guard, 366 * 24 * 60)
+    for minutes in (366 * 24 * 60 + 1, 10**300):
+        with pytest.raises(ValueError, match="minutes must be at most 527040, which are 366 days"):
+            browser_session(scene.client, scene.guard, minutes)
+    with pytest.raises(ValueError, match="create_within must be at most 366 days"):
+        open_one(scene, create_within=1e300)
+    with pytest.raises(ValueError, match="wait must be at most 366 days"):
+        open_one(scene, wait=1e300).__enter__()
     with pytest.raises(ValueError, match="minutes"):
         open_one(scene, session={"timeout": {"max_duration": 3}})
     with pytest.raises(ValueError, match="extra"):

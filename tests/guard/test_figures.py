@@ -47,8 +47,10 @@ def test_the_figures_of_a_refusal_add_up(clock: HandClock, guard: Guard) -> None
     assert (error.running, error.age, error.status_code) == (1, 2, 402)
     assert str(error) == (
         "spec needs 60 credits, and 50 are available: fake reports 100, 15 are held by 1 running "
-        "call, 25 are counted for calls that just ended, the floor keeps 10 (looked 2 s ago). "
-        "Try again in 3 s. Top up: https://example.com/top-up"
+        "call, 20 are counted for calls that just ended, 5 are unresolved for up to 305 s because "
+        "what a call came to is not known, the floor keeps 10 (looked 2 s ago). Try again in 3 s. Of a call that "
+        "never reached the provider nothing need be kept: name what it raises in release_on=, or "
+        "call hold.release()."
     )
     held.release()
 
@@ -92,6 +94,42 @@ def test_a_shortfall_of_kept_holds_is_worth_a_retry_when_they_can_have_left(
     assert error.retry_after == 306
     clock.advance(306)
     guard.acquire(50).release()
+
+
+def test_where_no_single_debit_suffices_enough_have_to_leave(
+    clock: HandClock, guard: Guard
+) -> None:
+    """The first that leaves is not the moment to come again; that is when enough have, and works."""
+    guard.acquire(20).settle()
+    clock.advance(1)
+    guard.acquire(20).settle()
+    clock.advance(1)
+    guard.acquire(30).keep()
+    assert refused(guard, 40).retry_after == 5
+    assert refused(guard, 41).retry_after == 6
+    error = refused(guard, 70)
+    assert error.retry_after == 307
+    clock.advance(6)
+    assert refused(guard, 70).retry_after == 301
+    clock.advance(301)
+    guard.acquire(70).release()
+
+
+def test_the_limit_on_single_calls_is_named_however_much_is_held(clock: HandClock) -> None:
+    """The limit is what the refusal is for; what is held, and that it is too much, is not."""
+    guard = Guard(FakeProvider(100, cost_limit=60), floor=50)
+    clock.advance(0)
+    holds = [guard.acquire(25) for _ in range(2)]
+    guard.provider.credits = 10
+    clock.advance(6)
+    guard.balance(max_age=0)
+    error = refused(guard, 61)
+    assert (error.basis, error.cap, error.available) == ("cap", 60, -90)
+    assert str(error) == (
+        "spec needs 61 credits, and the cost limit at fake allows 60 for one call (looked just now)."
+    )
+    for hold in holds:
+        hold.release()
 
 
 def test_too_few_slots_are_worth_a_retry_unless_there_can_never_be_enough(guard: Guard) -> None:

@@ -1,13 +1,26 @@
 """A hold in the hand: `acquire`, and everything that can be done to what it returns."""
 
+import copy
+import gc
+import pickle
 import threading
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
+import cloudpickle
 import pytest
 from staging import Caller, Slow, queue_up, under_way
 
-from budgetguard import BalanceUnavailable, Event, Guard, Hold, HoldClosed, InsufficientCredits
+from budgetguard import (
+    BalanceUnavailable,
+    Event,
+    Guard,
+    Hold,
+    HoldClosed,
+    InsufficientCredits,
+    set_active,
+)
 from budgetguard.testing import FakeProvider, HandClock
 
 
@@ -276,6 +289,42 @@ def test_extend_with_no_usable_balance_is_balance_unavailable(
     with pytest.raises(BalanceUnavailable):
         hold.extend(1)
     assert hold.amount == 50
+
+
+COPIES = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "in a list": lambda hold: copy.deepcopy([hold]),
+    "pickle": pickle.dumps,
+    "cloudpickle": cloudpickle.dumps,
+}
+
+
+@pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
+def test_a_hold_is_not_copied(guard: Guard, duplicate: Callable[[object], object]) -> None:
+    """A copy that is dropped would end the original, which goes on as it was."""
+    hold = guard.acquire(40, name="spec")
+    with pytest.raises(
+        TypeError, match=r"The hold of spec cannot be copied or pickled: it ends once"
+    ):
+        duplicate(hold)
+    gc.collect()
+    assert (hold.state, guard.available) == ("open", 60)
+    hold.settle(10)
+    assert guard.available == 90
+
+
+@pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
+def test_a_hold_of_nothing_is_not_copied_either(
+    guard: Guard, duplicate: Callable[[object], object]
+) -> None:
+    """So that it shows while guards are off."""
+    set_active(False)
+    with (
+        guard.require_credits(min=1, name="spec") as hold,
+        pytest.raises(TypeError, match="cannot be copied"),
+    ):
+        duplicate(hold)
 
 
 @pytest.mark.parametrize("times", [1, 3])

@@ -1,9 +1,9 @@
-"""The share of all mutants of the ledger and the policy that their tests find, by mutmut.
+"""The share of all mutants of the ledger, its debits and the policy that their tests find, by mutmut.
 
     python tests/mutants/score.py               takes about ten minutes; needs mutmut
     python tests/mutants/score.py --keep DIR    works in DIR, and leaves it there to look at
 
-Mutates a copy, and there these two modules alone. Prints what survived, as differences. Exits 1
+Mutates a copy, and tthere these three modules alone. Prints what survived, as differences. Exits 1
 below 90 %. A mutant that ends in a timeout is killed, one that no test reaches has survived.
 """
 
@@ -18,8 +18,9 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-MUTATED = ["budgetguard/ledger.py", "budgetguard/policy.py"]
+MUTATED = ["budgetguard/debits.py", "budgetguard/ledger.py", "budgetguard/policy.py"]
 TESTS = [
+    "tests/test_debits.py",
     "tests/test_ledger.py",
     "tests/test_policy.py",
     "tests/test_refusals.py",

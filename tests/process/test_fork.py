@@ -67,9 +67,15 @@ def test_ids_differ_between_children(script: Script) -> None:
         HEAD
         + """
 guard.balance()
-in_child(lambda: os.write(1, (guard.acquire(1).id + "\\n").encode()))
-in_child(lambda: os.write(1, (guard.acquire(1).id + "\\n").encode()))
-print(guard.acquire(1).id)
+hold = guard.acquire(1)
+
+def child():
+    with guard.acquire(1) as mine:
+        os.write(1, (mine.id + "\\n").encode())
+
+in_child(child)
+in_child(child)
+print(hold.id)
 """,
         flags=FORKING,
     ).split()
@@ -104,7 +110,8 @@ for thread in threads:
 def child():
     hold = guard.acquire(10)
     assert guard.available == 90
-    assert pool["other"].acquire(10).state == "open"
+    pool["other"].acquire(10).release()
+    hold.release()
 
 in_child(child)
 done.set()
@@ -181,7 +188,8 @@ def test_a_hundred_forks(script: Script) -> None:
 hold = guard.acquire(60)
 
 def child():
-    assert guard.acquire(60).state == "open"
+    guard.acquire(60).settle()
+    assert guard.available == 40
 
 for _ in range(100):
     in_child(child)
@@ -216,8 +224,11 @@ def now_and_then():
     while not done.is_set():
         guard.acquire(1).release()
 
+mine = []
+
 def tell():
-    told = guard.acquire(60).id, repr(guard.runtime.jitter(0, 1))
+    mine.append(guard.acquire(60))
+    told = mine[-1].id, repr(guard.runtime.jitter(0, 1))
     os.write(1, (" ".join(told) + "\\n").encode())
 
 def child():
@@ -267,6 +278,7 @@ def child(depth=5):
     if depth:
         in_child(lambda: child(depth - 1))
     assert guard.available == 40
+    hold.release()
 
 in_child(child)
 """,
@@ -330,3 +342,75 @@ if __name__ == "__main__":
         flags=("-W", "ignore::DeprecationWarning") if method == "forkserver" else FORKING,
     )
     assert told.splitlines() == ["(1, '90') (2, '80')", "90"]
+
+
+def test_a_child_does_not_extend_what_its_parent_holds(script: Script) -> None:
+    """The credits would be held for ever in the child's books; it is told to acquire its own."""
+    script(
+        HEAD
+        + """
+import anyio
+
+def refused(extend):
+    try:
+        extend()
+    except RuntimeError as error:
+        assert "spec was opened in the process that this one was forked from" in str(error), error
+        return True
+
+hold = guard.acquire(40, name="spec")
+extra = guard.acquire(5, name="spec")
+
+def child():
+    guard.balance()
+    assert refused(lambda: hold.extend(10))
+    assert refused(lambda: anyio.run(hold.aextend, 10))
+    assert (hold.amount, guard.available) == (40, 100)
+    mine = guard.acquire(60)
+    mine.extend(40)
+    assert guard.available == 0
+    mine.settle(60)
+    assert guard.available == 40
+    extra.settle()
+    try:
+        extra.extend(1)
+    except HoldClosed:
+        pass
+    else:
+        raise AssertionError("extended what has ended")
+
+in_child(child)
+hold.extend(10)
+assert guard.available == 45
+hold.release()
+extra.release()
+assert guard.available == 100
+""".replace("import anyio", "import anyio\nfrom budgetguard import HoldClosed"),
+        flags=FORKING,
+    )
+
+
+def test_what_a_child_does_with_its_parents_hold_is_nobodys_news(script: Script) -> None:
+    """It ends in the parent's books alone: the child tells, logs and counts nothing of it."""
+    script(
+        HEAD
+        + """
+told = []
+guard = Guard(FakeProvider(100), on_event=lambda event: told.append(event.kind))
+holds = [guard.acquire(10) for _ in range(4)]
+told.clear()
+
+def child():
+    holds.pop().settle()
+    holds.pop().charged(5)
+    holds.pop().keep()
+    holds.clear()
+    gc.collect()
+    guard.balance()
+    assert (guard.available, told) == (100, ["refreshed"]), told
+
+in_child(child)
+assert (guard.available, told) == (60, [])
+""",
+        flags=FORKING,
+    )

@@ -16,11 +16,12 @@ def test_real_signals(script: Script, kind: str) -> None:
     """A thousand interrupts at random moments: afterwards all credits can be had again."""
     script(
         f"""
-import faulthandler, random, signal
+import faulthandler, logging, random, signal
 from budgetguard import Guard
 from budgetguard.testing import FakeProvider
 
 faulthandler.dump_traceback_later(80, exit=True)
+logging.getLogger("budgetguard").setLevel(logging.ERROR)  # of holds that are kept
 guard = Guard(FakeProvider(10**9, lag=0, linger=0), fresh_for=10**6, stale_for=10**6)
 
 @guard.require_credits(min=1)

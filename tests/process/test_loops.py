@@ -170,8 +170,9 @@ def test_collection_anywhere(script: Script) -> None:
     script(
         HEAD
         + """
-import faulthandler, random
+import faulthandler, logging, random
 faulthandler.dump_traceback_later(80, exit=True)
+logging.getLogger("budgetguard").setLevel(logging.ERROR)  # of holds that are kept
 choose = random.Random(7)
 many = Guard(FakeProvider(10**6))
 

@@ -1153,3 +1153,23 @@ async def test_switched_off_it_is_the_bare_client(begin: Begin) -> None:
     await got(client.sessions.delete_session(created.data.id))
     assert sandbox.balance_requests == 0
     assert guard.available is None
+
+
+@pytest.mark.anyio
+async def test_a_session_of_many_years_is_kept_for_one(
+    open_sandbox: OpenSandbox, elapse: Elapse, connect: Connect
+) -> None:
+    """Its price is that of all its minutes, and nothing is kept for longer than 366 days."""
+    sandbox = open_sandbox(9000)
+    guard = anchor_guard(sandbox)
+    client = connect(sandbox.url, guard, None)
+    sandbox.fault("/v1/sessions", method="POST", times=1, status=500)
+    with pytest.raises(APIStatusError):
+        await got(client.sessions.create_session(session={"timeout": {"max_duration": 10**7}}))
+    assert 9000 - 8335 < guard.available < 9000 - 8333  # type: ignore[operator]
+    elapse(sandbox, 366 * 86_400 + AnchorBrowser.lag - 1)
+    guard.balance(max_age=0)
+    assert guard.account.ledger.kept.total > 0
+    elapse(sandbox, 1)
+    guard.balance(max_age=0)
+    assert guard.available == 9000

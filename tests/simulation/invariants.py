@@ -257,7 +257,7 @@ class Watch:
         young = sum(
             int(amount)
             for debits in (ledger.settled, ledger.kept)
-            for stamp, amount, _ in debits._buckets.values()
+            for stamp, amount, _ in debits.in_order()
             if stamp > sent
         )
         return simulation.provider.true - floor - ledger.held - young

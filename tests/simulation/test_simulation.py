@@ -10,7 +10,8 @@ from invariants import Broken
 from scenario import Simulation
 
 from budgetguard import line, policy
-from budgetguard.ledger import Debits, Ledger
+from budgetguard.debits import Debits
+from budgetguard.ledger import Ledger
 
 SEEDS = 200
 

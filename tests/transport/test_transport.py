@@ -15,7 +15,7 @@ import httpx2
 import pytest
 from web import Web
 
-from budgetguard import AnchorBrowser, Guard, InsufficientCredits, PreDev, set_active
+from budgetguard import AnchorBrowser, Event, Guard, InsufficientCredits, PreDev, set_active
 from budgetguard.streams import watched
 from budgetguard.testing import FakeProvider, HandClock
 from budgetguard.testing.sandbox import Sandbox
@@ -600,6 +600,45 @@ async def test_a_session_counts_for_its_longest_life(
     clock.advance(3600 + AnchorBrowser.lag - 1)
     anchor.balance(max_age=0)
     assert anchor.account.ledger.kept.total == 60_834
+    clock.advance(1)
+    anchor.balance(max_age=0)
+    assert anchor.account.ledger.kept.total == 0
+
+
+async def test_what_broke_a_request_is_named_by_what_it_keeps_away(
+    web: Web, sandbox: Sandbox, clock: HandClock
+) -> None:
+    """The library's own type, whichever library; the request may have arrived."""
+    events: list[Event] = []
+    guard = Guard(PreDev(KEY, base_url=sandbox.url), on_event=events.append)
+    sandbox.fault("/fast-spec", reset=True)
+    await web.open(guard, key=KEY)
+    with pytest.raises(web.library.TransportError) as broken:
+        await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC)
+    cause = type(broken.value).__name__
+    assert [event.reason for event in events if event.kind == "kept"] == [cause]
+    clock.advance(6)
+    with pytest.raises(InsufficientCredits) as refused:
+        guard.acquire(95)
+    assert refused.value.causes == {cause: 1}
+    assert f"because a call raised {cause}" in str(refused.value)
+
+
+async def test_a_session_of_many_years_counts_for_one(
+    web: Web, anchor: Guard, sandbox: Sandbox, clock: HandClock
+) -> None:
+    """Its price is that of all its minutes, and nothing is kept for longer than 366 days."""
+    sandbox.anchor.top_up(9000)
+    clock.advance(6)
+    anchor.balance(max_age=0)
+    sandbox.fault("/v1/sessions", status=200, body={"data": {}})
+    await web.open(anchor, key=Sandbox.anchor_key)
+    body = {"session": {"timeout": {"max_duration": 10**7}}}
+    await web.send("POST", f"{sandbox.url}/v1/sessions", json=body)
+    assert 9100 - 8335 < anchor.available < 9100 - 8333  # type: ignore[operator]
+    clock.advance(366 * 86_400 + AnchorBrowser.lag - 1)
+    anchor.balance(max_age=0)
+    assert anchor.account.ledger.kept.total > 0
     clock.advance(1)
     anchor.balance(max_age=0)
     assert anchor.account.ledger.kept.total == 0
