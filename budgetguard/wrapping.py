@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from budgetguard.account import MANY_ENDS
 from budgetguard.gate import Gate
+from budgetguard.second_way import GRAPH, holds_a_function, second_way
 from budgetguard.unfinished import async_generator, follow, generator, goes_on
 
 if TYPE_CHECKING:
@@ -51,10 +52,15 @@ def wrap(requirement: "Requirement", function: F) -> F:
     """`function`, guarded; raises TypeError for what cannot be guarded rightly."""
     if not can_wrap(function):
         what = "a class" if isinstance(function, type) else f"a {type(function).__name__}"
-        msg = f"require_credits guards functions, methods and callable objects, not {what}"
+        made = not isinstance(function, type) and holds_a_function(function)
+        put = "Put require_credits directly above `def`: it" if made else "require_credits"
+        msg = f"{put} guards functions, methods and callable objects, not {what}"
         raise TypeError(msg)
     if isinstance(function, classmethod | staticmethod):
         return cast("F", type(function)(wrap(requirement, function.__func__)))
+    way = second_way(function)
+    if way is not None:
+        raise TypeError(_passed_by(function, way))
     manager = _MANAGERS.get(getattr(function, "__code__", None))
     inner = getattr(function, "__wrapped__", None)
     if manager is not None and inner is not None:
@@ -68,6 +74,18 @@ def wrap(requirement: "Requirement", function: F) -> F:
     if isinstance(function, FunctionType):
         return cast("F", functools.wraps(function)(guard(gate, function)))
     return cast("F", _wrap_object(gate, function, guard))
+
+
+def _passed_by(function: Any, way: str) -> str:
+    kind = function.__class__
+    # Some frameworks make a class of each function, and name it so.
+    known = next(each for each in kind.__mro__ if "__call__" in vars(each))
+    name = kind.__name__ if known is kind else f"{kind.__name__} ({known.__name__})"
+    if way == GRAPH:
+        why = f"calls of this {name} only add to a graph, and its work is done unguarded later"
+    else:
+        why = f"only calls of this {name} would be guarded, and its {way} leads past them"
+    return f"Put require_credits directly above `def`, below all other decorators: {why}"
 
 
 def _kind(function: Any) -> Callable[[Gate, Any], Any]:
