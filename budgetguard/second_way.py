@@ -18,7 +18,7 @@ _AWAY = ("delay", "apply_async", "kiq", "remote", GRAPH)
 # The function itself.
 _RAW = ("run", "fn", "func")
 # These could be anything: they tell where `__call__` runs a function that the object was given.
-_MAYBE = ("callback", "send", "submit", "map", "options", "with_options")
+_MAYBE = ("send", "submit", "map", "options", "with_options")
 
 
 def second_way(thing: Any) -> str | None:
@@ -33,19 +33,21 @@ def second_way(thing: Any) -> str | None:
     if not isinstance(_static(kind, "__call__"), FunctionType):
         return None
     runs, held = _reach(kind, "__call__"), _held(thing, kind)
-    for name in _AWAY:
-        if _can_be_called(kind, held, name):
-            return name
+    return next(_ways(kind, held, runs), None)
+
+
+def _ways(kind: type, held: dict[str, Any], runs: set[str]) -> Iterator[str]:
+    yield from (name for name in _AWAY if _can_be_called(kind, held, name))
     for name in _RAW:
         if name in held or (name in runs and _can_be_called(kind, held, name)):
-            return name
+            yield name
     inner = runs & held.keys()
     if not inner:
-        return None
-    for name in _MAYBE:
-        if name in inner or (name != "callback" and _can_be_called(kind, held, name)):
-            return name
-    return next((name for name in _verbs(kind) if inner & _reach(kind, name)), None)
+        return
+    if "callback" in inner:
+        yield "callback"
+    yield from (name for name in _MAYBE if _can_be_called(kind, held, name))
+    yield from (name for name in _verbs(kind) if inner & _reach(kind, name))
 
 
 def holds_a_function(thing: Any) -> bool:
@@ -56,7 +58,9 @@ def holds_a_function(thing: Any) -> bool:
 
 def _held(thing: Any, kind: type) -> dict[str, Any]:
     """What an object was given to call, by the attribute's name."""
-    values = dict(getattr(thing, "__dict__", {}))
+    own = getattr(thing, "__dict__", None)
+    # Where anything is answered for any name, this is something else.
+    values = dict(own) if isinstance(own, dict) else {}
     for each in kind.__mro__:
         for name, member in vars(each).items():
             if isinstance(member, MemberDescriptorType):
