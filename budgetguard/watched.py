@@ -9,10 +9,9 @@ import functools
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from types import FunctionType, MethodType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import wrapt
-
+from budgetguard.proxies import Proxy, able
 from budgetguard.unfinished import (
     Unknown,
     can_end,
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from budgetguard.hold import Hold
     from budgetguard.requirement import Requirement
 
-# wrapt 2 has one that is not iterable, whatever it stands for.
-_Proxy: Any = getattr(wrapt, "BaseObjectProxy", wrapt.ObjectProxy)
 _CLOSE = frozenset({"close", "aclose"})
 _STEPS = frozenset({"send", "throw"})
 _ASYNC_STEPS = frozenset({"asend", "athrow"})
@@ -95,8 +92,12 @@ class _Work:
         self._hold.finish(error)
 
 
-class Watched(_Proxy):  # type: ignore[misc]
-    """The result itself, but for what is noticed. Made of it are classes that can do what it can."""
+def _proxy(wrapped: Any, work: _Work) -> Any:
+    return able(Watched, wrapped)(wrapped, work)
+
+
+class Watched(Proxy):  # type: ignore[misc]
+    """The result itself, but for what is noticed."""
 
     _self_work: _Work
 
@@ -167,48 +168,31 @@ class Watched(_Proxy):  # type: ignore[misc]
     def __repr__(self) -> str:
         return repr(self.__wrapped__)
 
+    def _self_await(self) -> Any:
+        return self._self_work.await_(self.__wrapped__).__await__()
 
-def _await(proxy: Any) -> Any:
-    return proxy._self_work.await_(proxy.__wrapped__).__await__()  # noqa: SLF001
+    def _self_iter(self) -> Any:
+        return self._self_iterator(iter(self.__wrapped__))
 
+    def _self_next(self) -> Any:
+        return _step(self._self_work, type(self.__wrapped__).__next__, self.__wrapped__)
 
-def _iter(proxy: Any) -> Any:
-    return _iterator(proxy, iter(proxy.__wrapped__))
+    def _self_aiter(self) -> Any:
+        return self._self_iterator(aiter(self.__wrapped__))
 
+    def _self_anext(self) -> Any:
+        return _astep(self._self_work, type(self.__wrapped__).__anext__(self.__wrapped__))
 
-def _aiter(proxy: Any) -> Any:
-    return _iterator(proxy, aiter(proxy.__wrapped__))
+    def _self_iterator(self, iterator: Any) -> Any:
+        return self if iterator is self.__wrapped__ else _proxy(iterator, self._self_work)
 
-
-def _next(proxy: Any) -> Any:
-    return _step(proxy._self_work, type(proxy.__wrapped__).__next__, proxy.__wrapped__)  # noqa: SLF001
-
-
-def _anext(proxy: Any) -> Any:
-    return _astep(proxy._self_work, type(proxy.__wrapped__).__anext__(proxy.__wrapped__))  # noqa: SLF001
-
-
-# What tells by its being there that an object can be used so.
-_KINDS = {
-    "__await__": _await,
-    "__iter__": _iter,
-    "__next__": _next,
-    "__aiter__": _aiter,
-    "__anext__": _anext,
-}
-
-
-def _proxy(wrapped: Any, work: _Work) -> Any:
-    return _class(tuple(name for name in _KINDS if hasattr(type(wrapped), name)))(wrapped, work)
-
-
-@functools.cache
-def _class(names: tuple[str, ...]) -> type[Watched]:
-    return type("Watched", (Watched,), {name: _KINDS[name] for name in names})
-
-
-def _iterator(proxy: Any, iterator: Any) -> Any:
-    return proxy if iterator is proxy.__wrapped__ else _proxy(iterator, proxy._self_work)  # noqa: SLF001
+    _self_uses: ClassVar = {
+        "__await__": _self_await,
+        "__iter__": _self_iter,
+        "__next__": _self_next,
+        "__aiter__": _self_aiter,
+        "__anext__": _self_anext,
+    }
 
 
 def _entered(proxy: Watched, entered: Any) -> Any:

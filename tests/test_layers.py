@@ -14,14 +14,14 @@ import budgetguard
 ROOT = Path(budgetguard.__file__).parent
 HEAVY = ("httpx", "anyio", "asyncio", "wrapt", "cachetools", "trio", "pytest", "starlette", "rich")
 # Imported when they are first needed, and so free to import what they need at once.
-LATE = ("budgetguard.integrations", "budgetguard.watched")
+LATE = ("budgetguard.integrations", "budgetguard.proxies")
 PURE = {"errors", "credits", "clock", "durations", "balance", "ledger", "policy"}
 PLACES = {
     "starlette": ("budgetguard.testing.sandbox",),
     "uvicorn": ("budgetguard.testing.sandbox",),
     "rich": ("budgetguard.demo_screen",),
     "pytest": ("budgetguard.testing.plugin",),
-    "wrapt": ("budgetguard.wrapping", "budgetguard.watched", "budgetguard.integrations"),
+    "wrapt": ("budgetguard.wrapping", "budgetguard.proxies", "budgetguard.integrations"),
     "cachetools": ("budgetguard.pool",),
     "fastapi": ("budgetguard.integrations.fastapi",),
     "predev_api": ("budgetguard.integrations.predev",),
