@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from budgetguard.hold import Hold
     from budgetguard.requirement import Requirement
 
-_FUTURE = ("add_done_callback", "cancelled", "done", "exception", "result")
+_FUTURE = ("cancelled", "done", "exception", "result")
 _ENDS = ("close", "aclose", "__exit__", "__aexit__", "__next__", "__anext__", "__aiter__")
 
 
@@ -32,7 +32,11 @@ class Unknown(BaseException):
 
 def goes_on(kind: type, until: str | None) -> bool:
     """Whether the work of a call may go on when it has returned an object of this type."""
-    if hasattr(kind, "__await__") or issubclass(kind, Generator | AsyncGenerator) or _future(kind):
+    if hasattr(kind, "__await__") or _future(kind):
+        return True
+    # To ask whether it can be thrown at costs less, and few can.
+    throws = hasattr(kind, "throw") or hasattr(kind, "athrow")
+    if throws and issubclass(kind, Generator | AsyncGenerator):
         return True
     return until is not None and can_end(kind)
 
@@ -154,7 +158,7 @@ def settle_without_result(need: "Requirement", hold: "Hold") -> None:
 
 
 def _future(kind: type) -> bool:
-    return all(hasattr(kind, name) for name in _FUTURE)
+    return hasattr(kind, "add_done_callback") and all(hasattr(kind, name) for name in _FUTURE)
 
 
 def _renamed(ours: Any, theirs: Any) -> Any:

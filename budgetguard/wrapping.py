@@ -192,7 +192,16 @@ def _call_slowly(gate: Gate, function: Callable[..., Any], args: Any, kwargs: An
     except BaseException as error:
         hold.finish(error)
         raise
-    return follow(gate.requirement, hold, result)
+    return _end(gate, hold, result)
+
+
+def _end(gate: Gate, hold: "Hold", result: Any) -> Any:
+    if type(result) is not gate.plain:
+        if goes_on(type(result), gate.requirement.until):
+            return follow(gate.requirement, hold, result)
+        gate.plain = type(result)
+    gate.requirement.settle(hold, result)
+    return result
 
 
 def _guard_coroutine(  # noqa: C901  one frame
@@ -261,7 +270,7 @@ async def _call_awaiting(
     except BaseException as error:
         hold.finish(error)
         raise
-    return follow(gate.requirement, hold, result)
+    return _end(gate, hold, result)
 
 
 def _guard_generator(
