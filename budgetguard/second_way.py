@@ -52,8 +52,7 @@ def _ways(kind: type, held: dict[str, Any], runs: set[str]) -> Iterator[str]:
 
 def holds_a_function(thing: Any) -> bool:
     """Whether something that cannot be called was made of a function all the same."""
-    held = _held(thing, thing.__class__)
-    return any(name in held for name in ("__wrapped__", "callback", *_RAW))
+    return bool(_held(thing, thing.__class__))
 
 
 def _held(thing: Any, kind: type) -> dict[str, Any]:
