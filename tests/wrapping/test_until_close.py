@@ -12,8 +12,11 @@ import anyio.lowlevel
 import pytest
 from kinds import Meter, plainly
 
-from budgetguard import Guard, InsufficientCredits, require_credits
+from budgetguard import Guard, InsufficientCredits, PreDev, require_credits
+from budgetguard.asgi import GuardMiddleware
 from budgetguard.integrations import guarded
+from budgetguard.integrations.tools import Tools
+from budgetguard.transport import GuardTransport
 
 
 class Stream:
@@ -578,6 +581,20 @@ async def test_an_async_block_takes_no_until(guard: Guard) -> None:
     """Likewise."""
     with pytest.raises(TypeError, match="until= is about a function's result"):
         await guard.require_credits(min=1, until="close").__aenter__()
+
+
+def test_where_nobody_hands_out_a_result_it_is_refused(guard: Guard) -> None:
+    """A transport's replies, a web service's requests and an agent's tools end by rules of their own."""
+    terms = {"min": 1, "until": "close"}
+    predev = Guard(PreDev("pdk_not_a_real_key"))
+    places: list[Callable[[], Any]] = [
+        lambda: GuardTransport(predev, prices={("POST", "/specs"): terms}),
+        lambda: GuardMiddleware(None, guard=guard, rules={("POST", "/specs"): terms}),  # type: ignore[arg-type]
+        lambda: Tools(guard, {"deep_spec": terms}),
+    ]
+    for place in places:
+        with pytest.raises(TypeError, match="until"):
+            place()
 
 
 def test_a_second_call_does_not_get_the_same_credits(guard: Guard) -> None:
