@@ -38,6 +38,8 @@ def goes_on(kind: type, until: str | None) -> bool:
     throws = hasattr(kind, "throw") or hasattr(kind, "athrow")
     if throws and issubclass(kind, Generator | AsyncGenerator):
         return True
+    if hasattr(kind, "_self_goes_on"):  # the proxy of a guard inside
+        return True
     return until is not None and can_end(kind)
 
 

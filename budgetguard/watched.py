@@ -93,7 +93,8 @@ class _Work:
 
 
 def _proxy(wrapped: Any, work: _Work) -> Any:
-    return able(Watched, wrapped)(wrapped, work)
+    steps = isinstance(wrapped, Generator | AsyncGenerator | Coroutine)
+    return able(Steps if steps else Watched, wrapped)(wrapped, work)
 
 
 class Watched(Proxy):  # type: ignore[misc]
@@ -109,10 +110,6 @@ class Watched(Proxy):  # type: ignore[misc]
         value = super().__getattr__(name)
         if name in _CLOSE and self.__wrapped__ is self._self_work.root and callable(value):
             return _closing(self._self_work, value)
-        if name in _STEPS and isinstance(self, Generator | Coroutine):
-            return functools.partial(_step, self._self_work, value)
-        if name in _ASYNC_STEPS and isinstance(self, AsyncGenerator):
-            return lambda *args: _astep(self._self_work, value(*args))
         if self._self_work.need.until and _goes_by_itself(value, name, self.__wrapped__):
             return MethodType(value.__func__, self)
         return value
@@ -193,6 +190,21 @@ class Watched(Proxy):  # type: ignore[misc]
         "__aiter__": _self_aiter,
         "__anext__": _self_anext,
     }
+
+
+class Steps(Watched):
+    """A generator or a coroutine, which may have begun, and be sent or thrown something."""
+
+    # Its class has no `send`: this is what a second guard around knows it by.
+    _self_goes_on = True
+
+    def __getattr__(self, name: str) -> Any:
+        value = super().__getattr__(name)
+        if name in _STEPS:
+            return functools.partial(_step, self._self_work, value)
+        if name in _ASYNC_STEPS:
+            return lambda *args: _astep(self._self_work, value(*args))
+        return value
 
 
 def _entered(proxy: Watched, entered: Any) -> Any:

@@ -631,6 +631,18 @@ class Meter:
         await self.guard.abalance(max_age=0)
         assert self.guard.available == 100
 
+    def is_open(self) -> bool:
+        """Whether the one hold still is: a settled one would be gone by now."""
+        self.advance(LAG)
+        self.guard.balance(max_age=0)
+        return bool(self.guard.available == 90)
+
+    async def ais_open(self) -> bool:
+        """The same, awaiting."""
+        self.advance(LAG)
+        await self.guard.abalance(max_age=0)
+        return bool(self.guard.available == 90)
+
     def ending(self) -> str:
         """What became of the one hold since."""
         if self.guard.available == 100:

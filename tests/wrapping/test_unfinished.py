@@ -114,9 +114,9 @@ def test_a_generator_is_held_for_to_its_end(
             running = function()
             assert inspect.isgenerator(running)
             assert running.__name__ == "steps"
-            assert guard.available == 90
+            assert meter.is_open()
             assert next(running) == 1
-            assert guard.available == 90
+            assert meter.is_open()
             assert list(running) == [2]
             assert meter.ending() == "settled"
 
@@ -212,7 +212,7 @@ def test_a_generator_that_has_begun_is_still_one(guard: Guard, meter: Meter) -> 
         assert inspect.isgenerator(running)
         assert running.send("hello") == 2
         assert running.throw(KeyError()) == 3
-        assert guard.available == 90
+        assert meter.is_open()
         with pytest.raises(StopIteration) as stop:
             next(running)
         assert stop.value.value == "hello"
@@ -251,7 +251,7 @@ def test_a_generator_that_can_be_awaited(guard: Guard, meter: Meter) -> None:
     async def main() -> None:
         running = function()
         assert inspect.isawaitable(running)
-        assert guard.available == 90
+        assert await meter.ais_open()
         assert await running == "done"
 
     with meter:
@@ -272,10 +272,10 @@ async def test_an_async_generator_is_held_for_to_its_end(
             running = function()
             assert inspect.isasyncgen(running)
             assert running.__name__ == "asteps"
-            assert guard.available == 90
+            assert await meter.ais_open()
             assert await anext(running) == 1
             assert await running.asend("hello") == "hello"
-            assert guard.available == 90
+            assert await meter.ais_open()
             assert [item async for item in running] == []
             assert await meter.aending() == "settled"
 
@@ -330,12 +330,12 @@ async def test_an_async_function_that_returns_a_stream(
             async with meter:
                 running = await begin(asteps)
                 assert inspect.isasyncgen(running)
-                assert guard.available == 90
+                assert await meter.ais_open()
                 assert [item async for item in running] == [1, 2]
                 assert await meter.aending() == "settled"
             async with meter:
                 running = await begin(steps)
-                assert guard.available == 90
+                assert await meter.ais_open()
                 assert list(running) == [1, 2]
                 assert await meter.aending() == "settled"
 
@@ -361,12 +361,12 @@ async def test_an_awaitable_is_held_for_until_it_is_done(
     for begin in (work, Later):
         async with meter:
             running = way(require, begin)()
-            assert guard.available == 90
+            assert await meter.ais_open()
             assert await running == "done"
             assert await meter.aending() == "settled"
     async with meter:
         running = await way(require, stream)()
-        assert guard.available == 90
+        assert await meter.ais_open()
         assert [item async for item in running] == [1, 2]
         assert await meter.aending() == "settled"
 
@@ -400,7 +400,7 @@ def test_a_future_is_held_for_until_it_is_done(
         with meter:
             future = function()
             assert future is futures[-1]
-            assert guard.available == 90
+            assert meter.is_open()
             end(future)
             assert meter.ending() == ending
     assert seen == ["done"]
@@ -412,7 +412,7 @@ def test_a_real_executors_future(guard: Guard, meter: Meter) -> None:
     with ThreadPoolExecutor(1) as pool, meter:
         submit = guard.require_credits(min=10)(lambda: pool.submit(go.wait, 60))
         future = submit()
-        assert guard.available == 90
+        assert meter.is_open()
         go.set()
         assert future.result() is True
         pool.submit(int).result()
@@ -449,7 +449,7 @@ def test_a_coroutine_on_another_threads_loop(guard: Guard, meter: Meter) -> None
         with meter:
             future = require(lambda: asyncio.run_coroutine_threadsafe(wait(), loop))()
             assert isinstance(future, Future)
-            assert guard.available == 90
+            assert meter.is_open()
             loop.call_soon_threadsafe(go.set)
             assert future.result() == "done"
             settled()
@@ -459,10 +459,39 @@ def test_a_coroutine_on_another_threads_loop(guard: Guard, meter: Meter) -> None
             running = require(task)()
             assert isinstance(running, asyncio.Task)
             settled()
-            assert guard.available == 90
+            assert meter.is_open()
             loop.call_soon_threadsafe(go.set)
             assert asyncio.run_coroutine_threadsafe(over(running), loop).result() == "done"
             settled()
+            assert meter.ending() == "settled"
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def test_a_future_that_is_done_just_now_on_another_threads_loop(guard: Guard, meter: Meter) -> None:
+    """Between the question whether it is and the wish to be told, which then is for its own thread."""
+    loop = asyncio.new_event_loop()
+    loop.set_debug(True)  # asyncio refuses then what it cannot promise to do
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    class JustDone(asyncio.Future[str]):
+        def done(self) -> bool:
+            was = super().done()
+            if not was:
+                asyncio.run_coroutine_threadsafe(self.end(), loop).result()
+            return was
+
+        async def end(self) -> None:
+            self.set_result("done")
+
+    try:
+        with meter:
+            guard.require_credits(min=10)(lambda: JustDone(loop=loop))()
+            for _ in range(3):
+                asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result()
             assert meter.ending() == "settled"
     finally:
         loop.call_soon_threadsafe(loop.stop)
@@ -476,7 +505,7 @@ def test_futures_of_other_loops(guard: Guard, meter: Meter) -> None:
     loop = asyncio.new_event_loop()
     with meter:
         task = require(lambda: loop.create_task(work()))()
-        assert guard.available == 90
+        assert meter.is_open()
         assert loop.run_until_complete(task) == "done"
         assert meter.ending() == "settled"
     with meter:
@@ -495,14 +524,14 @@ def test_a_future_whose_result_goes_on(guard: Guard, meter: Meter) -> None:
     with meter:
         require(lambda: outer)()
         outer.set_result(inner)
-        assert guard.available == 90
+        assert meter.is_open()
         inner.set_result("done")
         assert meter.ending() == "settled"
     with meter:
         future: Future[Any] = require(lambda: Future())()  # noqa: PLW0108
         future.set_result(steps())
         assert list(future.result()) == [1, 2]
-        assert guard.available == 90
+        assert meter.is_open()
         del future
         gc.collect()
         assert meter.ending() == "kept"
@@ -544,7 +573,7 @@ def test_both_guards_of_one_call_follow_it(guard: Guard, meter: Meter) -> None:
     for begin in (steps, primed_steps):
         with meter:
             running = require(require(plainly(begin)))()
-            assert guard.available == 90
+            assert meter.is_open()
             list(running)
             assert meter.ending() == "settled"
 

@@ -235,7 +235,7 @@ def test_it_is_held_for_until_it_has_ended(
             with meter:
                 result = function(kind())
                 assert isinstance(result, kind)
-                assert guard.available == 90
+                assert meter.is_open()
                 end(result)
                 assert meter.ending() == "settled"
                 if hasattr(result, "close"):
@@ -314,7 +314,7 @@ async def test_an_async_one_is_held_for_until_it_has_ended(
                 if call is not client.call:
                     result = await result
                 assert isinstance(result, kind)
-                assert guard.available == 90
+                assert await meter.ais_open()
                 await end(result)
                 assert await meter.aending() == "settled"
 
@@ -333,7 +333,7 @@ def test_what_is_dropped_unclosed_is_kept(guard: Guard, meter: Meter) -> None:
             result = function(kind)
             use(result)
             gc.collect()
-            assert guard.available == 90
+            assert meter.is_open()
             del result
             gc.collect()
             assert meter.ending() == "kept"
@@ -419,7 +419,7 @@ async def test_a_wait_for_a_step_that_is_cancelled_is_no_end(guard: Guard, meter
     async with meter:
         connection = function()
         await time_out(connection)
-        assert guard.available == 90
+        assert await meter.ais_open()
         connection.silent = False
         assert await anext(connection) == 0
         await connection.close()
@@ -509,7 +509,7 @@ def test_a_context_manager_made_of_a_generator(guard: Guard, meter: Meter) -> No
     with meter:
         with session() as inside:
             assert inside == "session"
-            assert guard.available == 90
+            assert meter.is_open()
         assert meter.ending() == "settled"
 
 
