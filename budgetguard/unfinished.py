@@ -245,7 +245,8 @@ def _done(need: "Requirement", hold: "Hold", future: Any) -> None:
         hold.finish(Unknown())
         return
     # asyncio's exception() counts as looking at it, and would silence "never retrieved".
-    error = future._exception if hasattr(future, "_exception") else future.exception()  # noqa: SLF001
+    asyncios = hasattr(type(future), "_asyncio_future_blocking")
+    error = future._exception if asyncios else future.exception()  # noqa: SLF001
     if error is not None:
         hold.finish(error)
         return

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 _CLOSE = frozenset({"close", "aclose"})
 _STEPS = frozenset({"send", "throw"})
 _ASYNC_STEPS = frozenset({"asend", "athrow"})
-_HEAP_TYPE = 1 << 9
+# Flags of CPython's types: those made at run time, and those that cannot be changed since.
+_HEAP_TYPE, _IMMUTABLE_TYPE = 1 << 9, 1 << 8
 
 
 def watch(need: "Requirement", hold: "Hold", result: Any) -> Any:
@@ -292,9 +293,11 @@ def _goes_by_itself(value: Any, name: str, wrapped: Any) -> bool:
     if not isinstance(value, MethodType) or value.__self__ is not wrapped:
         return False
     mro = type(wrapped).__mro__[:-1]
-    if not isinstance(value.__func__, FunctionType) or not all(
-        each.__flags__ & _HEAP_TYPE for each in mro
-    ):
+    if not isinstance(value.__func__, FunctionType) or any(map(_written_in_c, mro)):
         return False
     owner = next((each for each in mro if name in vars(each)), None)
     return owner is not None and can_end(owner)
+
+
+def _written_in_c(kind: type) -> bool:
+    return not kind.__flags__ & _HEAP_TYPE or bool(kind.__flags__ & _IMMUTABLE_TYPE)

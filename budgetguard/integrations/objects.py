@@ -19,6 +19,10 @@ def guarded(obj: T, guard: "Guard", costs: Mapping[str, Cost]) -> T:
     the method's arguments, or the arguments of `require_credits` in a mapping. A name may lead to a
     part of the object: `"sessions.create"`.
 
+    A method's hold ends when it returns, or with a generator, a future or an awaitable that it
+    returns. A stream or connection holds on with `"until": "close"` in the mapping, see
+    `require_credits`.
+
     The object itself is left as it is. Guarded is what is called through the result and under these
     names: not what the object's own methods call inside, nor objects that they return. A method that
     calls a priced one is to be priced instead of it, or a call is refused at two places. The result is

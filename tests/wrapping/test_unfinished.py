@@ -5,6 +5,7 @@ import contextlib
 import functools
 import gc
 import inspect
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -280,6 +281,37 @@ async def test_an_async_generator_is_held_for_to_its_end(
             assert await meter.aending() == "settled"
 
 
+@pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="CPython 3.11 does not tell that it has begun"
+)
+@backends
+async def test_an_async_generator_that_has_begun_is_still_one(guard: Guard, meter: Meter) -> None:
+    """It can be sent something at once, and is closed as ever."""
+
+    async def primed() -> Any:
+        running: Any = asteps()
+        await anext(running)
+        return running
+
+    function = guard.require_credits(min=10)(primed)
+    async with meter:
+        running = await function()
+        assert inspect.isasyncgen(running)
+        assert await running.asend("hello") == "hello"
+        assert await meter.ais_open()
+        assert [item async for item in running] == []
+        assert await meter.aending() == "settled"
+    async with meter:
+        running = await function()
+        await running.aclose()
+        assert await meter.aending() == "kept"
+    async with meter:
+        running = await function()
+        with pytest.raises(KeyError):
+            await running.athrow(KeyError())
+        assert await meter.aending() == "kept"
+
+
 @backends
 async def test_an_async_generator_left_half_way_is_kept(guard: Guard, meter: Meter) -> None:
     """Closed, before its first step or after it, or made to raise."""
@@ -404,6 +436,43 @@ def test_a_future_is_held_for_until_it_is_done(
             end(future)
             assert meter.ending() == ending
     assert seen == ["done"]
+
+
+def test_a_future_of_nobodys_making(guard: Guard, meter: Meter) -> None:
+    """Whatever can be asked, and asked to tell, as a future can: clusters have their own."""
+
+    class Remote:
+        def __init__(self) -> None:
+            self.tell: Callable[[Any], None] | None = None
+            self.error: Exception | None = None
+
+        def add_done_callback(self, tell: Callable[[Any], None]) -> None:
+            self.tell = tell
+
+        def done(self) -> bool:
+            return False
+
+        def cancelled(self) -> bool:
+            return False
+
+        def exception(self) -> Exception | None:
+            return self.error
+
+        async def _exception(self) -> Exception | None:
+            return self.error
+
+        def result(self) -> str:
+            return "done"
+
+    function = guard.require_credits(min=10)(lambda: Remote())  # noqa: PLW0108
+    for error, ending in ((None, "settled"), (ValueError(), "kept")):
+        with meter:
+            future = function()
+            assert type(future) is Remote
+            assert meter.is_open()
+            future.error = error
+            future.tell(future)
+            assert meter.ending() == ending
 
 
 def test_a_real_executors_future(guard: Guard, meter: Meter) -> None:
