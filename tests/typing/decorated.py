@@ -26,7 +26,7 @@ def plain(x: int, *, y: str = "") -> list[int]:
     return [x]
 
 
-@require_credits(min=50, cost="30.5")
+@require_credits(min=50, cost="30.5", until="close")
 async def coroutine(x: int) -> dict[str, int]:
     """Async."""
     return {"x": x}
