@@ -1,30 +1,34 @@
 """What one call needs: the object behind `require_credits`, decorator and context manager in one."""
 
+import functools
+import inspect
 import logging
-import sys
-import weakref
-from collections.abc import Callable
-from contextvars import ContextVar
-from inspect import CO_OPTIMIZED
-from types import FrameType, FunctionType, TracebackType
+from collections.abc import Callable, Mapping
+from types import FunctionType, TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from budgetguard import nested
 from budgetguard.asker import Call
+from budgetguard.blocking import warn_if_looped
+from budgetguard.callers import caller
 from budgetguard.credits import Amount
 from budgetguard.credits import cost as to_cost
+from budgetguard.discreet import discreet
 from budgetguard.durations import seconds
 from budgetguard.events import logger
 from budgetguard.hold import Hold, NoHold
+from budgetguard.plain import check_plain, leave_alone
 from budgetguard.policy import Need
 from budgetguard.switch import SWITCH
 from budgetguard.waiting import Admission
+from budgetguard.wrong import unknown
 
 if TYPE_CHECKING:
     from budgetguard.guard import Guard
 
 F = TypeVar("F")
 _BLOCK = "this block"
-_LATEST: ContextVar["weakref.ref[Hold] | None"] = ContextVar("budgetguard_latest", default=None)
+_INSTEAD = "`async with`, `await guard.aacquire(...)` or an `async def` function"
 _NOTHING: Any = object()
 
 
@@ -34,6 +38,7 @@ class Requirement:
     Decorates any number of functions. As a context manager it guards one block at a time.
     """
 
+    @discreet
     def __init__(
         self,
         guard: "Guard | Callable[..., Guard]",
@@ -49,7 +54,7 @@ class Requirement:
         name: str | None = None,
     ) -> None:
         rest = (cost, actual, slots, wait, lag, linger, release_on, name)
-        if not any(rest) and _just_defined(min, sys._getframe(2)):  # noqa: SLF001
+        if not any(rest) and _just_defined(min):
             raise TypeError(_bare(min))
         if min is None and cost is None and not slots:
             msg = "require_credits needs at least one of min, cost and slots"
@@ -66,9 +71,15 @@ class Requirement:
         if name is not None and not isinstance(name, str):
             msg = f"name takes a str, not {type(name).__name__}"
             raise TypeError(msg)
+        if name == "":
+            msg = "name is empty: leave it out for the function's own"
+            raise ValueError(msg)
         if not callable(guard) and not hasattr(guard, "asker"):
             msg = f"guard takes a Guard or a callable, not {type(guard).__name__}"
             raise TypeError(msg)
+        for given, what in ((min, "min"), (cost, "cost"), (actual, "actual"), (guard, "guard")):
+            if callable(given):
+                check_plain(given, what)
         self.guard = guard
         self.min = min if min is None or callable(min) else to_cost(min, "min")
         self.cost = cost if cost is None or callable(cost) else to_cost(cost, "cost")
@@ -90,6 +101,7 @@ class Requirement:
             return guard
         found = guard(*args, **kwargs)
         if not hasattr(found, "asker"):
+            leave_alone(found)
             msg = f"guard= has to return a Guard, and returned {type(found).__name__}"
             raise TypeError(msg)
         return found
@@ -103,6 +115,8 @@ class Requirement:
             return started
         guard, call, ticket = started
         try:
+            if not ticket.done:
+                warn_if_looped(call.operation, _INSTEAD)
             ticket.wait(lambda: _remaining(guard, call), guard.account.overdue)
         except BaseException:
             guard.account.abandon(ticket)
@@ -157,6 +171,10 @@ class Requirement:
             until=now + self.wait,
             give_up=now + self.wait + guard.asker.terms.timeout,
         )
+        if self.wait and guard.asker.observes:
+            guard.say_once(
+                "wait", logging.INFO, "%s asks to wait, and observing never does", operation
+            )
         lag = guard.lag if self.lag is None else self.lag
         linger = guard.linger if self.linger is None else self.linger
         return Call(guard.asker, operation, need, lag, linger)
@@ -165,8 +183,10 @@ class Requirement:
         ticket.check()
         assert ticket.opened is not None
         hold = Hold(guard.account, ticket.opened, self.release_on)
+        if self.slots:
+            _tell_of_slots(guard, hold)
         if logger.isEnabledFor(logging.DEBUG):
-            _tell_if_inside(hold)
+            nested.tell(hold)
         return hold
 
     def settle(self, hold: Hold, result: Any) -> None:
@@ -194,7 +214,19 @@ class Requirement:
         if args or kwargs:
             msg = "require_credits(...) takes one function to decorate"
             raise TypeError(msg)
+        self._check_heard()
         return wrap(self, function)
+
+    def _check_heard(self) -> None:
+        """Raise TypeError for terms of a hold, where a decorated call has none to speak of."""
+        held = self.min if self.cost is None else self.cost
+        if held != 0 or self.actual is not None or self.slots:
+            return
+        given = {"lag": self.lag, "linger": self.linger, "release_on": self.release_on or None}
+        unheard = [f"{what}=" for what, value in given.items() if value is not None]
+        if unheard:
+            msg = f"a call that holds nothing (cost=0) leaves {' and '.join(unheard)} without effect"
+            raise TypeError(msg)
 
     def __enter__(self) -> Hold:
         self._claim()
@@ -252,17 +284,17 @@ class Requirement:
         hold.finish(error)
 
 
-def _tell_if_inside(hold: Hold) -> None:
-    """Log that one call may be guarded at two places, where an outer hold is still open."""
-    latest = _LATEST.get()
-    outer = None if latest is None else latest()
-    if outer is not None and outer.state == "open" and outer.same_account(hold):
-        logger.debug(
-            "%s holds credits while %s, around it, does: if both guard one call, it is held twice",
+def _tell_of_slots(guard: "Guard", hold: Hold) -> None:
+    """Log once that there is no limit of sessions to keep to, where slots are taken of it."""
+    look = guard.account.ledger.look
+    if look is not None and look.balance.max_concurrency is None:
+        guard.say_once(
+            "slots",
+            logging.WARNING,
+            "%s takes slots, and %s names no limit of sessions at once: none is kept to",
             hold.operation,
-            outer.operation,
+            guard.asker.provider,
         )
-    _LATEST.set(weakref.ref(hold))
 
 
 def _remaining(guard: "Guard", call: Call) -> float:
@@ -285,21 +317,42 @@ def _exceptions(
     kinds = given if isinstance(given, tuple) else (given,)
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            msg = f"release_on takes exception types, not {kind!r}"
+            what = f"the class {kind.__name__}" if isinstance(kind, type) else type(kind).__name__
+            msg = f"release_on takes exception types, one or a tuple of them, not {what}"
             raise TypeError(msg)
     return kinds
 
 
-def _just_defined(function: Any, scope: FrameType) -> bool:
-    """Whether `function` was defined in `scope` and has no name there yet: a bare decorator got it.
+def check_terms(terms: Mapping[str, Any]) -> None:
+    """Raise TypeError for a mapping that names what is no argument of `require_credits`."""
+    known = _arguments()
+    for name in terms:
+        if not isinstance(name, str):
+            msg = f"a mapping takes the names of require_credits' arguments, not {type(name).__name__}"
+            raise TypeError(msg)
+        if name not in known:
+            msg = f"it names {unknown(name, known, 'argument of require_credits', list(terms))}"
+            raise TypeError(msg)
+
+
+@functools.cache
+def _arguments() -> tuple[str, ...]:
+    return tuple(each for each in inspect.signature(Requirement).parameters if each != "guard")
+
+
+def _just_defined(function: Any) -> bool:
+    """Whether `function` was defined where it is given, and has no name there yet: by a bare decorator.
 
     At a call it would be too late: `bare(callback)` looks like decorating a callback.
     """
     own = function.__func__ if isinstance(function, classmethod | staticmethod) else function
     if not isinstance(own, FunctionType) or own.__name__ == "<lambda>":
         return False
+    scope, _ = caller()
+    if scope is None:
+        return False
     code, names = scope.f_code, scope.f_locals
-    within = f"{code.co_qualname}{'.<locals>' * bool(code.co_flags & CO_OPTIMIZED)}."
+    within = f"{code.co_qualname}{'.<locals>' * bool(code.co_flags & inspect.CO_OPTIMIZED)}."
     prefix = "" if code.co_name == "<module>" else within
     namesake = getattr(names.get(own.__name__), "__code__", None)
     return (
@@ -311,7 +364,7 @@ def _just_defined(function: Any, scope: FrameType) -> bool:
 
 
 def _bare(function: Any) -> str:
-    name = getattr(function, "__qualname__", None) or repr(function)
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
     return (
         f"{name} is decorated with a bare @require_credits. "
         "Write @require_credits(min=...), with the credits that it needs."

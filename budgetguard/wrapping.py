@@ -21,6 +21,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Gene
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from budgetguard import nested
 from budgetguard.account import MANY_ENDS
 from budgetguard.gate import Gate
 
@@ -247,6 +248,7 @@ def _guard_generator(
 ) -> Callable[..., Generator[Any, Any, Any]]:
     def guarded(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         hold = gate.open(args, kwargs)
+        nested.step_out(hold)
         try:
             result = yield from function(*args, **kwargs)
         except BaseException as error:
@@ -266,6 +268,7 @@ def _guard_async_generator(
 ) -> Callable[..., AsyncGenerator[Any, Any]]:
     async def guarded(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         hold = await gate.aopen(args, kwargs)
+        nested.step_out(hold)
         try:
             steps = function(*args, **kwargs)
             step: Callable[[], Awaitable[Any]] = functools.partial(_first_step, steps)
@@ -310,6 +313,7 @@ def _first_step(steps: AsyncGenerator[Any, Any]) -> Awaitable[Any]:
 
 def _guard_awaitable(gate: Gate, hold: "Hold", result: Any) -> Any:
     """Guard until an awaitable that a plain function returned is done."""
+    nested.step_out(hold)
     if inspect.iscoroutine(result):
         guarded: Any = _await(gate, hold, result)
         guarded.__name__, guarded.__qualname__ = result.__name__, result.__qualname__

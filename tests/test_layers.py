@@ -13,7 +13,7 @@ import budgetguard
 
 ROOT = Path(budgetguard.__file__).parent
 HEAVY = ("httpx", "anyio", "asyncio", "wrapt", "cachetools", "trio", "pytest", "starlette", "rich")
-PURE = {"errors", "credits", "clock", "durations", "balance", "ledger", "policy"}
+PURE = {"wrong", "plain", "errors", "credits", "clock", "durations", "balance", "ledger", "policy"}
 PLACES = {
     "starlette": ("budgetguard.testing.sandbox",),
     "uvicorn": ("budgetguard.testing.sandbox",),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import httpx
 
+from budgetguard import nested
 from budgetguard.browser.ending import is_alive, wants_credits
 from budgetguard.credits import to_credits
 from budgetguard.guard import check_guard
@@ -82,7 +83,7 @@ def guarded(client: C, guard: "Guard", *, costs: Mapping[str, Cost] | None = Non
     costs of methods that tell of others' costs, or that only call priced ones.
     """
     if not isinstance(client, Anchorbrowser | AsyncAnchorbrowser):
-        msg = f"guarded() takes an Anchorbrowser or AsyncAnchorbrowser, not {client!r}"
+        msg = f"guarded() takes an Anchorbrowser or AsyncAnchorbrowser, not {type(client).__name__}"
         raise TypeError(msg)
     check_unguarded(client)
     check_guard(guard, AnchorBrowser)
@@ -288,6 +289,7 @@ class _Account:
     def _put(self, kind: str, id: Any, work: _Work) -> None:
         if kind == "session":
             work = replace(work, until=self._guard.runtime.clock.monotonic() + work.life)
+        nested.step_out(work.hold)
         self._open[kind, str(id)] = work
 
     def _take(self, kind: str, id: Any) -> _Work | None:

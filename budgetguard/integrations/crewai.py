@@ -60,7 +60,7 @@ def guarded_tools(
     seen = {_seen(_checked(tool).name) for tool in tools}
     named = {_seen(name): cost for name, cost in costs.items()}
     for name in sorted(named.keys() - seen - {_ANY}):
-        raise ValueError(no_such_tool(name, sorted(seen)))
+        raise ValueError(no_such_tool(name, sorted(seen), named))
     if len(named) != len(costs):
         msg = f"costs names a tool twice, as a model sees them: {', '.join(costs)}"
         raise ValueError(msg)

@@ -63,17 +63,17 @@ def guarded_tools(
     given = list(tools)
     for name in costs:
         if name != "*":
-            _check(name, given)
+            _check(name, given, costs)
     return [
         _guarded(tool, stopping if getattr(tool, "output_json_schema", None) else telling)
         for tool in given
     ]
 
 
-def _check(name: str, tools: Iterable[Tool]) -> None:
+def _check(name: str, tools: Iterable[Tool], costs: Iterable[str]) -> None:
     kinds = {tool.name: type(tool) for tool in tools}
     if name not in kinds:
-        raise ValueError(no_such_tool(name, kinds))
+        raise ValueError(no_such_tool(name, kinds, costs))
     if not issubclass(kinds[name], FunctionTool):
         msg = f"{name} is no function tool, but {kinds[name].__name__}: it cannot be guarded here"
         raise TypeError(msg)

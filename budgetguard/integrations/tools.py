@@ -22,6 +22,7 @@ from budgetguard.events import logger
 from budgetguard.guard import Guard, check_guard
 from budgetguard.hold import Hold, NoHold
 from budgetguard.integrations.objects import Cost
+from budgetguard.wrong import shown, unknown
 
 if TYPE_CHECKING:
     from budgetguard.requirement import Requirement
@@ -53,7 +54,7 @@ class Tools:
             msg = 'costs names no tool: {"deep_spec": 50}, or {"*": 10} for all'
             raise ValueError(msg)
         if on_refusal not in {"tell", "stop"}:
-            msg = f"on_refusal must be 'tell' or 'stop', not {on_refusal!r}"
+            msg = "on_refusal must be 'tell' or 'stop'"
             raise ValueError(msg)
         self._stops = on_refusal == "stop"
         self._priced = {
@@ -72,7 +73,7 @@ class Tools:
         free = sorted(known - self._priced.keys())
         for name in sorted(unseen - known):
             if get_close_matches(name, free):
-                logger.warning(no_such_tool(name, free))
+                logger.warning(no_such_tool(name, free, self._priced))
 
     def find(self, name: str) -> "Requirement | None":
         """What a tool needs; None where it costs nothing."""
@@ -147,14 +148,9 @@ def guarded_already(name: str) -> str:
     )
 
 
-def no_such_tool(name: str, known: Iterable[str]) -> str:
-    """What to tell of a price for a tool that is not among `known`."""
-    names = list(known)
-    near = get_close_matches(name, names, n=3)
-    meant = (
-        f"Did you mean {' or '.join(near)}?" if near else f"There is: {', '.join(names) or 'none'}."
-    )
-    return f"costs names {name!r}, but no tool is called that. {meant}"
+def no_such_tool(name: str, known: Iterable[str], costs: Iterable[str]) -> str:
+    """What to tell of a name in `costs` that no tool has; `known` are those that tools have."""
+    return f"costs names {unknown(name, list(known), 'tool', list(costs))}"
 
 
 def _lack(error: InsufficientCredits) -> str:
@@ -176,7 +172,7 @@ def _instead(error: InsufficientCredits) -> str:
 
 def _checked(name: object) -> str:
     if not isinstance(name, str):
-        msg = f"costs takes the names of tools, not {type(name).__name__}: {name!r}"
+        msg = f"costs takes the names of tools, not {shown(name)}"
         raise TypeError(msg)
     return name
 
