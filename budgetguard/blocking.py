@@ -9,8 +9,8 @@ from budgetguard.callers import caller
 _TOLD: "WeakKeyDictionary[object, set[tuple[str, int]]]" = WeakKeyDictionary()
 
 
-def warn_if_looped(operation: str, instead: str) -> None:
-    """Warn that `operation` keeps this thread's event loop from running; name what to use instead.
+def warn_if_looped(operation: str) -> None:
+    """Warn that `operation` keeps this thread's event loop from running; say what to use instead.
 
     Nothing where there is no such loop: worker threads have none. What a loop's own tasks hold is
     not given back while its thread waits, so the wait may be in vain, too.
@@ -27,7 +27,8 @@ def warn_if_looped(operation: str, instead: str) -> None:
     told.add(place)
     msg = (
         f"{operation} has to wait, and the {library} event loop that runs in this thread waits with "
-        f"it: no other task goes on meanwhile. Use {instead}, or call it in another thread."
+        "it: no other task goes on meanwhile. Use `async with guard.require_credits(...)`, "
+        "`await guard.aacquire(...)` or an `async def` function, or call it in another thread."
     )
     warnings.warn(msg, RuntimeWarning, stacklevel=depth + 1)
 

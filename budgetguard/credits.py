@@ -31,7 +31,7 @@ def exact(value: Amount, what: str) -> Decimal:
     try:
         number = Decimal(float.__repr__(value) if isinstance(value, float) else value)
     except InvalidOperation:
-        msg = f"{what} is not a number, but another text: write it like 50 or \"12.5\""
+        msg = f'{what} is not a number, but another text: write it like 50 or "12.5"'
         raise ValueError(msg) from None
     if not number.is_finite():
         msg = f"{what} must be finite, not {shown(value)}"

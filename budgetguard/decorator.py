@@ -52,8 +52,8 @@ def require_credits(
     async one is a TypeError.
 
     Raises TypeError or ValueError for arguments that cannot be, TypeError for none of `min`, `cost` and
-    `slots`, and, when it decorates a call that holds nothing (`cost=0`), for `lag`, `linger` or
-    `release_on`, which could have no effect.
+    `slots`, and, when it decorates a call that holds nothing (`cost=0`), for `lag` and `linger`, which
+    could have no effect.
     """
     return Requirement(
         DEFAULT if guard is None else guard,

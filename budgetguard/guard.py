@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from budgetguard import nested, process
 from budgetguard.asker import Asker
 from budgetguard.balance import Balance
-from budgetguard.blocking import warn_if_looped
 from budgetguard.credits import Amount, cost, to_credits
 from budgetguard.discreet import discreet
 from budgetguard.durations import seconds
@@ -212,8 +211,6 @@ class Guard:
         """
         reading = self._read(max_age)
         try:
-            if not reading.done:
-                warn_if_looped("balance()", "`await guard.abalance()`")
             reading.wait(lambda: self._remaining(reading), self.account.overdue)
         except BaseException:
             self.account.abandon(reading)

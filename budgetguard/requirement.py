@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F")
 _BLOCK = "this block"
-_INSTEAD = "`async with`, `await guard.aacquire(...)` or an `async def` function"
 _NOTHING: Any = object()
 
 
@@ -68,18 +67,10 @@ class Requirement:
         if actual is not None and not callable(actual):
             msg = f"actual takes a callable given the result, not {type(actual).__name__}"
             raise TypeError(msg)
-        if name is not None and not isinstance(name, str):
-            msg = f"name takes a str, not {type(name).__name__}"
-            raise TypeError(msg)
-        if name == "":
-            msg = "name is empty: leave it out for the function's own"
-            raise ValueError(msg)
         if not callable(guard) and not hasattr(guard, "asker"):
             msg = f"guard takes a Guard or a callable, not {type(guard).__name__}"
             raise TypeError(msg)
-        for given, what in ((min, "min"), (cost, "cost"), (actual, "actual"), (guard, "guard")):
-            if callable(given):
-                check_plain(given, what)
+        _check_callables(min=min, cost=cost, actual=actual, guard=guard)
         self.guard = guard
         self.min = min if min is None or callable(min) else to_cost(min, "min")
         self.cost = cost if cost is None or callable(cost) else to_cost(cost, "cost")
@@ -89,7 +80,7 @@ class Requirement:
         self.lag = None if lag is None else seconds(lag, "lag")
         self.linger = None if linger is None else seconds(linger, "linger")
         self.release_on = _exceptions(release_on)
-        self.name = name
+        self.name = _checked_name(name)
         # Empty while a block is guarded; list.pop is atomic, so two cannot both be let in.
         self._free = [None]
         self._entered: Hold | None = None
@@ -107,16 +98,24 @@ class Requirement:
         return found
 
     def open(
-        self, operation: str | None = None, args: tuple[Any, ...] = (), kwargs: Any = None
+        self,
+        operation: str | None = None,
+        args: tuple[Any, ...] = (),
+        kwargs: Any = None,
+        *,
+        warns: bool = True,
     ) -> Hold:
-        """Admit one call, blocking while it waits; raises what the admission raises."""
+        """Admit one call, blocking while it waits; raises what the admission raises.
+
+        `warns`: where that keeps an event loop from running. Requests of a plain client do that anyway.
+        """
         started = self._start(operation, args, kwargs or {})
         if isinstance(started, NoHold):
             return started
         guard, call, ticket = started
         try:
-            if not ticket.done:
-                warn_if_looped(call.operation, _INSTEAD)
+            if warns and not ticket.done:
+                warn_if_looped(call.operation)
             ticket.wait(lambda: _remaining(guard, call), guard.account.overdue)
         except BaseException:
             guard.account.abandon(ticket)
@@ -222,10 +221,10 @@ class Requirement:
         held = self.min if self.cost is None else self.cost
         if held != 0 or self.actual is not None or self.slots:
             return
-        given = {"lag": self.lag, "linger": self.linger, "release_on": self.release_on or None}
+        given = {"lag": self.lag, "linger": self.linger}
         unheard = [f"{what}=" for what, value in given.items() if value is not None]
         if unheard:
-            msg = f"a call that holds nothing (cost=0) leaves {' and '.join(unheard)} without effect"
+            msg = f"a call that holds nothing (cost=0) leaves nothing to {' and '.join(unheard)}: leave it out"
             raise TypeError(msg)
 
     def __enter__(self) -> Hold:
@@ -321,6 +320,22 @@ def _exceptions(
             msg = f"release_on takes exception types, one or a tuple of them, not {what}"
             raise TypeError(msg)
     return kinds
+
+
+def _check_callables(**given: Any) -> None:
+    for what, each in given.items():
+        if callable(each):
+            check_plain(each, what)
+
+
+def _checked_name(name: str | None) -> str | None:
+    if name is not None and not isinstance(name, str):
+        msg = f"name takes a str, not {type(name).__name__}"
+        raise TypeError(msg)
+    if name == "":
+        msg = "name is empty: leave it out for the function's own"
+        raise ValueError(msg)
+    return name
 
 
 def check_terms(terms: Mapping[str, Any]) -> None:

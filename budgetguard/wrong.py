@@ -15,17 +15,22 @@ def shown(value: object) -> str:
     return repr(value) if type(value) in (int, float, Decimal) else f"a {type(value).__name__}"
 
 
+def near(name: str, known: Collection[str]) -> list[str]:
+    """Of names that are known those that `name`, which is not, may have been meant to be."""
+    # Deferred: whoever only imports budgetguard does not pay for it.
+    from difflib import get_close_matches
+
+    return get_close_matches(name, known, n=3)
+
+
 def unknown(name: str, known: Collection[str], what: str, names: Collection[object] = ()) -> str:
     """What to say of a `name` that no `what` has; `names` are all that were given.
 
     It is shown where it is nearly the right one. Else it is told by its place.
     """
-    # Deferred: whoever only imports budgetguard does not pay for it.
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, known, n=3)
-    if near:
-        return f"{name!r}, but no {what} is called that. Did you mean {' or '.join(near)}?"
+    meant = near(name, known)
+    if meant:
+        return f"{name!r}, but no {what} is called that. Did you mean {' or '.join(meant)}?"
     which = f"its {place(names, name)} name" if name in names else "a name"
     there = ", ".join(known) or "none"
     return f"a {what} that is not there ({which}). There is: {there}."

@@ -14,7 +14,10 @@ from budgetguard.testing import FakeProvider
         ({"store": "redis"}, ConfigurationError, "store takes None"),
         ({"fresh_for": -1}, ValueError, "fresh_for must be at least 0"),
         ({"fresh_for": "5"}, TypeError, "fresh_for takes a number of seconds"),
-        ({"fresh_for": 100, "stale_for": 50}, ValueError, "stale_for"),
+        ({"fresh_for": 100, "stale_for": 50}, ValueError, "less than fresh_for \\(100\\)"),
+        ({"fresh_for": 900, "stale_for": 600}, ValueError, "less than fresh_for \\(900\\)"),
+        ({"stale_for": 60}, ValueError, "less than fresh_for \\(300, its default\\).*Lower"),
+        ({"stale_for": 60.0, "fresh_for": 300}, ValueError, "less than fresh_for \\(300\\)"),
         ({"timeout": 0}, ValueError, "timeout must be above 0"),
         ({"hold_for": 0}, ValueError, "hold_for must be above 0"),
         ({"lag": float("nan")}, ValueError, "lag"),
@@ -62,7 +65,6 @@ def test_needs_of_a_call(needs: dict[str, Any], error: type[Exception], words: s
     ("terms", "ages"),
     [
         ({"fresh_for": 900}, (900, 900)),
-        ({"stale_for": 60}, (60, 60)),
         ({"fresh_for": 10, "stale_for": 20}, (10, 20)),
     ],
 )
