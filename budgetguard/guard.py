@@ -20,6 +20,7 @@ from budgetguard.providers import AnchorBrowser, PreDev
 from budgetguard.requirement import Requirement
 from budgetguard.switch import SWITCH
 from budgetguard.waiting import Reading
+from budgetguard.wrong import other
 
 if TYPE_CHECKING:
     from budgetguard.account import Account
@@ -180,7 +181,8 @@ class Guard:
         Arguments and errors are those of `require_credits`. The hold ends when it is told to; one
         that is dropped while open is kept.
         """
-        hold = self._requirement(min, cost, slots, wait, lag, linger, release_on, name).open()
+        requirement = self._requirement(min, cost, slots, wait, lag, linger, release_on, name)
+        hold = requirement.open(warns=True)
         nested.step_out(hold)
         return hold
 
@@ -391,6 +393,6 @@ def _default(value: float | None, provider: Any, what: str, otherwise: float) ->
 
 def _choice(value: str, what: str, choices: tuple[str, ...]) -> str:
     if value not in choices:
-        msg = f"{what} must be {' or '.join(map(repr, choices))}"
+        msg = f"{what} must be {' or '.join(map(repr, choices))}, not {other(value)}"
         raise ValueError(msg)
     return value

@@ -103,11 +103,12 @@ class Requirement:
         args: tuple[Any, ...] = (),
         kwargs: Any = None,
         *,
-        warns: bool = True,
+        warns: bool = False,
     ) -> Hold:
         """Admit one call, blocking while it waits; raises what the admission raises.
 
-        `warns`: where that keeps an event loop from running. Requests of a plain client do that anyway.
+        `warns` where that keeps an event loop from running; what blocks that loop anyway, such as a
+        plain HTTP client's requests, is let in without.
         """
         started = self._start(operation, args, kwargs or {})
         if isinstance(started, NoHold):
@@ -230,7 +231,7 @@ class Requirement:
     def __enter__(self) -> Hold:
         self._claim()
         try:
-            self._entered = self.open()
+            self._entered = self.open(warns=True)
         except BaseException:
             self._free.append(None)
             raise

@@ -30,6 +30,7 @@ from budgetguard.routes import Routes
 from budgetguard.streams import watched
 from budgetguard.switch import SWITCH
 from budgetguard.wire import DID_NOTHING, PAYMENT_REQUIRED, Price, Prices, Terms, Wire, read
+from budgetguard.wrong import other
 
 if TYPE_CHECKING:
     # Of neither library's transports, and taken for either's by type checkers.
@@ -77,8 +78,8 @@ class _Transport(_Base):  # type: ignore[misc]
         self._made = {} if transport is None else {"behind": transport}
         self._traffic = _Traffic(guard, prices, base_url, on_refusal)
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override,unused-ignore]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         """Of each library's kind of transport, for those who compose transports and check that."""
         kind = type(self)
         return seen_as(kind, _LIBRARIES, kind._base)  # noqa: SLF001  its own
@@ -136,7 +137,7 @@ class GuardTransport(_Transport):
                 request.read()
             requirement = call.requirement()
             if requirement is not None:
-                call.begin(requirement.open(call.operation, (request,), warns=False))
+                call.begin(requirement.open(call.operation, (request,)))
         except BudgetGuardError as error:
             return call.refused(error)
         with call:
@@ -219,7 +220,7 @@ class _Traffic:
     ) -> None:
         check_guard(guard)
         if on_refusal not in {"answer", "raise"}:
-            msg = "on_refusal must be 'answer' or 'raise'"
+            msg = f"on_refusal must be 'answer' or 'raise', not {other(on_refusal)}"
             raise ValueError(msg)
         provider = guard.provider
         prices = getattr(provider, "prices", None) if prices is None else prices

@@ -15,6 +15,11 @@ def shown(value: object) -> str:
     return repr(value) if type(value) in (int, float, Decimal) else f"a {type(value).__name__}"
 
 
+def other(value: object) -> str:
+    """What stands where one of a few words is wanted."""
+    return "another text" if isinstance(value, str) else type(value).__name__
+
+
 def near(name: str, known: Collection[str]) -> list[str]:
     """Of names that are known those that `name`, which is not, may have been meant to be."""
     # Deferred: whoever only imports budgetguard does not pay for it.

@@ -15,6 +15,7 @@ import httpx
 from budgetguard import nested
 from budgetguard.browser.ending import is_alive, wants_credits
 from budgetguard.credits import to_credits
+from budgetguard.discreet import discreet
 from budgetguard.guard import check_guard
 from budgetguard.integrations._anchor_prices import PRICED, RETRY, TOLD, Told
 from budgetguard.integrations._extra import extra
@@ -50,6 +51,7 @@ _HELPERS = ("agent", "browser")
 _REFUSALS = frozenset(range(400, 500)) - {HTTPStatus.REQUEST_TIMEOUT}
 
 
+@discreet
 def guarded(client: C, guard: "Guard", *, costs: Mapping[str, Cost] | None = None) -> C:
     """`client`, refusing what its credits will not pay for; so do `with_options()` and `copy()`.
 

@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from budgetguard.discreet import discreet
 from budgetguard.integrations._extra import extra
 from budgetguard.integrations.objects import Cost
 from budgetguard.integrations.tools import OnRefusal, Tools, guarded_already, no_such_tool
@@ -30,6 +31,7 @@ with extra("crewai"):
 _ANY = "*"
 
 
+@discreet
 def guarded_tools(
     tools: Iterable[BaseTool],
     guard: "Guard",

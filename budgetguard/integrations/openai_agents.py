@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import wrapt
 
+from budgetguard.discreet import discreet
 from budgetguard.integrations._extra import extra
 from budgetguard.integrations.objects import Cost
 from budgetguard.integrations.tools import OnRefusal, Tools, guarded_already, no_such_tool
@@ -27,6 +28,7 @@ with extra("openai-agents"):
 _BIND = "__agents_bind_function_tool__"
 
 
+@discreet
 def guarded_tools(
     tools: Iterable[Tool],
     guard: "Guard",

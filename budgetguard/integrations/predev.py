@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from budgetguard import nested
 from budgetguard.credits import to_credits
+from budgetguard.discreet import discreet
 from budgetguard.errors import HoldClosed
 from budgetguard.guard import check_guard
 from budgetguard.integrations._extra import extra
@@ -57,6 +58,7 @@ _RUNNING = ("pending", "processing")
 _OVER = ("completed", "failed")
 
 
+@discreet
 def guarded(
     api: PredevAPI, guard: "Guard", *, costs: Mapping[str, Cost] | None = None
 ) -> PredevAPI:

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from difflib import get_close_matches
 from math import ceil
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from budgetguard.credits import spell
+from budgetguard.discreet import discreet
 from budgetguard.errors import (
     BalanceUnavailable,
     BudgetGuardError,
@@ -22,10 +23,8 @@ from budgetguard.events import logger
 from budgetguard.guard import Guard, check_guard
 from budgetguard.hold import Hold, NoHold
 from budgetguard.integrations.objects import Cost
-from budgetguard.wrong import shown, unknown
-
-if TYPE_CHECKING:
-    from budgetguard.requirement import Requirement
+from budgetguard.requirement import Requirement, check_terms
+from budgetguard.wrong import other, shown, unknown
 
 OnRefusal: TypeAlias = Literal["tell", "stop"]
 
@@ -43,6 +42,7 @@ class Tools:
     Raises TypeError or ValueError for costs that cannot be, TypeError for what is no guard.
     """
 
+    @discreet
     def __init__(
         self, guard: "Guard", costs: Mapping[str, Cost | None], *, on_refusal: OnRefusal = "tell"
     ) -> None:
@@ -54,7 +54,7 @@ class Tools:
             msg = 'costs names no tool: {"deep_spec": 50}, or {"*": 10} for all'
             raise ValueError(msg)
         if on_refusal not in {"tell", "stop"}:
-            msg = "on_refusal must be 'tell' or 'stop'"
+            msg = f"on_refusal must be 'tell' or 'stop', not {other(on_refusal)}"
             raise ValueError(msg)
         self._stops = on_refusal == "stop"
         self._priced = {
@@ -75,7 +75,7 @@ class Tools:
             if get_close_matches(name, free):
                 logger.warning(no_such_tool(name, free, self._priced))
 
-    def find(self, name: str) -> "Requirement | None":
+    def find(self, name: str) -> Requirement | None:
         """What a tool needs; None where it costs nothing."""
         return self._priced[name] if name in self._priced else self._priced.get(_ANY)
 
@@ -177,11 +177,12 @@ def _checked(name: object) -> str:
     return name
 
 
-def _requirement(guard: Guard, name: str, cost: Cost | None) -> "Requirement | None":
+def _requirement(guard: Guard, name: str, cost: Cost | None) -> Requirement | None:
     if cost is None:
         return None
     terms: Mapping[str, Any] = cost if isinstance(cost, Mapping) else {"min": cost}
     try:
+        check_terms(terms)
         return guard.require_credits(**terms)
     except (TypeError, ValueError) as error:
         error.add_note(f"in the cost of {name}")
