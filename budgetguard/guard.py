@@ -205,6 +205,7 @@ class Guard:
         nested.step_out(hold)
         return hold
 
+    @discreet
     def balance(self, max_age: float | None = None) -> Balance:
         """The balance, asked for first if the one at hand is older than `max_age` seconds.
 
@@ -219,6 +220,7 @@ class Guard:
             raise
         return _balance(reading)
 
+    @discreet
     async def abalance(self, max_age: float | None = None) -> Balance:
         """`balance`, for code that awaits: waits without blocking the event loop."""
         reading = self._read(max_age)

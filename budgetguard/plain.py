@@ -11,12 +11,12 @@ _KINDS = (inspect.iscoroutinefunction, inspect.isasyncgenfunction, inspect.isgen
 def check_plain(function: Any, what: str) -> None:
     """Raise TypeError for a callable whose result would have to be awaited or iterated over.
 
-    Looks through partials, methods and objects with `__call__`. What only returns something to await
+    Looks through partials, methods, static ones in their class's body, and objects with `__call__`. What only returns something to await
     is not told from here.
     """
     call = function
-    while isinstance(call, functools.partial):
-        call = call.func
+    while isinstance(call, functools.partial | staticmethod):
+        call = call.func if isinstance(call, functools.partial) else call.__func__
     if not isinstance(call, FunctionType | MethodType | BuiltinFunctionType | type):
         call = getattr(type(call), "__call__", None)  # noqa: B004
     if any(is_kind(each) for is_kind in _KINDS for each in (function, call)):

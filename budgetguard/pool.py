@@ -71,6 +71,7 @@ class GuardPool(Generic[K]):
             del self._busy[key]
 
 
+@discreet
 def _checked(guard: object) -> Guard:
     if not isinstance(guard, Guard):
         leave_alone(guard)

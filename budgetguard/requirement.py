@@ -205,6 +205,7 @@ class Requirement:
             logger.exception("actual of %s failed; its hold is settled at cost", operation)
             return cost
 
+    @discreet
     def __call__(self, function: F = _NOTHING, /, *args: Any, **kwargs: Any) -> F:
         """Guard `function`; raises TypeError for what cannot be guarded rightly."""
         from budgetguard.wrapping import can_wrap, wrap

@@ -14,6 +14,7 @@ from http import HTTPMethod
 from typing import Generic, TypeAlias, TypeVar
 from urllib.parse import unquote
 
+from budgetguard.discreet import discreet
 from budgetguard.wrong import near, place
 
 V = TypeVar("V")
@@ -38,6 +39,7 @@ class Routes(Generic[V]):
     percent-encoding, a query.
     """
 
+    @discreet
     def __init__(self, values: Mapping[tuple[str, str], V]) -> None:
         exact: dict[tuple[str, tuple[str, ...]], V] = {}
         for key, value in values.items():

@@ -33,6 +33,8 @@ class Switch:
             return
         value = os.environ.get(VARIABLE, "").strip().lower()
         if value not in {"", "off", "observe"}:
+            # A traceback may be printed together with its locals.
+            del value
             msg = f"{VARIABLE} is something else: set it to off or observe, or leave it unset."
             raise ConfigurationError(msg)
         self.read = True

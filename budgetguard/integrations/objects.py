@@ -12,6 +12,7 @@ from budgetguard.requirement import check_terms
 from budgetguard.wrong import near
 
 T = TypeVar("T")
+_MISSING: Any = object()
 Cost: TypeAlias = Amount | Callable[..., Amount] | Mapping[str, Any]
 
 
@@ -107,14 +108,14 @@ def check_unguarded(obj: object) -> None:
 
 
 def _part(wrapped: Any, name: str, path: str) -> Any:
-    try:
-        return getattr(wrapped, name)
-    except AttributeError:
+    part = getattr(wrapped, name, _MISSING)
+    if part is _MISSING:
         meant = near(name, [each for each in dir(wrapped) if not each.startswith("_")])
         what = repr(name) if meant else "method of a name in costs"
         advice = f" Did you mean {' or '.join(meant)}?" if meant else ""
         msg = f"{path} has no {what} to guard.{advice}"
-        raise AttributeError(msg) from None
+        raise AttributeError(msg)
+    return part
 
 
 def _method(method: Any, guard: "Guard", cost: Cost, path: str) -> Any:
