@@ -194,6 +194,8 @@ class TestAsync:
     """Amounts and guards are wanted at once: who would have to be awaited is refused."""
 
     class Awaited:
+        """Objects and methods."""
+
         async def __call__(self, *_: object) -> int:
             return 1
 
