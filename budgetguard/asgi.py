@@ -5,14 +5,16 @@ endpoint. Nothing here needs a framework, until `require` is called.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from budgetguard import problem
 from budgetguard.credits import Amount
 from budgetguard.decorator import require_credits
+from budgetguard.discreet import discreet
 from budgetguard.exchange import EXCHANGE, Exchange, Receive, Scope, Send, answers_websockets
 from budgetguard.hold import Hold
+from budgetguard.plain import check_plain
+from budgetguard.requirement import check_terms
 from budgetguard.routes import Routes
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ class GuardMiddleware:
 
     `rules` says of `(method, path pattern)` what a request may cost: a number of credits, a
     callable that is given the scope and returns one (None lets the request pass), or the arguments
-    of `require_credits` in a mapping, whose callables are given the scope too. A rule whose value
+    of `require_credits` in a mapping (not `actual` and `release_on`, of which it could not hear), whose
+    callables are given the scope too. A rule whose value
     is None lets requests pass that a later one would price. `Routes` says what a pattern matches;
     of several rules that do, the first decides. `guard` is a Guard, or a callable given the scope
     that returns one; default is that of `require_credits`.
@@ -79,6 +82,7 @@ class GuardMiddleware:
     through. Raises TypeError or ValueError for rules that cannot be.
     """
 
+    @discreet
     def __init__(
         self,
         app: App,
@@ -142,6 +146,7 @@ class GuardMiddleware:
             return None
 
 
+@discreet
 def require(
     guard: "Guard | Callable[[Scope], Guard] | None" = None,
     *,
@@ -206,14 +211,19 @@ def _requirements(
     guard: "Guard | Callable[[Scope], Guard] | None",
     rules: Mapping[tuple[str, str], Price | None],
 ) -> "dict[tuple[str, str], Requirement | None]":
+    if not isinstance(rules, Mapping):
+        msg = f"rules takes a mapping of (method, path) to prices, not {type(rules).__name__}"
+        raise TypeError(msg)
     if not rules:
         msg = 'rules names no request: {("POST", "/deep-spec"): 50}'
         raise ValueError(msg)
+    # First, so that notes name what is known to be a method and a path.
+    Routes(rules)
     return {key: _requirement(guard, key, price) for key, price in rules.items()}
 
 
 def _requirement(
-    guard: "Guard | Callable[[Scope], Guard] | None", key: Any, price: Price | None
+    guard: "Guard | Callable[[Scope], Guard] | None", key: tuple[str, str], price: Price | None
 ) -> "Requirement | None":
     if price is None:
         return None
@@ -221,6 +231,18 @@ def _requirement(
         terms = dict(price)
     else:
         terms = {"min": _priced(price) if callable(price) else price}
+    name = " ".join(key)
+    try:
+        _check_heard(terms)
+        return require_credits(**{"guard": guard, "name": name, **terms})
+    except (TypeError, ValueError) as error:
+        error.add_note(f"in the rule for {name}")
+        raise
+
+
+def _check_heard(terms: Mapping[str, Any]) -> None:
+    """Refuse what no rule can hear of."""
+    check_terms({name: term for name, term in terms.items() if name != "guard"})
     if "actual" in terms:
         msg = "actual= is given a function's result, and a request has none: use hold.settle(cost)"
         raise TypeError(msg)
@@ -229,20 +251,17 @@ def _requirement(
             "until= is about a function's result, and a request has none: its hold lasts to its end"
         )
         raise TypeError(msg)
-    name = " ".join(map(str, key)) if isinstance(key, tuple) else str(key)
-    try:
-        return require_credits(**{"guard": guard, "name": name, **terms})
-    except (TypeError, ValueError) as error:
-        error.add_note(f"in the rule for {name}")
-        raise
+    if "release_on" in terms:
+        msg = (
+            "a rule takes no release_on: what the app's handlers make a response of is not raised "
+            'here. Call scope["budgetguard.hold"].release() there, or guard the endpoint by '
+            "require(..., release_on=...), which sees what it raised."
+        )
+        raise TypeError(msg)
 
 
 def _priced(price: Callable[[Scope], Amount | None]) -> Callable[[Scope], Amount]:
-    if iscoroutinefunction(price):
-        msg = (
-            f"a cost is told by a plain function, and {price.__qualname__} is a coroutine function"
-        )
-        raise TypeError(msg)
+    check_plain(price, "a cost")
 
     def cost(scope: Scope) -> Amount:
         amount = price(scope)

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TypeAlias
 
 from budgetguard.clock import Instant
-from budgetguard.credits import to_credits
+from budgetguard.credits import spell, to_credits
 from budgetguard.errors import BudgetGuardError
 from budgetguard.events import Event, Kind, OnEvent, logger
 from budgetguard.inside import INSIDE
@@ -89,6 +89,8 @@ class Asker:
     ) -> None:
         """Have an event with the figures of this moment delivered, outside the lock."""
         if self.on_event is None:
+            if kind == "low":
+                effects.append(partial(self._log_low, self._available(ledger)))
             return
         look = ledger.look
         credits = look.balance.credits if look and amount is None else None
@@ -117,6 +119,16 @@ class Asker:
             self._kept.add(operation)
         effects.append(
             partial(log_kept, operation, held.rest, held.slots, for_seconds, cause, first=first)
+        )
+
+    def _log_low(self, available: float) -> None:
+        """Nobody else would hear of it."""
+        low, mark = to_credits(available), to_credits(self.alert_below or 0)
+        logger.warning(
+            "Less than %s credits are available at %s: %s",
+            spell(mark),
+            self.provider,
+            spell(low),
         )
 
     def _deliver(self, event: Event) -> None:

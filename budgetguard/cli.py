@@ -3,10 +3,11 @@
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, NoReturn
 
 from budgetguard._version import __version__
 from budgetguard.balance import Balance
@@ -28,11 +29,13 @@ USAGE = 2
 UNKNOWN = 3
 
 _PROVIDERS: dict[str, Callable[..., Any]] = {"predev": PreDev, "anchorbrowser": AnchorBrowser}
+_WORDS = frozenset({"balance", "check", "sandbox", "demo", *_PROVIDERS})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = _parser(given).parse_args(given)
     # BUDGETGUARD=off lets guarded code pass; a check still has to tell what is there.
     set_active(True)
     try:
@@ -204,8 +207,23 @@ def _speed(text: str) -> float:
 _speed.__name__ = "number of seconds per second"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _without(given: Sequence[str], message: str) -> str:
+    """A message about arguments, without the values that were given: one may be a key."""
+    for each in given:
+        value = each.partition("=")[2] if each.startswith("-") else each
+        if value and value not in _WORDS and not re.fullmatch(r"[-+0-9.e]+", value):
+            message = re.sub(rf"(?<!\w)'?{re.escape(value)}'?(?!\w)", "...", message)
+    return message
+
+
+def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
+    class Parser(argparse.ArgumentParser):
+        """One whose errors show no values."""
+
+        def error(self, message: str) -> NoReturn:
+            super().error(_without(given, message))
+
+    parser = Parser(
         prog="budgetguard",
         description="A pre-flight budget guard for APIs that are paid by credits.",
     )

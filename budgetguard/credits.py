@@ -3,6 +3,9 @@
 from decimal import Context, Decimal, InvalidOperation
 from typing import Literal, TypeAlias
 
+from budgetguard.plain import leave_alone
+from budgetguard.wrong import shown
+
 Amount: TypeAlias = int | float | Decimal | str
 
 MICRO = 10**6
@@ -22,15 +25,16 @@ def exact(value: Amount, what: str) -> Decimal:
     for NaN, infinities, text that is no number, and anything beyond 10^12.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str):
+        leave_alone(value)
         msg = f"{what} takes an int, float, Decimal or str, not {type(value).__name__}"
         raise TypeError(msg)
     try:
         number = Decimal(float.__repr__(value) if isinstance(value, float) else value)
     except InvalidOperation:
-        msg = f"{what} is not a number: {value!r}"
+        msg = f'{what} is not a number, but another text: write it like 50 or "12.5"'
         raise ValueError(msg) from None
     if not number.is_finite():
-        msg = f"{what} must be finite, not {value!r}"
+        msg = f"{what} must be finite, not {shown(value)}"
         raise ValueError(msg)
     if number.copy_abs() > LIMIT:
         msg = f"{what} must not be beyond 10^12 credits"
@@ -53,7 +57,7 @@ def cost(value: Amount, what: str) -> int:
         return value * MICRO
     number = exact(value, what)
     if number < 0:
-        msg = f"{what} must not be negative: {value!r}"
+        msg = f"{what} must not be negative: {number}"
         raise ValueError(msg)
     return to_micro(number, what, rounding="up")
 

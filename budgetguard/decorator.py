@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from budgetguard.credits import Amount
 from budgetguard.defaults import DEFAULT
+from budgetguard.discreet import discreet
 from budgetguard.requirement import Requirement
 
 if TYPE_CHECKING:
     from budgetguard.guard import Guard
 
 
+@discreet
 def require_credits(
     min: Amount | Callable[..., Amount] | None = None,
     *,
@@ -38,7 +40,8 @@ def require_credits(
     - `wait`: seconds to queue, in order of arrival, before refusing. Nobody is held longer than
       `wait` plus the guard's `timeout`.
     - `lag`, `linger`: seconds, for this call, instead of the guard's.
-    - `release_on`: exception types that prove that nothing was charged.
+    - `release_on`: exception types that prove that nothing was charged; a group of nothing else,
+      such as a nursery or a TaskGroup raises, proves it too.
     - `name`: the operation's name in errors and events; default the function's qualified name.
     - `until`: when the work ends that a result stands for. By default a call's hold ends when it
       returns; where it returns a generator, an async generator, a future or an awaitable, when that
@@ -52,8 +55,12 @@ def require_credits(
     and staticmethods in either order, partials and callable objects; each keeps its kind and type.
 
     Calls raise InsufficientCredits, ConcurrencyLimit or BalanceUnavailable before the body runs.
-    Raises TypeError or ValueError for arguments that cannot be, and TypeError for none of `min`,
-    `cost` and `slots`.
+    `min`, `cost`, `actual` and `guard` are plain callables: what they say is wanted at once, so an
+    async one is a TypeError.
+
+    Raises TypeError or ValueError for arguments that cannot be, TypeError for none of `min`, `cost` and
+    `slots`, and, when it decorates a call that holds nothing (`cost=0`), for `lag` and `linger`, which
+    could have no effect.
     """
     return Requirement(
         DEFAULT if guard is None else guard,

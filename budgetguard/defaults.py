@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from budgetguard.discreet import discreet
 from budgetguard.errors import ConfigurationError
 from budgetguard.gate import Slot
 from budgetguard.guard import Guard
@@ -55,6 +56,7 @@ def provider_from_environment(without: str, with_two: str) -> PreDev | AnchorBro
     raise ConfigurationError(msg)
 
 
+@discreet
 def set_default_guard(guard: Guard | None) -> None:
     """Have `guard` serve code that names none, from its next call on.
 

@@ -178,7 +178,7 @@ class Gate:
 
     def open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hold:
         """Go the long way."""
-        hold = self.requirement.open(self.operation, args, kwargs)
+        hold = self.requirement.open(self.operation, args, kwargs, warns=True)
         self._learn()
         return hold
 

@@ -1,31 +1,35 @@
 """Guard: an account's balance, and what may be promised of it."""
 
-import inspect
 from collections.abc import Callable
 from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
-from budgetguard import process
+from budgetguard import nested, process
 from budgetguard.asker import Asker
 from budgetguard.balance import Balance
 from budgetguard.credits import Amount, cost, to_credits
+from budgetguard.discreet import discreet
 from budgetguard.durations import seconds
 from budgetguard.errors import ConfigurationError
-from budgetguard.events import OnEvent
+from budgetguard.events import OnEvent, logger
 from budgetguard.hold import Hold
+from budgetguard.plain import check_plain
 from budgetguard.policy import Terms
 from budgetguard.providers import AnchorBrowser, PreDev
 from budgetguard.requirement import Requirement
 from budgetguard.switch import SWITCH
 from budgetguard.waiting import Reading
+from budgetguard.wrong import other
 
 if TYPE_CHECKING:
     from budgetguard.account import Account
     from budgetguard.loop import Runtime
 
-FRESH_FOR = 300
-STALE_FOR = 600
+# Floats of their own, told from a user's 300, 600 and 60 by identity: what was said counts.
+FRESH_FOR = float(300)
+STALE_FOR = float(600)
+HOLD_FOR = float(60)
 PLAIN_LAG = 5.0
 PLAIN_LINGER = 0.0
 
@@ -40,8 +44,10 @@ class Guard:
     - `fresh_for`: a balance younger than this is used as it is; pre.dev advises to ask every 5 to
       10 minutes (its page on the credits balance, 2026-11).
     - `stale_for`: up to this age a balance is still used while one refresh runs behind; past it,
-      callers wait for a refresh. Where one of both is at its default, it gives way to the other.
-    - `hold_for`: in shared stores, how long the hold of a process that died stays open.
+      callers wait for a refresh. Where only a larger `fresh_for` is given, it is that; one that is
+      given and less than `fresh_for`, also than its default, is a ValueError.
+    - `hold_for`: in shared stores, how long the hold of a process that died stays open; of no effect
+      without one, which the log tells of.
     - `lag`, `linger`: how long after its work ends the provider may still book it, and how long it
       may work on after a client gave up; None takes the provider's own, 5 and 0 for a callable.
     - `sole_spender`: True says that nobody but guards in this process spends from the account. What
@@ -54,7 +60,8 @@ class Guard:
       `"allow"` lets calls through and holds their cost.
     - `mode`: `"observe"` decides and books the same, but never refuses and never waits.
     - `alert_below`: tell of a `low` event once when less than this is available; again only after a
-      balance above it that is higher than the one before.
+      balance above it that is higher than the one before. Without `on_event` it is a line in the log,
+      at WARNING.
     - `store`: None keeps holds in this process's memory; there is no other store yet.
     - `on_event`: is called with an Event outside every lock; what it raises is logged.
 
@@ -63,13 +70,14 @@ class Guard:
     ValueError or ConfigurationError for arguments that cannot be.
     """
 
+    @discreet
     def __init__(
         self,
         provider: Any,
         *,
         fresh_for: float = FRESH_FOR,
         stale_for: float = STALE_FOR,
-        hold_for: float = 60,
+        hold_for: float = HOLD_FOR,
         lag: float | None = None,
         linger: float | None = None,
         sole_spender: bool = False,
@@ -93,7 +101,7 @@ class Guard:
         self.lag = _default(lag, provider, "lag", PLAIN_LAG)
         self.linger = _default(linger, provider, "linger", PLAIN_LINGER)
         self.hold_for = seconds(hold_for, "hold_for", positive=True)
-        fresh, stale = _ages(seconds(fresh_for, "fresh_for"), seconds(stale_for, "stale_for"))
+        fresh, stale = _ages(fresh_for, stale_for)
         terms = Terms(
             fresh_for=fresh,
             stale_for=stale,
@@ -106,9 +114,8 @@ class Guard:
         if on_event is not None and not callable(on_event):
             msg = f"on_event takes a callable, not {type(on_event).__name__}"
             raise TypeError(msg)
-        if inspect.iscoroutinefunction(on_event):
-            msg = "on_event takes a plain function: nobody would await an async one."
-            raise TypeError(msg)
+        if on_event is not None:
+            check_plain(on_event, "on_event")
         name = str(getattr(provider, "name", None) or "the provider")
         self.asker = Asker(
             terms,
@@ -122,7 +129,11 @@ class Guard:
         self.provider = provider
         self.account: Account = process.join(provider, self.asker)
         self.closed = False
+        self._said: set[str] = set()
+        if hold_for is not HOLD_FOR:
+            logger.warning("hold_for has no effect: it is for shared stores, and there is none")
 
+    @discreet
     def require_credits(
         self,
         min: Amount | Callable[..., Amount] | None = None,
@@ -155,6 +166,7 @@ class Guard:
             until=until,
         )
 
+    @discreet
     def acquire(
         self,
         min: Amount | None = None,
@@ -172,8 +184,12 @@ class Guard:
         Arguments and errors are those of `require_credits`. The hold ends when it is told to; one
         that is dropped while open is kept.
         """
-        return self._requirement(min, cost, slots, wait, lag, linger, release_on, name).open()
+        requirement = self._requirement(min, cost, slots, wait, lag, linger, release_on, name)
+        hold = requirement.open(warns=True)
+        nested.step_out(hold)
+        return hold
 
+    @discreet
     async def aacquire(
         self,
         min: Amount | None = None,
@@ -188,8 +204,11 @@ class Guard:
     ) -> Hold:
         """`acquire`, for code that awaits: waits without blocking the event loop."""
         requirement = self._requirement(min, cost, slots, wait, lag, linger, release_on, name)
-        return await requirement.aopen()
+        hold = await requirement.aopen()
+        nested.step_out(hold)
+        return hold
 
+    @discreet
     def balance(self, max_age: float | None = None) -> Balance:
         """The balance, asked for first if the one at hand is older than `max_age` seconds.
 
@@ -204,6 +223,7 @@ class Guard:
             raise
         return _balance(reading)
 
+    @discreet
     async def abalance(self, max_age: float | None = None) -> Balance:
         """`balance`, for code that awaits: waits without blocking the event loop."""
         reading = self._read(max_age)
@@ -298,6 +318,12 @@ class Guard:
             msg = f"{operation} came after the guard of {self.asker.provider} was closed."
             raise RuntimeError(msg)
 
+    def say_once(self, what: str, level: int, message: str, *args: object) -> None:
+        """Log of this guard what need be said once; `what` tells it from other such things."""
+        if what not in self._said:
+            self._said.add(what)
+            logger.log(level, message, *args)
+
     def _requirement(
         self,
         min_: Amount | None,
@@ -357,19 +383,29 @@ def _check_provider(provider: Any) -> None:
     ):
         msg = (
             "Guard takes a provider: PreDev(), AnchorBrowser(), an object with `name` and "
-            f"`async fetch(client)`, or a callable that returns the balance; not {provider!r}"
+            f"`async fetch(client)`, or a callable that returns the balance; not {_kind(provider)}. "
+            "A key belongs into the provider: Guard(PreDev(key))."
         )
         raise TypeError(msg)
 
 
+def _kind(provider: Any) -> str:
+    if isinstance(provider, type):
+        return f"the class {provider.__name__}"
+    return type(provider).__name__
+
+
 def _ages(fresh_for: float, stale_for: float) -> tuple[float, float]:
-    if stale_for >= fresh_for:
-        return fresh_for, stale_for
-    if stale_for == STALE_FOR:
-        return fresh_for, fresh_for
-    if fresh_for == FRESH_FOR:
-        return stale_for, stale_for
-    msg = f"stale_for ({stale_for:g}) must not be less than fresh_for ({fresh_for:g})"
+    fresh, stale = seconds(fresh_for, "fresh_for"), seconds(stale_for, "stale_for")
+    if stale >= fresh:
+        return fresh, stale
+    if stale_for is STALE_FOR:
+        return fresh, fresh
+    default = ", its default" if fresh_for is FRESH_FOR else ""
+    msg = (
+        f"stale_for ({stale:g}) must not be less than fresh_for ({fresh:g}{default}): a balance of "
+        "that age would be both good and too old. Lower fresh_for too, or raise stale_for."
+    )
     raise ValueError(msg)
 
 
@@ -379,6 +415,6 @@ def _default(value: float | None, provider: Any, what: str, otherwise: float) ->
 
 def _choice(value: str, what: str, choices: tuple[str, ...]) -> str:
     if value not in choices:
-        msg = f"{what} must be {' or '.join(map(repr, choices))}, not {value!r}"
+        msg = f"{what} must be {' or '.join(map(repr, choices))}, not {other(value)}"
         raise ValueError(msg)
     return value

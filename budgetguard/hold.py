@@ -170,7 +170,7 @@ class Hold:
         later = isinstance(error, GeneratorExit)
         if error is None:
             self._finish("settled", self._open.settle, self._open.entry.amount)
-        elif isinstance(error, self._release_on):
+        elif proves(error, self._release_on):
             self._finish("released", self._open.release, later=later)
         else:
             self._finish("kept", self._open.keep, cause_of(error), later=later)
@@ -247,6 +247,19 @@ class Hold:
 
     def __repr__(self) -> str:
         return f"<Hold of {self.amount} for {self.operation}, {self.state}>"
+
+
+def proves(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:
+    """Whether `error` is one of `kinds`, or a group of nothing else, however deep."""
+    rest = [error]
+    while rest:
+        each = rest.pop()
+        if isinstance(each, kinds):
+            continue
+        if not isinstance(each, BaseExceptionGroup):
+            return False
+        rest += each.exceptions
+    return True
 
 
 class NoHold(Hold):

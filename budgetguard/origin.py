@@ -33,7 +33,7 @@ def check_base_url(url: str) -> str:
     scheme, host = match["scheme"].lower(), match["host"].lower()
     if scheme == "http" and not _is_loopback(host):
         msg = (
-            f"base_url would send the key to {host} unencrypted: write https://. Plain http is for "
+            "base_url would send the key unencrypted: write https://. Plain http is for "
             "localhost, 127.0.0.0/8 and [::1] only."
         )
         raise ConfigurationError(msg)

@@ -4,7 +4,9 @@ import weakref
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
+from budgetguard.discreet import discreet
 from budgetguard.guard import Guard
+from budgetguard.plain import check_plain, leave_alone
 from budgetguard.process import Locked
 
 if TYPE_CHECKING:
@@ -23,10 +25,12 @@ class GuardPool(Generic[K]):
     never shown: not in the pool's repr, not in errors of its own.
     """
 
+    @discreet
     def __init__(self, make_guard: Callable[[K], Guard], maxsize: int = 1024) -> None:
         if not callable(make_guard):
             msg = f"make_guard takes a callable, not {type(make_guard).__name__}"
             raise TypeError(msg)
+        check_plain(make_guard, "make_guard")
         if isinstance(maxsize, bool) or not isinstance(maxsize, int):
             msg = f"maxsize takes an int, not {type(maxsize).__name__}"
             raise TypeError(msg)
@@ -74,8 +78,10 @@ class GuardPool(Generic[K]):
             del self._busy[key]
 
 
+@discreet
 def _checked(guard: object) -> Guard:
     if not isinstance(guard, Guard):
+        leave_alone(guard)
         msg = f"make_guard has to return a Guard, not {type(guard).__name__}"
         raise TypeError(msg)
     return guard

@@ -1,30 +1,33 @@
 """What one call needs: the object behind `require_credits`, decorator and context manager in one."""
 
+import functools
+import inspect
 import logging
-import sys
-import weakref
-from collections.abc import Callable
-from contextvars import ContextVar
-from inspect import CO_OPTIMIZED
-from types import FrameType, FunctionType, TracebackType
+from collections.abc import Callable, Mapping
+from types import FunctionType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from budgetguard import nested
 from budgetguard.asker import Call
+from budgetguard.blocking import warn_if_looped
+from budgetguard.callers import caller
 from budgetguard.credits import Amount
 from budgetguard.credits import cost as to_cost
+from budgetguard.discreet import discreet
 from budgetguard.durations import seconds
 from budgetguard.events import logger
 from budgetguard.hold import Hold, NoHold
+from budgetguard.plain import check_plain, leave_alone
 from budgetguard.policy import Need
 from budgetguard.switch import SWITCH
 from budgetguard.waiting import Admission
+from budgetguard.wrong import unknown
 
 if TYPE_CHECKING:
     from budgetguard.guard import Guard
 
 F = TypeVar("F")
 _BLOCK = "this block"
-_LATEST: ContextVar["weakref.ref[Hold] | None"] = ContextVar("budgetguard_latest", default=None)
 _NOTHING: Any = object()
 
 
@@ -34,6 +37,7 @@ class Requirement:
     Decorates any number of functions. As a context manager it guards one block at a time.
     """
 
+    @discreet
     def __init__(
         self,
         guard: "Guard | Callable[..., Guard]",
@@ -50,7 +54,7 @@ class Requirement:
         until: Literal["close"] | None = None,
     ) -> None:
         rest = (cost, actual, slots, wait, lag, linger, release_on, name)
-        if not any(rest) and _just_defined(min, sys._getframe(2)):  # noqa: SLF001
+        if not any(rest) and _just_defined(min):
             raise TypeError(_bare(min))
         if min is None and cost is None and not slots:
             msg = "require_credits needs at least one of min, cost and slots"
@@ -64,9 +68,6 @@ class Requirement:
         if actual is not None and not callable(actual):
             msg = f"actual takes a callable given the result, not {type(actual).__name__}"
             raise TypeError(msg)
-        if name is not None and not isinstance(name, str):
-            msg = f"name takes a str, not {type(name).__name__}"
-            raise TypeError(msg)
         if until is not None and not isinstance(until, str):
             msg = f'until takes "close" or None, not {type(until).__name__}'
             raise TypeError(msg)
@@ -76,6 +77,7 @@ class Requirement:
         if not callable(guard) and not hasattr(guard, "asker"):
             msg = f"guard takes a Guard or a callable, not {type(guard).__name__}"
             raise TypeError(msg)
+        _check_callables(min=min, cost=cost, actual=actual, guard=guard)
         self.guard = guard
         self.min = min if min is None or callable(min) else to_cost(min, "min")
         self.cost = cost if cost is None or callable(cost) else to_cost(cost, "cost")
@@ -85,7 +87,7 @@ class Requirement:
         self.lag = None if lag is None else seconds(lag, "lag")
         self.linger = None if linger is None else seconds(linger, "linger")
         self.release_on = _exceptions(release_on)
-        self.name = name
+        self.name = _checked_name(name)
         self.until = until
         # Empty while a block is guarded; list.pop is atomic, so two cannot both be let in.
         self._free = [None]
@@ -98,19 +100,31 @@ class Requirement:
             return guard
         found = guard(*args, **kwargs)
         if not hasattr(found, "asker"):
+            leave_alone(found)
             msg = f"guard= has to return a Guard, and returned {type(found).__name__}"
             raise TypeError(msg)
         return found
 
     def open(
-        self, operation: str | None = None, args: tuple[Any, ...] = (), kwargs: Any = None
+        self,
+        operation: str | None = None,
+        args: tuple[Any, ...] = (),
+        kwargs: Any = None,
+        *,
+        warns: bool = False,
     ) -> Hold:
-        """Admit one call, blocking while it waits; raises what the admission raises."""
+        """Admit one call, blocking while it waits; raises what the admission raises.
+
+        `warns` where that keeps an event loop from running; what blocks that loop anyway, such as a
+        plain HTTP client's requests, is let in without.
+        """
         started = self._start(operation, args, kwargs or {})
         if isinstance(started, NoHold):
             return started
         guard, call, ticket = started
         try:
+            if warns and not ticket.done:
+                warn_if_looped(call.operation)
             ticket.wait(lambda: _remaining(guard, call), guard.account.overdue)
         except BaseException:
             guard.account.abandon(ticket)
@@ -165,6 +179,10 @@ class Requirement:
             until=now + self.wait,
             give_up=now + self.wait + guard.asker.terms.timeout,
         )
+        if self.wait and guard.asker.observes:
+            guard.say_once(
+                "wait", logging.INFO, "%s asks to wait, and observing never does", operation
+            )
         lag = guard.lag if self.lag is None else self.lag
         linger = guard.linger if self.linger is None else self.linger
         return Call(guard.asker, operation, need, lag, linger)
@@ -173,8 +191,10 @@ class Requirement:
         ticket.check()
         assert ticket.opened is not None
         hold = Hold(guard.account, ticket.opened, self.release_on)
+        if self.slots:
+            _tell_of_slots(guard, hold)
         if logger.isEnabledFor(logging.DEBUG):
-            _tell_if_inside(hold)
+            nested.tell(hold)
         return hold
 
     def settle(self, hold: Hold, result: Any) -> None:
@@ -193,6 +213,7 @@ class Requirement:
             logger.exception("actual of %s failed; its hold is settled at cost", operation)
             return cost
 
+    @discreet
     def __call__(self, function: F = _NOTHING, /, *args: Any, **kwargs: Any) -> F:
         """Guard `function`; raises TypeError for what cannot be guarded rightly."""
         from budgetguard.wrapping import can_wrap, wrap
@@ -202,12 +223,24 @@ class Requirement:
         if args or kwargs:
             msg = "require_credits(...) takes one function to decorate"
             raise TypeError(msg)
+        self._check_heard()
         return wrap(self, function)
+
+    def _check_heard(self) -> None:
+        """Raise TypeError for terms of a hold, where a decorated call has none to speak of."""
+        held = self.min if self.cost is None else self.cost
+        if held != 0 or self.actual is not None or self.slots:
+            return
+        given = {"lag": self.lag, "linger": self.linger}
+        unheard = [f"{what}=" for what, value in given.items() if value is not None]
+        if unheard:
+            msg = f"a call that holds nothing (cost=0) leaves nothing to {' and '.join(unheard)}: leave it out"
+            raise TypeError(msg)
 
     def __enter__(self) -> Hold:
         self._claim()
         try:
-            self._entered = self.open()
+            self._entered = self.open(warns=True)
         except BaseException:
             self._free.append(None)
             raise
@@ -263,17 +296,17 @@ class Requirement:
         hold.finish(error)
 
 
-def _tell_if_inside(hold: Hold) -> None:
-    """Log that one call may be guarded at two places, where an outer hold is still open."""
-    latest = _LATEST.get()
-    outer = None if latest is None else latest()
-    if outer is not None and outer.state == "open" and outer.same_account(hold):
-        logger.debug(
-            "%s holds credits while %s, around it, does: if both guard one call, it is held twice",
+def _tell_of_slots(guard: "Guard", hold: Hold) -> None:
+    """Log once that there is no limit of sessions to keep to, where slots are taken of it."""
+    look = guard.account.ledger.look
+    if look is not None and look.balance.max_concurrency is None:
+        guard.say_once(
+            "slots",
+            logging.WARNING,
+            "%s takes slots, and %s names no limit of sessions at once: none is kept to",
             hold.operation,
-            outer.operation,
+            guard.asker.provider,
         )
-    _LATEST.set(weakref.ref(hold))
 
 
 def _remaining(guard: "Guard", call: Call) -> float:
@@ -296,21 +329,58 @@ def _exceptions(
     kinds = given if isinstance(given, tuple) else (given,)
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            msg = f"release_on takes exception types, not {kind!r}"
+            what = f"the class {kind.__name__}" if isinstance(kind, type) else type(kind).__name__
+            msg = f"release_on takes exception types, one or a tuple of them, not {what}"
             raise TypeError(msg)
     return kinds
 
 
-def _just_defined(function: Any, scope: FrameType) -> bool:
-    """Whether `function` was defined in `scope` and has no name there yet: a bare decorator got it.
+def _check_callables(**given: Any) -> None:
+    for what, each in given.items():
+        if callable(each):
+            check_plain(each, what)
+
+
+def _checked_name(name: str | None) -> str | None:
+    if name is not None and not isinstance(name, str):
+        msg = f"name takes a str, not {type(name).__name__}"
+        raise TypeError(msg)
+    if name == "":
+        msg = "name is empty: leave it out for the function's own"
+        raise ValueError(msg)
+    return name
+
+
+def check_terms(terms: Mapping[str, Any]) -> None:
+    """Raise TypeError for a mapping that names what is no argument of `require_credits`."""
+    known = _arguments()
+    for name in terms:
+        if not isinstance(name, str):
+            msg = f"a mapping takes the names of require_credits' arguments, not {type(name).__name__}"
+            raise TypeError(msg)
+        if name not in known:
+            msg = f"it names {unknown(name, known, 'argument of require_credits', list(terms))}"
+            raise TypeError(msg)
+
+
+@functools.cache
+def _arguments() -> tuple[str, ...]:
+    return tuple(each for each in inspect.signature(Requirement).parameters if each != "guard")
+
+
+def _just_defined(function: Any) -> bool:
+    """Whether `function` was defined where it is given, and has no name there yet: by a bare decorator.
 
     At a call it would be too late: `bare(callback)` looks like decorating a callback.
     """
     own = function.__func__ if isinstance(function, classmethod | staticmethod) else function
     if not isinstance(own, FunctionType) or own.__name__ == "<lambda>":
         return False
+    scope, _ = caller()
+    if scope is None:
+        return False
     code, names = scope.f_code, scope.f_locals
-    within = f"{code.co_qualname}{'.<locals>' * bool(code.co_flags & CO_OPTIMIZED)}."
+    within = f"{code.co_qualname}{'.<locals>' * bool(code.co_flags & inspect.CO_OPTIMIZED)}."
     prefix = "" if code.co_name == "<module>" else within
     namesake = getattr(names.get(own.__name__), "__code__", None)
     return (
@@ -322,7 +392,7 @@ def _just_defined(function: Any, scope: FrameType) -> bool:
 
 
 def _bare(function: Any) -> str:
-    name = getattr(function, "__qualname__", None) or repr(function)
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
     return (
         f"{name} is decorated with a bare @require_credits. "
         "Write @require_credits(min=...), with the credits that it needs."

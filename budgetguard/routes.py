@@ -14,6 +14,9 @@ from http import HTTPMethod
 from typing import Generic, TypeAlias, TypeVar
 from urllib.parse import unquote
 
+from budgetguard.discreet import discreet
+from budgetguard.wrong import near, place
+
 V = TypeVar("V")
 _Rule: TypeAlias = tuple[frozenset[str], tuple[str, ...], V]
 
@@ -36,11 +39,16 @@ class Routes(Generic[V]):
     percent-encoding, a query.
     """
 
+    @discreet
     def __init__(self, values: Mapping[tuple[str, str], V]) -> None:
         exact: dict[tuple[str, tuple[str, ...]], V] = {}
         for key, value in values.items():
             method, path = _pair(key)
-            rule = _checked_method(method), _checked_path(path)
+            try:
+                rule = _checked_method(method), _checked_path(path)
+            except ValueError as error:
+                error.add_note(f"in the {place(values, key)} key")
+                raise
             if rule in exact:
                 msg = f"{method} {path} is there twice"
                 raise ValueError(msg)
@@ -51,19 +59,21 @@ class Routes(Generic[V]):
         ]
         self._loose = [(methods, _plain(pattern), value) for methods, pattern, value in self._exact]
 
-    def find(self, method: str, *paths: str) -> V | None:
+    def find(self, method: str | tuple[str, ...], *paths: str) -> V | None:
         """The value for a request; None where no key matches, or one whose value is None.
 
+        `method` is its method, or what may stand for it: a websocket begins with a GET, too.
         `paths` are what its path may mean, one or several, all without the query: a key matches if
         it matches one of them. Decoded ones are matched exactly, percent-encoded ones loosely.
         """
-        method = method.upper()
+        given = (method,) if isinstance(method, str) else method
+        methods = frozenset({"*", *(each.upper() for each in given)})
         # A router's `$` overlooks a newline at the end (Starlette 1.10).
         exact = [_segments(path.removesuffix("\n")) for path in paths]
-        found = _first(self._exact, method, exact)
+        found = _first(self._exact, methods, exact)
         if found is not None:
             return found
-        return _first(self._loose, method, [_plain(_segments(_decoded(path))) for path in paths])
+        return _first(self._loose, methods, [_plain(_segments(_decoded(path))) for path in paths])
 
 
 def _methods(method: str, *, alone: bool) -> frozenset[str]:
@@ -71,9 +81,11 @@ def _methods(method: str, *, alone: bool) -> frozenset[str]:
     return frozenset({"GET", "HEAD"} if method == "GET" and not alone else {method})
 
 
-def _first(rules: list[_Rule[V]], method: str, paths: list[tuple[str, ...]]) -> V | None:
-    for methods, pattern, value in rules:
-        if not methods.isdisjoint({method, "*"}) and any(_matches(pattern, path) for path in paths):
+def _first(
+    rules: list[_Rule[V]], methods: frozenset[str], paths: list[tuple[str, ...]]
+) -> V | None:
+    for theirs, pattern, value in rules:
+        if not theirs.isdisjoint(methods) and any(_matches(pattern, path) for path in paths):
             return value
     return None
 
@@ -114,13 +126,15 @@ def _pair(key: object) -> tuple[str, str]:
         case (str() as method, str() as path):
             return method, path
         case _:
-            msg = f'a key is a pair of method and path, ("POST", "/deep-spec"), not {key!r}'
+            what = "a pair of others" if isinstance(key, tuple) else type(key).__name__
+            msg = f'a key is a pair of method and path, ("POST", "/deep-spec"), not {what}'
             raise TypeError(msg)
 
 
 def _checked_method(method: str) -> str:
     if method.upper() not in _METHODS:
-        msg = f"{method!r} is no method: write * for any, or one of {', '.join(_METHODS[:-1])}"
+        what = repr(method) if near(method.upper(), _METHODS) else "what it begins with"
+        msg = f"{what} is no method: write * for any, or one of {', '.join(_METHODS[:-1])}"
         raise ValueError(msg)
     return method.upper()
 
@@ -139,6 +153,6 @@ def _checked_path(path: str) -> tuple[str, ...]:
     )
     for is_wrong, why in wrong:
         if is_wrong:
-            msg = f"{path!r} can match no path as it seems to: {why}"
+            msg = f"a pattern can match no path as it seems to: {why}"
             raise ValueError(msg)
     return (*before, last)

@@ -33,7 +33,9 @@ class Switch:
             return
         value = os.environ.get(VARIABLE, "").strip().lower()
         if value not in {"", "off", "observe"}:
-            msg = f"{VARIABLE} is {value!r}: set it to off or observe, or leave it unset."
+            # A traceback may be printed together with its locals.
+            del value
+            msg = f"{VARIABLE} is something else: set it to off or observe, or leave it unset."
             raise ConfigurationError(msg)
         self.read = True
         if not self._chosen:

@@ -5,23 +5,32 @@ the logical call: a retry by an SDK finds the hold of the attempt whose outcome 
 """
 
 import importlib
+import weakref
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
+from budgetguard import nested
 from budgetguard.credits import cost as to_cost
+from budgetguard.discreet import discreet
 from budgetguard.errors import BudgetGuardError
 from budgetguard.events import logger
 from budgetguard.guard import Guard, check_guard
 from budgetguard.hold import Hold, NoHold
+from budgetguard.likeness import seen_as
 from budgetguard.origin import check_base_url
+from budgetguard.plain import check_plain
 from budgetguard.problem import retry_after
-from budgetguard.retries import Parked
+from budgetguard.redirects import KEY, Course, Onward, followers, is_redirect
+from budgetguard.requirement import check_terms
+from budgetguard.retries import Parked, mark_of
 from budgetguard.routes import Routes
 from budgetguard.streams import watched
 from budgetguard.switch import SWITCH
-from budgetguard.wire import PAYMENT_REQUIRED, Price, Prices, Terms, Wire, read
+from budgetguard.wire import DID_NOTHING, PAYMENT_REQUIRED, Price, Prices, Terms, Wire, read
+from budgetguard.wrong import other
 
 if TYPE_CHECKING:
     # Of neither library's transports, and taken for either's by type checkers.
@@ -38,15 +47,20 @@ _RETRY_COUNT = "x-stainless-retry-count"
 _MOST_READ = 8 * 1024 * 1024
 _PASSED_BY = "requests to %s are not guarded: this transport guards those to %s"
 _ASKED_BY_CLIENTS = {"__enter__", "__aenter__", "handle_request", "handle_async_request"}
-_LIBRARIES = {"httpx", "httpx2"}
+_LIBRARIES = ("httpx", "httpx2")
+_PORTS = {"https": 443, "http": 80}
+# A websocket begins with a GET to the same place (RFC 6455, 3 and 4.1).
+_PLAIN = {"wss": "https", "ws": "http"}
 
 
 class _Transport(_Base):  # type: ignore[misc]
     """What both transports are made of."""
 
     _kind: str
+    _base: str
     _sends: str
 
+    @discreet
     def __init__(
         self,
         guard: Guard,
@@ -59,10 +73,16 @@ class _Transport(_Base):  # type: ignore[misc]
         if isinstance(transport, type) or not (
             transport is None or hasattr(transport, self._sends)
         ):
-            msg = f"transport takes an object with {self._sends}, not {transport!r}"
+            msg = f"transport takes an object with {self._sends}, not {_described(transport)}"
             raise TypeError(msg)
         self._made = {} if transport is None else {"behind": transport}
         self._traffic = _Traffic(guard, prices, base_url, on_refusal)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """Of each library's kind of transport, for those who compose transports and check that."""
+        kind = type(self)
+        return seen_as(kind, _LIBRARIES, kind._base)  # noqa: SLF001  its own
 
     def __getattr__(self, name: str) -> Any:
         msg = f"{type(self).__name__!r} object has no attribute {name!r}"
@@ -104,6 +124,7 @@ class GuardTransport(_Transport):
     """
 
     _kind = "HTTPTransport"
+    _base = "BaseTransport"
     _sends = "handle_request"
 
     def handle_request(self, request: Any) -> Any:
@@ -115,7 +136,8 @@ class GuardTransport(_Transport):
             if call.is_priced_by_content:
                 request.read()
             requirement = call.requirement()
-            call.hold = requirement.open(call.operation) if requirement else call.hold
+            if requirement is not None:
+                call.begin(requirement.open(call.operation, (request,)))
         except BudgetGuardError as error:
             return call.refused(error)
         with call:
@@ -148,6 +170,7 @@ class AsyncGuardTransport(_Transport):
     """GuardTransport, for `AsyncClient`; on asyncio and trio."""
 
     _kind = "AsyncHTTPTransport"
+    _base = "AsyncBaseTransport"
     _sends = "handle_async_request"
 
     async def handle_async_request(self, request: Any) -> Any:
@@ -159,7 +182,8 @@ class AsyncGuardTransport(_Transport):
             if call.is_priced_by_content:
                 await request.aread()
             requirement = call.requirement()
-            call.hold = await requirement.aopen(call.operation) if requirement else call.hold
+            if requirement is not None:
+                call.begin(await requirement.aopen(call.operation, (request,)))
         except BudgetGuardError as error:
             return call.refused(error)
         with call:
@@ -196,7 +220,7 @@ class _Traffic:
     ) -> None:
         check_guard(guard)
         if on_refusal not in {"answer", "raise"}:
-            msg = f"on_refusal must be 'answer' or 'raise', not {on_refusal!r}"
+            msg = f"on_refusal must be 'answer' or 'raise', not {other(on_refusal)}"
             raise ValueError(msg)
         provider = guard.provider
         prices = getattr(provider, "prices", None) if prices is None else prices
@@ -214,25 +238,55 @@ class _Traffic:
         self.parked = Parked(guard)
         self._routes: Routes[Price] = Routes(prices)
         for (method, path), price in prices.items():
-            if not callable(price):
+            if callable(price):
+                check_plain(price, f"the price of {method} {path}")
+            else:
                 _requirement(guard, price, f"{method} {path}")
         self._origin, self._below = _origin(check_base_url(url))
         self._address = url
         self._has_said = False
 
     def call(self, request: Any) -> "_Call | None":
-        """The call that a request makes; None where it is none of the provider's."""
-        url = request.url
-        port = url.port or {"https": 443, "http": 80}.get(url.scheme)
-        path = url.path
+        """The call that a request makes or goes on with; None where it is none of the provider's."""
         if SWITCH.passive:
             return None
-        is_below = path == self._below or path.startswith(f"{self._below}/")
-        if (url.scheme, url.host, port) != self._origin or not is_below:
-            self._passed_by(url)
+        onward = self._onward(request)
+        if onward is not None and onward.waiting is not None:
+            return _Call(onward.traffic, request, onward.course, onward.waiting.hold)
+        path = self._path(request.url)
+        price = None if path is None else self._price(request, path)
+        if onward is not None and price is None:
+            # It is the call all the same, though it is carried out elsewhere.
+            return _Call(onward.traffic, request, onward.course)
+        if path is None:
+            self._passed_by(request.url)
             return None
-        path = path.removeprefix(self._below)
-        return _Call(self, request, path, self._routes.find(request.method, path))
+        return _Call(self, request, Course(f"{request.method} {path}", path, price))
+
+    def _onward(self, request: Any) -> Onward | None:
+        """What a request goes by that follows a redirect; nobody else goes by it then."""
+        onward: Onward | None = request.extensions.pop(KEY, None)
+        # Not the request itself that was redirected, sent once more.
+        if onward is not None and onward.answered() is not request:
+            waiting = onward.waiting
+            if waiting is None or onward.traffic.parked.claim(waiting):
+                return onward
+        by_hand = self.parked.take(request, again=False)
+        return None if by_hand is None else replace(by_hand.onward, waiting=by_hand)
+
+    def _path(self, url: Any) -> str | None:
+        """What an address is below the base URL; None where it is not."""
+        scheme, path = _PLAIN.get(url.scheme, url.scheme), url.path
+        is_below = path == self._below or path.startswith(f"{self._below}/")
+        if (scheme, url.host, url.port or _PORTS.get(scheme)) != self._origin or not is_below:
+            return None
+        return str(path.removeprefix(self._below))
+
+    def _price(self, request: Any, path: str) -> Price | None:
+        upgrade = request.headers.get("upgrade", "").lower()
+        is_websocket = request.url.scheme in _PLAIN or upgrade == "websocket"
+        also = ("WEBSOCKET",) if is_websocket else ()
+        return self._routes.find((request.method, *also), path)
 
     def _passed_by(self, url: Any) -> None:
         """Say once that a request is none of this guard's: its address may be mistaken."""
@@ -244,40 +298,55 @@ class _Traffic:
 class _Call:
     """One request on its way; as a context manager, around the sending of it."""
 
-    def __init__(self, traffic: _Traffic, request: Any, path: str, price: Price | None) -> None:
-        self.operation = f"{request.method} {path}"
-        self.hold: Hold = NoHold(self.operation, 0)
+    def __init__(
+        self, traffic: _Traffic, request: Any, course: Course, hold: Hold | None = None
+    ) -> None:
+        self.operation = course.operation
+        self.hold: Hold = NoHold(self.operation, 0) if hold is None else hold
+        self._goes_on = hold is not None
         self._traffic = traffic
         self._request = request
-        self._path = path
-        self._price = price
+        self._course = course
         self._sent: Instant = traffic.guard.runtime.clock.now()
 
     @property
     def is_priced_by_content(self) -> bool:
         """Whether the price depends on the request, which then has to be there as a whole."""
-        return callable(self._price)
+        price = self._course.price
+        if self._goes_on or price is None:
+            return False
+        return callable(price) or (
+            isinstance(price, Mapping) and any(map(callable, price.values()))
+        )
 
     def requirement(self) -> "Requirement | None":
-        """What there is to be admitted; None where it is nothing, or an earlier attempt's hold."""
-        price = self._price
+        """What there is to be admitted; None where it is nothing, or goes by a hold that there is."""
+        if self._goes_on:
+            return None
+        price = self._course.price
         terms = price(self._request) if callable(price) else price
         if terms is None:
             return None
         if self._request.headers.get(_RETRY_COUNT, "0") != "0":
-            earlier = self._traffic.parked.take(self._request)
+            earlier = self._traffic.parked.take(self._request, again=True)
             if earlier is not None:
-                earlier.keep_attempt()
-                self.hold = earlier
+                earlier.hold.keep_attempt()
+                self.hold = earlier.hold
                 return None
         return _requirement(self._traffic.guard, terms, self.operation)
+
+    def begin(self, hold: Hold) -> None:
+        """The call was let in."""
+        # Its reply is read later, and other calls may be made before that.
+        nested.step_out(hold)
+        self.hold = hold
 
     def refused(self, error: BudgetGuardError) -> Any:
         """The reply that stands for a refusal, or the refusal itself."""
         if self._traffic.raises:
             raise error
         headers = {"x-should-retry": "false", **retry_after(error)}
-        body = self._traffic.wire.refusal(self._path, error)
+        body = self._traffic.wire.refusal(self._course.path, error)
         response = _library(self._request).Response
         return response(error.status_code, headers=headers, json=body, request=self._request)
 
@@ -294,7 +363,7 @@ class _Call:
             return
         library = _library(self._request)
         never_made = library.ConnectError, library.ConnectTimeout, library.PoolTimeout
-        if isinstance(error, (*never_made, library.ProxyError)):
+        if isinstance(error, (*never_made, library.ProxyError)) and not self._course.maybe_done:
             self._end("release")
         elif not isinstance(error, library.TransportError) or not self._park():
             self.hold.finish(error)
@@ -308,17 +377,34 @@ class _Call:
         unpriced = isinstance(self.hold, NoHold)
         if unpriced and response.status_code != PAYMENT_REQUIRED:
             return response
+        if is_redirect(response):
+            self._sent_on(response)
+            return response
         return watched(response, _library(self._request), partial(self._over, response), _MOST_READ)
+
+    def _sent_on(self, response: Any) -> None:
+        """The provider names another place; what follows there goes on with this call."""
+        traffic, request, status = self._traffic, self._request, response.status_code
+        course = self._course.after(request, status)
+        onward = Onward(traffic, course, weakref.ref(request))
+        if status in DID_NOTHING and not course.maybe_done:
+            self._end("release")
+        elif self.hold.state == "open":
+            marks = followers(request, response)
+            onward = replace(onward, waiting=traffic.parked.put(self.hold, *marks, onward=onward))
+        request.extensions[KEY] = onward
 
     def _over(self, response: Any, complete: bool, content: bytes | None) -> None:  # noqa: FBT001
         """The reply has come to its end, or nobody reads on."""
         try:
             status, headers = response.status_code, response.headers
-            reply = read(self._path, status, headers, content, complete=complete)
+            reply = read(self._course.path, status, headers, content, complete=complete)
             wire = self._traffic.wire
             if wire.exhausted(reply):
                 self._traffic.guard.mark_exhausted()
             end = wire.end(reply)
+            if end == "release" and self._course.maybe_done:
+                end = "keep"
             if end == "keep" and _may_be_tried_again(reply.status) and self._park():
                 return
             self._end(end)
@@ -331,7 +417,7 @@ class _Call:
         """Set the hold aside for a retry, where one may come."""
         if isinstance(self.hold, NoHold) or _RETRY_COUNT not in self._request.headers:
             return False
-        self._traffic.parked.put(self._request, self.hold)
+        self._traffic.parked.put(self.hold, self._course.attempt or mark_of(self._request))
         return True
 
     def _end(self, end: Any) -> None:
@@ -348,17 +434,26 @@ class _Call:
 
 def _requirement(guard: Guard, terms: Terms, operation: str) -> "Requirement":
     terms = terms if isinstance(terms, Mapping) else {"min": terms}
+    try:
+        return guard.require_credits(**_heard(terms))
+    except (TypeError, ValueError) as error:
+        error.add_note(f"in the price of {operation}")
+        raise
+
+
+def _heard(terms: Mapping[str, Any]) -> Mapping[str, Any]:
+    check_terms(terms)
     if "slots" in terms:
         msg = "a transport takes no slots: a session outlives the request that opens it"
         raise TypeError(msg)
     for unheard in {"actual", "release_on", "until"} & terms.keys():
         msg = f"a transport takes no {unheard}: the provider's wire says what a reply means"
         raise TypeError(msg)
-    try:
-        return guard.require_credits(**terms)
-    except (TypeError, ValueError) as error:
-        error.add_note(f"in the price of {operation}")
-        raise
+    return terms
+
+
+def _described(thing: object) -> str:
+    return f"the class {thing.__name__}" if isinstance(thing, type) else type(thing).__name__
 
 
 def _may_be_tried_again(status: int) -> bool:
@@ -377,5 +472,5 @@ def _origin(base_url: str) -> tuple[tuple[str, str, int | None], str]:
     import httpx
 
     url = httpx.URL(base_url)
-    port = url.port or {"https": 443, "http": 80}[url.scheme]
+    port = url.port or _PORTS[url.scheme]
     return (url.scheme, url.host, port), url.path.rstrip("/")

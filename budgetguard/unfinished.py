@@ -15,6 +15,7 @@ import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, cast
 
+from budgetguard import nested
 from budgetguard.events import logger
 from budgetguard.hold import NoHold
 
@@ -61,6 +62,7 @@ def follow(need: "Requirement", hold: "Hold", result: Any) -> Any:
         return result
     if isinstance(hold, NoHold):
         return result
+    nested.step_out(hold)
     native = _FOLLOWERS.get(type(result))
     if native is not None:
         return native(need, hold, result)
@@ -98,6 +100,7 @@ def generator(
 
     def guarded(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         hold = open_(args, kwargs)
+        nested.step_out(hold)
         try:
             result = yield from function(*args, **kwargs)
         except BaseException as error:
@@ -119,6 +122,7 @@ def async_generator(
 
     async def guarded(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         hold = await open_(args, kwargs)
+        nested.step_out(hold)
         try:
             steps = function(*args, **kwargs)
             step: Callable[[], Awaitable[Any]] = functools.partial(_first_step, steps)

@@ -28,6 +28,8 @@ End: TypeAlias = Decimal | Literal["cost", "release", "keep"]
 OK = range(200, 300)
 REFUSED = range(400, 500)
 PAYMENT_REQUIRED = 402
+DID_NOTHING = frozenset({307, 308})
+"""Redirects whose request was not carried out, and is to be sent again as it is (RFC 9110, 15.4)."""
 
 # The last frame of OpenAI's streams, after which its plain client hangs up (openai 3.54, 2026-11).
 _DONE = "[DONE]"
@@ -67,7 +69,7 @@ class Reply:
 
 
 class Wire:
-    """Takes 402 for want of credits, a reply of 4xx for nothing spent, and any other failure for unknown."""
+    """Takes 402 for want of credits, 4xx, 307 and 308 for nothing spent, any other failure for unknown."""
 
     prices: ClassVar[Prices] = {}
 
@@ -75,7 +77,8 @@ class Wire:
         """What became of the call that this is the reply to."""
         if reply.status in OK:
             return "cost" if reply.complete else "keep"
-        return "release" if reply.status in REFUSED and reply.status not in _MAYBE_DONE else "keep"
+        refused = reply.status in REFUSED and reply.status not in _MAYBE_DONE
+        return "release" if refused or reply.status in DID_NOTHING else "keep"
 
     def exhausted(self, reply: Reply) -> bool:
         """Whether the provider refused the call for want of credits."""

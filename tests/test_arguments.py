@@ -1,5 +1,6 @@
 """What cannot be is refused where it is written, with words that say what would do."""
 
+import logging
 from typing import Any
 
 import pytest
@@ -14,7 +15,10 @@ from budgetguard.testing import FakeProvider
         ({"store": "redis"}, ConfigurationError, "store takes None"),
         ({"fresh_for": -1}, ValueError, "fresh_for must be at least 0"),
         ({"fresh_for": "5"}, TypeError, "fresh_for takes a number of seconds"),
-        ({"fresh_for": 100, "stale_for": 50}, ValueError, "stale_for"),
+        ({"fresh_for": 100, "stale_for": 50}, ValueError, "less than fresh_for \\(100\\)"),
+        ({"fresh_for": 900, "stale_for": 600}, ValueError, "less than fresh_for \\(900\\)"),
+        ({"stale_for": 60}, ValueError, "less than fresh_for \\(300, its default\\).*Lower"),
+        ({"stale_for": 60.0, "fresh_for": 300}, ValueError, "less than fresh_for \\(300\\)"),
         ({"timeout": 0}, ValueError, "timeout must be above 0"),
         ({"hold_for": 0}, ValueError, "hold_for must be above 0"),
         ({"lag": float("nan")}, ValueError, "lag"),
@@ -48,6 +52,7 @@ def test_terms_of_a_guard(terms: dict[str, Any], error: type[Exception], words: 
         ({"min": 1, "lag": "1"}, TypeError, "lag takes a number of seconds"),
         ({"min": 1, "release_on": "OSError"}, TypeError, "release_on takes exception types"),
         ({"min": 1, "name": 7}, TypeError, "name takes a str"),
+        ({"min": 1, "name": ""}, ValueError, "name is empty"),
         ({"min": 1, "guard": 7}, TypeError, "guard takes a Guard or a callable"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
@@ -62,7 +67,6 @@ def test_needs_of_a_call(needs: dict[str, Any], error: type[Exception], words: s
     ("terms", "ages"),
     [
         ({"fresh_for": 900}, (900, 900)),
-        ({"stale_for": 60}, (60, 60)),
         ({"fresh_for": 10, "stale_for": 20}, (10, 20)),
     ],
 )
@@ -79,3 +83,82 @@ def test_a_guard_callable_has_to_return_a_guard() -> None:
     function = require_credits(min=1, guard=lambda: 7)(lambda: None)  # type: ignore[arg-type,return-value]
     with pytest.raises(TypeError, match="has to return a Guard, and returned int"):
         function()
+
+
+@pytest.mark.parametrize("terms", [{"lag": 1}, {"linger": 1}, {"lag": 1, "linger": 0}])
+@pytest.mark.parametrize("needs", [{"min": 5, "cost": 0}, {"min": 0}, {"min": len, "cost": 0}])
+def test_terms_of_a_hold_where_there_is_none(terms: dict[str, Any], needs: dict[str, Any]) -> None:
+    """A call that only checks leaves nothing behind that could be booked late."""
+    guard = Guard(FakeProvider())
+    require = guard.require_credits(**needs, **terms)
+    with pytest.raises(TypeError, match=f"holds nothing.* leaves nothing to {next(iter(terms))}="):
+        require(lambda: None)
+    for more in ({"actual": len}, {"slots": 1}):
+        guard.require_credits(**needs, **terms, **more)(lambda: None)
+    if not callable(needs["min"]):
+        with require as hold:  # it may be settled at more
+            hold.settle(3)
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the library logged as a warning."""
+    mine = [each for each in caplog.records if each.name == "budgetguard"]
+    return [each.getMessage() for each in mine if each.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+def test_slots_without_a_limit(caplog: pytest.LogCaptureFixture, limit: int | None) -> None:
+    """Said once for a guard, whichever call takes them; nothing where there is a limit."""
+    guard = Guard(FakeProvider(max_concurrency=limit))
+
+    @guard.require_credits(slots=1, name="decorated")
+    def function() -> None:
+        """Take a slot."""
+
+    function()
+    function()
+    with guard.require_credits(slots=2):
+        guard.acquire(slots=1).settle()
+    words = "decorated takes slots, and fake names no limit of sessions at once: none is kept to"
+    assert said(caplog) == ([words] if limit is None else [])
+
+
+@pytest.mark.anyio
+async def test_slots_without_a_limit_awaiting(caplog: pytest.LogCaptureFixture) -> None:
+    """The same for code that awaits."""
+    guard = Guard(FakeProvider())
+    async with guard.require_credits(slots=1, name="block"):
+        (await guard.aacquire(slots=1)).settle()
+    assert [line.partition(" ")[0] for line in said(caplog)] == ["block"]
+
+
+def test_waiting_while_observing(caplog: pytest.LogCaptureFixture) -> None:
+    """It never does; one line for whoever looks."""
+    caplog.set_level(logging.INFO, logger="budgetguard")
+    for mode in ("enforce", "observe"):
+        guard = Guard(FakeProvider(), mode=mode)  # type: ignore[arg-type]
+        for _ in range(2):
+            guard.acquire(1, wait=5, name=mode).settle()
+    lines = [each.getMessage() for each in caplog.records if "wait" in each.getMessage()]
+    assert lines == ["observe asks to wait, and observing never does"]
+
+
+def test_hold_for_without_a_store(caplog: pytest.LogCaptureFixture) -> None:
+    """It is said where it was given."""
+    Guard(FakeProvider())
+    assert said(caplog) == []
+    Guard(FakeProvider(), hold_for=60)
+    assert said(caplog) == ["hold_for has no effect: it is for shared stores, and there is none"]
+
+
+def test_a_mark_that_nobody_would_hear_of(caplog: pytest.LogCaptureFixture) -> None:
+    """Without a listener the log tells when less is available; with one, the event does."""
+    guard = Guard(FakeProvider(100), alert_below=30)
+    guard.acquire(60).settle()
+    assert said(caplog) == []
+    guard.acquire(15).settle()
+    assert said(caplog) == ["Less than 30 credits are available at fake: 25"]
+    events: list[Any] = []
+    heard = Guard(FakeProvider(100), alert_below=30, on_event=events.append)
+    heard.acquire(75).settle()
+    assert [event.kind for event in events].count("low") == len(said(caplog)) == 1

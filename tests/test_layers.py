@@ -14,6 +14,8 @@ import budgetguard
 ROOT = Path(budgetguard.__file__).parent
 HEAVY = ("httpx", "anyio", "asyncio", "wrapt", "cachetools", "trio", "pytest", "starlette", "rich")
 PURE = {
+    "wrong",
+    "plain",
     "errors",
     "credits",
     "clock",

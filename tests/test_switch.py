@@ -62,7 +62,9 @@ def test_any_other_value_is_refused(monkeypatch: pytest.MonkeyPatch, value: str)
     monkeypatch.setenv("BUDGETGUARD", value)
     switch = Switch()
     for _ in range(2):
-        with pytest.raises(ConfigurationError, match=f"BUDGETGUARD is '{value}': set it to off or"):
+        with pytest.raises(
+            ConfigurationError, match="BUDGETGUARD is something else: set it to off or"
+        ):
             switch.read_environment()
 
 
@@ -99,7 +101,7 @@ def test_a_wrong_value_shows_when_a_guard_is_made(
 ) -> None:
     """Nobody runs unguarded, or guarded unawares, by a typing error without being told."""
     environment(value)
-    with pytest.raises(ConfigurationError, match=f"BUDGETGUARD is '{value}'"):
+    with pytest.raises(ConfigurationError, match="BUDGETGUARD is something else"):
         Guard(FakeProvider())
 
 
@@ -111,7 +113,7 @@ def test_a_wrong_value_shows_at_a_call_without_a_guard(environment: Callable[[st
     def spend() -> None:
         raise AssertionError
 
-    with pytest.raises(ConfigurationError, match="BUDGETGUARD is 'of'"):
+    with pytest.raises(ConfigurationError, match="BUDGETGUARD is something else"):
         spend()
 
 
@@ -339,7 +341,7 @@ def test_a_guard_in_observe_mode_goes_on_observing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "printed"), [("off", "spent"), ("wrong", "BUDGETGUARD is 'wrong'")]
+    ("value", "printed"), [("off", "spent"), ("wrong", "BUDGETGUARD is something else")]
 )
 def test_in_a_process_of_its_own(value: str, printed: str) -> None:
     """The variable works from outside, without a key, and importing the package reads nothing."""

@@ -79,6 +79,16 @@ class Patience:
         seconds(self.first_pause, "first_pause")
 
 
+def checked_patience(given: Patience | None) -> Patience:
+    """What was given, or the default; raises TypeError for what is no Patience."""
+    if given is None:
+        return Patience()
+    if not isinstance(given, Patience):
+        msg = f"patience takes a Patience, not {type(given).__name__}: Patience(tries=5) makes one"
+        raise TypeError(msg)
+    return given
+
+
 class Tries:
     """The tries of one deletion: iterating gives the pause before each, until none is left."""
 

@@ -153,6 +153,13 @@ class Journal:
             os.register_at_fork(after_in_child=partial(_let_go, weakref.ref(self)))
 
 
+def check_journal(journal: object) -> None:
+    """Raise TypeError for what is no Journal."""
+    if not isinstance(journal, Journal):
+        msg = f"journal takes a Journal, not {type(journal).__name__}: Journal(folder) makes one"
+        raise TypeError(msg)
+
+
 def account_of(client: Any) -> str:
     """A digest of where a client goes and with which key."""
     written = f"budgetguard journal\n{client.base_url}\n{client.api_key}"

@@ -6,9 +6,10 @@ from typing import Any
 
 import anyio.lowlevel
 
-from budgetguard.browser.course import Course, Patience, arun, run
+from budgetguard.browser.course import Course, Patience, arun, checked_patience, run
 from budgetguard.browser.ending import end, end_tagged, sessions_of
-from budgetguard.browser.journal import Entry, Found, Journal, Note, account_of
+from budgetguard.browser.journal import Entry, Found, Journal, Note, account_of, check_journal
+from budgetguard.discreet import discreet
 from budgetguard.events import logger
 
 # Seconds beyond a session's longest life, for its creation and for clocks that differ.
@@ -36,6 +37,7 @@ class Reaped:
     unreadable: int = 0
 
 
+@discreet
 def reap(client: Any, journal: Journal, *, patience: Patience | None = None) -> Reaped:
     """End the sessions in `journal` whose process is dead, or gave up on ending them.
 
@@ -47,18 +49,21 @@ def reap(client: Any, journal: Journal, *, patience: Patience | None = None) -> 
     Raises nothing for what the provider does; TypeError for an `AsyncAnchorbrowser`, and OSError
     where the journal cannot be read or written.
     """
+    check_journal(journal)
+    patience = checked_patience(patience)
     sessions, account = sessions_of(client, awaits=False), account_of(client)
-    patience = patience or Patience()
     tally = _Tally()
     for found in journal.find():
         run(_reap(sessions, account, found, tally, patience), patience)
     return tally.reaped()
 
 
+@discreet
 async def areap(client: Any, journal: Journal, *, patience: Patience | None = None) -> Reaped:
     """`reap` with an `AsyncAnchorbrowser`; a cancellation takes effect between two sessions."""
+    check_journal(journal)
+    patience = checked_patience(patience)
     sessions, account = sessions_of(client, awaits=True), account_of(client)
-    patience = patience or Patience()
     tally = _Tally()
     # Never between finding and ending: what was found is locked.
     await anyio.lowlevel.checkpoint()

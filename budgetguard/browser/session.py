@@ -12,7 +12,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from budgetguard.browser.course import Ask, Course, Patience, arun, run
+from budgetguard.browser.course import Ask, Course, Patience, arun, checked_patience, run
 from budgetguard.browser.ending import (
     Ending,
     end,
@@ -21,9 +21,10 @@ from budgetguard.browser.ending import (
     sessions_of,
     wants_credits,
 )
-from budgetguard.browser.journal import Entry, Journal, Note, account_of
+from budgetguard.browser.journal import Entry, Journal, Note, account_of, check_journal
 from budgetguard.clock import Instant
 from budgetguard.credits import Amount, cost, exact, to_credits
+from budgetguard.discreet import discreet
 from budgetguard.durations import LONGEST, LONGEST_DAYS, seconds
 from budgetguard.errors import HoldClosed
 from budgetguard.events import logger
@@ -38,6 +39,7 @@ MINUTES = 20
 CREATE_WITHIN = 120.0
 
 
+@discreet
 def browser_session(
     client: Any,
     guard: "Guard",
@@ -89,9 +91,8 @@ def browser_session(
     if minutes > LONGEST / 60:
         msg = f"minutes must be at most {LONGEST / 60:.0f}, which are {LONGEST_DAYS} days, not {minutes}"
         raise ValueError(msg)
-    if journal is not None and not isinstance(journal, Journal):
-        msg = f"journal takes a Journal, not {type(journal).__name__}: Journal(folder) makes one"
-        raise TypeError(msg)
+    if journal is not None:
+        check_journal(journal)
     check_guard(guard, AnchorBrowser)
     _check(client, create)
     terms = _Terms(
@@ -100,7 +101,7 @@ def browser_session(
         admission={"slots": slots, "wait": wait, "name": name, "linger": 60 * minutes},
         create={**create, "session": _with_life(create.get("session"), minutes)},
         create_within=seconds(create_within, "create_within", positive=True),
-        patience=patience or Patience(),
+        patience=checked_patience(patience),
     )
     return Opening(client, guard, journal, terms)
 

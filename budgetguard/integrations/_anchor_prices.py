@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from budgetguard.integrations._sdk import said
 from budgetguard.providers.anchorbrowser_wire import AI_STEP, FETCH, PAGE, session_cost
+from budgetguard.wrong import shown
 
 # The API reference's defaults (2026-11): minutes of a session's longest life, steps of a task.
 MINUTES: Final = 20
@@ -39,7 +40,7 @@ class Told:
 # What the caller left out is falsy, be it None or the SDK's own NotGiven.
 def _count(value: Any, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        msg = f"what {what}={value!r} may cost at most is not known: name it by costs="
+        msg = f"what {what}={shown(value)} may cost at most is not known: name it by costs="
         raise ValueError(msg)
     return value
 

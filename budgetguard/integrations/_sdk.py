@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from budgetguard.credits import cost
 from budgetguard.integrations.objects import Cost, Guarded
+from budgetguard.requirement import Requirement, check_terms
 
 if TYPE_CHECKING:
     from budgetguard.guard import Guard
-    from budgetguard.requirement import Requirement
 
 
 class Replaced(Guarded):
@@ -30,11 +30,12 @@ class Replaced(Guarded):
         self._self_here.update(here)
 
 
-def requirement(guard: "Guard", default: Mapping[str, Any], given: Cost | None) -> "Requirement":
+def requirement(guard: "Guard", default: Mapping[str, Any], given: Cost | None) -> Requirement:
     """What a method needs: the default terms, with what the user said instead."""
     if given is None:
         return guard.require_credits(**default)
     theirs: Mapping[str, Any] = given if isinstance(given, Mapping) else {"min": given}
+    check_terms(theirs)
     ours = {name: term for name, term in default.items() if name != "min" or "cost" not in theirs}
     return guard.require_credits(**{**ours, **theirs})
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import httpx
 
+from budgetguard import nested
 from budgetguard.browser.ending import is_alive, wants_credits
 from budgetguard.credits import to_credits
+from budgetguard.discreet import discreet
 from budgetguard.durations import LONGEST
 from budgetguard.guard import check_guard
 from budgetguard.integrations._anchor_prices import PRICED, RETRY, TOLD, Told
@@ -50,6 +52,7 @@ _HELPERS = ("agent", "browser")
 _REFUSALS = frozenset(range(400, 500)) - {HTTPStatus.REQUEST_TIMEOUT}
 
 
+@discreet
 def guarded(client: C, guard: "Guard", *, costs: Mapping[str, Cost] | None = None) -> C:
     """`client`, refusing what its credits will not pay for; so do `with_options()` and `copy()`.
 
@@ -83,7 +86,7 @@ def guarded(client: C, guard: "Guard", *, costs: Mapping[str, Cost] | None = Non
     costs of methods that tell of others' costs, or that only call priced ones.
     """
     if not isinstance(client, Anchorbrowser | AsyncAnchorbrowser):
-        msg = f"guarded() takes an Anchorbrowser or AsyncAnchorbrowser, not {client!r}"
+        msg = f"guarded() takes an Anchorbrowser or AsyncAnchorbrowser, not {type(client).__name__}"
         raise TypeError(msg)
     check_unguarded(client)
     check_guard(guard, AnchorBrowser)
@@ -289,6 +292,7 @@ class _Account:
     def _put(self, kind: str, id: Any, work: _Work) -> None:
         if kind == "session":
             work = replace(work, until=self._guard.runtime.clock.monotonic() + work.life)
+        nested.step_out(work.hold)
         self._open[kind, str(id)] = work
 
     def _take(self, kind: str, id: Any) -> _Work | None:

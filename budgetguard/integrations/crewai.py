@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from budgetguard.discreet import discreet
 from budgetguard.integrations._extra import extra
 from budgetguard.integrations.objects import Cost
 from budgetguard.integrations.tools import OnRefusal, Tools, guarded_already, no_such_tool
@@ -30,6 +31,7 @@ with extra("crewai"):
 _ANY = "*"
 
 
+@discreet
 def guarded_tools(
     tools: Iterable[BaseTool],
     guard: "Guard",
@@ -60,7 +62,7 @@ def guarded_tools(
     seen = {_seen(_checked(tool).name) for tool in tools}
     named = {_seen(name): cost for name, cost in costs.items()}
     for name in sorted(named.keys() - seen - {_ANY}):
-        raise ValueError(no_such_tool(name, sorted(seen)))
+        raise ValueError(no_such_tool(name, sorted(seen), named))
     if len(named) != len(costs):
         msg = f"costs names a tool twice, as a model sees them: {', '.join(costs)}"
         raise ValueError(msg)

@@ -6,6 +6,7 @@ server = FastMCP("specs", middleware=[BudgetMiddleware(guard, {"deep_spec": 50})
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from budgetguard.discreet import discreet
 from budgetguard.integrations._extra import extra
 from budgetguard.integrations.answers import for_client, status_code
 from budgetguard.integrations.objects import Cost
@@ -47,6 +48,7 @@ class BudgetMiddleware(Middleware):
     has guards nothing; the log warns of one that looks like a slip, when the tools are listed.
     """
 
+    @discreet
     def __init__(
         self, guard: "Guard", costs: Mapping[str, Cost | None], *, on_refusal: OnRefusal = "tell"
     ) -> None:

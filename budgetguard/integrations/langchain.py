@@ -9,6 +9,7 @@ node = ToolNode(tools, **budget.hooks)
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from budgetguard.discreet import discreet
 from budgetguard.integrations._extra import extra
 from budgetguard.integrations.objects import Cost
 from budgetguard.integrations.tools import OnRefusal, Tools
@@ -47,6 +48,7 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
     slip, at the first call.
     """
 
+    @discreet
     def __init__(
         self, guard: "Guard", costs: Mapping[str, Cost | None], *, on_refusal: OnRefusal = "tell"
     ) -> None:

@@ -9,6 +9,7 @@ around tools (1.30, read 2026-11): decorate the tools' functions with `guard.req
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from budgetguard.discreet import discreet
 from budgetguard.integrations._extra import extra
 from budgetguard.integrations.answers import for_client, status_code
 from budgetguard.integrations.objects import Cost
@@ -46,6 +47,7 @@ class BudgetMiddleware:
     like a slip, when the tools are listed.
     """
 
+    @discreet
     def __init__(
         self, guard: "Guard", costs: Mapping[str, Cost | None], *, on_refusal: OnRefusal = "tell"
     ) -> None:

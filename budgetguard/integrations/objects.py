@@ -1,17 +1,21 @@
 """Any object, with a guard before those of its methods that spend."""
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import Any, ClassVar, TypeAlias, TypeVar, cast
 
 from budgetguard.credits import Amount
+from budgetguard.discreet import discreet
 from budgetguard.guard import Guard, check_guard
 from budgetguard.proxies import Proxy, able
+from budgetguard.requirement import check_terms
+from budgetguard.wrong import near
 
 T = TypeVar("T")
+_MISSING: Any = object()
 Cost: TypeAlias = Amount | Callable[..., Amount] | Mapping[str, Any]
 
 
+@discreet
 def guarded(obj: T, guard: "Guard", costs: Mapping[str, Cost]) -> T:
     """What behaves as `obj` does, but refuses what its credits will not pay for.
 
@@ -35,6 +39,9 @@ def guarded(obj: T, guard: "Guard", costs: Mapping[str, Cost]) -> T:
     check_guard(guard)
     if isinstance(obj, type):
         msg = f"guarded() takes an object, not the class {obj.__name__}: make one first"
+        raise TypeError(msg)
+    if not isinstance(costs, Mapping):
+        msg = f"costs takes a mapping of methods' names to costs, not {type(costs).__name__}"
         raise TypeError(msg)
     if not costs:
         msg = f"guarded() needs the cost of at least one method of {type(obj).__name__}"
@@ -119,14 +126,14 @@ def check_unguarded(obj: object) -> None:
 
 
 def _part(wrapped: Any, name: str, path: str) -> Any:
-    try:
-        return getattr(wrapped, name)
-    except AttributeError:
-        public = [each for each in dir(wrapped) if not each.startswith("_")]
-        near = get_close_matches(name, public, n=3)
-        meant = f" Did you mean {' or '.join(near)}?" if near else ""
-        msg = f"{path} has no {name!r} to guard.{meant}"
-        raise AttributeError(msg) from None
+    part = getattr(wrapped, name, _MISSING)
+    if part is _MISSING:
+        meant = near(name, [each for each in dir(wrapped) if not each.startswith("_")])
+        what = repr(name) if meant else "method of a name in costs"
+        advice = f" Did you mean {' or '.join(meant)}?" if meant else ""
+        msg = f"{path} has no {what} to guard.{advice}"
+        raise AttributeError(msg)
+    return part
 
 
 def _method(method: Any, guard: "Guard", cost: Cost, path: str) -> Any:
@@ -135,6 +142,7 @@ def _method(method: Any, guard: "Guard", cost: Cost, path: str) -> Any:
         raise TypeError(msg)
     terms: Mapping[str, Any] = cost if isinstance(cost, Mapping) else {"min": cost}
     try:
+        check_terms(terms)
         return guard.require_credits(**{"name": path, **terms})(method)
     except (TypeError, ValueError) as error:
         error.add_note(f"in the cost of {path}")

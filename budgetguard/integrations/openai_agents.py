@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import wrapt
 
+from budgetguard.discreet import discreet
 from budgetguard.integrations._extra import extra
 from budgetguard.integrations.objects import Cost
 from budgetguard.integrations.tools import OnRefusal, Tools, guarded_already, no_such_tool
@@ -27,6 +28,7 @@ with extra("openai-agents"):
 _BIND = "__agents_bind_function_tool__"
 
 
+@discreet
 def guarded_tools(
     tools: Iterable[Tool],
     guard: "Guard",
@@ -63,17 +65,17 @@ def guarded_tools(
     given = list(tools)
     for name in costs:
         if name != "*":
-            _check(name, given)
+            _check(name, given, costs)
     return [
         _guarded(tool, stopping if getattr(tool, "output_json_schema", None) else telling)
         for tool in given
     ]
 
 
-def _check(name: str, tools: Iterable[Tool]) -> None:
+def _check(name: str, tools: Iterable[Tool], costs: Iterable[str]) -> None:
     kinds = {tool.name: type(tool) for tool in tools}
     if name not in kinds:
-        raise ValueError(no_such_tool(name, kinds))
+        raise ValueError(no_such_tool(name, kinds, costs))
     if not issubclass(kinds[name], FunctionTool):
         msg = f"{name} is no function tool, but {kinds[name].__name__}: it cannot be guarded here"
         raise TypeError(msg)

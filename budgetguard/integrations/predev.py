@@ -7,7 +7,9 @@ from contextlib import closing, suppress
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
+from budgetguard import nested
 from budgetguard.credits import to_credits
+from budgetguard.discreet import discreet
 from budgetguard.errors import HoldClosed
 from budgetguard.guard import check_guard
 from budgetguard.integrations._extra import extra
@@ -56,6 +58,7 @@ _RUNNING = ("pending", "processing")
 _OVER = ("completed", "failed")
 
 
+@discreet
 def guarded(
     api: PredevAPI, guard: "Guard", *, costs: Mapping[str, Cost] | None = None
 ) -> PredevAPI:
@@ -85,7 +88,7 @@ def guarded(
     for costs of those that tell of others' costs.
     """
     if not isinstance(api, PredevAPI):
-        msg = f"guarded() takes a PredevAPI, not {api!r}"
+        msg = f"guarded() takes a PredevAPI, not {type(api).__name__}"
         raise TypeError(msg)
     check_unguarded(api)
     check_guard(guard, PreDev)
@@ -128,6 +131,7 @@ class _Work:
         elif (id := self._id(reply)) is None:
             hold.keep()
         else:
+            nested.step_out(hold)
             self._open[id] = need, hold
             self.told(id, reply)
 
@@ -219,6 +223,7 @@ class _Account:
         self, method: Callable[..., Any], need: "Requirement", args: Any, kwargs: Any
     ) -> Generator[Any, None, None]:
         hold = need.open(None, args, kwargs)
+        nested.step_out(hold)
         begun: Begun = "no"
         used = 0
         try:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from budgetguard.discreet import discreet
 from budgetguard.integrations._extra import extra
 from budgetguard.integrations.objects import Cost
 from budgetguard.integrations.tools import OnRefusal, Tools
@@ -38,6 +39,7 @@ class BudgetCapability(AbstractCapability[Any]):
     Prefect; 2.68, read 2026-11): it would be asked in the workflow, and again at each replay of it.
     """
 
+    @discreet
     def __init__(
         self, guard: "Guard", costs: Mapping[str, Cost | None], *, on_refusal: OnRefusal = "tell"
     ) -> None:

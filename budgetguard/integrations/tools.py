@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from difflib import get_close_matches
 from math import ceil
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from budgetguard.credits import spell
+from budgetguard.discreet import discreet
 from budgetguard.errors import (
     BalanceUnavailable,
     BudgetGuardError,
@@ -22,9 +23,8 @@ from budgetguard.events import logger
 from budgetguard.guard import Guard, check_guard
 from budgetguard.hold import Hold, NoHold
 from budgetguard.integrations.objects import Cost
-
-if TYPE_CHECKING:
-    from budgetguard.requirement import Requirement
+from budgetguard.requirement import Requirement, check_terms
+from budgetguard.wrong import other, shown, unknown
 
 OnRefusal: TypeAlias = Literal["tell", "stop"]
 
@@ -42,6 +42,7 @@ class Tools:
     Raises TypeError or ValueError for costs that cannot be, TypeError for what is no guard.
     """
 
+    @discreet
     def __init__(
         self, guard: "Guard", costs: Mapping[str, Cost | None], *, on_refusal: OnRefusal = "tell"
     ) -> None:
@@ -53,7 +54,7 @@ class Tools:
             msg = 'costs names no tool: {"deep_spec": 50}, or {"*": 10} for all'
             raise ValueError(msg)
         if on_refusal not in {"tell", "stop"}:
-            msg = f"on_refusal must be 'tell' or 'stop', not {on_refusal!r}"
+            msg = f"on_refusal must be 'tell' or 'stop', not {other(on_refusal)}"
             raise ValueError(msg)
         self._stops = on_refusal == "stop"
         self._priced = {
@@ -72,9 +73,9 @@ class Tools:
         free = sorted(known - self._priced.keys())
         for name in sorted(unseen - known):
             if get_close_matches(name, free):
-                logger.warning(no_such_tool(name, free))
+                logger.warning(no_such_tool(name, free, self._priced))
 
-    def find(self, name: str) -> "Requirement | None":
+    def find(self, name: str) -> Requirement | None:
         """What a tool needs; None where it costs nothing."""
         return self._priced[name] if name in self._priced else self._priced.get(_ANY)
 
@@ -147,14 +148,9 @@ def guarded_already(name: str) -> str:
     )
 
 
-def no_such_tool(name: str, known: Iterable[str]) -> str:
-    """What to tell of a price for a tool that is not among `known`."""
-    names = list(known)
-    near = get_close_matches(name, names, n=3)
-    meant = (
-        f"Did you mean {' or '.join(near)}?" if near else f"There is: {', '.join(names) or 'none'}."
-    )
-    return f"costs names {name!r}, but no tool is called that. {meant}"
+def no_such_tool(name: str, known: Iterable[str], costs: Iterable[str]) -> str:
+    """What to tell of a name in `costs` that no tool has; `known` are those that tools have."""
+    return f"costs names {unknown(name, list(known), 'tool', list(costs))}"
 
 
 def _lack(error: InsufficientCredits) -> str:
@@ -176,12 +172,12 @@ def _instead(error: InsufficientCredits) -> str:
 
 def _checked(name: object) -> str:
     if not isinstance(name, str):
-        msg = f"costs takes the names of tools, not {type(name).__name__}: {name!r}"
+        msg = f"costs takes the names of tools, not {shown(name)}"
         raise TypeError(msg)
     return name
 
 
-def _requirement(guard: Guard, name: str, cost: Cost | None) -> "Requirement | None":
+def _requirement(guard: Guard, name: str, cost: Cost | None) -> Requirement | None:
     if cost is None:
         return None
     terms: Mapping[str, Any] = cost if isinstance(cost, Mapping) else {"min": cost}
@@ -189,6 +185,7 @@ def _requirement(guard: Guard, name: str, cost: Cost | None) -> "Requirement | N
         msg = f"{name} takes no until: the framework reads a tool's result, and its hold ends then"
         raise TypeError(msg)
     try:
+        check_terms(terms)
         return guard.require_credits(**terms)
     except (TypeError, ValueError) as error:
         error.add_note(f"in the cost of {name}")

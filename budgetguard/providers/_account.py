@@ -30,7 +30,7 @@ def find_extra(extra_credits: Amount) -> Decimal:
     """`extra_credits` as an exact Decimal; raises TypeError or ValueError, also when negative."""
     extra = exact(extra_credits, "extra_credits")
     if extra < 0:
-        msg = f"extra_credits must not be negative: {extra_credits!r}"
+        msg = f"extra_credits must not be negative: {extra}"
         raise ValueError(msg)
     return extra
 

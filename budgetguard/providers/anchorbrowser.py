@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from budgetguard.balance import Balance
 from budgetguard.credits import Amount
+from budgetguard.discreet import discreet
 from budgetguard.errors import ConfigurationError
 from budgetguard.origin import check_base_url
 from budgetguard.providers._account import check_flag, find_extra, find_key, fingerprint
@@ -63,6 +64,7 @@ class AnchorBrowser:
     trust_env: bool
     fingerprint: str
 
+    @discreet
     def __init__(
         self,
         api_key: str | None = None,
@@ -86,7 +88,9 @@ class AnchorBrowser:
         )
 
     def __repr__(self) -> str:
-        return f"AnchorBrowser(project_id={self.project_id!r}, base_url={self.base_url!r})"
+        # Not the project's id: it may be the key, given in the wrong place.
+        project = None if self.project_id is None else "..."
+        return f"AnchorBrowser(project_id={project}, base_url={self.base_url!r})"
 
     async def fetch(self, client: "httpx.AsyncClient") -> Balance:
         """Ask for the balance once; raises BalanceUnavailable. `as_of` is for the caller to set."""

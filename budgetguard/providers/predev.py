@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 from budgetguard.balance import Balance
 from budgetguard.credits import Amount
+from budgetguard.discreet import discreet
 from budgetguard.origin import check_base_url
 from budgetguard.providers._account import check_flag, find_extra, find_key, fingerprint
 from budgetguard.providers._fields import Fields
@@ -56,6 +57,7 @@ class PreDev:
     trust_env: bool
     fingerprint: str
 
+    @discreet
     def __init__(
         self,
         api_key: str | None = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from budgetguard.balance import Balance
 from budgetguard.credits import Amount, exact
+from budgetguard.discreet import discreet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +32,7 @@ class FakeProvider:
     name = "fake"
     top_up_url = "https://example.com/top-up"
 
+    @discreet
     def __init__(
         self,
         credits: Amount | None = 100,

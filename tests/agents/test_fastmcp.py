@@ -253,7 +253,7 @@ async def test_sessions_that_are_in_use_are_told(guard: Guard, provider: FakePro
     """Slots are part of a cost too."""
     provider.max_concurrency = 1
     specs = Specs(guard, {"deep_spec": {"min": 1, "slots": 1}})
-    with guard.acquire(slots=1):
+    with await guard.aacquire(slots=1):
         result = await specs.call()
     assert text(result).startswith("BUDGET: 1 of 1 sessions at fake are in use.")
     assert result.structured_content is not None

@@ -414,7 +414,7 @@ def test_a_refusal_is_never_settled(ask: Ask, guard: Guard, tool: Noting) -> Non
         (
             {"x": 50},
             ValueError,
-            "costs names 'x', but no tool is called that. There is: deep_spec, web_search.",
+            "costs names a tool that is not there (its 1st name). There is: deep_spec, web_search.",
         ),
         (
             {"web_search": 5},

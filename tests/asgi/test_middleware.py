@@ -690,7 +690,7 @@ def test_a_cost_that_would_have_to_be_awaited(guard: Guard) -> None:
     with pytest.raises(ValueError, match="must not be negative") as said:
         GuardMiddleware(sending(), guard, {("POST", "/paid"): 1, ("GET", "/paid"): -1})
     assert said.value.__notes__ == ["in the rule for GET /paid"]
-    with pytest.raises(TypeError, match="coroutine function"):
+    with pytest.raises(TypeError, match="plain function"):
         GuardMiddleware(sending(), guard, {("POST", "/paid"): cost})  # type: ignore[dict-item]
     with pytest.raises(TypeError, match="guards nothing"):
         GuardMiddleware(sending(), guard)

@@ -55,6 +55,7 @@ def test_a_folder_that_cannot_be_read(scene: Any) -> None:
 @pytest.mark.anyio
 async def test_for_code_that_awaits(scene: Any) -> None:
     """An async client reaps the same."""
+    await scene.guard.abalance()
     ids = {leave_one(scene), leave_one(scene)}
     async with scene.new_async_client() as client:
         reaped = await areap(client, scene.journal, patience=scene.patience)
@@ -65,6 +66,7 @@ async def test_for_code_that_awaits(scene: Any) -> None:
 @pytest.mark.anyio
 async def test_cancelled_between_two_sessions(scene: Any) -> None:
     """A cancelled reap leaves no session half ended, and the others to the next."""
+    await scene.guard.abalance()
     leave_one(scene), leave_one(scene)
     async with scene.new_async_client() as client:
         with anyio.CancelScope() as scope:

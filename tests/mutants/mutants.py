@@ -208,7 +208,7 @@ MUTANTS = [
     Mutant(
         "release_on taken for any exception",
         "hold.py",
-        "elif isinstance(error, self._release_on):",
+        "elif proves(error, self._release_on):",
         "elif isinstance(error, Exception):",
         "tests/guard/test_outcomes.py",
     ),

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -283,6 +285,17 @@ async def test_a_402_from_the_provider(
     assert held(predev) == 0
 
 
+async def test_a_402_to_what_is_free(web: Web, predev: Guard, sandbox: Sandbox) -> None:
+    """The provider's word on the account counts, whatever the request costs."""
+    sandbox.fault("/v1/models", status=402, body={"error": {"code": "insufficient_credits"}})
+    await web.open(predev, key=KEY)
+    await web.send("GET", f"{sandbox.url}/v1/models")
+    look = predev.account.ledger.look
+    assert look is not None
+    assert look.refused_until is not None
+    assert held(predev) == 0
+
+
 async def test_a_spec_that_died_half_way_counts_until_a_look_shows_it(
     web: Web, predev: Guard, sandbox: Sandbox, clock: HandClock
 ) -> None:
@@ -319,6 +332,25 @@ async def test_a_connection_that_was_never_made_costs_nothing(web: Web, clock: H
     with pytest.raises(web.library.ConnectError):
         await web.send("POST", "http://127.0.0.1:9/work")
     assert guard.available == 100
+
+
+async def test_a_connection_that_none_was_free_for_costs_nothing(
+    web: Web, clock: HandClock
+) -> None:
+    """The pool gave up before anything was sent."""
+
+    def full(_: Any) -> Any:
+        msg = "no connection came free"
+        raise web.library.PoolTimeout(msg)
+
+    guard = Guard(FakeProvider(100))
+    behind = web.library.MockTransport(full)
+    await web.open(
+        guard, transport=behind, prices={("POST", "/work"): 10}, base_url="https://a.example"
+    )
+    with pytest.raises(web.library.PoolTimeout):
+        await web.send("POST", "https://a.example/work")
+    assert (guard.available, held(guard)) == (100, 0)
 
 
 async def test_a_proxy_that_lets_nobody_through_costs_nothing(
@@ -473,6 +505,35 @@ async def test_a_retry_goes_by_the_hold_of_the_attempt_before(
     used = Decimal(str(reply.json()["creditsUsed"]))
     rest.release()
     assert (predev.available, held(predev)) == (50 - used, 0)
+
+
+@pytest.mark.parametrize("status", [408, 409, 500])
+async def test_what_is_tried_again_after(
+    web: Web, predev: Guard, sandbox: Sandbox, status: int
+) -> None:
+    """After each of these an SDK sends the request again: its hold waits for that."""
+    await web.open(predev, key=KEY)
+    sandbox.fault("/fast-spec", status=status, times=1, body={})
+    await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC, headers={RETRY: "0"})
+    assert (predev.available, held(predev)) == (90, 10_000_000)
+    await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC, headers={RETRY: "1"})
+    predev.account.flush()
+    assert (held(predev), predev.account.ledger.kept.total) == (0, 10_000_000)
+
+
+async def test_a_transport_that_is_closed_by_itself_waits_for_no_retry(
+    web: Web, predev: Guard, sandbox: Sandbox
+) -> None:
+    """`close` and `aclose` count as the end of a client does."""
+    sandbox.fault("/fast-spec", status=503, times=1)
+    await web.open(predev, key=KEY)
+    await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC, headers={RETRY: "0"})
+    assert held(predev) == 10_000_000
+    if web.awaiting:
+        await web.transport.aclose()
+    else:
+        web.transport.close()
+    assert (predev.available, held(predev)) == (90, 0)
 
 
 async def test_each_attempt_before_counts_for_as_long_as_it_may_go_on(
@@ -680,6 +741,38 @@ async def test_observing_lets_all_through_and_books_it(
     assert guard.available == sandbox.predev.balance
 
 
+async def test_it_is_of_both_libraries_kinds(web: Web, predev: Guard) -> None:
+    """Who composes transports checks their type; and what it is besides stays as it was."""
+    await web.open(predev)
+    kinds = [[each.BaseTransport, each.AsyncBaseTransport] for each in (httpx, httpx2)]
+    for kind, awaiting_kind in kinds:
+        assert isinstance(web.transport, awaiting_kind if web.awaiting else kind)
+        assert not isinstance(web.transport, kind if web.awaiting else awaiting_kind)
+    own = AsyncGuardTransport if web.awaiting else GuardTransport
+    assert type(web.transport) is own
+    assert web.transport.__class__.__name__ == own.__name__
+    mine = type("Mine", (own,), {})(predev)
+    assert isinstance(mine, type(mine))
+    assert all(isinstance(mine, pair[web.awaiting]) for pair in kinds)
+
+
+def test_it_is_of_a_library_that_is_imported_later() -> None:
+    """Neither is imported for the sake of its types, nor asked for where it is not there."""
+    code = (
+        "import sys\n"
+        "from budgetguard import Guard\n"
+        "from budgetguard.testing import FakeProvider\n"
+        "from budgetguard.transport import GuardTransport\n"
+        "transport = GuardTransport(Guard(FakeProvider()), prices={('GET', '/'): 1},"
+        " base_url='https://a.example')\n"
+        "assert isinstance(transport, GuardTransport)\n"
+        "assert 'httpx2' not in sys.modules\n"
+        "import httpx2\n"
+        "assert isinstance(transport, httpx2.BaseTransport)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "to be read either way"])
 async def test_the_transport_behind_may_be_any(
     web: Web, predev: Guard, sandbox: Sandbox, whole: bool
@@ -756,7 +849,7 @@ def test_a_base_url_with_a_path(clock: HandClock) -> None:
     guard.balance()
     behind = httpx.MockTransport(lambda _: httpx.Response(200, json={}))
     transport = GuardTransport(
-        guard, transport=behind, prices={("POST", "/work"): 10}, base_url="https://a.example/api"
+        guard, transport=behind, prices={("POST", "/**"): 10}, base_url="https://a.example/api"
     )
     with httpx.Client(transport=transport) as client:
         client.post("https://a.example/work")
@@ -800,6 +893,37 @@ def test_what_a_transport_cannot_be_made_of(
     """It says so when it is made."""
     with pytest.raises(problem, match=words):
         GuardTransport(Guard(FakeProvider(100)), **options)
+
+
+async def test_a_price_in_a_mapping_may_go_by_the_request(
+    web: Web, predev: Guard, sandbox: Sandbox
+) -> None:
+    """Its callables are given the request, content and all."""
+    sandbox.fault("/work", status=200, body={})
+    worth = {"min": lambda request: json.loads(request.content)["worth"], "lag": 0}
+    await web.open(predev, key=KEY, prices={("POST", "/work"): worth})
+    await web.send("POST", f"{sandbox.url}/work", json={"worth": 30})
+    assert predev.available == 70
+
+
+@pytest.mark.parametrize("price", [{"mni": 1}, {1: 1}])
+def test_a_price_that_names_no_argument(clock: HandClock, price: Any) -> None:
+    """It is a slip, and no price."""
+    with pytest.raises(TypeError, match="argument"):
+        GuardTransport(
+            Guard(FakeProvider(100)), prices={("POST", "/a"): price}, base_url="https://a.example"
+        )
+
+
+def test_an_async_price(clock: HandClock) -> None:
+    """Nobody would await it."""
+
+    async def price(_: Any) -> int:
+        return 1
+
+    prices: Any = {("POST", "/a"): price}
+    with pytest.raises(TypeError, match="the price of POST /a takes a plain function"):
+        GuardTransport(Guard(FakeProvider(100)), prices=prices, base_url="https://a.example")
 
 
 def test_a_price_that_cannot_be_is_named(clock: HandClock) -> None:

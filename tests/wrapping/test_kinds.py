@@ -8,6 +8,9 @@ from kinds import KINDS, Kind, Meter, run
 
 from budgetguard import Guard, InsufficientCredits, set_active
 
+# Plain functions that return something to await look first here, inside the loop that will await it.
+pytestmark = pytest.mark.filterwarnings("ignore:.* has to wait, and the:RuntimeWarning")
+
 every = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 TESTS = (
     inspect.iscoroutinefunction,

@@ -3,15 +3,19 @@
 import contextlib
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Self
 from unittest.mock import Mock
 
+import anyio
 import pytest
 import wrapt
 
-from budgetguard import Guard, require_credits
+from budgetguard import Guard, GuardPool, require_credits
 from budgetguard.integrations import guarded
+from budgetguard.testing import FakeProvider
 
 
 def function() -> None:
@@ -469,3 +473,133 @@ def test_what_is_made_of_a_function_is_guarded(guard: Guard, thing: Any) -> None
     args = ("x",) if inspect.ismethod(thing) else ()
     guarded_thing(*args)
     assert guard.available == 90
+
+
+def test_at_the_bottom_of_a_stack() -> None:
+    """In an exit handler and in a new thread nobody's code called: that is no bare decorator."""
+    code = (
+        "import atexit, _thread, time\n"
+        "from budgetguard import Guard, require_credits\n"
+        "from budgetguard.testing import FakeProvider\n"
+        "guard = Guard(FakeProvider())\n"
+        "def price(): return 1\n"
+        "class Told(str):\n"
+        "    def __eq__(self, other): told.release(); return False\n"
+        "for require in (require_credits, guard.require_credits):\n"
+        "    for given in (5, price):\n"
+        "        atexit.register(require, given)\n"
+        "        told = _thread.allocate_lock()\n"
+        "        told.acquire()\n"
+        "        _thread.start_new_thread(require, (given,), {'name': Told('x')})\n"
+        "        assert told.acquire(timeout=20)\n"
+        "        _thread.start_new_thread(require, (given,))\n"
+        "time.sleep(0.1)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stderr == ""
+
+
+class TestAsync:
+    """Amounts and guards are wanted at once: who would have to be awaited is refused."""
+
+    class Awaited:
+        """Objects and methods."""
+
+        async def __call__(self, *_: object) -> int:
+            return 1
+
+        async def method(self, *_: object) -> int:
+            return 1
+
+        @classmethod
+        async def of_class(cls, *_: object) -> int:
+            return 1
+
+    @staticmethod
+    async def later(*_: object) -> int:
+        """Not now."""
+        return 1
+
+    @staticmethod
+    async def steps(*_: object) -> AsyncIterator[int]:
+        """Nor this."""
+        yield 1
+
+    @staticmethod
+    def generator(*_: object) -> Iterator[int]:
+        """Nor this."""
+        yield 1
+
+    KINDS = (
+        later,
+        functools.partial(later, 1),
+        functools.partial(functools.partial(later), 1),
+        Awaited(),
+        Awaited().method,
+        Awaited.of_class,
+        functools.partial(Awaited(), 1),
+        steps,
+        generator,
+    )
+
+    @pytest.mark.parametrize("what", ["min", "cost", "actual", "guard"])
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_at_decoration(self, guard: Guard, what: str, kind: Any) -> None:
+        """Whatever kind of callable it is, and wherever it is given."""
+        terms = {"min": 1, what: kind}
+        with pytest.raises(TypeError, match=f"{what} takes a plain function: nobody would await"):
+            require_credits(**terms)
+        if what != "guard":
+            with pytest.raises(TypeError, match=f"{what} takes a plain function"):
+                guard.require_credits(**terms)
+
+    def test_for_a_pool_and_for_events(self) -> None:
+        """The same words."""
+        for kind in self.KINDS:
+            with pytest.raises(TypeError, match="make_guard takes a plain function"):
+                GuardPool(kind)
+            with pytest.raises(TypeError, match="on_event takes a plain function"):
+                Guard(FakeProvider(), on_event=kind)
+
+    @pytest.mark.parametrize("what", ["min", "cost"])
+    @pytest.mark.parametrize("way", ["plain", "async", "block", "generator"])
+    def test_what_returns_something_to_await(self, guard: Guard, what: str, way: str) -> None:
+        """From outside it looks plain: refused at the call, and closed without having run."""
+        made: list[Any] = []
+
+        def looks_plain(*_: object) -> Any:
+            made.append(TestAsync.later())
+            return made[-1]
+
+        require: Any = guard.require_credits(**{"min": 1, what: looks_plain})
+        ways: dict[str, Callable[[], Any]] = {
+            "plain": require(lambda: None),
+            "async": lambda: anyio.run(require(TestAsync.later)),
+            "block": require.__enter__,
+            "generator": lambda: list(require(TestAsync.generator)()),
+        }
+        with pytest.raises(
+            TypeError, match=f"{what} takes an int, float, Decimal or str, not coro"
+        ):
+            ways[way]()
+        assert [inspect.getcoroutinestate(each) for each in made] == [inspect.CORO_CLOSED]
+
+    def test_what_actual_returns_to_await(
+        self, guard: Guard, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The call is settled at cost, which is told; its own result is what is returned."""
+        actual: Any = lambda _: TestAsync.later()  # noqa: E731
+        function = guard.require_credits(min=10, actual=actual)(lambda: "done")
+        assert [function(), function()] == ["done", "done"]
+        assert guard.available == 80
+        assert caplog.text.count("actual takes an int, float, Decimal or str, not coroutine") == 2
+
+    def test_a_guard_to_await(self) -> None:
+        """It is closed, too."""
+        guard: Any = lambda *_: TestAsync.later()  # noqa: E731
+        with pytest.raises(TypeError, match="has to return a Guard, and returned coroutine"):
+            require_credits(1, guard=guard)(lambda: None)()
+        with pytest.raises(TypeError, match="has to return a Guard, not coroutine"):
+            GuardPool(guard)[1]

@@ -6,6 +6,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Literal
 
 from budgetguard.testing.sandbox.clock import Clock
+from budgetguard.wrong import shown
 
 Amount = int | float | Decimal | str
 
@@ -25,7 +26,7 @@ def micro(amount: Amount) -> int:
             return int(exact)
     except InvalidOperation:
         pass
-    msg = f"credits are a number from 0 to 10^9 with at most 6 decimals, not {amount!r}"
+    msg = f"credits are a number from 0 to 10^9 with at most 6 decimals, not {shown(amount)}"
     raise ValueError(msg)
 
 

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from budgetguard.wrong import shown
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -30,7 +32,7 @@ class Clock:
 
     def __init__(self, speed: float | None, *, timer: Callable[[], float] = time.monotonic) -> None:
         if speed is not None and not 0 < speed < math.inf:
-            msg = f"speed is a positive number of provider seconds per real second, not {speed!r}"
+            msg = f"speed is a positive number of provider seconds per real second, not {shown(speed)}"
             raise ValueError(msg)
         self._speed = speed
         self._timer = timer
@@ -67,7 +69,7 @@ class Clock:
             msg = 'this sandbox keeps its own time; make it with clock="manual" to move it by hand'
             raise RuntimeError(msg)
         if not 0 <= seconds < math.inf:
-            msg = f"time moves forward by a number of seconds, not by {seconds!r}"
+            msg = f"time moves forward by a number of seconds, not by {shown(seconds)}"
             raise ValueError(msg)
         with self._lock:
             self._stopped_at = target = self._read() + round(seconds * _MICRO)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+from budgetguard.wrong import shown
+
 _STATUSES = range(200, 600)
 
 
@@ -44,10 +46,10 @@ class Fault:
     def __post_init__(self) -> None:
         """Refuse what could not be sent."""
         if self.times is not None and self.times < 1:
-            msg = f"times is a count of requests or None, not {self.times!r}"
+            msg = f"times is a count of requests or None, not {shown(self.times)}"
             raise ValueError(msg)
         if self.status is not None and self.status not in _STATUSES:
-            msg = f"status is an HTTP status from 200 to 599, not {self.status!r}"
+            msg = f"status is an HTTP status from 200 to 599, not {shown(self.status)}"
             raise ValueError(msg)
 
     def matches(self, method: str, path: str) -> bool:

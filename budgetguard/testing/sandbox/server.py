@@ -18,12 +18,14 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from budgetguard.discreet import discreet
 from budgetguard.testing.sandbox.account import Account, Amount
 from budgetguard.testing.sandbox.app import build
 from budgetguard.testing.sandbox.browsers import BROWSER_CREATED, BROWSER_MINUTE
 from budgetguard.testing.sandbox.clock import Clock
 from budgetguard.testing.sandbox.faults import Fault
 from budgetguard.testing.sandbox.world import ANCHOR_KEY, PREDEV_KEY, PROJECT_ID, World
+from budgetguard.wrong import other
 
 
 class Sandbox:
@@ -46,6 +48,7 @@ class Sandbox:
     anchor_key = ANCHOR_KEY
     project_id = PROJECT_ID
 
+    @discreet
     def __init__(
         self,
         credits: Amount = 100,
@@ -65,10 +68,10 @@ class Sandbox:
         port: int = 0,
     ) -> None:
         if clock not in {"real", "manual"}:
-            msg = f'clock is "real" or "manual", not {clock!r}'
+            msg = f'clock is "real" or "manual", not {other(clock)}'
             raise ValueError(msg)
         if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
-            msg = f"the sandbox listens on loopback only, not on {host}"
+            msg = "the sandbox listens on loopback only, not elsewhere"
             raise ValueError(msg)
         self._address = ("127.0.0.1" if host == "localhost" else host, port)
         self._world = World(
