@@ -107,7 +107,7 @@ def test_an_interrupt_that_does_not_end_the_wait_is_heard(script: Script) -> Non
     """Another thread was given the signal: the one that waits for a look is not woken by it."""
     script("""
 import signal, sys, threading, time
-from budgetguard import Guard
+from budgetguard import Guard, waiting
 
 never = threading.Event()
 guard = Guard(never.wait, timeout=3600)
@@ -124,7 +124,7 @@ def interrupt():
     while still < 20:
         before = where()
         time.sleep(0.001)
-        is_waiting = before[0] == threading.__file__ and before[1] == "wait"
+        is_waiting = before[0] == waiting.__file__ and before[1] == "wait"
         still = still + 1 if is_waiting and where() == before else 0
     signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 

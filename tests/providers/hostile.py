@@ -12,7 +12,7 @@ from typing import Self
 import pytest
 
 from budgetguard.errors import BalanceUnavailable, InvalidCredentials
-from budgetguard.fetching import Transient
+from budgetguard.failures import Transient
 
 # httpx leaves the generators of a body that is not read to its end to the collector, of which trio
 # warns. The library's own loop is asyncio's.

@@ -13,7 +13,7 @@ from hostile import KEY, Server, http
 
 from budgetguard.balance import Balance
 from budgetguard.errors import BalanceUnavailable, ConfigurationError, InvalidCredentials
-from budgetguard.fetching import Transient
+from budgetguard.failures import Transient
 from budgetguard.providers import AnchorBrowser
 
 pytestmark = pytest.mark.anyio

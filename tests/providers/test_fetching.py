@@ -14,8 +14,9 @@ import trustme
 from hostile import CASES, KEY, Case, Hangup, Server, half_read, http, predev
 
 from budgetguard import _version
+from budgetguard.connections import make_client
 from budgetguard.errors import BalanceUnavailable, InvalidCredentials
-from budgetguard.fetching import Transient, make_client
+from budgetguard.failures import Transient
 from budgetguard.providers import AnchorBrowser, PreDev
 
 pytestmark = pytest.mark.anyio

@@ -109,14 +109,14 @@ def test_numbers_are_exact() -> None:
 
 
 def test_texts_come_printable_short_and_without_the_key() -> None:
-    """In values, in nested objects and in names; lists are dropped."""
+    """In values, in nested objects and lists, and in names."""
     echo = {
         KEY: "a\x1b[31mb\u202ec",
         "upper": KEY.upper(),
         "split": f"x {KEY[:9]}\u200b{KEY[9:]} y",
         "long": "z" * 199 + KEY,
         "inner": {"name": f"Bearer {KEY}"},
-        "list": [KEY],
+        "list": [KEY, [KEY], {KEY: KEY}, 5, True],
         "surrogate": "\ud800",
     }
     value = object_in(json.dumps(echo).encode())
@@ -126,7 +126,7 @@ def test_texts_come_printable_short_and_without_the_key() -> None:
         "split": "x *** y",
         "long": "z" * 199 + "*",
         "inner": {"name": "Bearer ***"},
-        "list": [],
+        "list": ["***", ["***"], {"***": "***"}, 5, True],
         "surrogate": "",
     }
 
@@ -207,7 +207,12 @@ NOW = 1_793_620_800.0
         ("inf", None),
         ("\u0667", None),
         ("soon", None),
-        ("7, 7", None),
+        ("7, 7", 7.0),
+        ("7,9 , 8.5", 9.0),
+        ("7, soon", None),
+        ("Mon, 02 Nov 2026 12:00:30 GMT, Mon, 02 Nov 2026 12:00:40 GMT", 40.0),
+        ("5, Mon, 02 Nov 2026 12:00:30 GMT", 30.0),
+        ("7," * 5_000, None),
         ("Mon, 02 Nov 2026 12:00:30 GMT", 30.0),
         ("Monday, 02-Nov-26 12:00:30 GMT", 30.0),
         ("Mon, 02 Nov 2026 13:00:30 +0100", 30.0),
