@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Coroutine
 from functools import partial
 from random import SystemRandom
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from budgetguard.clock import Clock
 from budgetguard.events import report
@@ -56,6 +56,10 @@ class _Loop(asyncio.SelectorEventLoop):
         if self._whole:
             super().__del__()
 
+    def abandon(self) -> None:
+        """Leave it as it is, for good."""
+        self._whole = False
+
     async def getaddrinfo(self, *args: Any, **kwargs: Any) -> Any:
         # The default executor's threads are joined at exit: a hung look-up would delay it.
         return await in_daemon_thread(lambda: socket.getaddrinfo(*args, **kwargs))
@@ -64,7 +68,8 @@ class _Loop(asyncio.SelectorEventLoop):
 async def in_daemon_thread(function: Callable[[], T]) -> T:
     """The result of a blocking function, run in a thread that nobody waits for at exit."""
     loop = asyncio.get_running_loop()
-    answer: asyncio.Future[T] = loop.create_future()
+    # Not the future's own exception: a GeneratorExit in there would close who awaits it.
+    answer: asyncio.Future[tuple[T | None, BaseException | None]] = loop.create_future()
     context = contextvars.copy_context()
 
     def inside() -> T:
@@ -76,12 +81,8 @@ async def in_daemon_thread(function: Callable[[], T]) -> T:
             stay.over()
 
     def deliver(result: T | None, error: BaseException | None) -> None:
-        if answer.done():
-            return
-        if error is None:
-            answer.set_result(result)  # type: ignore[arg-type]
-        else:
-            answer.set_exception(error)
+        if not answer.done():
+            answer.set_result((result, error))
 
     def run() -> None:
         result, error = None, None
@@ -89,13 +90,16 @@ async def in_daemon_thread(function: Callable[[], T]) -> T:
             result = context.run(inside)
         except BaseException as raised:  # noqa: BLE001  it is handed to whoever asked
             error = raised
-            if isinstance(raised, StopIteration):  # which no future takes
+            if isinstance(raised, StopIteration):  # which no coroutine may raise
                 error = RuntimeError(f"{type(raised).__name__}: {raised}")
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody asks any more
             loop.call_soon_threadsafe(deliver, result, error)
 
     threading.Thread(target=run, name="budgetguard-call", daemon=True).start()
-    return await answer
+    result, error = await answer
+    if error is not None:
+        raise error
+    return cast("T", result)
 
 
 class Runtime:
@@ -206,7 +210,8 @@ class Runtime:
                     _tell(error)
                 except Exception as error:  # noqa: BLE001  the loop's own: somebody closed its files
                     _tell(error)
-                    # Not closed: another file may have its number by now. The next look makes another.
+                    # Not closed: other files may have its numbers by now. The next look makes another.
+                    loop.abandon()
                     self._broken.append(self._made.pop("loop"))
                     return
         finally:
