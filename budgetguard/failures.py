@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from budgetguard.errors import BalanceUnavailable, InvalidCredentials
 
-SHORTEST_DELAY = 0.001
+AT_ONCE = 1e-6
 """Seconds to leave a provider alone that is not to blame: those who wait are told, the next one tries."""
 
 _USED_UP = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
@@ -45,7 +45,7 @@ def not_made(error: BaseException, failures: int) -> Failure:
     words = f": {error}" if isinstance(error, _OURS) and str(error) else ""
     cause = error if isinstance(error, Exception) else None
     reason = f"it could not be asked for ({type(error).__name__}{words})"
-    return Failure(reason, cause, denied=False, failures=failures, delay=SHORTEST_DELAY)
+    return Failure(reason, cause, denied=False, failures=failures, delay=AT_ONCE)
 
 
 def used_up(error: BaseException) -> str | None:

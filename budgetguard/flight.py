@@ -14,7 +14,7 @@ from budgetguard.clock import Instant
 from budgetguard.credits import exact
 from budgetguard.errors import BalanceUnavailable, InvalidCredentials
 from budgetguard.events import report
-from budgetguard.failures import SHORTEST_DELAY, Failure, Transient, UsedUp, causes, used_up
+from budgetguard.failures import AT_ONCE, Failure, Transient, UsedUp, causes, used_up
 from budgetguard.ledger import Look
 from budgetguard.loop import in_daemon_thread
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 ATTEMPTS = 3
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 60.0
+_SHORTEST_DELAY = 0.001
 _MOST_DOUBLINGS = 10
 
 
@@ -49,7 +50,7 @@ def backoff(
 ) -> float:
     """Seconds until the next attempt after `failures` in a row: exponential, with full jitter."""
     longest = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(failures - 1, _MOST_DOUBLINGS))
-    delay = max(jitter(0.0, longest), SHORTEST_DELAY)
+    delay = max(jitter(0.0, longest), _SHORTEST_DELAY)
     return max(delay, min(retry_after or 0.0, LONGEST_DELAY))
 
 
@@ -75,7 +76,7 @@ async def fly(
                 return answer
             miss = answer
             if miss.ours:
-                return Failure(miss.reason, miss.cause, miss.denied, failures, SHORTEST_DELAY)
+                return Failure(miss.reason, miss.cause, miss.denied, failures, AT_ONCE)
             failures += 1
             delay = backoff(failures, miss.retry_after, runtime.jitter)
             if not miss.again or attempt == ATTEMPTS or clock.monotonic() + delay >= deadline:
@@ -87,7 +88,7 @@ async def fly(
         delay, hung = None, clock.monotonic() - at.mono
     if delay is None:
         # From when it was sent: a look that hung is not to be noticed that much later once over.
-        delay = max(backoff(failures, None, runtime.jitter) - hung, SHORTEST_DELAY)
+        delay = max(backoff(failures, None, runtime.jitter) - hung, _SHORTEST_DELAY)
     return Failure(miss.reason, miss.cause, miss.denied, failures, delay)
 
 

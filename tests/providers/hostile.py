@@ -25,6 +25,10 @@ class Hangup(bytes):
     """What to send before the connection is reset."""
 
 
+class Pieces(list[bytes]):
+    """What to send piece by piece, after which the connection stays open."""
+
+
 class Server:
     """Raw HTTP on loopback: the nth request gets the nth reply, later ones the last."""
 
@@ -116,6 +120,8 @@ class Server:
             reset = struct.pack("ii", 1, 0)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
             return False
+        if isinstance(reply, Pieces):
+            return True
         return isinstance(reply, bytes) and b"connection: close" not in reply
 
 
