@@ -292,6 +292,31 @@ CASES = [
     _status(401, "401: Key *** is bad", InvalidCredentials, _FLAT),
     _status(401, "401, so the key", InvalidCredentials),
     _status(403, "403, so the key", InvalidCredentials),
+    _status(
+        403, "403: plain words; check the key", InvalidCredentials, '{"detail": "plain words"}'
+    ),
+    _status(403, "403 with a web page", body="<!doctype html><title>Just a moment...</title>"),
+    _status(401, "401 with a web page", body="\n <html><h1>401 Authorization Required</h1></html>"),
+    _raw(
+        "status-403-named-a-page",
+        http(403, "Blocked", "content-type: text/html; charset=utf-8"),
+        "not its API's answer",
+    ),
+    _raw("status-403-challenge", http(403, "", "cf-mitigated: challenge"), "not its API's answer"),
+    _status(402, "402: Top up first", body='{"detail": "Top up first."}'),
+    _status(
+        402,
+        "402: Out of credit: Your balance is 30, and ***",
+        body=f'{{"type": "https://example.com/probs/out-of-credit", "title": "Out of credit", '
+        f'"status": 402, "detail": "Your balance is 30, and {KEY}.", "balance": 30}}',
+    ),
+    _status(
+        422,
+        "422: header.anchor-api-key: Field required: Second ***",
+        body='{"detail": [{"type": "missing", "loc": ["header", "anchor-api-key"], '
+        f'"msg": "Field required", "input": null}}, {{"msg": "Second {KEY}"}}]}}',
+    ),
+    _status(400, "400: Three: Four", body='{"errors": [{"title": "Three"}, {"detail": "Four"}]}'),
     _status(429, "answered 429", Transient),
     _status(500, "500: Nothing known of ***", Transient, _NESTED),
     _status(502, "answered 502", Transient, "<html>Bad gateway</html>"),

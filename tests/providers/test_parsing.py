@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from budgetguard.balance import Balance
 from budgetguard.errors import BalanceUnavailable
-from budgetguard.fetching import MAX_BODY, Reply, cleaner, judge, retry_after, said
+from budgetguard.fetching import MAX_BODY, Reply, cleaner, judge, longest_wait, retry_after, said
 from budgetguard.providers import AnchorBrowser, PreDev
 from budgetguard.secret import Secret
 
@@ -177,10 +177,22 @@ def test_exactly_16_kib_are_read() -> None:
         ({"error": {"code": 404}}, ""),
         ({"error": 5, "message": None}, ""),
         ({}, ""),
+        ({"detail": "Not Found"}, "Not Found"),
+        ({"detail": {"code": 5, "message": "Inner."}}, "Inner"),
+        (
+            {"title": "Out of credit", "detail": "You have 30.", "status": 402},
+            "Out of credit: You have 30",
+        ),
+        ({"title": "Same", "detail": "Same"}, "Same"),
+        ({"detail": [{"loc": ["body", Decimal(0), "cost"], "msg": "Wrong"}]}, "body.0.cost: Wrong"),
+        ({"detail": [{"msg": str(number)} for number in range(9)]}, "0: 1: 2"),
+        ({"error": "invalid_client", "error_description": "Bad."}, "invalid_client: Bad"),
+        ({"errors": [{"title": "A", "detail": "B"}, "C"]}, "A: B: C"),
+        ({"detail": [], "errors": [[]], "title": True}, ""),
         ({"error": "a" * 150, "message": "b" * 150}, "a" * 150 + ": " + "b" * 48),
     ],
 )
-def test_both_shapes_of_error_are_read(fields: dict[str, object], words: str) -> None:
+def test_every_shape_of_error_is_read(fields: dict[str, object], words: str) -> None:
     """Whatever is no text is left out."""
     assert said(fields) == words
 
@@ -239,3 +251,10 @@ def test_any_retry_after_is_none_or_up_to_a_minute(value: str) -> None:
     """Whatever a server writes there."""
     seconds = retry_after(value, NOW)
     assert seconds is None or 0.0 <= seconds <= 60.0
+
+
+def test_of_several_retry_afters_the_longest_counts() -> None:
+    """As when a proxy adds one of its own; what makes no sense is no objection."""
+    assert longest_wait(["7", "soon", "9", "Mon, 02 Nov 2026 12:00:08 GMT"], NOW) == 9.0
+    assert longest_wait(["soon"], NOW) is None
+    assert longest_wait([], NOW) is None
