@@ -39,6 +39,8 @@ from budgetguard.refusals import unavailable, why_refused
 from budgetguard.waiting import Admission, Reading, Ticket
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from budgetguard.events import Kind
 
 
@@ -90,6 +92,28 @@ class Line:
         if not reading.done:
             self.readers[reading] = None
             self._wait_until(reading.give_up, reading)
+
+    def thaw(self, now: Instant, effects: Effects) -> None:
+        """The process stood still: who was asleep with it is not late for that."""
+        for ticket in self.queue:
+            ticket.thaw(now.mono)
+        for reading in self.readers:
+            reading.thaw(now.mono)
+        self.review(now, effects)
+
+    def dismiss(
+        self, now: Instant, effects: Effects, asker: Asker, why: "Callable[[str], RuntimeError]"
+    ) -> None:
+        """A guard was closed: who waits for it is told, by the name of what it wanted."""
+        for ticket in [each for each in self.queue if each.call.asker is asker]:
+            self._arrivals.remove(ticket)
+            ticket.settle(why(ticket.call.operation))
+            effects.append(ticket.wake)
+        for reading in [each for each in self.readers if each.asker is asker]:
+            del self.readers[reading]
+            reading.settle(why("balance()"))
+            effects.append(reading.wake)
+        self.pass_on(now, effects)
 
     def leave(self, ticket: Ticket) -> None:
         """Somebody stopped waiting; whoever stood behind it may fit now."""
