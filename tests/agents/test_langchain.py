@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -11,12 +10,14 @@ import pytest
 from needed import need
 from scenes import (
     COULD_NOT,
+    ENDS,
     FIVE,
     MISSPELLED,
     NOT_AGAIN,
     REFUSED,
     UNKNOWN,
     Kept,
+    Slow,
     Worker,
     breaks,
     cancelled_at_work,
@@ -25,6 +26,7 @@ from scenes import (
     out_of_time,
     reads_of_want,
     three_at_once,
+    works_on,
 )
 from staging import until, waiting
 
@@ -205,10 +207,9 @@ def test_parallel_calls_run_as_far_as_the_balance_goes(
 ) -> None:
     """Of five calls in one turn at 30 of 100 credits three run, at the same time."""
     tool = Tool(guard, three_at_once(provider))
-    plain = StructuredTool.from_function(tool.call, name="deep_spec", description="Plain.")
     line = calls(*(("deep_spec", {"prompt": prompt}) for prompt in FIVE))
     agent, _ = agent_of(
-        plain, lines=[line], middleware=[BudgetMiddleware(guard, {"deep_spec": 30})]
+        plain(tool), lines=[line], middleware=[BudgetMiddleware(guard, {"deep_spec": 30})]
     )
     check_three_of_five([message.text for message in results(ask(agent))], tool.ran)
     assert provider.lowest == 10
@@ -431,23 +432,9 @@ def test_a_tool_in_its_place_at_no_price_passes(ask: Ask, guard: Guard, tool: To
     assert (tool.ran, free.ran, guard.available) == ([], ["shop"], 100)
 
 
-class Slow:
-    """A plain tool, which in an agent that awaits runs in a thread; it works until `go_on` is set."""
-
-    def __init__(self, *, error: Exception | None = None) -> None:
-        self.begun, self.go_on = threading.Event(), threading.Event()
-        self.error = error
-        self.tool = StructuredTool.from_function(self.call, name="deep_spec", description="Slow.")
-
-    def call(self, prompt: str) -> str:
-        self.begun.set()
-        assert self.go_on.wait(20)
-        if self.error is not None:
-            raise self.error
-        return prompt
-
-    async def has_begun(self) -> None:
-        assert await asyncio.to_thread(self.begun.wait, 20)
+def plain(tool: Worker | Slow) -> BaseTool:
+    """One without a coroutine."""
+    return StructuredTool.from_function(tool.call, name="deep_spec", description="Plain.")
 
 
 class Plain(BaseTool):
@@ -462,52 +449,28 @@ class Plain(BaseTool):
 
 
 @pytest.mark.parametrize("of_a_class", [False, True])
-@pytest.mark.parametrize(
-    ("error", "release_on", "after"),
-    [(None, (), 50), (OSError("broke"), (), 50), (OSError("refused"), OSError, 100)],
-    ids=["returns", "raises", "raises what frees it"],
-)
+@ENDS
 def test_a_thread_that_works_on_holds_on(
     clock: HandClock,
     provider: FakeProvider,
-    error: Exception | None,
+    error: Any,
     release_on: Any,
     after: int,
-    *,
     of_a_class: bool,
 ) -> None:
     """When its run is cancelled only the waiting ends: the credits stay held until the thread ends."""
-    guard = Guard(provider, linger=0, lag=0)
-    guard.balance()
-    slow = Slow(error=error)
-    tool = Plain(work=slow.call) if of_a_class else slow.tool
-    terms = {"min": 50, "release_on": release_on}
-    agent, _ = agent_of(
-        tool, lines=[calls(RIGHT)], middleware=[BudgetMiddleware(guard, {"deep_spec": terms})]
-    )
+    slow = Slow(error)
 
-    async def run() -> None:
-        running = asyncio.create_task(agent.ainvoke({"messages": [("user", "Go.")]}))
-        await slow.has_begun()
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
-        clock.advance(10)
-        assert (await guard.abalance(max_age=0)).credits == 100
-        assert guard.available == 50
-        if after == 50:
-            provider.charge(50)
-        slow.go_on.set()
+    async def given_up(guard: Guard) -> None:
+        budget = BudgetMiddleware(guard, {"deep_spec": {"min": 50, "release_on": release_on}})
+        tool = Plain(work=slow.call) if of_a_class else plain(slow)
+        agent, _ = agent_of(tool, lines=[calls(RIGHT)], middleware=[budget])
+        await slow.give_up(agent.ainvoke({"messages": [("user", "Go.")]}))
 
-    asyncio.run(run())  # waits for its threads
-    clock.advance(10)
-    guard.balance(max_age=0)
-    assert guard.available == after
+    works_on(clock, provider, slow, after, given_up)
 
 
-def test_a_sibling_that_fails_ends_no_thread(
-    clock: HandClock, provider: FakeProvider, guard: Guard
-) -> None:
+def test_a_sibling_that_fails_ends_no_thread(clock: HandClock, provider: FakeProvider) -> None:
     """The run ends with its error, and the other call is held for until it has ended."""
     slow = Slow()
 
@@ -516,31 +479,22 @@ def test_a_sibling_that_fails_ends_no_thread(
         raise OSError(prompt)
 
     failing = StructuredTool.from_function(coroutine=fail, name="failing", description="Fails.")
-    terms = {"min": 50, "linger": 0, "lag": 0}
-    agent, _ = agent_of(
-        slow.tool,
-        failing,
-        lines=[calls(RIGHT, ("failing", {"prompt": "broke"}))],
-        middleware=[BudgetMiddleware(guard, {"deep_spec": terms})],
-    )
 
-    async def run() -> None:
+    async def given_up(guard: Guard) -> None:
+        line = calls(RIGHT, ("failing", {"prompt": "broke"}))
+        budget = BudgetMiddleware(guard, {"deep_spec": 50})
+        agent, _ = agent_of(plain(slow), failing, lines=[line], middleware=[budget])
         with pytest.raises(OSError, match="broke"):
             await agent.ainvoke({"messages": [("user", "Go.")]})
-        clock.advance(10)
-        await guard.abalance(max_age=0)
-        assert guard.available == 50
-        slow.go_on.set()
 
-    asyncio.run(run())
+    works_on(clock, provider, slow, 50, given_up)
 
 
 def test_who_waits_for_credits_takes_up_no_thread(guard: Guard) -> None:
     """It may be given up, and the tool does not run then."""
     tool = Tool(guard)
-    plain = StructuredTool.from_function(tool.call, name="deep_spec", description="Plain.")
     budget = BudgetMiddleware(guard, {"deep_spec": {"min": 60, "wait": 30}})
-    agent, _ = agent_of(plain, lines=[calls(RIGHT)], middleware=[budget])
+    agent, _ = agent_of(plain(tool), lines=[calls(RIGHT)], middleware=[budget])
 
     async def run() -> None:
         with guard.acquire(60):
@@ -679,27 +633,20 @@ def test_two_guards_may_watch_one_tool(ask: Ask, guard: Guard, tool: Tool, refus
     assert (guard.available, other.available) == (40, 40)
 
 
-def test_two_guards_hold_for_one_thread(guard: Guard, clock: HandClock) -> None:
+def test_two_guards_hold_for_one_thread(clock: HandClock, provider: FakeProvider) -> None:
     """Both until it ends."""
-    other = Guard(FakeProvider(100))
-    slow = Slow()
-    terms = {"min": 60, "linger": 0, "lag": 0}
-    budgets = [BudgetMiddleware(each, {"deep_spec": terms}) for each in (guard, other)]
-    agent, _ = agent_of(slow.tool, lines=[calls(RIGHT)], middleware=budgets)
+    slow, other = Slow(), Guard(FakeProvider(100), linger=0, lag=0)
 
-    async def run() -> None:
-        running = asyncio.create_task(agent.ainvoke({"messages": [("user", "Go.")]}))
-        await slow.has_begun()
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
+    async def given_up(guard: Guard) -> None:
+        budgets = [BudgetMiddleware(each, {"deep_spec": 50}) for each in (guard, other)]
+        agent, _ = agent_of(plain(slow), lines=[calls(RIGHT)], middleware=budgets)
+        await slow.give_up(agent.ainvoke({"messages": [("user", "Go.")]}))
         clock.advance(10)
-        await guard.abalance(max_age=0)
         await other.abalance(max_age=0)
-        assert (guard.available, other.available) == (40, 40)
-        slow.go_on.set()
+        assert other.available == 50
 
-    asyncio.run(run())
+    works_on(clock, provider, slow, 50, given_up)
+    until(lambda: other.balance(max_age=0) is not None and other.available == 100)
 
 
 def test_one_guard_twice_is_a_slip(guard: Guard, tool: Tool) -> None:
