@@ -6,6 +6,7 @@ makes of a call says little about the tool: arguments it turned down and excepti
 look alike. So the hold of a call ends with what the body did.
 """
 
+import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -44,26 +45,25 @@ class Turn:
         return self._begun.get("by") == "body"
 
     def run(self, body: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Run a plain body; raises RuntimeError in place of it if nobody waits for it any more."""
+        """Run a plain body; raises RuntimeError in place of it if nobody waits for it any more.
+
+        One that gives back what is to be awaited ends when that has been.
+        """
         self._begin()
         try:
             result = body(*args, **kwargs)
         except BaseException as error:
             self._end(None, error)
             raise
+        if inspect.isawaitable(result):
+            return self._awaited(result)
         self._end(result, None)
         return result
 
     async def arun(self, body: Callable[..., Awaitable[Any]], /, *args: Any, **kwargs: Any) -> Any:
         """`run`, for a body that is awaited."""
         self._begin()
-        try:
-            result = await body(*args, **kwargs)
-        except BaseException as error:
-            self._end(None, error)
-            raise
-        self._end(result, None)
-        return result
+        return await self._awaited(body(*args, **kwargs))
 
     def over(self, settle: Callable[[], None]) -> None:
         """The framework has a result: `settle` ends the hold, unless the body did not return.
@@ -92,6 +92,15 @@ class Turn:
             release(self.hold) if unbegun is None else unbegun()
         else:
             self.over(lambda: self.hold.finish(None))
+
+    async def _awaited(self, work: Awaitable[Any]) -> Any:
+        try:
+            result = await work
+        except BaseException as error:
+            self._end(None, error)
+            raise
+        self._end(result, None)
+        return result
 
     def _begin(self) -> None:
         if self._begun.setdefault("by", "body") != "body":
@@ -123,12 +132,21 @@ def release(hold: Hold) -> None:
         hold.release()
 
 
-def timed_out(error: BaseException | None) -> bool:
-    """Whether `error` is a time-out, or was raised because of one."""
+def in_the_dark(error: BaseException | None) -> bool:
+    """Whether `error` was raised because of a time-out, or because a connection to a tool broke.
+
+    What a framework says then, it says of the wait, and knows nothing of the tool.
+    """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
-        if isinstance(error, TimeoutError):
+        code = getattr(getattr(error, "error", None), "code", None)
+        if isinstance(error, TimeoutError) or (type(code) is int and code in _UNANSWERED):
             return True
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return False
+
+
+# MCPError's, of the MCP SDK (2.3, read 2026-11): connection closed, and request timed out. FastMCP (4.1)
+# has the first for a tool's own time-out.
+_UNANSWERED = {-32000, -32001}
