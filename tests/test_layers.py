@@ -32,7 +32,11 @@ PLACES = {
     "mcp": ("budgetguard.integrations.fastmcp", "budgetguard.integrations.mcp"),
     "mcp_types": ("budgetguard.integrations.fastmcp", "budgetguard.integrations.mcp"),
     "crewai": ("budgetguard.integrations.crewai",),
-    "pydantic": ("budgetguard.integrations.crewai", "budgetguard.integrations.mcp"),
+    "pydantic": (
+        "budgetguard.integrations.crewai",
+        "budgetguard.integrations.fastmcp",
+        "budgetguard.integrations.mcp",
+    ),
     "pydantic_ai": ("budgetguard.integrations.pydantic_ai",),
 }
 

@@ -139,14 +139,19 @@ def in_the_dark(error: BaseException | None) -> bool:
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
-        code = getattr(getattr(error, "error", None), "code", None)
-        if isinstance(error, TimeoutError) or (type(code) is int and code in _UNANSWERED):
+        if isinstance(error, TimeoutError) or unanswered(error):
             return True
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return False
 
 
-# MCPError's, of the MCP SDK (2.3, read 2026-11): connection closed, and request timed out. FastMCP (4.1)
+def unanswered(error: BaseException) -> bool:
+    """Whether `error` is an MCPError that says that no answer came, or none in time."""
+    code = getattr(getattr(error, "error", None), "code", None)
+    return type(code) is int and code in _UNANSWERED
+
+
+# Of the MCP SDK (2.3, read 2026-11): connection closed, and request timed out. FastMCP (4.1)
 # has the first for a tool's own time-out.
 _UNANSWERED = {-32000, -32001}
