@@ -16,7 +16,7 @@ import wrapt
 from budgetguard.integrations._extra import extra
 from budgetguard.integrations.objects import Cost
 from budgetguard.integrations.tools import OnRefusal, Tools, guarded_already, no_such_tool
-from budgetguard.integrations.turn import Refused, Turn
+from budgetguard.integrations.turn import Refused, Turn, within
 
 if TYPE_CHECKING:
     from budgetguard.guard import Guard
@@ -210,12 +210,12 @@ def _asking_inside(body: Any, call: _Call) -> Any:
 
     The function is only to be had in the closure (0.24, read 2026-11).
     """
-    within = _within(body)
-    if not {"the_func", "is_sync_function_tool"} <= within.keys():
+    found = within(body)
+    if not {"the_func", "is_sync_function_tool"} <= found.keys():
         return None
-    function = within["the_func"]
-    asking = call.around_plain if within["is_sync_function_tool"] else call.around
-    own = {**within, "the_func": asking(function), "is_sync_function_tool": False}
+    function = found["the_func"]
+    asking = call.around_plain if found["is_sync_function_tool"] else call.around
+    own = {**found, "the_func": asking(function), "is_sync_function_tool": False}
     cells = tuple(types.CellType(own[name]) for name in body.__code__.co_freevars)
     inside = types.FunctionType(body.__code__, body.__globals__, body.__name__, None, cells)
     inside.__dict__.update(body.__dict__)
@@ -224,7 +224,7 @@ def _asking_inside(body: Any, call: _Call) -> Any:
 
 def _takes(body: Any, arguments: str) -> bool:
     """Whether an agent as a tool takes the arguments; it says itself of others why not."""
-    parameters = _within(body).get("params_adapter")
+    parameters = within(body).get("params_adapter")
     if parameters is None:
         return True
     try:
@@ -232,13 +232,6 @@ def _takes(body: Any, arguments: str) -> bool:
     except ValueError:  # a ValidationError of Pydantic's is one
         return False
     return True
-
-
-def _within(body: Any) -> dict[str, Any]:
-    """What a function finds in its closure, by name."""
-    cells = getattr(body, "__closure__", None) or ()
-    names = body.__code__.co_freevars if cells else ()
-    return {name: cell.cell_contents for name, cell in zip(names, cells, strict=True)}
 
 
 def _is_paused(context: Any) -> bool:

@@ -155,3 +155,10 @@ def unanswered(error: BaseException) -> bool:
 # Of the MCP SDK (2.3, read 2026-11): connection closed, and request timed out. FastMCP (4.1)
 # has the first for a tool's own time-out.
 _UNANSWERED = {-32000, -32001}
+
+
+def within(function: Any) -> dict[str, Any]:
+    """What a function finds in its closure, by name."""
+    cells = getattr(function, "__closure__", None) or ()
+    names = function.__code__.co_freevars if cells else ()
+    return {name: cell.cell_contents for name, cell in zip(names, cells, strict=True)}

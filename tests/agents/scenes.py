@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 from staging import Caller, under_way, until
 
@@ -166,7 +167,7 @@ class Slow:
         return prompt
 
     async def has_begun(self) -> None:
-        assert await asyncio.to_thread(self.begun.wait, 20)
+        assert await anyio.to_thread.run_sync(self.begun.wait, 20)
 
     def outlast(self) -> None:
         """Let an hour pass on the running loop's clock once the tool is at work, and not before."""
