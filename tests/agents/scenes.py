@@ -149,6 +149,16 @@ def cancelled_at_work(
     asyncio.run(main())
 
 
+def too_dear(guard: Guard) -> Callable[[str], str]:
+    """A function with a guard of its own, which 100 credits do not let in."""
+
+    @guard.require_credits(min=120, name="deep_spec")
+    def deep_spec(prompt: str) -> str:
+        return prompt
+
+    return deep_spec
+
+
 class Slow:
     """A plain tool, which an agent that awaits runs in a thread; it works until `go_on` is set."""
 

@@ -15,12 +15,14 @@ from needed import need
 from scenes import (
     COULD_NOT,
     ENDS,
+    REFUSED,
     TOO_LITTLE,
     UNKNOWN,
     Kept,
     Slow,
     cancelled_at_work,
     out_of_time,
+    too_dear,
     ways_to_price,
     works_on,
 )
@@ -36,7 +38,8 @@ with warnings.catch_warnings():
 
     from budgetguard.integrations.crewai import GuardedTool, guarded_tools
 
-from budgetguard import Guard, InsufficientCredits
+from budgetguard import BudgetGuardError, Guard, InsufficientCredits
+from budgetguard.integrations.tools import for_model
 from budgetguard.testing import FakeProvider, HandClock
 
 if TYPE_CHECKING:
@@ -257,6 +260,30 @@ def test_each_run_of_a_tool_that_raises_is_kept(guard: Guard, kept: Kept, native
     kept(guard, 30 * runs)
 
 
+def test_a_decorated_function_inside_of_a_tool(guard: Guard) -> None:
+    """By itself its refusal is an error to CrewAI; caught, it is a ToolFailure in words for a model."""
+
+    @tool
+    def raising(prompt: str) -> str:
+        """Write it all."""
+        return too_dear(guard)(prompt)
+
+    @tool
+    def telling(prompt: str) -> str | ToolFailure:
+        """Write it all."""
+        try:
+            return too_dear(guard)(prompt)
+        except BudgetGuardError as error:
+            return ToolFailure(message=for_model(error))
+
+    run, model = crew([raising, telling], call("raising"))
+    assert run.kickoff().raw == "done"
+    assert model._results[-1].startswith("Error executing tool: deep_spec needs 120 credits")
+    run, model = crew([raising, telling], call("telling"))
+    assert run.kickoff().raw == "done"
+    assert model._results[-1] == REFUSED
+
+
 def test_release_on_gives_it_back(guard: Guard, native: bool) -> None:
     """It hears what the tool raised, before CrewAI makes words of that."""
     specs = Specs()
@@ -291,7 +318,7 @@ def test_what_crewai_turns_down_costs_nothing(
     assert guard.available in {None, 100}
 
 
-def test_stop_is_for_refusals_alone(guard: Guard, native: bool, kept: Kept) -> None:
+def test_stop_is_for_refusals_alone(guard: Guard, native: bool) -> None:
     """A tool that fails by itself ends no run that goes on without the guard."""
     specs = Specs()
     specs.during = lambda: 1 / 0
@@ -299,7 +326,6 @@ def test_stop_is_for_refusals_alone(guard: Guard, native: bool, kept: Kept) -> N
     run, model = crew(tools, call("deep_spec"), call("fast_spec", "less"), native=native)
     assert run.kickoff().raw == "done"
     assert "outline of less" in model.read
-    kept(guard, 10 if native else 30)
 
 
 @ENDS

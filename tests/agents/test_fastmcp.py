@@ -10,6 +10,7 @@ from needed import need
 from scenes import (
     FIGURES,
     MISSPELLED,
+    REFUSED,
     TOO_LITTLE,
     UNKNOWN,
     UNTOLD,
@@ -21,6 +22,7 @@ from scenes import (
     five_side_by_side,
     out_of_time,
     text,
+    too_dear,
     ways_to_price,
 )
 
@@ -41,8 +43,9 @@ from fastmcp.tools.tool_transform import ArgTransform
 from mcp_types import ElicitRequest, ElicitRequestFormParams, InputRequiredResult, Result
 from pydantic import TypeAdapter
 
-from budgetguard import Guard, InsufficientCredits
+from budgetguard import BudgetGuardError, Guard, InsufficientCredits
 from budgetguard.integrations.fastmcp import BudgetMiddleware
+from budgetguard.integrations.tools import for_model
 from budgetguard.testing import FakeProvider, HandClock
 
 pytestmark = pytest.mark.anyio
@@ -572,6 +575,32 @@ async def test_the_last_middleware_sees_what_is_run(guard: Guard) -> None:
         assert not answer.is_error
     assert specs.ran == ["deep_spec x"]
     assert guard.available == 40
+
+
+@pytest.mark.parametrize("mask", [False, True])
+async def test_a_decorated_function_inside_of_a_tool(guard: Guard, mask: bool) -> None:
+    """Its refusal is an error with our words for programs, or none; a ToolError has those for models."""
+    server = FastMCP("specs", mask_error_details=mask)
+
+    @server.tool
+    def raising(prompt: str) -> str:
+        return too_dear(guard)(prompt)
+
+    @server.tool
+    def telling(prompt: str) -> str:
+        try:
+            return too_dear(guard)(prompt)
+        except BudgetGuardError as error:
+            raise ToolError(for_model(error)) from error
+
+    async with Client(server) as client:
+        read = [
+            text(await client.call_tool(name, {"prompt": "x"}, raise_on_error=False))
+            for name in ("raising", "telling")
+        ]
+    assert read[0].startswith("Error calling tool 'raising'")
+    assert ("deep_spec needs 120 credits" in read[0]) is not mask
+    assert read[1] == REFUSED
 
 
 def test_the_example() -> None:

@@ -26,6 +26,7 @@ from scenes import (
     out_of_time,
     reads_of_want,
     three_at_once,
+    too_dear,
     works_on,
 )
 from staging import until, waiting
@@ -45,8 +46,9 @@ from langgraph.prebuilt import ToolNode
 from langgraph.types import Command, interrupt
 from pydantic import TypeAdapter
 
-from budgetguard import Guard, InsufficientCredits, set_active
+from budgetguard import BudgetGuardError, Guard, InsufficientCredits, set_active
 from budgetguard.integrations.langchain import BudgetMiddleware
+from budgetguard.integrations.tools import for_model
 from budgetguard.testing import FakeProvider, HandClock
 
 
@@ -789,6 +791,27 @@ def test_a_command_is_what_the_tool_came_to(run: Callable[[Any, Any], Any], guar
     assert run(graph, ONE_CALL)["messages"][-1].text == "shop"
     assert isinstance(seen[0], Command)
     assert guard.available == 93
+
+
+def test_a_decorated_function_inside_of_a_tool(ask: Ask, guard: Guard) -> None:
+    """By itself its refusal ends the run; caught, it is the tool's result."""
+
+    def raising(prompt: str) -> str:
+        """Write a specification."""
+        return too_dear(guard)(prompt)
+
+    def telling(prompt: str) -> str:
+        """Write a specification."""
+        try:
+            return too_dear(guard)(prompt)
+        except BudgetGuardError as error:
+            return for_model(error)
+
+    tools = [StructuredTool.from_function(each) for each in (raising, telling)]
+    with pytest.raises(InsufficientCredits):
+        ask(agent_of(*tools, lines=[calls(("raising", {"prompt": "shop"}))])[0])
+    state = ask(agent_of(*tools, lines=[calls(("telling", {"prompt": "shop"}))])[0])
+    assert [message.text for message in results(state)] == [REFUSED]
 
 
 def test_guards_that_are_off_let_all_pass(ask: Ask, guard: Guard, tool: Tool) -> None:

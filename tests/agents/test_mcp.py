@@ -14,6 +14,7 @@ from needed import need
 from scenes import (
     FIGURES,
     MISSPELLED,
+    REFUSED,
     TOO_LITTLE,
     UNKNOWN,
     UNTOLD,
@@ -24,6 +25,7 @@ from scenes import (
     five_side_by_side,
     out_of_time,
     text,
+    too_dear,
     ways_to_price,
 )
 
@@ -45,8 +47,9 @@ from mcp_types import (
 )
 from pydantic import TypeAdapter
 
-from budgetguard import Guard, InsufficientCredits
+from budgetguard import BudgetGuardError, Guard, InsufficientCredits
 from budgetguard.integrations.mcp import BudgetMiddleware
+from budgetguard.integrations.tools import for_model
 from budgetguard.testing import FakeProvider, HandClock
 
 pytestmark = pytest.mark.anyio
@@ -616,6 +619,28 @@ async def test_over_a_socket(
             assert text(await client.call_tool("fast_spec", {"prompt": "b"})) == "outline of b"
     assert specs.ran == ["fast_spec b"]
     assert guard.available == 10
+
+
+async def test_a_decorated_function_inside_of_a_tool(guard: Guard) -> None:
+    """The words of its refusal stay on the server; those of a ToolError go to the client."""
+    server: MCPServer[Any] = MCPServer("specs")
+
+    @server.tool()
+    def raising(prompt: str) -> str:
+        return too_dear(guard)(prompt)
+
+    @server.tool()
+    def telling(prompt: str) -> str:
+        try:
+            return too_dear(guard)(prompt)
+        except BudgetGuardError as error:
+            raise ToolError(for_model(error)) from error
+
+    async with Client(server) as client:
+        read = [
+            text(await client.call_tool(name, {"prompt": "x"})) for name in ("raising", "telling")
+        ]
+    assert read == ["Error executing tool raising", f"Error executing tool telling: {REFUSED}"]
 
 
 def test_the_example() -> None:

@@ -29,6 +29,7 @@ from scenes import (
     out_of_time,
     reads_of_want,
     three_at_once,
+    too_dear,
     works_on,
 )
 from staging import until
@@ -65,8 +66,9 @@ from openai.types.responses import (
 )
 from pydantic import BaseModel
 
-from budgetguard import Guard, InsufficientCredits, set_active
+from budgetguard import BudgetGuardError, Guard, InsufficientCredits, set_active
 from budgetguard.integrations.openai_agents import guarded_tools
+from budgetguard.integrations.tools import for_model
 from budgetguard.testing import FakeProvider, HandClock
 
 OFF_THE_NET = RunConfig(tracing_disabled=True)
@@ -754,6 +756,28 @@ def test_an_approval_is_asked_for_as_without_a_guard(guard: Guard, tool: Noting)
     assert asyncio.run(run('{"prompt": "shop"}')) == "Approved. Done."
     assert len(asked) == 1
     assert (tool.ran, tool.available) == (["shopshop", "shop"], [60, 20])
+
+
+def test_a_decorated_function_inside_of_a_tool(ask: Ask, guard: Guard) -> None:
+    """By itself the model is asked to try again; by the tool's own function for failures it is told."""
+
+    def deep_spec(prompt: str) -> str:
+        """Write a specification."""
+        return too_dear(guard)(prompt)
+
+    def tell(_: RunContextWrapper[Any], error: Exception) -> str:
+        if isinstance(error, BudgetGuardError):
+            return for_model(error)
+        raise error
+
+    raising = function_tool(deep_spec)
+    telling = function_tool(deep_spec, failure_error_function=tell)
+    read = []
+    for tool in (raising, telling):
+        model = Scripted()
+        ask(Agent("planner", model=model, tools=[tool]))
+        read += model.read
+    assert read == ["An error occurred while running the tool. Please try again.", REFUSED]
 
 
 def test_guards_that_are_off_let_all_pass(ask: Ask, guard: Guard, tool: Noting) -> None:

@@ -28,6 +28,7 @@ from scenes import (
     out_of_time,
     reads_of_want,
     three_at_once,
+    too_dear,
     works_on,
 )
 
@@ -47,6 +48,7 @@ from pydantic_ai import (
     RunContext,
     Tool,
     ToolDefinition,
+    ToolFailed,
     UnexpectedModelBehavior,
     UserError,
 )
@@ -62,8 +64,9 @@ from pydantic_ai.messages import (
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 
-from budgetguard import Guard, InsufficientCredits, set_active
+from budgetguard import BudgetGuardError, Guard, InsufficientCredits, set_active
 from budgetguard.integrations.pydantic_ai import BudgetCapability
+from budgetguard.integrations.tools import for_model
 from budgetguard.testing import FakeProvider, HandClock
 
 Ask = Callable[[Any], AgentRunResult[Any]]
@@ -713,3 +716,23 @@ def test_the_example() -> None:
     printed = example.run("agents/pydantic_ai_agent.py")
     assert reads_of_want(printed)
     assert printed.endswith("The model: The outline has to do.\n22 credits are left.\n")
+
+
+def test_a_decorated_function_inside_of_a_tool(ask: Ask, guard: Guard) -> None:
+    """By itself its refusal ends the run; as ToolFailed it is the tool's result."""
+
+    def raising(prompt: str) -> str:
+        return too_dear(guard)(prompt)
+
+    def telling(prompt: str) -> str:
+        try:
+            return too_dear(guard)(prompt)
+        except BudgetGuardError as error:
+            raise ToolFailed(for_model(error)) from error
+
+    named = {"prompt": "shop"}
+    with pytest.raises(InsufficientCredits):
+        ask(Agent(Scripted(("raising", named)).model, tools=[raising]))
+    script = Scripted(("telling", named))
+    ask(Agent(script.model, tools=[telling]))
+    assert [(part.content, part.outcome) for part in script.read] == [(REFUSED, "failed")]
