@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from budgetguard.integrations._extra import extra
-from budgetguard.integrations.turn import Turn, within
+from budgetguard.integrations._turn import Turn, within
 
 if TYPE_CHECKING:
     from mcp.server.context import CallNext

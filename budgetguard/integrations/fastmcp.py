@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from budgetguard.integrations._extra import extra
+from budgetguard.integrations._turn import release, unanswered
 from budgetguard.integrations.answers import for_client, status_code
 from budgetguard.integrations.objects import Cost
 from budgetguard.integrations.tools import OnRefusal, Tools
-from budgetguard.integrations.turn import release, unanswered
 
 if TYPE_CHECKING:
     from fastmcp.server.middleware import CallNext, MiddlewareContext

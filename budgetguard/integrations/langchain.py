@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from budgetguard.integrations._extra import extra
+from budgetguard.integrations._turn import Refused, Turn
 from budgetguard.integrations.objects import Cost
 from budgetguard.integrations.tools import OnRefusal, Tools
-from budgetguard.integrations.turn import Refused, Turn
 
 if TYPE_CHECKING:
     from langgraph.prebuilt.tool_node import ToolCallRequest

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from budgetguard.hold import NoHold
 from budgetguard.integrations._extra import extra
 from budgetguard.integrations._mcp_tools import following, server_behind, takes, tool_of
+from budgetguard.integrations._turn import Turn, release
 from budgetguard.integrations.answers import for_client, status_code
 from budgetguard.integrations.objects import Cost
 from budgetguard.integrations.tools import OnRefusal, Tools
-from budgetguard.integrations.turn import Turn, release
 
 if TYPE_CHECKING:
     from mcp.server.context import CallNext, HandlerResult, ServerRequestContext

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 from budgetguard.integrations._extra import extra
+from budgetguard.integrations._turn import Refused, Turn, within
 from budgetguard.integrations.objects import Cost
 from budgetguard.integrations.tools import OnRefusal, Tools, guarded_already, no_such_tool
-from budgetguard.integrations.turn import Refused, Turn, within
 
 if TYPE_CHECKING:
     from budgetguard.guard import Guard

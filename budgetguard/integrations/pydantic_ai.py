@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from budgetguard.errors import BudgetGuardError
 from budgetguard.integrations._extra import extra
+from budgetguard.integrations._turn import Turn, in_the_dark, release
 from budgetguard.integrations.objects import Cost
 from budgetguard.integrations.tools import OnRefusal, Tools
-from budgetguard.integrations.turn import Turn, in_the_dark, release
 
 if TYPE_CHECKING:
     from budgetguard.guard import Guard
