@@ -3,10 +3,11 @@
 server = FastMCP("specs", middleware=[BudgetMiddleware(guard, {"deep_spec": 50})])
 """
 
+import functools
 import inspect
 import itertools
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from budgetguard.integrations._extra import extra
@@ -89,6 +90,8 @@ class BudgetMiddleware(Middleware):
             refusal = error
         else:
             return await self._run(name, hold, context, call_next)
+        if tool is None and self._tools.find(name) is None:
+            return await call_next(context)  # it is FastMCP that cannot look it up, and will say so
         turned_down = await _turned_down(context, tool)
         if turned_down is not None:
             raise turned_down
@@ -159,13 +162,16 @@ def _break_off(hold: "Hold", error: BaseException) -> None:
 
     FastMCP (4.1, read 2026-11) makes a ToolError of that, and an MCPError of its own time-out.
     """
-    raised = error.__cause__ if isinstance(error, ToolError) else None
     if isinstance(error, _Stop) or _never_began(error):
         release(hold)
-    elif unanswered(error if raised is None else raised):
+        return
+    at = [frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    made_here = isinstance(error, ToolError) and at[-1:] == ["fastmcp.server.server"]
+    raised = error.__cause__ if made_here and error.__cause__ is not None else error
+    if unanswered(raised):
         hold.keep()
     else:
-        hold.finish(error if raised is None else raised)
+        hold.finish(raised)
 
 
 def _never_began(error: BaseException) -> bool:
@@ -192,21 +198,27 @@ async def _turned_down(
         return NotFoundError(f"Unknown tool: {call.name!r}")
     if not isinstance(tool, FunctionTool):
         return None
-
-    def nothing(**_: Any) -> None:
-        """Take the same arguments, and do nothing."""
-
-    function = without_injected_parameters(tool.fn)
     try:
-        nothing.__dict__["__signature__"] = inspect.signature(function)
-        nothing.__annotations__ = get_type_hints(function, include_extras=True)
-        taking = tool.model_copy(update={"fn": nothing, "output_schema": None})
-        await taking.run(dict(call.arguments or {}))
+        takes = {"fn": _nothing(tool.fn), "output_schema": None}
+        await tool.model_copy(update=takes).run(dict(call.arguments or {}))
     except ValidationError as error:
         return error
     except Exception:  # noqa: BLE001  it cannot be asked that way: the refusal stands
         return None
     return None
+
+
+@functools.lru_cache(1000)  # FastMCP keeps as much for each function that it sees, and more
+def _nothing(function: Callable[..., Any]) -> Callable[..., None]:
+    """A function that takes the same arguments, and does nothing."""
+
+    def nothing(**_: Any) -> None:
+        """Do nothing."""
+
+    bare = without_injected_parameters(function)
+    nothing.__dict__["__signature__"] = inspect.signature(bare)
+    nothing.__annotations__ = get_type_hints(bare, include_extras=True)
+    return nothing
 
 
 def _is_fastmcps(tool: Tool) -> bool:

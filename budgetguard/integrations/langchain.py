@@ -212,11 +212,10 @@ def _asking(tool: BaseTool, call: _Call) -> BaseTool:
         # In a thread, which works on when nobody waits for it any more.
         return await BaseTool._arun(_with(tool, _run=noting), *args, **kwargs)  # noqa: SLF001
 
-    asking = _with(tool, _run=run, _arun=arun)
-    if isinstance(asking, StructuredTool | Tool) and asking.coroutine is None:
+    if isinstance(tool, StructuredTool | Tool) and tool.coroutine is None:
         # Without one, all of it would go into a thread, and wait there for its credits.
-        asking.coroutine = _awaited
-    return asking
+        return _with(tool, _run=run, _arun=arun, coroutine=_awaited)
+    return _with(tool, _run=run, _arun=arun)
 
 
 async def _awaited(*_: Any) -> None:
@@ -226,7 +225,8 @@ async def _awaited(*_: Any) -> None:
 def _with(tool: BaseTool, **own: Any) -> BaseTool:
     """A copy of `tool` with methods of its own; that those are no fields is no matter to Pydantic."""
     copied = tool.model_copy()
-    copied.__dict__.update(own)
+    for name, value in own.items():
+        object.__setattr__(copied, name, value)
     return copied
 
 

@@ -388,16 +388,17 @@ async def test_release_on_is_about_what_the_tool_raised(
             left -= 100 - left
 
 
-async def test_release_on_a_tool_error(guard: Guard) -> None:
-    """What a tool raises for its client to read is heard as it is."""
-    specs = Specs(guard, {"deep_spec": {"min": 30, "release_on": ToolError}})
+@pytest.mark.parametrize(("release_on", "left"), [(ToolError, 100), (OSError, 70)])
+async def test_release_on_a_tool_error(guard: Guard, release_on: Any, left: int) -> None:
+    """What a tool raises for its client to read is heard as it is, and not what it came from."""
+    specs = Specs(guard, {"deep_spec": {"min": 30, "release_on": release_on}})
 
     async def fail() -> None:
-        raise ToolError("not now")  # noqa: EM101, TRY003
+        raise ToolError("not now") from OSError()  # noqa: EM101, TRY003
 
     specs.during = fail
     assert text(await specs.call()) == "not now"
-    assert guard.available == 100
+    assert guard.available == left
 
 
 @pytest.mark.parametrize("release_on", [(), (MCPError, TimeoutError)])
@@ -509,6 +510,27 @@ async def test_what_only_forwards_may_be_priced(guard: Guard) -> None:
     assert guard.available == 40
     await specs.call("call_tool", name="search_tools")
     assert guard.available == 30
+
+
+@pytest.mark.parametrize(("name", "left"), [("deep_spec", 100), ("fast_spec", None)])
+async def test_a_tool_that_cannot_be_looked_up_is_fastmcps_to_tell(
+    guard: Guard, name: str, left: int | None
+) -> None:
+    """Where it has no price; one that has is not run, and holds nothing."""
+
+    class Broken(Transform):
+        async def get_tool(self, name: str, call_next: Any, *, version: Any = None) -> Any:
+            raise OSError
+
+    await guard.abalance()
+    specs = Specs(guard, {"deep_spec": 30})
+    specs.server.add_transform(Broken())
+    if left is None:
+        with pytest.raises(MCPError, match="Internal server error"):
+            await specs.call(name)
+    else:
+        assert (await specs.call(name)).is_error
+    assert (specs.ran, guard.available) == ([], 100)
 
 
 async def test_the_tool_that_runs_is_priced(guard: Guard) -> None:
