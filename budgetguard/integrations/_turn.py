@@ -6,6 +6,7 @@ makes of a call says little about the tool: arguments it turned down and excepti
 look alike. So the hold of a call ends with what the body did.
 """
 
+import functools
 import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -83,15 +84,20 @@ class Turn:
         else:
             self._finish(error)
 
-    def left(self, unbegun: Callable[[], None] | None = None) -> None:
+    def left(
+        self,
+        unbegun: Callable[[], None] | None = None,
+        returned: Callable[[], None] | None = None,
+    ) -> None:
         """The wait has ended without a result. A body that never began never will.
 
-        Nothing was charged then, unless `unbegun` says otherwise.
+        Nothing was charged then, unless `unbegun` says otherwise; a body that has returned cost what
+        was held, unless `returned` does.
         """
         if self._begun.setdefault("by", "nobody") == "nobody":
             release(self.hold) if unbegun is None else unbegun()
         else:
-            self.over(lambda: self.hold.finish(None))
+            self.over(returned or functools.partial(self.hold.finish, None))
 
     async def _awaited(self, work: Awaitable[Any]) -> Any:
         try:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from budgetguard.integrations._extra import extra
-from budgetguard.integrations._turn import release, unanswered
+from budgetguard.integrations._told import following, telling
+from budgetguard.integrations._turn import Turn, release, unanswered
 from budgetguard.integrations.answers import for_client, status_code
 from budgetguard.integrations.objects import Cost
 from budgetguard.integrations.tools import OnRefusal, Tools
@@ -30,6 +31,8 @@ with extra("fastmcp"):
     from fastmcp.server.providers.addressing import parse_hashed_backend_name
     from fastmcp.tools.base import InputRequiredToolResult, Tool, ToolResult
     from fastmcp.tools.function_tool import FunctionTool
+    from fastmcp.tools.tool_transform import TransformedTool
+    from fastmcp.utilities.async_utils import is_coroutine_function
     from mcp.shared.exceptions import MCPError
     from pydantic import PrivateAttr
 
@@ -47,7 +50,8 @@ class BudgetMiddleware(Middleware):
     A tool that raises is kept, unless `release_on` names what it raised; so is one that is out of its
     time, is cancelled, gives an error result, asks its client for input or becomes a background task:
     nobody knows yet what it cost. A call whose arguments FastMCP turns down, or of a tool that there
-    is not, costs nothing.
+    is not, costs nothing. For that the functions of priced tools are wrapped, in the server, at their
+    first call.
 
     What FastMCP's own tools only forward is priced once, as the tool that is called: those of its
     search transforms, for one, are free under `"*"`. Name a tool of yours that forwards so, at None.
@@ -89,7 +93,9 @@ class BudgetMiddleware(Middleware):
         except Exception as error:  # noqa: BLE001  whatever went wrong, the tool does not run
             refusal = error
         else:
-            return await self._run(name, hold, context, call_next)
+            if hold is None:
+                return await call_next(context)
+            return await self._run(name, tool, hold, context, call_next)
         if tool is None and self._tools.find(name) is None:
             return await call_next(context)  # it is FastMCP that cannot look it up, and will say so
         turned_down = await _turned_down(context, tool)
@@ -100,18 +106,20 @@ class BudgetMiddleware(Middleware):
     async def _run(
         self,
         name: str,
-        hold: "Hold | None",
+        tool: "Tool | None",
+        hold: "Hold",
         context: "MiddlewareContext[CallToolRequestParams]",
         call_next: "CallNext[CallToolRequestParams, ToolResult]",
     ) -> ToolResult:
-        if hold is None:
-            return await call_next(context)
-        try:
-            result = await call_next(context)
-        except BaseException as error:
-            _break_off(hold, error)
-            raise
-        self._end(name, hold, result)
+        turn = Turn(hold)
+        with following(_function(tool), turn):
+            try:
+                result = await call_next(context)
+            except BaseException as error:
+                broken_off = functools.partial(_break_off, hold, error)
+                turn.left(broken_off, broken_off)
+                raise
+        turn.over(functools.partial(self._end, name, hold, result))
         return result
 
     def _is_free(self, name: str, tool: "Tool | None") -> bool:
@@ -219,6 +227,21 @@ def _nothing(function: Callable[..., Any]) -> Callable[..., None]:
     nothing.__dict__["__signature__"] = inspect.signature(bare)
     nothing.__annotations__ = get_type_hints(bare, include_extras=True)
     return nothing
+
+
+def _function(tool: "Tool | None") -> Callable[..., Any] | None:
+    """The tool's function, which from now on tells what it does; None where it is not to be had.
+
+    That is so for tools of other servers, and for those that may run in the background, whose function
+    another process knows by its name.
+    """
+    while isinstance(tool, TransformedTool) and tool.fn.__module__.startswith("fastmcp."):
+        tool = tool.parent_tool
+    if not isinstance(tool, FunctionTool | TransformedTool) or tool.task_config.supports_tasks():
+        return None
+    if not inspect.isasyncgenfunction(tool.fn):
+        tool.fn = telling(tool.fn, is_async=is_coroutine_function(tool.fn), lists=True)
+    return tool.fn
 
 
 def _is_fastmcps(tool: Tool) -> bool:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from budgetguard.hold import NoHold
 from budgetguard.integrations._extra import extra
-from budgetguard.integrations._mcp_tools import following, server_behind, takes, tool_of
+from budgetguard.integrations._mcp_tools import server_behind, takes, tool_of
+from budgetguard.integrations._told import following
 from budgetguard.integrations._turn import Turn, release
 from budgetguard.integrations.answers import for_client, status_code
 from budgetguard.integrations.objects import Cost
@@ -151,7 +152,7 @@ class _Found:
 
     def following(self, turn: Turn) -> AbstractContextManager[None]:
         """A block in which the tool's function tells `turn` what it does."""
-        return nullcontext() if self._tool is None else following(self._tool, turn)
+        return nullcontext() if self._tool is None else following(self._tool.fn, turn)
 
 
 def _before_it_began(hold: "Hold", error: BaseException) -> None:

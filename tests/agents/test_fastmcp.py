@@ -1,6 +1,7 @@
 """FastMCP's servers, as their clients see them: in memory, on asyncio, which its client needs."""
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -8,6 +9,7 @@ import example
 import pytest
 from needed import need
 from scenes import (
+    ENDS,
     FIGURES,
     MISSPELLED,
     REFUSED,
@@ -24,12 +26,14 @@ from scenes import (
     text,
     too_dear,
     ways_to_price,
+    works_on,
 )
 
 need("fastmcp")
 
-from fastmcp import Client, FastMCP, FastMCPApp
+from fastmcp import Client, Context, FastMCP, FastMCPApp
 from fastmcp.client.client import CallToolResult
+from fastmcp.dependencies import Depends
 from fastmcp.exceptions import MCPError, ToolError, ValidationError
 from fastmcp.server.extensions import ServerExtension
 from fastmcp.server.middleware import Middleware
@@ -440,6 +444,54 @@ async def test_a_plain_tool_is_waited_for(clock: HandClock, provider: FakeProvid
             await guard.abalance(max_age=0)
             assert guard.available == 50
             slow.go_on.set()
+
+
+@pytest.mark.parametrize("name", ["deep_spec", "own", "made_of"])
+@ENDS
+def test_a_thread_that_works_on_holds_on(
+    clock: HandClock, provider: FakeProvider, error: Any, release_on: Any, after: int, name: str
+) -> None:
+    """Where asyncio itself cancels a task, as by wait_for, nothing waits for the thread."""
+    slow = Slow(error)
+
+    async def given_up(guard: Guard) -> None:
+        terms = {"min": 50, "release_on": release_on}
+        server = FastMCP("specs", middleware=[BudgetMiddleware(guard, {name: terms})])
+        deep = Tool.from_function(slow.call, name="deep_spec")
+        server.add_tool(deep)
+        server.add_tool(Tool.from_tool(deep, name="own"))
+
+        def made_of(prompt: str) -> str:
+            return slow.call(prompt)
+
+        server.add_tool(Tool.from_tool(deep, name="made_of", transform_fn=made_of))
+        await slow.give_up(server.call_tool(name, {"prompt": "x"}))
+
+    works_on(clock, provider, slow, after, given_up)
+
+
+async def test_a_tool_is_called_as_without_a_guard(guard: Guard) -> None:
+    """With what FastMCP gives it beside its arguments, and again and again."""
+    specs = Specs(guard, {"*": {"min": 1, "release_on": LookupError}})
+
+    def url() -> str:
+        return "https://example.com"
+
+    @specs.server.tool
+    def injected(prompt: str, ctx: Context, where: str = Depends(url)) -> str:
+        return f"{prompt} {type(ctx).__name__} {where}"
+
+    @specs.server.tool
+    def parts(prompt: str) -> Iterator[str]:
+        yield prompt
+        if prompt == "broken":
+            raise LookupError
+
+    for _ in range(2):
+        assert text(await specs.call("injected")) == "x Context https://example.com"
+        assert text(await specs.call("parts")) == '["x"]'
+        assert (await specs.call("parts", prompt="broken")).is_error
+    assert guard.available == 96
 
 
 @pytest.mark.parametrize("refusing", [0, 1])
