@@ -43,10 +43,18 @@ PLACES = {
     "langchain_core": ("budgetguard.integrations.langchain",),
     "agents": ("budgetguard.integrations.openai_agents",),
     "fastmcp": ("budgetguard.integrations.fastmcp",),
-    "mcp": ("budgetguard.integrations.fastmcp", "budgetguard.integrations.mcp"),
+    "mcp": (
+        "budgetguard.integrations._mcp_tools",
+        "budgetguard.integrations.fastmcp",
+        "budgetguard.integrations.mcp",
+    ),
     "mcp_types": ("budgetguard.integrations.fastmcp", "budgetguard.integrations.mcp"),
     "crewai": ("budgetguard.integrations.crewai",),
-    "pydantic": ("budgetguard.integrations.crewai", "budgetguard.integrations.mcp"),
+    "pydantic": (
+        "budgetguard.integrations.crewai",
+        "budgetguard.integrations.fastmcp",
+        "budgetguard.integrations.mcp",
+    ),
     "pydantic_ai": ("budgetguard.integrations.pydantic_ai",),
 }
 

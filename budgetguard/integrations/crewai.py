@@ -9,7 +9,9 @@ times or a cached result be read, and of a blocked call a model reads that a hoo
 """
 
 import inspect
+import sys
 from collections.abc import Iterable, Mapping
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from budgetguard.discreet import discreet
@@ -46,10 +48,11 @@ def guarded_tools(
     its cost, CrewAI's own retries of a tool that raises too; a result from CrewAI's cache costs
     nothing. A refusal is a ToolFailure, which CrewAI neither caches nor takes for a final answer.
 
-    With `on_refusal="stop"` the priced tools get `ToolFailurePolicy.RAISE`: the run ends with
-    ToolExecutionFailedError, in whose `record.failure.error` the refusal is. It also ends when such a
-    tool fails by itself. A tool that raises or returns a ToolFailure is kept: nobody knows what it
-    cost. So is one that returns something to await where it does not say so by `async def`.
+    With `on_refusal="stop"` a refusal goes by `ToolFailurePolicy.RAISE`: the run ends with
+    ToolExecutionFailedError, in whose `record.failure.error` the refusal is. What CrewAI turns down
+    before a tool begins holds nothing, and ends no run. A tool that raises is kept, unless
+    `release_on` names what it raised; so is one that returns a ToolFailure: nobody knows what it cost.
+    So is one that returns something to await where it does not say so by `async def`.
 
     Give the agent these tools instead of the original ones, which stay without a guard. Tools that
     CrewAI adds by itself, for `mcps`, `apps` or delegation, are not among them. A refused call counts
@@ -77,6 +80,7 @@ class Refusal(ToolFailure):
     """What CrewAI is told of a call that was not let in; `error` is what kept it out."""
 
     error: Any = Field(default=None, exclude=True)
+    stops: bool = Field(default=False, exclude=True)
 
     def __str__(self) -> str:
         # The adapters for other frameworks show a model the text of whatever a tool returns.
@@ -89,6 +93,13 @@ class GuardedTool(BaseTool):
     _inner: BaseTool = PrivateAttr()
     _tools: Tools = PrivateAttr()
     _stops: bool = PrivateAttr(default=False)
+
+    def __getattribute__(self, name: str) -> Any:
+        # CrewAI (1.15, read 2026-11) asks a tool, and not its failure, whether that ends the run: so a
+        # policy that is always the same would have the tool's own failures and a model's slip end it.
+        if name == "tool_failure_policy" and _asks_of_a_stop(sys._getframe(1)):  # noqa: SLF001
+            return ToolFailurePolicy.RAISE
+        return super().__getattribute__(name)
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         arguments = self._named(args, kwargs)
@@ -131,7 +142,7 @@ class GuardedTool(BaseTool):
 
     def _refused(self, error: Exception) -> Refusal:
         words = str(error) if self._stops else self._tools.refusal(_seen(self.name), error)
-        return Refusal(message=words, error=error)
+        return Refusal(message=words, error=error, stops=self._stops)
 
     def _end(self, hold: "Hold", result: Any) -> None:
         if isinstance(result, ToolFailure) or inspect.isawaitable(result):
@@ -157,8 +168,18 @@ def _guarded(tool: BaseTool, tools: Tools, on_refusal: OnRefusal) -> BaseTool:
     guarded._inner, guarded._tools = tool, tools  # noqa: SLF001  of this file
     if on_refusal == "stop":
         guarded._stops = True  # noqa: SLF001  likewise
-        guarded.tool_failure_policy = ToolFailurePolicy.RAISE
     return guarded
+
+
+def _asks_of_a_stop(frame: FrameType | None) -> bool:
+    """Whether the policy is asked for because of a refusal that is to end the run."""
+    for _ in range(3):
+        if frame is not None:
+            failure = frame.f_locals.get("failure")
+            if isinstance(failure, Refusal):
+                return failure.stops
+            frame = frame.f_back
+    return False
 
 
 def _seen(name: str) -> str:

@@ -3,9 +3,11 @@
 agent = Agent("planner", tools=guarded_tools([deep_spec], guard, {"deep_spec": 50}))
 """
 
+import asyncio
 import copy
 import functools
 import json
+import types
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ import wrapt
 
 from budgetguard.discreet import discreet
 from budgetguard.integrations._extra import extra
+from budgetguard.integrations._turn import Refused, Turn, within
 from budgetguard.integrations.objects import Cost
 from budgetguard.integrations.tools import OnRefusal, Tools, guarded_already, no_such_tool
 
@@ -42,9 +45,11 @@ def guarded_tools(
     arguments that the model wrote, defaults not filled in, and `actual` what the tool returned. The
     model reads a refusal as the tool's result; with `on_refusal="stop"` the run ends with a
     UserError of the SDK, whose cause is the error. Of parallel calls in one turn, those that the
-    balance covers run. A tool that raises is kept, whatever its `failure_error_function` makes of
-    that; so is one that times out or is cancelled. Approvals and input guardrails come before the
-    guard, and hold nothing.
+    balance covers run. Arguments that the SDK turns down hold nothing, as do approvals and input
+    guardrails, which come before. A tool that raises is kept, whatever its `failure_error_function`
+    makes of that, unless `release_on` names what it raised; so is one that times out or is cancelled.
+    A plain function runs in a thread: when nobody waits for it any more, its hold stays open until
+    that has ended.
 
     The tools that are given stay as they are. Guarded are function tools, agents as tools among
     them: those at one price for their whole run, so leave the tools inside of them without one.
@@ -107,42 +112,128 @@ class _Guarded(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
         self._self_tools = tools
 
     async def __call__(self, context: Any, arguments: str) -> Any:
-        name, tools = self._self_name, self._self_tools
+        body = self._self_body
+        if body is not None and not _takes(body, arguments):
+            return await self.__wrapped__(context, arguments)
+        call = _Call(self._self_tools, self._self_name, arguments)
         try:
-            hold = await tools.aopen(name, json.loads(arguments) if arguments else {})
-        except Exception as error:
-            if _is_paused(context):
-                raise  # Of a run that is to go on nothing is read: it would pause again, for ever.
-            return tools.refusal(name, error)
-        with hold:
-            result = await self._telling(hold)(context, arguments)
-            if not _is_paused(context):
-                tools.settle(name, hold, result)
-            elif hold.state == "open":
-                hold.keep()
-        return result
+            result = await self._asking(call)(context, arguments)
+        except BaseException as error:
+            call.left()
+            if error is not call.refused:
+                raise
+        else:
+            call.over(result, paused=_is_paused(context))
+            return result
+        return call.told(paused=_is_paused(context))
 
     def __agents_bind_function_tool__(self, tool: FunctionTool) -> "_Guarded":
         if self._self_body is None:
             return self
         return _Guarded(getattr(self.__wrapped__, _BIND)(tool), self._self_name, self._self_tools)
 
-    def _telling(self, hold: "Hold") -> Any:
-        """What invokes the tool, and ends `hold` if that raises, before words are made of it."""
+    def _asking(self, call: "_Call") -> Any:
+        """What invokes the tool, and asks for its credits as far inside as can be reached.
+
+        That is the function itself, where the SDK has made a tool of one: by then it has found the
+        arguments right, and has made no words yet of what the function raises.
+        """
         body = self._self_body
         if body is None:
-            return self.__wrapped__
-
-        async def tell(context: Any, arguments: str) -> Any:
-            try:
-                return await body(context, arguments)
-            except BaseException as error:
-                hold.finish(error)
-                raise
-
+            return call.around(self.__wrapped__)
         invoke = copy.copy(self.__wrapped__)
-        invoke._invoke_tool_impl = tell  # noqa: SLF001  there is no public place inside of it
+        invoke._invoke_tool_impl = _asking_inside(body, call) or call.around(body)  # noqa: SLF001
         return invoke
+
+
+class _Call:
+    """One call that a model made of a tool."""
+
+    def __init__(self, tools: Tools, name: str, arguments: str) -> None:
+        self.refused: Refused | None = None
+        self._tools = tools
+        self._name = name
+        self._arguments = arguments
+        self._turn: Turn | None = None
+
+    def around(self, body: Any) -> Any:
+        """`body`, an `async def`, asked for first."""
+
+        async def asking(*args: Any, **kwargs: Any) -> Any:
+            return await (await self._enter()).arun(body, *args, **kwargs)
+
+        return asking
+
+    def around_plain(self, body: Any) -> Any:
+        """`body`, a plain function, asked for first and run in a thread, as the SDK would run it."""
+
+        async def asking(*args: Any, **kwargs: Any) -> Any:
+            turn = await self._enter()
+            # It works on when nobody waits for it any more.
+            return await asyncio.to_thread(turn.run, body, *args, **kwargs)
+
+        return asking
+
+    def over(self, result: Any, *, paused: bool) -> None:
+        """The tool, or whatever stands around it, came to `result`."""
+        if self._turn is not None:
+            hold = self._turn.hold
+            self._turn.over(lambda: hold.keep() if paused else self._settle(hold, result))
+
+    def left(self) -> None:
+        """The call came to nothing."""
+        if self._turn is not None:
+            self._turn.left()
+
+    def told(self, *, paused: bool) -> str:
+        """What the model is to read of a refusal; raises it where the run is to stop."""
+        assert self.refused is not None
+        if paused:
+            # Of a run that is to go on nothing is read: it would pause again, for ever.
+            raise self.refused.error
+        return self._tools.refusal(self._name, self.refused.error)
+
+    async def _enter(self) -> Turn:
+        try:
+            named = json.loads(self._arguments) if self._arguments else {}
+            hold = await self._tools.aopen(self._name, named)
+        except Exception as error:  # noqa: BLE001  whatever went wrong, the tool does not run
+            self.refused = Refused(error)
+            raise self.refused from None
+        self._turn = Turn(hold, functools.partial(self._settle, hold))
+        return self._turn
+
+    def _settle(self, hold: "Hold", result: Any) -> None:
+        self._tools.settle(self._name, hold, result)
+
+
+def _asking_inside(body: Any, call: _Call) -> Any:
+    """The SDK's invocation of a plain or `async def` function, which is asked for; None of others.
+
+    The function is only to be had in the closure (0.24, read 2026-11).
+    """
+    found = within(body)
+    if not {"the_func", "is_sync_function_tool"} <= found.keys():
+        return None
+    function = found["the_func"]
+    asking = call.around_plain if found["is_sync_function_tool"] else call.around
+    own = {**found, "the_func": asking(function), "is_sync_function_tool": False}
+    cells = tuple(types.CellType(own[name]) for name in body.__code__.co_freevars)
+    inside = types.FunctionType(body.__code__, body.__globals__, body.__name__, None, cells)
+    inside.__dict__.update(body.__dict__)
+    return inside
+
+
+def _takes(body: Any, arguments: str) -> bool:
+    """Whether an agent as a tool takes the arguments; it says itself of others why not."""
+    parameters = within(body).get("params_adapter")
+    if parameters is None:
+        return True
+    try:
+        parameters.validate_python(json.loads(arguments) if arguments else {})
+    except ValueError:  # a ValidationError of Pydantic's is one
+        return False
+    return True
 
 
 def _is_paused(context: Any) -> bool:

@@ -75,6 +75,10 @@ class Tools:
             if get_close_matches(name, free):
                 logger.warning(no_such_tool(name, free, self._priced))
 
+    def names(self, name: str) -> bool:
+        """Whether a tool has a price of its own, and not just that of `"*"`."""
+        return name in self._priced
+
     def find(self, name: str) -> Requirement | None:
         """What a tool needs; None where it costs nothing."""
         return self._priced[name] if name in self._priced else self._priced.get(_ANY)

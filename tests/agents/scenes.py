@@ -8,8 +8,9 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
-from staging import Caller, under_way
+from staging import Caller, under_way, until
 
 from budgetguard import Guard
 from budgetguard.testing import FakeProvider, HandClock
@@ -146,6 +147,87 @@ def cancelled_at_work(
             await running
 
     asyncio.run(main())
+
+
+def too_dear(guard: Guard) -> Callable[[str], str]:
+    """A function with a guard of its own, which 100 credits do not let in."""
+
+    @guard.require_credits(min=120, name="deep_spec")
+    def deep_spec(prompt: str) -> str:
+        return prompt
+
+    return deep_spec
+
+
+class Slow:
+    """A plain tool, which an agent that awaits runs in a thread; it works until `go_on` is set."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self.error = error
+        self.wake: Callable[[], Any] = str
+
+    def call(self, prompt: str) -> str:
+        """Write a specification."""
+        self.begun.set()
+        self.wake()
+        assert self.go_on.wait(20)
+        if self.error is not None:
+            raise self.error
+        return prompt
+
+    async def has_begun(self) -> None:
+        assert await anyio.to_thread.run_sync(self.begun.wait, 20)
+
+    def outlast(self) -> None:
+        """Let an hour pass on the running loop's clock once the tool is at work, and not before."""
+        loop = asyncio.get_running_loop()
+        time = loop.time
+        loop.time = lambda: time() + 3600 * self.begun.is_set()  # type: ignore[method-assign]
+        self.wake = lambda: loop.call_soon_threadsafe(str)
+
+    async def give_up(self, run: Coroutine[Any, Any, Any]) -> None:
+        """Run what calls the tool, and cancel it once the tool is at work."""
+        running = asyncio.create_task(run)
+        await self.has_begun()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+
+ENDS = pytest.mark.parametrize(
+    ("error", "release_on", "after"),
+    [(None, (), 50), (OSError("broke"), (), 50), (OSError("refused"), OSError, 100)],
+    ids=["returns", "raises", "raises what frees it"],
+)
+
+
+def works_on(
+    clock: HandClock,
+    provider: FakeProvider,
+    slow: Slow,
+    after: int,
+    given_up: Callable[[Guard], Coroutine[Any, Any, None]],
+) -> None:
+    """Check that the 50 credits of `slow` stay held when it is given up, until its thread ends.
+
+    Of 100, `after` are left then. Nothing lingers, so that no refresh hides a hold that ended early.
+    """
+    guard = Guard(provider, linger=0, lag=0)
+    guard.balance()
+
+    async def main() -> None:
+        await given_up(guard)
+        clock.advance(10)
+        assert (await guard.abalance(max_age=0)).credits == 100
+        assert guard.available == 50
+        if after == 50:
+            provider.charge(50)
+        slow.go_on.set()
+
+    asyncio.run(main())
+    clock.advance(10)
+    until(lambda: guard.balance(max_age=0) is not None and guard.available == after)
 
 
 def out_of_time(clock: HandClock, provider: FakeProvider, call: Callable[[], Any]) -> Any:

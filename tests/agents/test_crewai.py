@@ -14,12 +14,17 @@ from example import EXAMPLES
 from needed import need
 from scenes import (
     COULD_NOT,
+    ENDS,
+    REFUSED,
     TOO_LITTLE,
     UNKNOWN,
     Kept,
+    Slow,
     cancelled_at_work,
     out_of_time,
+    too_dear,
     ways_to_price,
+    works_on,
 )
 
 need("crewai")
@@ -33,7 +38,8 @@ with warnings.catch_warnings():
 
     from budgetguard.integrations.crewai import GuardedTool, guarded_tools
 
-from budgetguard import Guard, InsufficientCredits
+from budgetguard import BudgetGuardError, Guard, InsufficientCredits
+from budgetguard.integrations.tools import for_model
 from budgetguard.testing import FakeProvider, HandClock
 
 if TYPE_CHECKING:
@@ -252,6 +258,90 @@ def test_each_run_of_a_tool_that_raises_is_kept(guard: Guard, kept: Kept, native
     assert ("half-way" in model.read) is native
     assert ("BUDGET" in model.read) is not native
     kept(guard, 30 * runs)
+
+
+def test_a_decorated_function_inside_of_a_tool(guard: Guard) -> None:
+    """By itself its refusal is an error to CrewAI; caught, it is a ToolFailure in words for a model."""
+
+    @tool
+    def raising(prompt: str) -> str:
+        """Write it all."""
+        return too_dear(guard)(prompt)
+
+    @tool
+    def telling(prompt: str) -> str | ToolFailure:
+        """Write it all."""
+        try:
+            return too_dear(guard)(prompt)
+        except BudgetGuardError as error:
+            return ToolFailure(message=for_model(error))
+
+    run, model = crew([raising, telling], call("raising"))
+    assert run.kickoff().raw == "done"
+    assert model._results[-1].startswith("Error executing tool: deep_spec needs 120 credits")
+    run, model = crew([raising, telling], call("telling"))
+    assert run.kickoff().raw == "done"
+    assert model._results[-1] == REFUSED
+
+
+def test_release_on_gives_it_back(guard: Guard, native: bool) -> None:
+    """It hears what the tool raised, before CrewAI makes words of that."""
+    specs = Specs()
+
+    def fail() -> None:
+        raise ConnectionRefusedError
+
+    specs.during = fail
+    terms = {"min": 60, "release_on": ConnectionRefusedError}
+    run, _ = crew(
+        guarded_tools(specs.tools, guard, {"deep_spec": terms}), call("deep_spec"), native=native
+    )
+    run.kickoff()
+    assert specs.ran
+    assert guard.available == 100
+
+
+@pytest.mark.parametrize("on_refusal", ["tell", "stop"])
+@pytest.mark.parametrize("cost", [60, 120, lambda prompt: 10 * len(prompt)])
+@pytest.mark.parametrize("wrong", [("deep_spec", {"prompt": [1]}), ("no_spec", {"prompt": "x"})])
+def test_what_crewai_turns_down_costs_nothing(
+    guard: Guard, native: bool, cost: Any, on_refusal: Any, wrong: Any
+) -> None:
+    """Arguments that a tool does not take, and a tool that there is not: the run goes on."""
+    specs = Specs()
+    costs = {"deep_spec": cost, "*": 1}
+    tools = guarded_tools(specs.tools, guard, costs, on_refusal=on_refusal)
+    run, model = crew(tools, wrong, native=native)
+    assert run.kickoff().raw == "done"
+    assert "BUDGET" not in model.read
+    assert specs.ran == []
+    assert guard.available in {None, 100}
+
+
+def test_stop_is_for_refusals_alone(guard: Guard, native: bool) -> None:
+    """A tool that fails by itself ends no run that goes on without the guard."""
+    specs = Specs()
+    specs.during = lambda: 1 / 0
+    tools = guarded_tools(specs.tools, guard, {"deep_spec": 10}, on_refusal="stop")
+    run, model = crew(tools, call("deep_spec"), call("fast_spec", "less"), native=native)
+    assert run.kickoff().raw == "done"
+    assert "outline of less" in model.read
+
+
+@ENDS
+def test_a_thread_that_works_on_holds_on(
+    clock: HandClock, provider: FakeProvider, native: bool, error: Any, release_on: Any, after: int
+) -> None:
+    """When its crew is cancelled only the waiting ends: the credits stay held until the thread ends."""
+    slow = Slow(error)
+
+    async def given_up(guard: Guard) -> None:
+        terms = {"min": 50, "release_on": release_on}
+        tools = guarded_tools([tool("deep_spec")(slow.call)], guard, {"deep_spec": terms})
+        run, _ = crew(tools, call("deep_spec"), native=native)
+        await slow.give_up(run.akickoff())
+
+    works_on(clock, provider, slow, after, given_up)
 
 
 def test_a_failure_that_the_tool_tells_is_kept(guard: Guard, kept: Kept) -> None:

@@ -1,6 +1,7 @@
 """FastMCP's servers, as their clients see them: in memory, on asyncio, which its client needs."""
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -8,34 +9,47 @@ import example
 import pytest
 from needed import need
 from scenes import (
+    ENDS,
     FIGURES,
     MISSPELLED,
+    REFUSED,
     TOO_LITTLE,
     UNKNOWN,
     UNTOLD,
     Kept,
     Serving,
+    Slow,
     breaks,
+    endless,
     five_side_by_side,
     out_of_time,
     text,
+    too_dear,
     ways_to_price,
+    works_on,
 )
 
 need("fastmcp")
 
-from fastmcp import Client, FastMCP, FastMCPApp
+from fastmcp import Client, Context, FastMCP, FastMCPApp
 from fastmcp.client.client import CallToolResult
-from fastmcp.exceptions import MCPError, NotFoundError, ToolError, ValidationError
+from fastmcp.dependencies import Depends
+from fastmcp.exceptions import MCPError, ToolError, ValidationError
 from fastmcp.server.extensions import ServerExtension
 from fastmcp.server.middleware import Middleware
 from fastmcp.server.middleware.caching import ResponseCachingMiddleware
 from fastmcp.server.providers.addressing import hashed_backend_name
+from fastmcp.server.transforms import Transform
+from fastmcp.server.transforms.search import BM25SearchTransform, RegexSearchTransform
+from fastmcp.tools import Tool
 from fastmcp.tools.base import ToolResult
+from fastmcp.tools.tool_transform import ArgTransform
 from mcp_types import ElicitRequest, ElicitRequestFormParams, InputRequiredResult, Result
+from pydantic import TypeAdapter
 
-from budgetguard import Guard, InsufficientCredits
+from budgetguard import BudgetGuardError, Guard, InsufficientCredits
 from budgetguard.integrations.fastmcp import BudgetMiddleware
+from budgetguard.integrations.tools import for_model
 from budgetguard.testing import FakeProvider, HandClock
 
 pytestmark = pytest.mark.anyio
@@ -283,17 +297,306 @@ async def test_a_price_with_a_slip_in_its_name_is_told(
     assert MISSPELLED in caplog.messages
 
 
-@pytest.mark.parametrize(
-    ("release_on", "left"), [((), 80), ((ValidationError, NotFoundError), 100)]
-)
-async def test_what_fastmcp_rejects_is_kept_or_freed(
-    guard: Guard, release_on: Any, left: int
+@pytest.mark.parametrize("on_refusal", ["tell", "stop"])
+@pytest.mark.parametrize("cost", [60, 120, lambda prompt: 10 * len(prompt)])
+@pytest.mark.parametrize("arguments", [{"prompt": [1]}, {"promt": "x"}])
+async def test_arguments_that_fastmcp_turns_down_cost_nothing(
+    guard: Guard, cost: Any, on_refusal: Any, arguments: dict[str, Any]
 ) -> None:
-    """Wrong arguments, and a tool that there is not: as `release_on` says."""
-    specs = Specs(guard, {"*": {"min": 10, "release_on": release_on}})
-    assert (await specs.call("deep_spec", prompt=[1])).is_error
-    assert (await specs.call("no_spec")).is_error
-    assert (specs.ran, guard.available) == ([], left)
+    """Its own words are read, whether or not there is a price or the credits for it."""
+    specs = Specs(guard, {"deep_spec": cost}, on_refusal=on_refusal)
+    result = await specs.call("deep_spec", **arguments)
+    assert result.is_error
+    assert "validation error" in text(result)
+    assert specs.ran == []
+    assert guard.available in {None, 100}
+
+
+@pytest.mark.parametrize("on_refusal", ["tell", "stop"])
+@pytest.mark.parametrize("cost", [60, 120])
+async def test_a_tool_that_there_is_not_costs_nothing(
+    guard: Guard, cost: int, on_refusal: Any
+) -> None:
+    """Not even what the star says; FastMCP's own words are read."""
+    specs = Specs(guard, {"*": cost}, on_refusal=on_refusal)
+    result = await specs.call("no_spec")
+    assert (result.is_error, text(result)) == (True, "Unknown tool: 'no_spec'")
+    assert guard.available == 100
+
+
+async def test_arguments_are_turned_down_by_a_mounted_server_too(guard: Guard) -> None:
+    """And by a tool that another one was made of, with other names for its arguments."""
+    specs = Specs(guard, {"never": 1})
+    outer = FastMCP("outer", middleware=[BudgetMiddleware(guard, {"*": 60})])
+    outer.mount(specs.server, namespace="child")
+    deep = await specs.server.get_tool("deep_spec")
+    assert deep is not None
+    outer.add_tool(
+        Tool.from_tool(deep, name="own", transform_args={"prompt": ArgTransform(name="p")})
+    )
+    async with Client(outer) as client:
+        for name, wrong in [("child_deep_spec", {"prompt": [1]}), ("own", {"p": [1]})]:
+            assert (await client.call_tool(name, wrong, raise_on_error=False)).is_error
+            assert guard.available == 100
+    assert specs.ran == []
+
+
+async def own(specs: Specs) -> None:
+    """Raise the error that FastMCP raises of arguments."""
+    raise ValidationError("inside")  # noqa: EM101
+
+
+async def pydantics(specs: Specs) -> None:
+    """Find that a reply is not what was expected."""
+    TypeAdapter(int).validate_python("many")
+
+
+async def nested_wrong(specs: Specs) -> None:
+    """Call another tool with arguments that it does not take."""
+    await specs.server.call_tool("fast_spec", {})
+
+
+async def nested_unknown(specs: Specs) -> None:
+    """Call a tool that there is not."""
+    await specs.server.call_tool("no_spec", {})
+
+
+@pytest.mark.parametrize("inside", [own, pydantics, nested_wrong, nested_unknown])
+async def test_an_error_of_that_kind_from_inside_is_kept(
+    guard: Guard, kept: Kept, inside: Any
+) -> None:
+    """The tool had begun, and costs what it costs."""
+    specs = Specs(guard, {"deep_spec": 30, "fast_spec": 0.001})
+    specs.during = lambda: inside(specs)
+    assert (await specs.call()).is_error
+    kept(guard, 30)
+
+
+@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize(("release_on", "left"), [((), 70), (OSError, 100), (LookupError, 70)])
+async def test_release_on_is_about_what_the_tool_raised(
+    guard: Guard, release_on: Any, left: int, mask: bool
+) -> None:
+    """And not about the ToolError that FastMCP makes of it, by itself or in a mounted server."""
+    inner = FastMCP("inner", mask_error_details=mask)
+    inner.tool(breaks, name="deep_spec")
+    costs = {"*": {"min": 30, "release_on": release_on}}
+    server = FastMCP("specs", middleware=[BudgetMiddleware(guard, costs)], mask_error_details=mask)
+    server.tool(breaks, name="deep_spec")
+    server.mount(inner, namespace="inner")
+    async with Client(server) as client:
+        for name in ("deep_spec", "inner_deep_spec"):
+            result = await client.call_tool(name, {"_": "x"}, raise_on_error=False)
+            assert result.is_error
+            assert guard.available == left
+            left -= 100 - left
+
+
+@pytest.mark.parametrize(("release_on", "left"), [(ToolError, 100), (OSError, 70)])
+async def test_release_on_a_tool_error(guard: Guard, release_on: Any, left: int) -> None:
+    """What a tool raises for its client to read is heard as it is, and not what it came from."""
+    specs = Specs(guard, {"deep_spec": {"min": 30, "release_on": release_on}})
+
+    async def fail() -> None:
+        raise ToolError("not now") from OSError()  # noqa: EM101, TRY003
+
+    specs.during = fail
+    assert text(await specs.call()) == "not now"
+    assert guard.available == left
+
+
+@pytest.mark.parametrize("release_on", [(), (MCPError, TimeoutError)])
+async def test_a_tool_that_is_out_of_time_is_kept(
+    guard: Guard, kept: Kept, release_on: Any
+) -> None:
+    """FastMCP gives up on it, which says nothing of what it costs."""
+    specs = Specs(guard, {"endless": {"min": 30, "release_on": release_on}})
+    specs.server.tool(endless, timeout=1e-6)
+    result = await specs.call("endless")
+    assert "timed out" in text(result)
+    kept(guard, 30)
+
+
+async def test_a_time_out_of_the_tools_own_is_heard(guard: Guard) -> None:
+    """`release_on` says what it proves."""
+    specs = Specs(guard, {"deep_spec": {"min": 30, "release_on": TimeoutError}})
+
+    async def fail() -> None:
+        raise TimeoutError
+
+    specs.during = fail
+    assert (await specs.call()).is_error
+    assert guard.available == 100
+
+
+async def test_a_plain_tool_is_waited_for(clock: HandClock, provider: FakeProvider) -> None:
+    """It runs in a thread, and a client that gives up on it ends its hold no sooner."""
+    slow = Slow()
+    guard = Guard(provider, linger=0, lag=0)
+    server = FastMCP("specs", middleware=[BudgetMiddleware(guard, {"deep_spec": 50})])
+    server.tool(slow.call, name="deep_spec")
+    async with anyio.create_task_group() as group:
+        group.start_soon(server.call_tool, "deep_spec", {"prompt": "x"})
+        await slow.has_begun()
+        group.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True):
+            clock.advance(10)
+            await guard.abalance(max_age=0)
+            assert guard.available == 50
+            slow.go_on.set()
+
+
+@pytest.mark.parametrize("name", ["deep_spec", "own", "made_of"])
+@ENDS
+def test_a_thread_that_works_on_holds_on(
+    clock: HandClock, provider: FakeProvider, error: Any, release_on: Any, after: int, name: str
+) -> None:
+    """Where asyncio itself cancels a task, as by wait_for, nothing waits for the thread."""
+    slow = Slow(error)
+
+    async def given_up(guard: Guard) -> None:
+        terms = {"min": 50, "release_on": release_on}
+        server = FastMCP("specs", middleware=[BudgetMiddleware(guard, {name: terms})])
+        deep = Tool.from_function(slow.call, name="deep_spec")
+        server.add_tool(deep)
+        server.add_tool(Tool.from_tool(deep, name="own"))
+
+        def made_of(prompt: str) -> str:
+            return slow.call(prompt)
+
+        server.add_tool(Tool.from_tool(deep, name="made_of", transform_fn=made_of))
+        await slow.give_up(server.call_tool(name, {"prompt": "x"}))
+
+    works_on(clock, provider, slow, after, given_up)
+
+
+async def test_a_tool_is_called_as_without_a_guard(guard: Guard) -> None:
+    """With what FastMCP gives it beside its arguments, and again and again."""
+    specs = Specs(guard, {"*": {"min": 1, "release_on": LookupError}})
+
+    def url() -> str:
+        return "https://example.com"
+
+    @specs.server.tool
+    def injected(prompt: str, ctx: Context, where: str = Depends(url)) -> str:
+        return f"{prompt} {type(ctx).__name__} {where}"
+
+    @specs.server.tool
+    def parts(prompt: str) -> Iterator[str]:
+        yield prompt
+        if prompt == "broken":
+            raise LookupError
+
+    for _ in range(2):
+        assert text(await specs.call("injected")) == "x Context https://example.com"
+        assert text(await specs.call("parts")) == '["x"]'
+        assert (await specs.call("parts", prompt="broken")).is_error
+    assert guard.available == 96
+
+
+@pytest.mark.parametrize("refusing", [0, 1])
+@pytest.mark.parametrize("on_refusal", ["tell", "stop"])
+async def test_two_guards_may_watch_one_server(
+    guard: Guard, refusing: int, on_refusal: Any
+) -> None:
+    """Both are asked, and what one holds is given back where the other refuses."""
+    guards = [guard, Guard(FakeProvider(100))]
+    specs = Specs(guards[0], {"deep_spec": 60}, on_refusal=on_refusal)
+    specs.server.add_middleware(
+        BudgetMiddleware(guards[1], {"deep_spec": 60}, on_refusal=on_refusal)
+    )
+    for each in guards:
+        await each.abalance()
+    with guards[refusing].acquire(50) as hold:
+        if on_refusal == "tell":
+            assert text(await specs.call()).startswith("BUDGET: needs 60 credits")
+        else:
+            with pytest.raises(MCPError, match="BUDGET: needs 60 credits"):
+                await specs.call()
+        hold.release()
+    assert (specs.ran, [each.available for each in guards]) == ([], [100, 100])
+    assert not (await specs.call()).is_error
+    assert [each.available for each in guards] == [40, 40]
+
+
+async def test_a_refusal_inside_of_a_tool_is_its_own_affair(guard: Guard, kept: Kept) -> None:
+    """It had begun, and hands on what it was told by another tool."""
+    specs = Specs(guard, {"outer": 30, "deep_spec": 90})
+
+    @specs.server.tool
+    async def outer(prompt: str) -> ToolResult:
+        return await specs.server.call_tool("deep_spec", {"prompt": prompt})
+
+    assert text(await specs.call("outer")).startswith("BUDGET: needs 90 credits, 70")
+    kept(guard, 30)
+
+
+@pytest.mark.parametrize("search", [RegexSearchTransform, BM25SearchTransform])
+async def test_what_only_forwards_is_free(guard: Guard, search: Any) -> None:
+    """FastMCP's search transform calls a tool by another tool: only the one that works is priced."""
+    specs = Specs(guard, {"*": 60})
+    specs.server.add_transform(search())
+    async with Client(specs.server) as client:
+        query = {"pattern": "deep"} if search is RegexSearchTransform else {"query": "deep"}
+        found = await client.call_tool("search_tools", query)
+        assert "deep_spec" in text(found)
+        assert guard.available in {None, 100}
+        forwarded = {"name": "deep_spec", "arguments": {"prompt": "x"}}
+        assert not (await client.call_tool("call_tool", forwarded)).is_error
+        assert (specs.ran, guard.available) == (["deep_spec x"], 40)
+        refused = await client.call_tool("call_tool", forwarded, raise_on_error=False)
+        assert text(refused).startswith("BUDGET: needs 60 credits, 40 available")
+    assert (specs.ran, guard.available) == (["deep_spec x"], 40)
+
+
+async def test_what_only_forwards_may_be_priced(guard: Guard) -> None:
+    """By its name; a tool of the server's own that forwards is exempted by its name."""
+    specs = Specs(guard, {"*": 60, "call_tool": 10, "forward": None})
+    specs.server.add_transform(RegexSearchTransform())
+
+    @specs.server.tool
+    async def forward(name: str) -> ToolResult:
+        return await specs.server.call_tool(name, {"prompt": "x"})
+
+    assert not (await specs.call("forward", name="fast_spec")).is_error
+    assert guard.available == 40
+    await specs.call("call_tool", name="search_tools")
+    assert guard.available == 30
+
+
+@pytest.mark.parametrize(("name", "left"), [("deep_spec", 100), ("fast_spec", None)])
+async def test_a_tool_that_cannot_be_looked_up_is_fastmcps_to_tell(
+    guard: Guard, name: str, left: int | None
+) -> None:
+    """Where it has no price; one that has is not run, and holds nothing."""
+
+    class Broken(Transform):
+        async def get_tool(self, name: str, call_next: Any, *, version: Any = None) -> Any:
+            raise OSError
+
+    await guard.abalance()
+    specs = Specs(guard, {"deep_spec": 30})
+    specs.server.add_transform(Broken())
+    if left is None:
+        with pytest.raises(MCPError, match="Internal server error"):
+            await specs.call(name)
+    else:
+        assert (await specs.call(name)).is_error
+    assert (specs.ran, guard.available) == ([], 100)
+
+
+async def test_the_tool_that_runs_is_priced(guard: Guard) -> None:
+    """Where a transform gives another tool than the one that was asked for."""
+
+    class Instead(Transform):
+        async def get_tool(self, name: str, call_next: Any, *, version: Any = None) -> Any:
+            return await call_next("deep_spec", version=version)
+
+    specs = Specs(guard, {"deep_spec": 130, "fast_spec": 10})
+    specs.server.add_transform(Instead())
+    result = await specs.call("fast_spec")
+    assert text(result).startswith("BUDGET: needs 130 credits")
+    assert specs.ran == []
 
 
 async def test_a_mounted_servers_tools_go_by_their_listed_names(guard: Guard) -> None:
@@ -346,6 +649,32 @@ async def test_the_last_middleware_sees_what_is_run(guard: Guard) -> None:
         assert not answer.is_error
     assert specs.ran == ["deep_spec x"]
     assert guard.available == 40
+
+
+@pytest.mark.parametrize("mask", [False, True])
+async def test_a_decorated_function_inside_of_a_tool(guard: Guard, mask: bool) -> None:
+    """Its refusal is an error with our words for programs, or none; a ToolError has those for models."""
+    server = FastMCP("specs", mask_error_details=mask)
+
+    @server.tool
+    def raising(prompt: str) -> str:
+        return too_dear(guard)(prompt)
+
+    @server.tool
+    def telling(prompt: str) -> str:
+        try:
+            return too_dear(guard)(prompt)
+        except BudgetGuardError as error:
+            raise ToolError(for_model(error)) from error
+
+    async with Client(server) as client:
+        read = [
+            text(await client.call_tool(name, {"prompt": "x"}, raise_on_error=False))
+            for name in ("raising", "telling")
+        ]
+    assert read[0].startswith("Error calling tool 'raising'")
+    assert ("deep_spec needs 120 credits" in read[0]) is not mask
+    assert read[1] == REFUSED
 
 
 def test_the_example() -> None:

@@ -3,19 +3,21 @@
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import example
 import pytest
 from needed import need
 from scenes import (
     COULD_NOT,
+    ENDS,
     FIVE,
     MISSPELLED,
     NOT_AGAIN,
     REFUSED,
     UNKNOWN,
     Kept,
+    Slow,
     Worker,
     breaks,
     cancelled_at_work,
@@ -24,23 +26,29 @@ from scenes import (
     out_of_time,
     reads_of_want,
     three_at_once,
+    too_dear,
+    works_on,
 )
+from staging import until, waiting
 
 need("langchain", "langgraph")
 
 from langchain.agents import create_agent
-from langchain.agents.middleware import ToolRetryMiddleware
+from langchain.agents.middleware import AgentMiddleware, ToolRetryMiddleware
+from langchain.tools import InjectedToolCallId, ToolRuntime
 from langchain_core.language_models import FakeMessagesListChatModel
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
-from langchain_core.tools import BaseTool, StructuredTool
+from langchain_core.tools import BaseTool, StructuredTool, ToolException
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import GraphInterrupt
 from langgraph.graph import MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.types import Command, interrupt
+from pydantic import TypeAdapter
 
-from budgetguard import Guard, InsufficientCredits, set_active
+from budgetguard import BudgetGuardError, Guard, InsufficientCredits, set_active
 from budgetguard.integrations.langchain import BudgetMiddleware
+from budgetguard.integrations.tools import for_model
 from budgetguard.testing import FakeProvider, HandClock
 
 
@@ -201,10 +209,9 @@ def test_parallel_calls_run_as_far_as_the_balance_goes(
 ) -> None:
     """Of five calls in one turn at 30 of 100 credits three run, at the same time."""
     tool = Tool(guard, three_at_once(provider))
-    plain = StructuredTool.from_function(tool.call, name="deep_spec", description="Plain.")
     line = calls(*(("deep_spec", {"prompt": prompt}) for prompt in FIVE))
     agent, _ = agent_of(
-        plain, lines=[line], middleware=[BudgetMiddleware(guard, {"deep_spec": 30})]
+        plain(tool), lines=[line], middleware=[BudgetMiddleware(guard, {"deep_spec": 30})]
     )
     check_three_of_five([message.text for message in results(ask(agent))], tool.ran)
     assert provider.lowest == 10
@@ -330,11 +337,230 @@ def test_a_refusal_is_never_settled(ask: Ask, guard: Guard, tool: Tool) -> None:
     assert (asked, guard.available) == ([], 100)
 
 
-def test_arguments_that_langchain_turns_down_are_kept(ask: Ask, guard: Guard, tool: Tool) -> None:
-    """Its message cannot be told from that of a tool which ran and failed."""
-    [result] = ask_for(ask, tool, {"deep_spec": 50}, ("deep_spec", {"prompt": 3}))
+WRONG = ("deep_spec", {"prompt": 3})
+RIGHT = ("deep_spec", {"prompt": "shop"})
+
+
+@pytest.mark.parametrize("on_refusal", ["tell", "stop"])
+@pytest.mark.parametrize("cost", [60, 120, {"min": lambda prompt: 10 * len(prompt)}])
+def test_arguments_that_langchain_turns_down_cost_nothing(
+    ask: Ask, guard: Guard, tool: Tool, cost: Any, on_refusal: Any
+) -> None:
+    """Its own words are read, whether or not there is a price or the credits for it."""
+    budget = BudgetMiddleware(guard, {"deep_spec": cost}, on_refusal=on_refusal)
+    [result] = results(ask(agent_of(tool.named(), lines=[calls(WRONG)], middleware=[budget])[0]))
     assert "Input should be a valid string" in result.text
-    assert (tool.ran, guard.available) == ([], 50)
+    assert (tool.ran, guard.available) == ([], 100)
+
+
+def test_the_corrected_call_is_let_in(ask: Ask, guard: Guard, tool: Tool) -> None:
+    """In the turn after the one whose arguments were wrong, with all credits there."""
+    budget = BudgetMiddleware(guard, {"deep_spec": 60})
+    lines = [calls(WRONG), calls(RIGHT)]
+    state = ask(agent_of(tool.named(), lines=lines, middleware=[budget])[0])
+    assert results(state)[-1].text == "SHOP"
+    assert guard.available == 40
+
+
+def test_a_validation_error_of_the_tools_own_is_kept(ask: Ask, guard: Guard, kept: Kept) -> None:
+    """It comes from inside, as of a reply that it could not read, and costs what it costs."""
+
+    def work(prompt: str) -> str:
+        return str(TypeAdapter(int).validate_python(prompt))
+
+    [result] = ask_for(ask, Tool(guard, work), {"deep_spec": 50})
+    assert isinstance(result, ToolMessage)
+    assert result.status == "error"
+    kept(guard, 50)
+
+
+def test_a_tool_that_cannot_run_so_costs_nothing(guard: Guard) -> None:
+    """LangChain finds that it has no plain function when it would call it."""
+    tool = Tool(guard)
+    awaited = StructuredTool.from_function(coroutine=tool.acall, name="deep_spec", description="-")
+    budget = BudgetMiddleware(guard, {"deep_spec": 50})
+    with pytest.raises(NotImplementedError):
+        by_invoke(agent_of(awaited, lines=[calls(RIGHT)], middleware=[budget])[0])
+    assert (tool.ran, guard.available) == ([], 100)
+
+
+@pytest.mark.parametrize("on_refusal", ["tell", "stop"])
+@pytest.mark.parametrize("cost", [60, 120])
+def test_a_tool_that_there_is_not_costs_nothing(
+    ask: Ask, guard: Guard, tool: Tool, cost: int, on_refusal: Any
+) -> None:
+    """Not even what the star says; LangChain's own words are read."""
+    budget = BudgetMiddleware(guard, {"*": cost}, on_refusal=on_refusal)
+    line = calls(("deep_spek", {"prompt": "shop"}))
+    [result] = results(ask(agent_of(tool.named(), lines=[line], middleware=[budget])[0]))
+    assert result.text.startswith("Error: deep_spek is not a valid tool")
+    assert guard.available == 100
+
+
+class Instead(AgentMiddleware[Any, Any, Any]):
+    """Puts another tool in the place of the one that the model named."""
+
+    def __init__(self, tool: BaseTool) -> None:
+        super().__init__()
+        self.tool = tool
+
+    def wrap_tool_call(self, request: Any, handler: Any) -> Any:
+        return handler(request.override(tool=self.tool))
+
+    async def awrap_tool_call(self, request: Any, handler: Any) -> Any:
+        return await handler(request.override(tool=self.tool))
+
+
+@pytest.mark.parametrize("named", ["fast_spec", "no_spec"])
+def test_the_tool_that_runs_is_priced(ask: Ask, guard: Guard, tool: Tool, named: str) -> None:
+    """And not the name that the model wrote, be there a tool of that name or not."""
+    cheap = Tool(guard)
+    costs = {"deep_spec": 120, "fast_spec": 10}
+    middleware = [Instead(tool.named()), BudgetMiddleware(guard, costs)]
+    agent, _ = agent_of(
+        cheap.named("fast_spec"), lines=[calls((named, {"prompt": "x"}))], middleware=middleware
+    )
+    [result] = results(ask(agent))
+    assert result.text == REFUSED
+    assert (tool.ran, cheap.ran, guard.available) == ([], [], 100)
+
+
+def test_a_tool_in_its_place_at_no_price_passes(ask: Ask, guard: Guard, tool: Tool) -> None:
+    """The dear one that was named does not run."""
+    free = Tool(guard)
+    middleware = [Instead(free.named("search")), BudgetMiddleware(guard, {"deep_spec": 120})]
+    agent, _ = agent_of(tool.named(), lines=[calls(RIGHT)], middleware=middleware)
+    assert [message.text for message in results(ask(agent))] == ["SHOP"]
+    assert (tool.ran, free.ran, guard.available) == ([], ["shop"], 100)
+
+
+def plain(tool: Worker | Slow) -> BaseTool:
+    """One without a coroutine."""
+    return StructuredTool.from_function(tool.call, name="deep_spec", description="Plain.")
+
+
+class Plain(BaseTool):
+    """A tool that is written as a class."""
+
+    name: str = "deep_spec"
+    description: str = "Slow."
+    work: Callable[[str], str]
+
+    def _run(self, prompt: str) -> str:
+        return self.work(prompt)
+
+
+@pytest.mark.parametrize("of_a_class", [False, True])
+@ENDS
+def test_a_thread_that_works_on_holds_on(
+    clock: HandClock,
+    provider: FakeProvider,
+    error: Any,
+    release_on: Any,
+    after: int,
+    of_a_class: bool,
+) -> None:
+    """When its run is cancelled only the waiting ends: the credits stay held until the thread ends."""
+    slow = Slow(error)
+
+    async def given_up(guard: Guard) -> None:
+        budget = BudgetMiddleware(guard, {"deep_spec": {"min": 50, "release_on": release_on}})
+        tool = Plain(work=slow.call) if of_a_class else plain(slow)
+        agent, _ = agent_of(tool, lines=[calls(RIGHT)], middleware=[budget])
+        await slow.give_up(agent.ainvoke({"messages": [("user", "Go.")]}))
+
+    works_on(clock, provider, slow, after, given_up)
+
+
+def test_a_sibling_that_fails_ends_no_thread(clock: HandClock, provider: FakeProvider) -> None:
+    """The run ends with its error, and the other call is held for until it has ended."""
+    slow = Slow()
+
+    async def fail(prompt: str) -> str:
+        await slow.has_begun()
+        raise OSError(prompt)
+
+    failing = StructuredTool.from_function(coroutine=fail, name="failing", description="Fails.")
+
+    async def given_up(guard: Guard) -> None:
+        line = calls(RIGHT, ("failing", {"prompt": "broke"}))
+        budget = BudgetMiddleware(guard, {"deep_spec": 50})
+        agent, _ = agent_of(plain(slow), failing, lines=[line], middleware=[budget])
+        with pytest.raises(OSError, match="broke"):
+            await agent.ainvoke({"messages": [("user", "Go.")]})
+
+    works_on(clock, provider, slow, 50, given_up)
+
+
+def test_who_waits_for_credits_takes_up_no_thread(guard: Guard) -> None:
+    """It may be given up, and the tool does not run then."""
+    tool = Tool(guard)
+    budget = BudgetMiddleware(guard, {"deep_spec": {"min": 60, "wait": 30}})
+    agent, _ = agent_of(plain(tool), lines=[calls(RIGHT)], middleware=[budget])
+
+    async def run() -> None:
+        with guard.acquire(60):
+            running = asyncio.create_task(agent.ainvoke({"messages": [("user", "Go.")]}))
+            await asyncio.to_thread(until, lambda: waiting(guard) == 1)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+
+    asyncio.run(run())
+    assert tool.ran == []
+
+
+def test_the_tool_itself_is_run(ask: Ask, guard: Guard) -> None:
+    """What it notes of itself is not noted of a copy."""
+
+    class Counting(Plain):
+        runs: int = 0
+
+        def _run(self, prompt: str, run_manager: Any = None) -> str:
+            self.runs += 1
+            return f"{prompt} {self.runs}, {run_manager is not None}"
+
+    tool = Counting(work=str)
+    budget = BudgetMiddleware(guard, {"deep_spec": 10})
+    agent, _ = agent_of(tool, lines=[calls(RIGHT), calls(RIGHT)], middleware=[budget])
+    texts = [message.text for message in results(ask(agent))]
+    assert texts == ["shop 1, True", "shop 2, True"]
+    assert (tool.runs, guard.available) == (2, 80)
+
+
+def test_a_tool_with_a_way_in_of_its_own_is_held_for(ask: Ask, guard: Guard) -> None:
+    """One that answers before LangChain comes to where tools are written."""
+    ran: list[Any] = []
+
+    class Own(Plain):
+        def invoke(self, call: Any, *_: Any, **__: Any) -> Any:
+            ran.append((call["args"], guard.available))
+            return ToolMessage("own", tool_call_id=call["id"])
+
+        async def ainvoke(self, call: Any, *_: Any, **__: Any) -> Any:
+            return self.invoke(call)
+
+    budget = BudgetMiddleware(guard, {"deep_spec": {"min": 60, "actual": lambda _: 7}})
+    agent, _ = agent_of(Own(work=str), lines=[calls(RIGHT)], middleware=[budget])
+    assert [message.text for message in results(ask(agent))] == ["own"]
+    assert (ran, guard.available) == ([({"prompt": "shop"}, 40)], 93)
+    dear = BudgetMiddleware(guard, {"deep_spec": 120})
+    agent, _ = agent_of(Own(work=str), lines=[calls(RIGHT)], middleware=[dear])
+    assert "BUDGET: needs 120" in results(ask(agent))[0].text
+    assert len(ran) == 1
+
+
+def test_a_state_that_is_injected_is_there(ask: Ask, guard: Guard) -> None:
+    """What LangChain gives a tool beyond the model's arguments, and what it keeps from a price."""
+
+    def count(prompt: str, runtime: ToolRuntime, call: Annotated[str, InjectedToolCallId]) -> str:
+        return f"{prompt} {len(runtime.state['messages'])} {call}"
+
+    tool = StructuredTool.from_function(count, name="deep_spec", description="Count.")
+    budget = BudgetMiddleware(guard, {"deep_spec": lambda prompt: 10 * len(prompt)})
+    agent, _ = agent_of(tool, lines=[calls(RIGHT)], middleware=[budget])
+    assert [message.text for message in results(ask(agent))] == ["shop 2 call 0"]
+    assert guard.available == 60
 
 
 def test_a_tool_that_is_not_there_passes(ask: Ask, guard: Guard, tool: Tool) -> None:
@@ -391,6 +617,62 @@ def test_two_guards_may_watch_one_agent(ask: Ask, guard: Guard, tool: Tool) -> N
     assert (browse.ran, guard.available, other.available) == ([], 50, 5)
 
 
+@pytest.mark.parametrize("refusing", [0, 1])
+def test_two_guards_may_watch_one_tool(ask: Ask, guard: Guard, tool: Tool, refusing: int) -> None:
+    """Both are asked, and what one holds is given back where the other refuses."""
+    other = Guard(FakeProvider(100))
+    guards = [guard, other]
+    budgets = [BudgetMiddleware(each, {"deep_spec": 60}) for each in guards]
+    assert budgets[0].name != budgets[1].name
+    agent, _ = agent_of(tool.named(), lines=[calls(RIGHT), calls(RIGHT)], middleware=budgets)
+    with guards[refusing].acquire(50) as hold:
+        state = ask(agent)
+        hold.release()
+    assert all("BUDGET: needs 60 credits" in message.text for message in results(state))
+    assert (tool.ran, guard.available, other.available) == ([], 100, 100)
+    agent, _ = agent_of(tool.named(), lines=[calls(RIGHT)], middleware=budgets)
+    assert [message.text for message in results(ask(agent))] == ["SHOP"]
+    assert (guard.available, other.available) == (40, 40)
+
+
+def test_two_guards_hold_for_one_thread(clock: HandClock, provider: FakeProvider) -> None:
+    """Both until it ends."""
+    slow, other = Slow(), Guard(FakeProvider(100), linger=0, lag=0)
+
+    async def given_up(guard: Guard) -> None:
+        budgets = [BudgetMiddleware(each, {"deep_spec": 50}) for each in (guard, other)]
+        agent, _ = agent_of(plain(slow), lines=[calls(RIGHT)], middleware=budgets)
+        await slow.give_up(agent.ainvoke({"messages": [("user", "Go.")]}))
+        clock.advance(10)
+        await other.abalance(max_age=0)
+        assert other.available == 50
+
+    works_on(clock, provider, slow, 50, given_up)
+    until(lambda: other.balance(max_age=0) is not None and other.available == 100)
+
+
+def test_one_guard_twice_is_a_slip(guard: Guard, tool: Tool) -> None:
+    """LangChain says so, because both have one name: each call would be held twice."""
+    budgets = [BudgetMiddleware(guard, {"deep_spec": 60}) for _ in range(2)]
+    with pytest.raises(AssertionError, match="duplicate"):
+        agent_of(tool.named(), lines=[], middleware=budgets)
+
+
+def test_attempts_inside_of_it_are_held_for_too(ask: Ask, guard: Guard) -> None:
+    """A retry that comes after it in the list tries the guarded tool; a refusal is not tried again."""
+
+    def work(_: str) -> str:
+        raise OSError
+
+    tool = Tool(guard, work)
+    retry = ToolRetryMiddleware(max_retries=5, initial_delay=0)
+    budget = BudgetMiddleware(guard, {"deep_spec": 40})
+    agent, _ = agent_of(tool.named(), lines=[calls(RIGHT)], middleware=[budget, retry])
+    [result] = results(ask(agent))
+    assert result.text.startswith("BUDGET: needs 40 credits, 20 available")
+    assert (tool.available, guard.available) == ([60, 20], 20)
+
+
 def node_of(tool: BaseTool, budget: BudgetMiddleware, **options: Any) -> Any:
     """Give a graph with no agent, whose one node runs tools."""
     graph = StateGraph(MessagesState)
@@ -433,6 +715,36 @@ def test_an_error_made_a_message_of_is_kept(
     budget = BudgetMiddleware(guard, {"deep_spec": {"min": 50, "actual": lambda _: 0}})
     graph = node_of(Tool(guard, work).named(), budget, handle_tool_errors=True)
     assert run(graph, ONE_CALL)["messages"][-1].status == "error"
+    kept(guard, 50)
+
+
+@pytest.mark.parametrize("by", ["node", "tool"])
+def test_an_error_made_a_message_of_may_free_it(
+    run: Callable[[Any, Any], Any], guard: Guard, by: str
+) -> None:
+    """`release_on` is about what the tool raised, whatever is read of that."""
+
+    def work(_: str) -> str:
+        raise ToolException
+
+    budget = BudgetMiddleware(guard, {"deep_spec": {"min": 50, "release_on": ToolException}})
+    tool = Tool(guard, work).named()
+    tool.handle_tool_error = by == "tool"
+    graph = node_of(tool, budget, handle_tool_errors=by == "node")
+    assert run(graph, ONE_CALL)["messages"][-1].status == "error"
+    assert guard.available == 100
+
+
+def test_an_error_result_of_the_tools_own_is_kept(
+    run: Callable[[Any, Any], Any], guard: Guard, kept: Kept
+) -> None:
+    """It returned, but says itself that it failed."""
+
+    def work(prompt: str) -> Any:
+        return ToolMessage(prompt, tool_call_id="call 0", status="error")
+
+    budget = BudgetMiddleware(guard, {"deep_spec": {"min": 50, "actual": lambda _: 0}})
+    run(node_of(Tool(guard, work).named(), budget), ONE_CALL)
     kept(guard, 50)
 
 
@@ -479,6 +791,27 @@ def test_a_command_is_what_the_tool_came_to(run: Callable[[Any, Any], Any], guar
     assert run(graph, ONE_CALL)["messages"][-1].text == "shop"
     assert isinstance(seen[0], Command)
     assert guard.available == 93
+
+
+def test_a_decorated_function_inside_of_a_tool(ask: Ask, guard: Guard) -> None:
+    """By itself its refusal ends the run; caught, it is the tool's result."""
+
+    def raising(prompt: str) -> str:
+        """Write a specification."""
+        return too_dear(guard)(prompt)
+
+    def telling(prompt: str) -> str:
+        """Write a specification."""
+        try:
+            return too_dear(guard)(prompt)
+        except BudgetGuardError as error:
+            return for_model(error)
+
+    tools = [StructuredTool.from_function(each) for each in (raising, telling)]
+    with pytest.raises(InsufficientCredits):
+        ask(agent_of(*tools, lines=[calls(("raising", {"prompt": "shop"}))])[0])
+    state = ask(agent_of(*tools, lines=[calls(("telling", {"prompt": "shop"}))])[0])
+    assert [message.text for message in results(state)] == [REFUSED]
 
 
 def test_guards_that_are_off_let_all_pass(ask: Ask, guard: Guard, tool: Tool) -> None:

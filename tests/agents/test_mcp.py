@@ -14,15 +14,18 @@ from needed import need
 from scenes import (
     FIGURES,
     MISSPELLED,
+    REFUSED,
     TOO_LITTLE,
     UNKNOWN,
     UNTOLD,
     Kept,
     Serving,
+    Slow,
     breaks,
     five_side_by_side,
     out_of_time,
     text,
+    too_dear,
     ways_to_price,
 )
 
@@ -32,6 +35,7 @@ from mcp import Client, MCPError
 from mcp.server.extension import Extension
 from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import (
     INVALID_PARAMS,
     CallToolRequestParams,
@@ -41,9 +45,11 @@ from mcp_types import (
     InputRequiredResult,
     ListToolsResult,
 )
+from pydantic import TypeAdapter
 
-from budgetguard import Guard, InsufficientCredits
+from budgetguard import BudgetGuardError, Guard, InsufficientCredits
 from budgetguard.integrations.mcp import BudgetMiddleware
+from budgetguard.integrations.tools import for_model
 from budgetguard.testing import FakeProvider, HandClock
 
 pytestmark = pytest.mark.anyio
@@ -387,6 +393,168 @@ async def test_a_notification_of_that_name_holds_nothing(guard: Guard) -> None:
     assert guard.available == 70
 
 
+@pytest.mark.parametrize("on_refusal", ["tell", "stop"])
+@pytest.mark.parametrize("cost", [60, 120, lambda prompt: 10 * len(prompt)])
+@pytest.mark.parametrize("arguments", [{"prompt": [1]}, {"promt": "x"}])
+async def test_arguments_that_the_sdk_turns_down_cost_nothing(
+    guard: Guard, cost: Any, on_refusal: Any, arguments: dict[str, Any]
+) -> None:
+    """Its own words are read, whether or not there is a price or the credits for it."""
+    specs = Specs(guard, {"deep_spec": cost}, on_refusal=on_refusal)
+    result = await specs.call("deep_spec", **arguments)
+    assert result.is_error
+    assert text(result).startswith("Error executing tool deep_spec: 1 validation error")
+    assert specs.ran == []
+    assert guard.available in {None, 100}
+
+
+@pytest.mark.parametrize("on_refusal", ["tell", "stop"])
+@pytest.mark.parametrize("cost", [60, 120])
+async def test_a_tool_that_there_is_not_costs_nothing(
+    guard: Guard, cost: int, on_refusal: Any
+) -> None:
+    """Not even what the star says; the SDK's own words are read."""
+    specs = Specs(guard, {"*": cost}, on_refusal=on_refusal)
+    result = await specs.call("no_spec")
+    assert (result.is_error, text(result)) == (True, "Unknown tool: no_spec")
+    assert guard.available == 100
+
+
+async def pydantics(specs: Specs) -> None:
+    """Find that a reply is not what was expected."""
+    TypeAdapter(int).validate_python("many")
+
+
+async def nested_wrong(specs: Specs) -> None:
+    """Call another tool with arguments that it does not take."""
+    await specs.server.call_tool("fast_spec", {})
+
+
+async def nested_unknown(specs: Specs) -> None:
+    """Call a tool that there is not."""
+    await specs.server.call_tool("no_spec", {})
+
+
+@pytest.mark.parametrize("inside", [pydantics, nested_wrong, nested_unknown])
+async def test_an_error_of_that_kind_from_inside_is_kept(
+    guard: Guard, kept: Kept, inside: Any
+) -> None:
+    """The tool had begun, and costs what it costs."""
+    specs = Specs(guard, {"deep_spec": 30})
+    specs.during = lambda: inside(specs)
+    assert (await specs.call()).is_error
+    kept(guard, 30)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize(("release_on", "left"), [((), 70), (OSError, 100), (LookupError, 70)])
+async def test_release_on_is_about_what_the_tool_raised(
+    guard: Guard, release_on: Any, left: int, plain: bool
+) -> None:
+    """And not about the error result that the SDK makes of it."""
+    specs = Specs(guard, {"breaks": {"min": 30, "release_on": release_on}})
+
+    async def awaited(prompt: str) -> str:
+        return breaks(prompt)
+
+    specs.server.add_tool((lambda prompt: breaks(prompt)) if plain else awaited, name="breaks")  # noqa: PLW0108
+    for _ in range(2):  # the server's tool stays as it is between two calls
+        assert (await specs.call("breaks")).is_error
+        assert guard.available == left
+        left -= 100 - left
+
+
+async def test_a_tool_that_calls_another_is_followed_alone(guard: Guard) -> None:
+    """What the server's own code calls is no call of the client's, and ends no hold of one."""
+    terms = {"min": 30, "release_on": ToolError}
+    specs = Specs(guard, {"deep_spec": terms, "fast_spec": terms})
+
+    async def nested() -> Any:
+        return await specs.server.call_tool("fast_spec", {"prompt": "y"})
+
+    await specs.call("fast_spec")
+    specs.during = nested
+    assert not (await specs.call()).is_error
+    assert specs.ran == ["fast_spec x", "deep_spec x", "fast_spec y"]
+    assert guard.available == 40
+
+
+async def test_a_low_level_handler_that_raises_is_heard(guard: Guard) -> None:
+    """As far as a server of that kind tells what its tools do."""
+
+    async def on_call_tool(ctx: Any, params: CallToolRequestParams) -> CallToolResult:
+        raise MCPError(INVALID_PARAMS, params.name)
+
+    server: Server[Any] = Server("low", on_call_tool=on_call_tool)
+    costs = {"free": {"min": 30, "release_on": MCPError}, "kept": 30}
+    server.middleware.append(BudgetMiddleware(guard, costs))
+    async with Client(server) as client:
+        for name, left in [("free", 100), ("kept", 70)]:
+            with pytest.raises(MCPError):
+                await client.call_tool(name)
+            assert guard.available == left
+
+
+async def test_an_extension_around_the_tools_hides_nothing(guard: Guard) -> None:
+    """One that looks at each call."""
+
+    class Looks(Extension):
+        identifier = "com.example/looks"
+
+        async def intercept_tool_call(self, params: Any, ctx: Any, call_next: Any) -> Any:
+            return await call_next(ctx)
+
+    terms = {"min": 30, "release_on": OSError}
+    specs = Specs(guard, {"deep_spec": terms}, extensions=[Looks()])
+
+    async def fail() -> None:
+        breaks("x")
+
+    specs.during = fail
+    assert (await specs.call()).is_error
+    assert (await specs.call("deep_spec", prompt=[1])).is_error
+    assert guard.available == 100
+
+
+@pytest.mark.parametrize("refusing", [0, 1])
+@pytest.mark.parametrize("on_refusal", ["tell", "stop"])
+async def test_two_guards_may_watch_one_server(
+    guard: Guard, refusing: int, on_refusal: Any
+) -> None:
+    """Both are asked, and what one holds is given back where the other refuses."""
+    guards = [guard, Guard(FakeProvider(100))]
+    specs = Specs(guards[0], {"deep_spec": 60}, on_refusal=on_refusal)
+    inner = BudgetMiddleware(guards[1], {"deep_spec": 60}, on_refusal=on_refusal)
+    specs.server.middleware.append(inner)
+    for each in guards:
+        await each.abalance()
+    with guards[refusing].acquire(50) as hold:
+        if on_refusal == "tell":
+            assert text(await specs.call()).startswith("BUDGET: needs 60 credits")
+        else:
+            assert "BUDGET: needs 60 credits" in (await specs.error()).message
+        hold.release()
+    assert (specs.ran, [each.available for each in guards]) == ([], [100, 100])
+    assert not (await specs.call()).is_error
+    assert [each.available for each in guards] == [40, 40]
+
+
+async def test_a_plain_tool_is_waited_for(guard: Guard, clock: HandClock) -> None:
+    """It runs in a thread, and a client that gives up on it ends its hold no sooner."""
+    slow = Slow()
+    specs = Specs(guard, {"slow": {"min": 50, "linger": 0, "lag": 0}})
+    specs.server.add_tool(slow.call, name="slow")
+    async with specs.client() as client, anyio.create_task_group() as group:
+        group.start_soon(client.call_tool, "slow", {"prompt": "x"})
+        await slow.has_begun()
+        group.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True):
+            clock.advance(10)
+            await guard.abalance(max_age=0)
+            assert guard.available == 50
+            slow.go_on.set()
+
+
 async def test_a_low_level_server_takes_it_too(guard: Guard) -> None:
     """Its list of middleware is public."""
     ran: list[str] = []
@@ -451,6 +619,28 @@ async def test_over_a_socket(
             assert text(await client.call_tool("fast_spec", {"prompt": "b"})) == "outline of b"
     assert specs.ran == ["fast_spec b"]
     assert guard.available == 10
+
+
+async def test_a_decorated_function_inside_of_a_tool(guard: Guard) -> None:
+    """The words of its refusal stay on the server; those of a ToolError go to the client."""
+    server: MCPServer[Any] = MCPServer("specs")
+
+    @server.tool()
+    def raising(prompt: str) -> str:
+        return too_dear(guard)(prompt)
+
+    @server.tool()
+    def telling(prompt: str) -> str:
+        try:
+            return too_dear(guard)(prompt)
+        except BudgetGuardError as error:
+            raise ToolError(for_model(error)) from error
+
+    async with Client(server) as client:
+        read = [
+            text(await client.call_tool(name, {"prompt": "x"})) for name in ("raising", "telling")
+        ]
+    assert read == ["Error executing tool raising", f"Error executing tool telling: {REFUSED}"]
 
 
 def test_the_example() -> None:

@@ -12,11 +12,13 @@ import pytest
 from needed import need
 from scenes import (
     COULD_NOT,
+    ENDS,
     FIVE,
     NOT_AGAIN,
     REFUSED,
     UNKNOWN,
     Kept,
+    Slow,
     Worker,
     breaks,
     cancelled_at_work,
@@ -27,7 +29,10 @@ from scenes import (
     out_of_time,
     reads_of_want,
     three_at_once,
+    too_dear,
+    works_on,
 )
+from staging import until
 
 need("agents")
 
@@ -61,8 +66,9 @@ from openai.types.responses import (
 )
 from pydantic import BaseModel
 
-from budgetguard import Guard, InsufficientCredits, set_active
+from budgetguard import BudgetGuardError, Guard, InsufficientCredits, set_active
 from budgetguard.integrations.openai_agents import guarded_tools
+from budgetguard.integrations.tools import for_model
 from budgetguard.testing import FakeProvider, HandClock
 
 OFF_THE_NET = RunConfig(tracing_disabled=True)
@@ -319,24 +325,106 @@ def test_a_cost_that_cannot_be_told_runs_nothing(
     assert guard.available == 100
 
 
-@pytest.mark.parametrize("arguments", ["{", "[1]", "7", '"text"'])
-def test_arguments_that_cannot_be_read_run_nothing(
-    ask: Ask, guard: Guard, tool: Noting, arguments: str
+WRONG = ['{"prompt": 3}', "{}", "{", "[1]", "7", '"text"']
+
+
+@pytest.mark.parametrize("on_refusal", ["tell", "stop"])
+@pytest.mark.parametrize("cost", [60, 120, lambda prompt: 10 * len(prompt)])
+@pytest.mark.parametrize("arguments", WRONG)
+def test_arguments_that_the_sdk_turns_down_cost_nothing(
+    guard: Guard, tool: Noting, arguments: str, cost: Any, on_refusal: Any
 ) -> None:
-    """There is nothing to ask the price of; no credits are held for it."""
-    [text] = ask_for(ask, guard, tool.named(), {"deep_spec": 50}, ("deep_spec", arguments))
-    assert text.startswith(COULD_NOT)
+    """Its own words are read, whether or not there is a price or the credits for it."""
+    costs, wrong = {"deep_spec": cost}, ("deep_spec", arguments)
+    [text] = ask_for(by_run, guard, tool.named(), costs, wrong, on_refusal=on_refusal)
+    assert "Please try again" in text
     assert (tool.ran, guard.available) == ([], 100)
 
 
-def test_arguments_that_the_sdk_turns_down_are_kept(ask: Ask, guard: Guard, tool: Noting) -> None:
-    """Its error may as well come from inside of a tool, unless release_on says otherwise."""
-    wrong = ("deep_spec", '{"prompt": 3}')
-    ask_for(ask, guard, tool.named(), {"deep_spec": 50}, wrong)
-    assert (tool.ran, guard.available) == ([], 50)
+@pytest.mark.parametrize("on_refusal", ["tell", "stop"])
+@pytest.mark.parametrize("cost", [60, 120, lambda **named: 10 * len(named["input"])])
+@pytest.mark.parametrize("arguments", WRONG)
+def test_arguments_that_an_agent_as_a_tool_turns_down_cost_nothing(
+    guard: Guard, arguments: str, cost: Any, on_refusal: Any
+) -> None:
+    """Likewise."""
+    write = Agent("writer", model=Scripted()).as_tool("write", "Write.", run_config=OFF_THE_NET)
+    wrong = ("write", arguments)
+    [text] = ask_for(by_run, guard, write, {"write": cost}, wrong, on_refusal=on_refusal)
+    assert "Please try again" in text
+    assert guard.available == 100
+
+
+def test_a_behaviour_error_of_the_tools_own_is_kept(ask: Ask, guard: Guard, kept: Kept) -> None:
+    """It comes from inside, and costs what it costs; `release_on` hears it."""
+
+    def work(_: str) -> str:
+        raise ModelBehaviorError("inside")  # noqa: EM101
+
+    tool = Noting(guard, work)
     terms = {"min": 50, "release_on": ModelBehaviorError}
-    ask_for(ask, guard, tool.named(), {"deep_spec": terms}, wrong)
-    assert guard.available == 50
+    ask_for(ask, guard, tool.threaded(), {"deep_spec": terms})
+    assert guard.available == 100
+    ask_for(ask, guard, tool.named(), {"deep_spec": 50})
+    kept(guard, 50)
+
+
+@ENDS
+def test_a_thread_that_works_on_holds_on(
+    clock: HandClock, provider: FakeProvider, error: Any, release_on: Any, after: int
+) -> None:
+    """When its run is cancelled only the waiting ends: the credits stay held until the thread ends."""
+    slow = Slow(error)
+
+    async def given_up(guard: Guard) -> None:
+        terms = {"min": 50, "release_on": release_on}
+        tool = function_tool(slow.call, name_override="deep_spec")
+        tools = guarded_tools([tool], guard, {"deep_spec": terms})
+        agent = Agent("planner", model=Scripted(), tools=tools)
+        await slow.give_up(Runner.run(agent, "Go.", run_config=OFF_THE_NET))
+
+    works_on(clock, provider, slow, after, given_up)
+
+
+def test_a_sibling_that_fails_ends_no_thread(clock: HandClock, provider: FakeProvider) -> None:
+    """The run ends with its error, and the other call is held for until it has ended."""
+    slow = Slow()
+
+    @function_tool(failure_error_function=None)
+    async def failing() -> str:
+        await slow.has_begun()
+        raise OSError
+
+    async def given_up(guard: Guard) -> None:
+        tool = function_tool(slow.call, name_override="deep_spec")
+        tools = guarded_tools([tool, failing], guard, {"deep_spec": 50})
+        agent = Agent("planner", model=Scripted(SHOP, ("failing", "")), tools=tools)
+        with pytest.raises(UserError):
+            await Runner.run(agent, "Go.", run_config=OFF_THE_NET)
+
+    works_on(clock, provider, slow, 50, given_up)
+
+
+def test_what_a_thread_came_to_is_what_it_cost(clock: HandClock, provider: FakeProvider) -> None:
+    """Also where nobody waits for it any more."""
+    slow = Slow()
+
+    async def given_up(guard: Guard) -> None:
+        terms = {"min": 50, "actual": len}
+        tool = function_tool(slow.call, name_override="deep_spec")
+        tools = guarded_tools([tool], guard, {"deep_spec": terms})
+        agent = Agent("planner", model=Scripted(), tools=tools)
+        await slow.give_up(Runner.run(agent, "Go.", run_config=OFF_THE_NET))
+
+    guard = Guard(provider, linger=0)
+    guard.balance()
+
+    async def main() -> None:
+        await given_up(guard)
+        slow.go_on.set()
+
+    asyncio.run(main())
+    until(lambda: guard.available == 96)
 
 
 def test_a_cost_that_cannot_be_told_may_end_the_run(ask: Ask, guard: Guard, tool: Noting) -> None:
@@ -668,6 +756,28 @@ def test_an_approval_is_asked_for_as_without_a_guard(guard: Guard, tool: Noting)
     assert asyncio.run(run('{"prompt": "shop"}')) == "Approved. Done."
     assert len(asked) == 1
     assert (tool.ran, tool.available) == (["shopshop", "shop"], [60, 20])
+
+
+def test_a_decorated_function_inside_of_a_tool(ask: Ask, guard: Guard) -> None:
+    """By itself the model is asked to try again; by the tool's own function for failures it is told."""
+
+    def deep_spec(prompt: str) -> str:
+        """Write a specification."""
+        return too_dear(guard)(prompt)
+
+    def tell(_: RunContextWrapper[Any], error: Exception) -> str:
+        if isinstance(error, BudgetGuardError):
+            return for_model(error)
+        raise error
+
+    raising = function_tool(deep_spec)
+    telling = function_tool(deep_spec, failure_error_function=tell)
+    read = []
+    for tool in (raising, telling):
+        model = Scripted()
+        ask(Agent("planner", model=model, tools=[tool]))
+        read += model.read
+    assert read == ["An error occurred while running the tool. Please try again.", REFUSED]
 
 
 def test_guards_that_are_off_let_all_pass(ask: Ask, guard: Guard, tool: Noting) -> None:

@@ -1,7 +1,9 @@
 """Pydantic AI's agents, with a scripted model in the place of a real one."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import example
@@ -9,12 +11,14 @@ import pytest
 from needed import need
 from scenes import (
     COULD_NOT,
+    ENDS,
     FIVE,
     MISSPELLED,
     NOT_AGAIN,
     REFUSED,
     UNKNOWN,
     Kept,
+    Slow,
     Worker,
     breaks,
     cancelled_at_work,
@@ -24,10 +28,15 @@ from scenes import (
     out_of_time,
     reads_of_want,
     three_at_once,
+    too_dear,
+    works_on,
 )
 
-need("pydantic_ai")
+need("pydantic_ai", "fastmcp", "mcp_types")
 
+from fastmcp import Client, FastMCP
+from mcp.shared.exceptions import MCPError
+from mcp_types import CONNECTION_CLOSED, INVALID_PARAMS, REQUEST_TIMEOUT
 from pydantic_ai import (
     Agent,
     AgentRunResult,
@@ -36,11 +45,15 @@ from pydantic_ai import (
     DeferredToolResults,
     FunctionToolset,
     ModelRetry,
+    RunContext,
     Tool,
+    ToolDefinition,
+    ToolFailed,
     UnexpectedModelBehavior,
     UserError,
 )
 from pydantic_ai.capabilities import AbstractCapability, Hooks
+from pydantic_ai.mcp import MCPToolset
 from pydantic_ai.messages import (
     ModelMessage,
     ModelResponse,
@@ -49,9 +62,11 @@ from pydantic_ai.messages import (
     ToolReturnPart,
 )
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
+from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 
-from budgetguard import Guard, InsufficientCredits, set_active
+from budgetguard import BudgetGuardError, Guard, InsufficientCredits, set_active
 from budgetguard.integrations.pydantic_ai import BudgetCapability
+from budgetguard.integrations.tools import for_model
 from budgetguard.testing import FakeProvider, HandClock
 
 Ask = Callable[[Any], AgentRunResult[Any]]
@@ -282,6 +297,241 @@ def test_a_tool_that_is_out_of_time_is_kept(guard: Guard, kept: Kept) -> None:
     kept(guard, 50)
 
 
+@pytest.mark.parametrize("release_on", [ModelRetry, (ModelRetry, TimeoutError)])
+def test_a_time_out_is_kept_whatever_it_is_dressed_as(
+    guard: Guard, kept: Kept, release_on: Any
+) -> None:
+    """Pydantic AI makes a ModelRetry of it, which is not the tool's."""
+
+    async def run() -> None:
+        terms = {"min": 50, "release_on": release_on}
+        budget = BudgetCapability(guard, {"deep_spec": terms})
+        slow = Tool(endless, name="deep_spec", timeout=1e-6, max_retries=0)
+        agent = Agent(Scripted().model, tools=[slow], capabilities=[budget])
+        with pytest.raises(UnexpectedModelBehavior):
+            await agent.run("Go.")
+
+    asyncio.run(run())
+    kept(guard, 50)
+
+
+class Remote(AbstractToolset[Any]):
+    """A toolset that runs nothing here, but raises what it is given."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    @property
+    def id(self) -> str | None:
+        return None
+
+    async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
+        [tool] = (await FunctionToolset([Tool(endless, name="deep_spec")]).get_tools(ctx)).values()
+        return {
+            "deep_spec": ToolsetTool(
+                toolset=self,
+                tool_def=tool.tool_def,
+                max_retries=0,
+                args_validator=tool.args_validator,
+            )
+        }
+
+    async def call_tool(self, *_: Any) -> Any:
+        raise self.error
+
+
+def caused_by(cause: BaseException) -> ModelRetry:
+    """What Pydantic AI makes of an error of an MCP server."""
+    retry = ModelRetry(str(cause))
+    retry.__cause__ = cause
+    return retry
+
+
+@pytest.mark.parametrize(
+    ("error", "left"),
+    [
+        (ModelRetry("other arguments, please"), 100),
+        (caused_by(OSError("refused")), 100),
+        (caused_by(TimeoutError()), 50),
+        (caused_by(MCPError(REQUEST_TIMEOUT, "timed out")), 50),
+        (caused_by(MCPError(CONNECTION_CLOSED, "closed")), 50),
+        (caused_by(MCPError(INVALID_PARAMS, "no such tool")), 100),
+    ],
+)
+def test_a_server_that_does_not_answer_is_kept(guard: Guard, error: Exception, left: int) -> None:
+    """What it says of the arguments is the tool's own word, and that nobody answered is not."""
+    terms = {"min": 50, "release_on": ModelRetry}
+    budget = BudgetCapability(guard, {"deep_spec": terms})
+    agent = Agent(Scripted().model, toolsets=[Remote(error)], capabilities=[budget])
+    with pytest.raises(UnexpectedModelBehavior):
+        asyncio.run(agent.run("Go."))
+    assert guard.available == left
+
+
+def test_an_mcp_server_that_is_out_of_time_is_kept(guard: Guard, kept: Kept) -> None:
+    """With the real client and server: what comes of it is a ModelRetry."""
+    slow = Slow()
+
+    async def work(prompt: str) -> str:
+        slow.begun.set()
+        return await endless(prompt)
+
+    async def run() -> None:
+        slow.outlast()
+        server = FastMCP("specs")
+        server.tool(work, name="deep_spec")
+        terms = {"min": 50, "release_on": ModelRetry}
+        agent = Agent(
+            Scripted().model,
+            toolsets=[MCPToolset(Client(server, timeout=60), max_retries=0)],
+            capabilities=[BudgetCapability(guard, {"deep_spec": terms})],
+        )
+        with pytest.raises(UnexpectedModelBehavior):
+            await agent.run("Go.")
+
+    asyncio.run(run())
+    kept(guard, 50)
+
+
+@ENDS
+def test_a_thread_that_works_on_holds_on(
+    clock: HandClock, provider: FakeProvider, error: Any, release_on: Any, after: int
+) -> None:
+    """When it is out of time only the waiting ends: the credits stay held until the thread ends."""
+    slow = Slow(error)
+
+    async def given_up(guard: Guard) -> None:
+        terms = {"min": 50, "release_on": (ModelRetry, release_on) if release_on else ModelRetry}
+        tool = Tool(slow.call, name="deep_spec", timeout=60, max_retries=0)
+        budget = BudgetCapability(guard, {"deep_spec": terms})
+        slow.outlast()
+        with pytest.raises(UnexpectedModelBehavior):
+            await Agent(Scripted().model, tools=[tool], capabilities=[budget]).run("Go.")
+
+    works_on(clock, provider, slow, after, given_up)
+
+
+def test_a_sibling_that_fails_ends_no_thread(clock: HandClock, provider: FakeProvider) -> None:
+    """In an executor of the program's own, which Pydantic AI waits for no longer then."""
+    slow = Slow()
+
+    async def failing(prompt: str) -> str:
+        await slow.has_begun()
+        raise OSError(prompt)
+
+    async def given_up(guard: Guard) -> None:
+        named = [("deep_spec", {"prompt": "shop"}), ("failing", {"prompt": "broke"})]
+        agent = Agent(
+            Scripted(*named).model,
+            tools=[Tool(slow.call, name="deep_spec"), failing],
+            capabilities=[BudgetCapability(guard, {"deep_spec": 50})],
+        )
+        with agent.using_thread_executor(executor), pytest.raises(OSError, match="broke"):
+            await agent.run("Go.")
+
+    with ThreadPoolExecutor() as executor:
+        works_on(clock, provider, slow, 50, given_up)
+
+
+def test_a_plain_function_that_is_awaited_is_followed(guard: Guard, kept: Kept) -> None:
+    """It returns at once what is still to be done, and that is what its hold is for."""
+
+    def run(work: Any) -> Any:
+        tool = Tool(lambda prompt: work(prompt), name="deep_spec")  # noqa: PLW0108
+        budget = BudgetCapability(guard, {"deep_spec": {"min": 50, "actual": lambda _: 0}})
+        return Agent(Scripted().model, tools=[tool], capabilities=[budget]).run("Go.")
+
+    cancelled_at_work(run)
+    kept(guard, 50)
+
+
+@pytest.mark.parametrize("refusing", [0, 1])
+@pytest.mark.parametrize("on_refusal", ["tell", "stop"])
+def test_two_guards_may_watch_one_tool(
+    ask: Ask, guard: Guard, tool: Noting, refusing: int, on_refusal: Any
+) -> None:
+    """Both are asked, and what one holds is given back where the other refuses."""
+    guards = [guard, Guard(FakeProvider(100))]
+    guards[1].balance()
+    budgets = [BudgetCapability(each, {"deep_spec": 60}, on_refusal=on_refusal) for each in guards]
+    agent = Agent(Scripted().model, tools=[tool.named()], capabilities=budgets)
+    with guards[refusing].acquire(50) as hold:
+        if on_refusal == "tell":
+            ask(agent)
+        else:
+            with pytest.raises(InsufficientCredits):
+                ask(agent)
+        hold.release()
+    assert (tool.ran, [each.available for each in guards]) == ([], [100, 100])
+    ask(Agent(Scripted().model, tools=[tool.named()], capabilities=budgets))
+    assert [each.available for each in guards] == [40, 40]
+
+
+def test_a_tool_goes_by_the_name_that_the_model_knows(ask: Ask, guard: Guard, tool: Noting) -> None:
+    """Prefixed, renamed or prepared: that name is priced, and not the function's."""
+    names = {"a_deep_spec", "b_deep", "c_deep"}
+
+    async def prepare(_: RunContext[Any], tool_def: ToolDefinition) -> ToolDefinition:
+        return dataclasses.replace(tool_def, name="c_deep")
+
+    agent = Agent(
+        Scripted(*((name, {"prompt": name}) for name in sorted(names))).model,
+        toolsets=[
+            FunctionToolset([tool.named()]).prefixed("a"),
+            FunctionToolset([tool.named()]).renamed({"b_deep": "deep_spec"}),
+            FunctionToolset([tool.named(prepare=prepare)]),
+        ],
+        capabilities=[
+            BudgetCapability(guard, {"*": 1, "deep_spec": 500, **dict.fromkeys(names, 20)})
+        ],
+    )
+    ask(agent)
+    assert (set(tool.ran), guard.available) == (names, 40)
+
+
+def test_the_tool_that_runs_is_priced(ask: Ask, guard: Guard, tool: Noting) -> None:
+    """Where a toolset around it has another tool called than the model named."""
+    cheap = Noting(guard)
+
+    class Instead(WrapperToolset[Any]):
+        async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
+            self.tools = await super().get_tools(ctx)
+            return self.tools
+
+        async def call_tool(self, name: str, tool_args: Any, ctx: Any, tool: Any) -> Any:
+            return await super().call_tool(name, tool_args, ctx, self.tools["deep_spec"])
+
+    class Before(AbstractCapability[Any]):
+        def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
+            return Instead(toolset)
+
+    script = Scripted(("fast_spec", {"prompt": "shop"}))
+    budget = BudgetCapability(guard, {"deep_spec": 120, "fast_spec": 10})
+    tools = [tool.named(), cheap.named("fast_spec")]
+    ask(Agent(script.model, tools=tools, capabilities=[Before(), budget]))
+    assert [part.content for part in script.read] == [REFUSED]
+    assert (tool.ran, cheap.ran, guard.available) == ([], [], 100)
+
+
+@pytest.mark.parametrize("approved", [False, True])
+def test_an_approval_asked_for_by_a_toolset_costs_nothing(
+    guard: Guard, tool: Noting, approved: bool
+) -> None:
+    """It comes before the function, which did not run; by a tool's own asking it did."""
+    toolset: Any = FunctionToolset([tool.named()])
+    if not approved:
+        toolset = toolset.approval_required()
+    agent = Agent(
+        Scripted().model,
+        toolsets=[toolset],
+        output_type=[str, DeferredToolRequests],
+        capabilities=[BudgetCapability(guard, {"deep_spec": 60})],
+    )
+    result = asyncio.run(agent.run("Go."))
+    assert isinstance(result.output, str if approved else DeferredToolRequests)
+    assert guard.available == (40 if approved else 100)
+
+
 def test_a_cost_that_cannot_be_told_runs_nothing(
     ask: Ask, guard: Guard, tool: Noting, no_price: tuple[Any, str]
 ) -> None:
@@ -466,3 +716,23 @@ def test_the_example() -> None:
     printed = example.run("agents/pydantic_ai_agent.py")
     assert reads_of_want(printed)
     assert printed.endswith("The model: The outline has to do.\n22 credits are left.\n")
+
+
+def test_a_decorated_function_inside_of_a_tool(ask: Ask, guard: Guard) -> None:
+    """By itself its refusal ends the run; as ToolFailed it is the tool's result."""
+
+    def raising(prompt: str) -> str:
+        return too_dear(guard)(prompt)
+
+    def telling(prompt: str) -> str:
+        try:
+            return too_dear(guard)(prompt)
+        except BudgetGuardError as error:
+            raise ToolFailed(for_model(error)) from error
+
+    named = {"prompt": "shop"}
+    with pytest.raises(InsufficientCredits):
+        ask(Agent(Scripted(("raising", named)).model, tools=[raising]))
+    script = Scripted(("telling", named))
+    ask(Agent(script.model, tools=[telling]))
+    assert [(part.content, part.outcome) for part in script.read] == [(REFUSED, "failed")]
