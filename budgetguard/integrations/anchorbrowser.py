@@ -235,17 +235,44 @@ class _Account:
     async def _delete(self, get_session: Async, method: Async, args: Any, kwargs: Any) -> Any:
         id = _first(method, args, kwargs)
         with self._asking("session", id):
-            reply = await method(*args, **kwargs)
+            reply = await self._ending([id], get_session, method, args, kwargs)
         await self._gone(get_session, id)
         return reply
 
     async def _delete_all(self, get_session: Async, method: Async, args: Any, kwargs: Any) -> Any:
         # Those of before the request: one that is created during it may go on.
         ids = [id for kind, id in list(self._open) if kind == "session"]
-        reply = await method(*args, **kwargs)
+        reply = await self._ending(ids, get_session, method, args, kwargs)
         for id in ids:
             await self._gone(get_session, id)
         return reply
+
+    async def _ending(
+        self, ids: list[str], get_session: Async, method: Async, args: Any, kwargs: Any
+    ) -> Any:
+        """Ask for the end of sessions; where that is turned down, they may have ended by themselves."""
+        try:
+            return await method(*args, **kwargs)
+        except APIStatusError:
+            for id in ids:
+                if not await self._ask_about(get_session, id):
+                    break
+            raise
+
+    async def _ask_about(self, get_session: Async, id: str) -> bool:
+        """Ask for a session and settle it if it is over; False where nobody answers."""
+        if ("session", id) not in self._open:
+            return True
+        try:
+            seen = await get_session(id)
+        except Exception:  # noqa: BLE001  the caller is told of the refusal
+            return False
+        status = said(seen, "data.status")
+        if status is not None and not is_alive(status):
+            work = self._take("session", id)
+            if work is not None:
+                _settle(work, seen)
+        return True
 
     async def _gone(self, get_session: Async, id: str) -> None:
         """A session has ended: settle it at what it used, if that can be had."""
@@ -258,14 +285,7 @@ class _Account:
             except Exception:  # noqa: BLE001  the caller's own request went well
                 hold.keep()
                 return
-            used = credits_said(seen, "data.credits_used")
-            # What runs on will use more, and less than its creation costs is not all of it.
-            if used is None or to_credits(used) < BROWSER or is_alive(said(seen, "data.status")):
-                hold.keep()
-            elif work.need.actual is None:
-                hold.settle(to_credits(used))
-            else:
-                work.need.settle(hold, seen)
+            _settle(work, seen)
 
     @contextmanager
     def _asking(self, kind: str, id: str) -> Iterator[None]:
@@ -307,6 +327,18 @@ class _Account:
             # By the cause: time-outs are connection errors of this SDK too.
             hold.release()
         hold.finish(error)
+
+
+def _settle(work: _Work, seen: Any) -> None:
+    """End the hold of a session that is over, at what the provider says that it used."""
+    used = credits_said(seen, "data.credits_used")
+    # What runs on will use more, and less than its creation costs is not all of it.
+    if used is None or to_credits(used) < BROWSER or is_alive(said(seen, "data.status")):
+        work.hold.keep()
+    elif work.need.actual is None:
+        work.hold.settle(to_credits(used))
+    else:
+        work.need.settle(work.hold, seen)
 
 
 def _retry(open_: Mapping[tuple[str, str], _Work], batch_id: Any, **_: Any) -> Decimal:

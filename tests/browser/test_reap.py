@@ -111,6 +111,32 @@ def test_not_confirmed_is_not_forgotten(scene: Any, caplog: pytest.LogCaptureFix
     assert scene.files == []
 
 
+@pytest.mark.parametrize("status", [400, 409, 410, 422])
+def test_ended_by_itself(scene: Any, status: int) -> None:
+    """A session that cannot be deleted because it is over does not stay in the journal for ever."""
+    leave_one(scene)
+    scene.sandbox.fault(SESSION, method="DELETE", status=status)
+    if status != 410:
+        assert reap_all(scene) == Reaped(left=(ID,))
+    scene.elapse(60 * MINUTES)
+    assert reap_all(scene) == Reaped(gone=(ID,))
+    assert (scene.own, scene.files) == ({ID: "finished"}, [])
+
+
+@pytest.mark.anyio
+async def test_ended_by_itself_for_code_that_awaits(scene: Any) -> None:
+    """The same with an async client; and where only a tag is left, that leads to it."""
+    leave_one(scene)
+    write(scene)
+    session = {"tags": ["budgetguard-lost"], "timeout": {"max_duration": MINUTES}}
+    tagged = scene.client.sessions.create_session(session=session).data.id
+    scene.elapse(60 * MINUTES)
+    scene.sandbox.fault("/v1/sessions/*", method="DELETE", status=409)
+    async with scene.new_async_client() as client:
+        reaped = await areap(client, scene.journal, patience=scene.patience)
+    assert (sorted(reaped.gone), scene.files) == ([ID, tagged], [])
+
+
 def write(scene: Any, *, tag: str = "budgetguard-lost", minutes: int = MINUTES) -> None:
     """Write an intent down and die before its id is known."""
     note = Note(tag, minutes, scene.waits.wall(), account_of(scene.client))

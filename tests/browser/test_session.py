@@ -239,6 +239,104 @@ def test_gone_already(scene: Any) -> None:
     assert (session.hold.state, scene.files, scene.deletions) == ("settled", [], 1)
 
 
+LIFE = 60 * MINUTES
+USED_UP = BROWSER_CREATED + MINUTES * BROWSER_MINUTE
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 410, 422, 500])
+def test_ended_by_itself(scene: Any, status: int) -> None:
+    """What the provider calls completed is gone, whatever it says to a deletion of it."""
+    before = scene.guard.balance().credits
+    with open_one(scene) as session:
+        scene.sandbox.fault(SESSION, method="DELETE", status=status)
+        scene.elapse(LIFE)
+    assert scene.own == {session.id: "finished"}
+    assert (session.hold.state, scene.files, scene.waits.pauses) == ("settled", [], [])
+    assert scene.guard.available == before - USED_UP
+    assert scene.guard.account.ledger.slots_in_use == 0
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("status", [400, 409, 410, 422, 500])
+async def test_ended_by_itself_async(scene: Any, status: int) -> None:
+    """The same for code that awaits."""
+    before = (await scene.guard.abalance()).credits
+    async with scene.new_async_client() as client, aopen_one(scene, client) as session:
+        scene.sandbox.fault(SESSION, method="DELETE", status=status)
+        scene.elapse(LIFE)
+    assert (session.hold.state, scene.files, scene.waits.pauses) == ("settled", [], [])
+    assert scene.guard.available == before - USED_UP
+    assert scene.guard.account.ledger.slots_in_use == 0
+
+
+@pytest.mark.parametrize(
+    ("word", "state"),
+    [
+        ("completed", "settled"),
+        ("Expired", "settled"),
+        ("failed", "settled"),
+        ("running", "kept"),
+        ("Active", "kept"),
+        ("terminating", "kept"),
+        ("provisioning", "kept"),
+        ("unknown", "kept"),
+        (None, "kept"),
+    ],
+)
+@pytest.mark.parametrize("status", [200, 422])
+def test_the_providers_word_decides(scene: Any, status: int, word: str | None, state: str) -> None:
+    """After a deletion, taken or turned down, what does not go on is over; no word is none."""
+    with open_one(scene) as session:
+        body = {"data": {"status": "success"}} if status == 200 else None
+        scene.sandbox.fault(SESSION, method="DELETE", status=status, body=body)
+        seen = {"data": {"status": word, "credits_used": 0.02}}
+        scene.sandbox.fault(SESSION, method="GET", body=seen)
+    assert (session.hold.state, len(scene.files)) == (state, state == "kept")
+    if status == 422:
+        assert scene.deletions == 1
+
+
+@pytest.mark.parametrize(
+    ("deleted", "seen", "state"),
+    [
+        (400, 404, "settled"),
+        (409, 404, "settled"),
+        (410, 410, "settled"),
+        (422, 410, "settled"),
+        (401, 404, "kept"),
+        (403, 404, "kept"),
+        (500, 404, "kept"),
+        (422, 500, "kept"),
+        (422, 401, "kept"),
+    ],
+)
+def test_what_is_not_there(scene: Any, deleted: int, seen: int, state: str) -> None:
+    """A session is gone that its own deletion and a question do not find; a closed door says nothing."""
+    with open_one(scene) as session:
+        scene.sandbox.fault(SESSION, method="DELETE", status=deleted)
+        scene.sandbox.fault(SESSION, method="GET", status=seen)
+    assert (session.hold.state, len(scene.files)) == (state, state == "kept")
+
+
+def test_turned_down_while_it_runs(scene: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """It is not deleted again in vain, and the warning has both of the provider's words."""
+    with open_one(scene) as session:
+        scene.sandbox.fault(SESSION, method="DELETE", status=422)
+    assert (session.hold.state, scene.deletions, scene.waits.pauses) == ("kept", 1, [])
+    assert "Unprocessable" in caplog.text
+    assert "it is running still" in caplog.text
+
+
+def test_turned_down_and_unheard(scene: Any) -> None:
+    """After a final refusal only the question is asked again."""
+    with open_one(scene) as session:
+        scene.sandbox.fault(SESSION, method="DELETE", status=422)
+        scene.sandbox.fault(SESSION, method="GET", status=500, times=2)
+        scene.elapse(LIFE)
+    assert (session.hold.state, scene.deletions) == ("settled", 1)
+    assert scene.waits.pauses == [0.5, 1]
+
+
 @pytest.mark.parametrize(
     "seen",
     [{"status": 500}, {"body": {}}, {"body": {"data": {"credits_used": 0.02}}}],

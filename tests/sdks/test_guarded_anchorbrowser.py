@@ -381,6 +381,64 @@ async def test_a_session_that_could_not_be_deleted_stays_held(begin: Begin, elap
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("status", [400, 404, 409, 410, 422, 500])
+async def test_a_session_that_ended_by_itself(begin: Begin, elapse: Elapse, status: int) -> None:
+    """Its deletion is turned down, which the caller hears; its hold and slot come free."""
+    ends = Ends()
+    sandbox, guard, client = begin(1, on_event=ends, max_concurrent_browsers=1)
+    session = {"timeout": {"max_duration": 20, "idle_timeout": 2}}
+    id = (await got(client.sessions.create_session(session=session))).data.id
+    sandbox.fault("/v1/sessions/*", method="DELETE", status=status)
+    elapse(sandbox, 120)
+    with pytest.raises(APIStatusError) as refused:
+        await got(client.sessions.delete_session(id))
+    assert refused.value.status_code == status
+    assert ends.kinds == ["settled"]
+    assert guard.available == sandbox.anchor.balance
+    await got(client.sessions.create_session())
+    assert sandbox.anchor.running == 1
+
+
+@pytest.mark.anyio
+async def test_a_refused_deletion_of_what_runs(begin: Begin, elapse: Elapse) -> None:
+    """Nothing ends, however the question after it is answered."""
+    ends = Ends()
+    sandbox, guard, client = begin(1, on_event=ends)
+    id = (await got(client.sessions.create_session())).data.id
+    sandbox.fault("/v1/sessions/*", method="DELETE", status=422, times=4)
+    for seen in ({"status": 500}, {"body": {}}, {"body": {"data": {"credits_used": 1}}}, None):
+        if seen is not None:
+            sandbox.fault("/v1/sessions/*", method="GET", times=1, **seen)
+        with pytest.raises(APIStatusError):
+            await got(client.sessions.delete_session(id))
+    assert ends.kinds == []
+    await got(client.sessions.delete_session(id))
+    assert ends.kinds == ["settled"]
+    books(sandbox, guard, elapse)
+
+
+@pytest.mark.anyio
+async def test_a_refused_deletion_of_all(begin: Begin, elapse: Elapse) -> None:
+    """Of several, those are settled that ended by themselves; where nobody answers, none is."""
+    ends = Ends()
+    sandbox, guard, client = begin(1, on_event=ends)
+    short = {"timeout": {"max_duration": 20, "idle_timeout": 2}}
+    for session in (short, {}, short):
+        await got(client.sessions.create_session(session=session))
+    elapse(sandbox, 120)
+    sandbox.fault("/v1/sessions/all", method="DELETE", status=409, times=2)
+    sandbox.fault("/v1/sessions/*", method="GET", status=500, times=1)
+    for settled, questions in ((0, 1), (2, 4)):
+        with pytest.raises(APIStatusError):
+            await got(client.sessions.delete_all_sessions())
+        assert ends.kinds == ["settled"] * settled
+        assert sandbox.requests["GET", "/v1/sessions/{session_id}"] == questions
+    await got(client.sessions.delete_all_sessions())
+    assert ends.kinds == ["settled"] * 3
+    books(sandbox, guard, elapse)
+
+
+@pytest.mark.anyio
 async def test_all_sessions_are_ended_at_once(begin: Begin, elapse: Elapse) -> None:
     """Each is settled at its own cost."""
     ends = Ends()
