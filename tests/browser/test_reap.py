@@ -232,13 +232,53 @@ def test_a_torn_second_line(scene: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        b"\xff",
+        b"{",
+        b"null",
+        b"[]",
+        b"{}",
+        b'"session"',
+        b'{"session": ""}',
+        b'{"session": 5}',
+        b'{"session": null}',
+        pytest.param(b"[" * 60_000, id="too deep"),
+    ],
+    ids=str,
+)
+def test_a_broken_second_line(scene: Any, line: bytes) -> None:
+    """A whole tag finds the session, whatever became of the line with its id."""
+    write(scene)
+    session = {"tags": ["budgetguard-lost"], "timeout": {"max_duration": MINUTES}}
+    id = scene.client.sessions.create_session(session=session).data.id
+    [file] = scene.files
+    file.write_bytes(file.read_bytes() + line + b"\n")
+    assert reap_all(scene) == Reaped(gone=(id,))
+    assert (scene.own, scene.files) == ({id: "finished"}, [])
+
+
+def test_a_whole_line_after_a_broken_one(scene: Any) -> None:
+    """An id that can be read is gone by."""
+    id = leave_one(scene)
+    [file] = scene.files
+    first, second, _ = file.read_bytes().split(b"\n")
+    file.write_bytes(b"\n".join([first, b"\x00", second, b"{", b""]))
+    listed = scene.sandbox.requests["GET", "/v1/sessions"]
+    assert reap_all(scene) == Reaped(gone=(id,))
+    assert scene.sandbox.requests["GET", "/v1/sessions"] == listed
+
+
+@pytest.mark.parametrize(
     "content",
     [
         b"\xff\n",
         b"[]\n",
         b'{"tag": 1, "minutes": 1, "at": 1, "account": ""}\n',
-        b'{"tag": "", "minutes": 1, "at": 1, "account": ""}\n{"session": 5}\n',
-        b'{"tag": "", "minutes": 1, "at": 1, "account": ""}\n{}\n',
+        b'{"tag": "", "minutes": 1, "at": 1, "account": ""}\n{"session": "s"}\n',
+        b'{"tag": "x", "minutes": 1, "at": 1}\n{"session": "s"}\n',
+        b'{"tag": "x", "minutes": 1, "at": "1", "account": ""}\n',
+        b'{"tag": "x", "minutes": 1, "at": 1, "account": "", "more": 1}\n',
         pytest.param(b"[" * 60_000 + b"\n", id="too deep"),
     ],
     ids=str,

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import stat
+import threading
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -163,6 +164,49 @@ async def test_a_dripping_answer_is_not_waited_for(scene: Any) -> None:
         scene.sandbox.fault(SESSION, method="DELETE", drip=0.1, times=1)
     assert set(scene.own.values()) == {"finished"}
     assert scene.files == []
+
+
+DRIP = {"method": "GET", "drip": 0.05}  # each byte long before `each`, the last of them long after
+
+
+def test_no_answer_is_waited_for_byte_by_byte(scene: Any) -> None:
+    """Plain code, too, gives an answer up that is not whole in time, and asks again."""
+    with open_one(scene, patience=scene.waits.patience(each=1)):
+        scene.sandbox.fault(SESSION, times=1, **DRIP)
+    assert (scene.files, scene.waits.pauses) == ([], [0.5])
+    assert scene.sandbox.requests["GET", "/v1/sessions/{session_id}"] == 2
+
+
+@pytest.mark.anyio
+async def test_a_refresh_that_drips(scene: Any) -> None:
+    """It is given up after the same time, by plain code and by code that awaits; the block goes on."""
+    patience = scene.waits.patience(each=1)
+    scene.sandbox.fault(SESSION, times=1, **DRIP)
+    with open_one(scene, patience=patience) as session:
+        with pytest.raises(TimeoutError, match=r"not there within 1 s"):
+            session.refresh()
+        assert session.refresh() == BROWSER_CREATED + BROWSER_MINUTE
+    async with (
+        scene.new_async_client() as client,
+        aopen_one(scene, client, patience=patience) as one,
+    ):
+        scene.sandbox.fault(f"/v1/sessions/{one.id}", times=1, **DRIP)
+        with pytest.raises(TimeoutError, match=r"not there within 1 s"):
+            await one.arefresh()
+        assert await one.arefresh() == BROWSER_CREATED + BROWSER_MINUTE
+
+
+def test_no_more_threads(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where none can be started, as at the interpreter's end, sessions end all the same."""
+
+    def none(_: threading.Thread) -> None:
+        msg = "can't start new thread"
+        raise RuntimeError(msg)
+
+    with open_one(scene) as session:
+        monkeypatch.setattr(threading.Thread, "start", none)
+        assert session.refresh() == BROWSER_CREATED + BROWSER_MINUTE
+    assert (scene.own, scene.files) == ({session.id: "finished"}, [])
 
 
 def test_the_deadline_ends_the_tries(scene: Any) -> None:
@@ -449,6 +493,28 @@ async def test_the_reply_to_the_creation_is_lost_async(scene: Any) -> None:
                 raise AssertionError
     assert scene.own == {"session-000002": "finished"}
     assert (scene.files, scene.guard.available) == ([], scene.sandbox.anchor.balance)
+
+
+def test_the_reply_to_the_creation_drips(scene: Any) -> None:
+    """The wait for it is bounded although each byte comes in time, and its session is ended."""
+    scene.sandbox.fault("/v1/sessions", method="POST", drip=0.05)
+    late = pytest.raises(TimeoutError, match="not there within 1 s")
+    with late, open_one(scene, create_within=1):
+        raise AssertionError
+    assert (scene.own, scene.files) == ({"session-000002": "finished"}, [])
+    assert scene.guard.available == scene.sandbox.anchor.balance
+
+
+@pytest.mark.anyio
+async def test_the_reply_to_the_creation_drips_async(scene: Any) -> None:
+    """The same for code that awaits."""
+    scene.sandbox.fault("/v1/sessions", method="POST", drip=0.05)
+    async with scene.new_async_client() as client:
+        with pytest.raises(TimeoutError, match=r"not there within 1 s"):
+            async with aopen_one(scene, client, create_within=1):
+                raise AssertionError
+    assert (scene.own, scene.files) == ({"session-000002": "finished"}, [])
+    assert scene.guard.available == scene.sandbox.anchor.balance
 
 
 def test_a_reply_without_an_id(scene: Any) -> None:
