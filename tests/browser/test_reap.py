@@ -363,3 +363,44 @@ def test_a_forked_child(scene: Any) -> None:
         parent.kill()
         parent.wait(30)
         parent.stdout.close()
+
+
+LEAVING = """
+import os, sys
+from anchorbrowser import Anchorbrowser
+from budgetguard import AnchorBrowser, Guard
+from budgetguard.browser import Journal, browser_session
+
+key, url, folder = sys.argv[1:]
+client = Anchorbrowser(api_key=key, base_url=url)
+guard = Guard(AnchorBrowser(key, base_url=url))
+try:
+    with browser_session(client, guard, 5, journal=Journal(folder)) as session:
+        child = os.fork()
+        if child == 0:
+            raise ZeroDivisionError
+        print(session.id, os.waitpid(child, 0)[1], flush=True)
+        sys.stdin.readline()
+except ZeroDivisionError:
+    os._exit(7)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+def test_a_forked_child_that_leaves_the_block(scene: Any) -> None:
+    """The session, its deletion and its journal entry are the parent's alone."""
+    where = [scene.sandbox.anchor_key, scene.sandbox.url, str(scene.journal.folder)]
+    with subprocess.Popen(
+        [sys.executable, "-c", LEAVING, *where],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        assert parent.stdout is not None
+        id, status = parent.stdout.readline().split()
+        assert os.waitstatus_to_exitcode(int(status)) == 7
+        assert (scene.own, len(scene.files), scene.deletions) == ({id: "running"}, 1, 0)
+        assert reap_all(scene) == Reaped(living=1)
+        parent.communicate("\n", timeout=30)
+        assert parent.returncode == 0
+    assert (scene.own, scene.files, scene.deletions) == ({id: "finished"}, [], 1)

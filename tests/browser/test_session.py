@@ -451,6 +451,48 @@ def test_what_is_booked_is_not_held_too(scene: Any) -> None:
         assert scene.guard.available == scene.sandbox.anchor.balance - (HELD - used)
 
 
+def test_a_refresh_after_its_longest_life(scene: Any) -> None:
+    """What was used is held, and nothing given back for minutes that nobody has."""
+    with open_one(scene) as session:
+        scene.elapse(LIFE + 180)
+        used = HELD + Decimal("0.01")
+        seen = {"data": {"status": "running", "credits_used": str(used)}}
+        scene.sandbox.fault(SESSION, method="GET", body=seen, times=1)
+        assert session.refresh() == used
+        assert session.hold.amount == used
+
+
+@pytest.mark.parametrize(
+    ("seconds", "minutes"),
+    [(0, 1), (60, 1), (61, 2), (LIFE, MINUTES), (LIFE + 1, MINUTES + 1), (3600, MINUTES + 1)],
+)
+def test_the_minutes_that_passed(scene: Any, seconds: float, minutes: int) -> None:
+    """Without a figure each that began is billed, to the one after the last."""
+    events: list[Event] = []
+    scene.guard = scene.new_guard(on_event=events.append)
+    with open_one(scene):
+        scene.elapse(seconds)
+        scene.sandbox.fault(SESSION, method="GET", body={"data": {"status": "completed"}})
+    [settled] = [each.credits for each in events if each.kind == "settled"]
+    most = AnchorBrowser.BROWSER + AnchorBrowser.BROWSER_HOUR * minutes / 60
+    assert 0 <= settled - most < Decimal("0.000001")
+
+
+def test_a_kept_session_counts_for_its_longest_life(scene: Any) -> None:
+    """Its credits and its slot come free with a balance of `lag` after that, and not before."""
+    scene.sandbox.fault(SESSION, method="DELETE", status=401)
+    with open_one(scene) as session:
+        pass
+    assert session.hold.state == "kept"
+    ledger = scene.guard.account.ledger
+    scene.elapse(LIFE + AnchorBrowser.lag - 1)
+    assert scene.guard.balance(max_age=0).credits - scene.guard.available == HELD
+    assert ledger.slots_in_use == 1
+    scene.elapse(1)
+    assert scene.guard.balance(max_age=0).credits == scene.guard.available
+    assert ledger.slots_in_use == 0
+
+
 def test_the_sdks_own_retries_are_off(scene: Any) -> None:
     """One session is asked for once: a second request would make a second one."""
     scene.client = scene.new_client(max_retries=2)
@@ -517,9 +559,10 @@ async def test_the_reply_to_the_creation_drips_async(scene: Any) -> None:
     assert scene.guard.available == scene.sandbox.anchor.balance
 
 
-def test_a_reply_without_an_id(scene: Any) -> None:
-    """It is found by its tag all the same."""
-    scene.sandbox.fault("/v1/sessions", method="POST", body={"data": {}})
+@pytest.mark.parametrize("data", [{}, {"id": ""}, {"id": None}, None], ids=str)
+def test_a_reply_without_an_id(scene: Any, data: Any) -> None:
+    """It is looked for by its tag all the same."""
+    scene.sandbox.fault("/v1/sessions", method="POST", body={"data": data})
     with pytest.raises(RuntimeError, match="without the session's id"), open_one(scene):
         raise AssertionError
     assert (scene.own, len(scene.files)) == ({}, 1)
@@ -534,6 +577,19 @@ def test_a_creation_of_which_nothing_is_known(scene: Any) -> None:
     assert (scene.own, scene.creations, len(scene.files)) == ({}, 1, 1)
     assert scene.guard.available == scene.sandbox.anchor.balance - HELD
     assert scene.waits.pauses == [0.5, 1, 2, 4]
+
+
+@pytest.mark.anyio
+async def test_a_creation_of_which_nothing_is_known_async(scene: Any) -> None:
+    """The same for code that awaits: it is looked for by its tag, and not twice."""
+    scene.sandbox.fault("/v1/sessions", method="POST", status=500)
+    async with scene.new_async_client() as client:
+        with pytest.raises(APIStatusError):
+            async with aopen_one(scene, client):
+                raise AssertionError
+    assert (scene.own, scene.creations, len(scene.files)) == ({}, 1, 1)
+    assert scene.waits.pauses == [0.5, 1, 2, 4]
+    assert scene.sandbox.requests["GET", "/v1/sessions"] == 5
 
 
 PROJECT_LIMIT = {"error": {"code": 403, "message": "Project cost limit reached."}}
@@ -560,6 +616,19 @@ def test_a_creation_turned_down(scene: Any, status: int, body: Any) -> None:
     assert (scene.files, scene.waits.pauses) == ([], [])
     exhausted = status == 402 or body is PROJECT_LIMIT
     assert scene.guard.available == (0 if exhausted else before)
+
+
+@pytest.mark.anyio
+async def test_a_creation_turned_down_async(scene: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Code that awaits looks for nothing, either, and warns of nothing."""
+    scene.sandbox.fault("/v1/sessions", method="POST", status=429)
+    async with scene.new_async_client() as client:
+        with pytest.raises(APIStatusError):
+            async with aopen_one(scene, client):
+                raise AssertionError
+    assert (scene.files, scene.waits.pauses) == ([], [])
+    assert scene.sandbox.requests["GET", "/v1/sessions"] == 0
+    assert not [each for each in caplog.records if each.name == "budgetguard"]
 
 
 def test_nobody_there(scene: Any) -> None:
