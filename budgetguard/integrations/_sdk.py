@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from budgetguard.credits import cost
 from budgetguard.integrations.objects import Cost, Guarded
+from budgetguard.wire import said
 
 if TYPE_CHECKING:
     from budgetguard.guard import Guard
@@ -42,13 +43,6 @@ def requirement(guard: "Guard", default: Mapping[str, Any], given: Cost | None) 
 def bound(method: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
     """The call's arguments by name; raises TypeError where the method would, before any hold."""
     return inspect.signature(method).bind(*args, **kwargs).arguments
-
-
-def said(reply: Any, path: str) -> Any:
-    """What a reply says at `path`, be it made of mappings or of objects; None where nothing."""
-    for name in path.split("."):
-        reply = reply.get(name) if isinstance(reply, Mapping) else getattr(reply, name, None)
-    return reply
 
 
 def credits_said(reply: Any, path: str) -> int | None:

@@ -17,10 +17,11 @@ from budgetguard.credits import to_credits
 from budgetguard.guard import check_guard
 from budgetguard.integrations._anchor_prices import PRICED, RETRY, TOLD, Told
 from budgetguard.integrations._extra import extra
-from budgetguard.integrations._sdk import Replaced, bound, credits_said, requirement, said
+from budgetguard.integrations._sdk import Replaced, bound, credits_said, requirement
 from budgetguard.integrations.objects import Cost, check_unguarded
 from budgetguard.providers.anchorbrowser import AnchorBrowser
 from budgetguard.providers.anchorbrowser_wire import BROWSER
+from budgetguard.wire import Unpriced, said
 
 if TYPE_CHECKING:
     from budgetguard.guard import Guard
@@ -54,8 +55,8 @@ def guarded(client: C, guard: "Guard", *, costs: Mapping[str, Cost] | None = Non
 
     A session is held at what its longest life costs, with the minute that billing rounds up to, and
     takes a slot; a batch at as much for each of its sessions. A session is settled at its
-    `credits_used` when `delete_session` has ended it, at what was held when its longest life is
-    over, and kept where the cost is not known by then; a batch is settled at what was held when it
+    `credits_used` when `delete_session` has ended it or is refused because it ended by itself, at what
+    was held when its longest life is over, and kept where the cost is not known by then; a batch is settled at what was held when it
     is deleted or cancelled. A task is held at `max_steps` steps, and at a session too unless it names
     one; as replies name no cost, it is settled at that when it is over. A screenshot or PDF is held
     at a browser's minute, `fetch_webpage` at 10 MB through proxies more. For tasks that are
@@ -164,8 +165,8 @@ class _Account:
             begun = self._open.get(("batch", str(how["batch_id"])))
             return begun.life if begun else math.inf
         try:
-            return 60 * life(**how) if (life := PRICED[path].life) else math.inf
-        except ValueError:
+            return PRICED[path].most(**how).life or math.inf
+        except Unpriced:
             return math.inf  # priced by costs=
 
     def _copies(self, client: Any, name: str) -> Callable[..., Any]:
@@ -343,10 +344,7 @@ def _settle(work: _Work, seen: Any) -> None:
 
 def _retry(open_: Mapping[tuple[str, str], _Work], batch_id: Any, **_: Any) -> Decimal:
     work = open_.get(("batch", str(batch_id)))
-    if work is None:
-        msg = f"the batch {batch_id} was not begun here: name what its retry may cost by costs="
-        raise ValueError(msg)
-    return work.hold.amount
+    return PRICED[RETRY].cost() if work is None else work.hold.amount
 
 
 async def _open(need: "Requirement", args: Any, kwargs: Any) -> "Hold":

@@ -11,9 +11,11 @@ from budgetguard.credits import to_credits
 from budgetguard.errors import HoldClosed
 from budgetguard.guard import check_guard
 from budgetguard.integrations._extra import extra
-from budgetguard.integrations._sdk import Replaced, bound, credits_said, requirement, said
+from budgetguard.integrations._sdk import Replaced, bound, credits_said, requirement
 from budgetguard.integrations.objects import Cost, check_unguarded
 from budgetguard.providers.predev import PreDev
+from budgetguard.providers.predev_wire import DEEP_SPEC, FAST_SPEC, tasks_cost
+from budgetguard.wire import said
 
 if TYPE_CHECKING:
     from budgetguard.guard import Guard
@@ -99,15 +101,18 @@ def guarded(
     return cast("PredevAPI", Replaced(api, guard, more, here, type(api).__name__))
 
 
-def _tasks_cost(tasks: list[Any], *_: Any, **__: Any) -> Decimal:
-    return PreDev.BROWSER_TASK * len(tasks)
+def _tasks_cost(tasks: Any, *_: Any, **__: Any) -> Decimal:
+    if not isinstance(tasks, list | tuple):
+        msg = f"tasks takes a list of tasks, not {type(tasks).__name__}"
+        raise TypeError(msg)
+    return tasks_cost(tasks)
 
 
 _COSTS: Final[Mapping[str, Any]] = {
-    "fast_spec": PreDev.FAST_SPEC,
-    "deep_spec": PreDev.DEEP_SPEC,
-    "fast_spec_async": PreDev.FAST_SPEC,
-    "deep_spec_async": PreDev.DEEP_SPEC,
+    "fast_spec": FAST_SPEC,
+    "deep_spec": DEEP_SPEC,
+    "fast_spec_async": FAST_SPEC,
+    "deep_spec_async": DEEP_SPEC,
     "browser_agent": _tasks_cost,
 }
 

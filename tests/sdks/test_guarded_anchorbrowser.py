@@ -25,8 +25,9 @@ from anchorbrowser import (
 
 from budgetguard import AnchorBrowser, ConcurrencyLimit, Guard, InsufficientCredits, PreDev
 from budgetguard.events import Event
-from budgetguard.integrations._anchor_prices import FETCH, PAGE, PRICED
+from budgetguard.integrations._anchor_prices import PRICED
 from budgetguard.integrations.anchorbrowser import guarded
+from budgetguard.providers.anchorbrowser_wire import FETCH, PAGE
 from budgetguard.switch import SWITCH
 from budgetguard.testing import FakeProvider
 from budgetguard.testing.sandbox import BROWSER_CREATED, BROWSER_MINUTE, Sandbox

@@ -683,8 +683,9 @@ def test_a_cost_callable_that_fails_lets_nothing_through(open_sandbox: OpenSandb
     api = sdk(sandbox, guard, deep_spec=lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         api.deep_spec("A shop")
-    with pytest.raises(TypeError):
-        api.browser_agent(iter(TASKS))
+    for tasks in (iter(TASKS), TASKS[0], None, "https://example.com"):
+        with pytest.raises(TypeError, match="tasks takes a list of tasks, not"):
+            api.browser_agent(tasks)
     with pytest.raises(TypeError, match="unexpected keyword"):
         api.fast_spec("A shop", colour="blue")
     assert not sandbox.requests
