@@ -224,6 +224,11 @@ def _requirement(
     if "actual" in terms:
         msg = "actual= is given a function's result, and a request has none: use hold.settle(cost)"
         raise TypeError(msg)
+    if "until" in terms:
+        msg = (
+            "until= is about a function's result, and a request has none: its hold lasts to its end"
+        )
+        raise TypeError(msg)
     name = " ".join(map(str, key)) if isinstance(key, tuple) else str(key)
     try:
         return require_credits(**{"guard": guard, "name": name, **terms})

@@ -70,6 +70,7 @@ class Gate:
         "lag",
         "monotonic",
         "operation",
+        "plain",
         "requirement",
     )
 
@@ -86,6 +87,8 @@ class Gate:
         self.requirement = requirement
         self.operation = requirement.name or operation
         self.constant = requirement.actual is None
+        # The type of the last result of the long way whose work had ended.
+        self.plain: type = type(None)
         dynamic = callable(requirement.min) or callable(requirement.cost) or requirement.slots
         self._slot = _NOWHERE if dynamic else _slot(requirement.guard)
         self.checks_only = requirement.cost == 0 and requirement.actual is None and not dynamic

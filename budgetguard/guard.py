@@ -134,6 +134,7 @@ class Guard:
         linger: float | None = None,
         release_on: tuple[type[BaseException], ...] | type[BaseException] = (),
         name: str | None = None,
+        until: Literal["close"] | None = None,
     ) -> Requirement:
         """A decorator and a context manager that admits a call only if its credits are there.
 
@@ -150,6 +151,7 @@ class Guard:
             linger=linger,
             release_on=release_on,
             name=name,
+            until=until,
         )
 
     def acquire(

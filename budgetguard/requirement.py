@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from inspect import CO_OPTIMIZED
 from types import FrameType, FunctionType, TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from budgetguard.asker import Call
 from budgetguard.credits import Amount
@@ -47,6 +47,7 @@ class Requirement:
         linger: float | None = None,
         release_on: tuple[type[BaseException], ...] | type[BaseException] = (),
         name: str | None = None,
+        until: Literal["close"] | None = None,
     ) -> None:
         rest = (cost, actual, slots, wait, lag, linger, release_on, name)
         if not any(rest) and _just_defined(min, sys._getframe(2)):  # noqa: SLF001
@@ -66,6 +67,12 @@ class Requirement:
         if name is not None and not isinstance(name, str):
             msg = f"name takes a str, not {type(name).__name__}"
             raise TypeError(msg)
+        if until is not None and not isinstance(until, str):
+            msg = f'until takes "close" or None, not {type(until).__name__}'
+            raise TypeError(msg)
+        if until not in {None, "close"}:
+            msg = 'until takes "close" or None, not another text'
+            raise ValueError(msg)
         if not callable(guard) and not hasattr(guard, "asker"):
             msg = f"guard takes a Guard or a callable, not {type(guard).__name__}"
             raise TypeError(msg)
@@ -79,6 +86,7 @@ class Requirement:
         self.linger = None if linger is None else seconds(linger, "linger")
         self.release_on = _exceptions(release_on)
         self.name = name
+        self.until = until
         # Empty while a block is guarded; list.pop is atomic, so two cannot both be let in.
         self._free = [None]
         self._entered: Hold | None = None
@@ -235,6 +243,9 @@ class Requirement:
             msg = (
                 "actual= is given a function's result, and a block has none: use hold.settle(cost)"
             )
+            raise TypeError(msg)
+        if self.until is not None:
+            msg = "until= is about a function's result, and a block has none: its hold ends with it"
             raise TypeError(msg)
         try:
             self._free.pop()

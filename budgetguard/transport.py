@@ -352,7 +352,7 @@ def _requirement(guard: Guard, terms: Terms, operation: str) -> "Requirement":
     if "slots" in terms:
         msg = "a transport takes no slots: a session outlives the request that opens it"
         raise TypeError(msg)
-    for unheard in {"actual", "release_on"} & terms.keys():
+    for unheard in {"actual", "release_on", "until"} & terms.keys():
         msg = f"a transport takes no {unheard}: the provider's wire says what a reply means"
         raise TypeError(msg)
     try:

@@ -15,7 +15,6 @@ the next caller has to know.
 import contextlib
 import functools
 import inspect
-import sys
 import types
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from types import FunctionType
@@ -23,6 +22,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from budgetguard.account import MANY_ENDS
 from budgetguard.gate import Gate
+from budgetguard.second_way import GRAPH, holds_a_function, second_way
+from budgetguard.unfinished import async_generator, follow, generator, goes_on
 
 if TYPE_CHECKING:
     from collections import deque
@@ -51,10 +52,15 @@ def wrap(requirement: "Requirement", function: F) -> F:
     """`function`, guarded; raises TypeError for what cannot be guarded rightly."""
     if not can_wrap(function):
         what = "a class" if isinstance(function, type) else f"a {type(function).__name__}"
-        msg = f"require_credits guards functions, methods and callable objects, not {what}"
+        made = not isinstance(function, type) and holds_a_function(function)
+        put = "Put require_credits directly above `def`: it" if made else "require_credits"
+        msg = f"{put} guards functions, methods and callable objects, not {what}"
         raise TypeError(msg)
     if isinstance(function, classmethod | staticmethod):
         return cast("F", type(function)(wrap(requirement, function.__func__)))
+    way = second_way(function)
+    if way is not None:
+        raise TypeError(_passed_by(function, way))
     manager = _MANAGERS.get(getattr(function, "__code__", None))
     inner = getattr(function, "__wrapped__", None)
     if manager is not None and inner is not None:
@@ -68,6 +74,18 @@ def wrap(requirement: "Requirement", function: F) -> F:
     if isinstance(function, FunctionType):
         return cast("F", functools.wraps(function)(guard(gate, function)))
     return cast("F", _wrap_object(gate, function, guard))
+
+
+def _passed_by(function: Any, way: str) -> str:
+    kind = function.__class__
+    # Some frameworks make a class of each function, and name it so.
+    known = next(each for each in kind.__mro__ if "__call__" in vars(each))
+    name = kind.__name__ if known is kind else f"{kind.__name__} ({known.__name__})"
+    if way == GRAPH:
+        why = f"calls of this {name} only add to a graph, and its work is done unguarded later"
+    else:
+        why = f"only calls of this {name} would be guarded, and its {way} leads past them"
+    return f"Put require_credits directly above `def`, below all other decorators: {why}"
 
 
 def _kind(function: Any) -> Callable[[Gate, Any], Any]:
@@ -117,8 +135,8 @@ def _wrap_object(gate: Gate, function: Any, guard: Callable[[Gate, Any], Any]) -
 def _guard_plain(gate: Gate, function: Callable[..., Any]) -> Callable[..., Any]:  # noqa: C901  one frame
     if gate.checks_only:
         return _check_plain(gate, function)
-    enter, price, constant = gate.enter, gate.price, gate.constant
-    # The type of the last result that was none to await: looked up once, not at every call.
+    enter, price, constant, until = gate.enter, gate.price, gate.constant, gate.requirement.until
+    # The type of the last result that was not unfinished: looked up once, not at every call.
     plain: type = type(None)
 
     def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -131,10 +149,10 @@ def _guard_plain(gate: Gate, function: Callable[..., Any]) -> Callable[..., Any]
         try:
             result = function(*args, **kwargs)
             if type(result) is not plain:
-                if hasattr(type(result), "__await__"):
+                if goes_on(type(result), until):
                     open_ = gate.adopt(ledger)
                     ledger = None
-                    return _guard_awaitable(gate, gate.hold(open_), result)
+                    return follow(gate.requirement, gate.hold(open_), result)
                 plain = type(result)
             account = gate.account
             if constant:
@@ -174,28 +192,42 @@ def _call_slowly(gate: Gate, function: Callable[..., Any], args: Any, kwargs: An
     except BaseException as error:
         hold.finish(error)
         raise
-    if hasattr(type(result), "__await__"):
-        return _guard_awaitable(gate, hold, result)
+    return _end(gate, hold, result)
+
+
+def _end(gate: Gate, hold: "Hold", result: Any) -> Any:
+    if type(result) is not gate.plain:
+        if goes_on(type(result), gate.requirement.until):
+            return follow(gate.requirement, hold, result)
+        gate.plain = type(result)
     gate.requirement.settle(hold, result)
     return result
 
 
-def _guard_coroutine(
+def _guard_coroutine(  # noqa: C901  one frame
     gate: Gate, function: Callable[..., Awaitable[Any]]
 ) -> Callable[..., Coroutine[Any, Any, Any]]:
     if gate.checks_only:
         return _check_coroutine(gate, function)
-    enter, price, constant = gate.enter, gate.price, gate.constant
+    enter, price, constant, until = gate.enter, gate.price, gate.constant, gate.requirement.until
+    plain: type = type(None)
 
     async def guarded(*args: Any, **kwargs: Any) -> Any:
+        nonlocal plain
         ends: deque[Any]
         end: Any
         ledger = enter()
         if ledger is None:
             hold = await gate.aopen(args, kwargs)
-            return await _finish(gate, hold, function, args, kwargs)
+            return await _call_awaiting(gate, hold, function, args, kwargs)
         try:
             result = await function(*args, **kwargs)
+            if type(result) is not plain:
+                if goes_on(type(result), until):
+                    open_ = gate.adopt(ledger)
+                    ledger = None
+                    return follow(gate.requirement, gate.hold(open_), result)
+                plain = type(result)
             account = gate.account
             if constant:
                 ends, end = ledger.ends[gate.cost], gate.monotonic() + gate.lag
@@ -225,12 +257,12 @@ def _check_coroutine(
         if passes():
             return await function(*args, **kwargs)
         hold = await gate.aopen(args, kwargs)
-        return await _finish(gate, hold, function, args, kwargs)
+        return await _call_awaiting(gate, hold, function, args, kwargs)
 
     return guarded
 
 
-async def _finish(
+async def _call_awaiting(
     gate: Gate, hold: "Hold", function: Callable[..., Awaitable[Any]], args: Any, kwargs: Any
 ) -> Any:
     try:
@@ -238,113 +270,17 @@ async def _finish(
     except BaseException as error:
         hold.finish(error)
         raise
-    gate.requirement.settle(hold, result)
-    return result
+    return _end(gate, hold, result)
 
 
 def _guard_generator(
     gate: Gate, function: Callable[..., Generator[Any, Any, Any]]
 ) -> Callable[..., Generator[Any, Any, Any]]:
-    def guarded(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        hold = gate.open(args, kwargs)
-        try:
-            result = yield from function(*args, **kwargs)
-        except BaseException as error:
-            hold.finish(error)
-            raise
-        gate.requirement.settle(hold, result)
-        return result
-
     code = getattr(function, "__code__", None)
-    if code is not None and code.co_flags & inspect.CO_ITERABLE_COROUTINE:
-        return cast("Callable[..., Generator[Any, Any, Any]]", types.coroutine(guarded))
-    return guarded
+    return generator(gate.requirement, gate.open, function, like=code)
 
 
 def _guard_async_generator(
     gate: Gate, function: Callable[..., AsyncGenerator[Any, Any]]
 ) -> Callable[..., AsyncGenerator[Any, Any]]:
-    async def guarded(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        hold = await gate.aopen(args, kwargs)
-        try:
-            steps = function(*args, **kwargs)
-            step: Callable[[], Awaitable[Any]] = functools.partial(_first_step, steps)
-            try:
-                while True:
-                    item = await step()
-                    try:
-                        sent = yield item
-                    except GeneratorExit:
-                        raise
-                    except BaseException as thrown:  # noqa: BLE001  thrown on, one step in
-                        step = functools.partial(steps.athrow, thrown)
-                    else:
-                        step = functools.partial(steps.asend, sent)
-            except StopAsyncIteration:
-                pass
-            except GeneratorExit as left:
-                # Before the await, which may never come back where a loop has ended.
-                hold.finish(left)
-                await steps.aclose()
-                raise
-        except BaseException as error:
-            hold.finish(error)
-            raise
-        gate.requirement.settle(hold, None)
-
-    return guarded
-
-
-def _first_step(steps: AsyncGenerator[Any, Any]) -> Awaitable[Any]:
-    """Start the inner generator behind the loop's back: it is closed by the outer one alone.
-
-    An asyncio loop that ends closes all generators it knows at once, and would find this one busy.
-    """
-    hooks = sys.get_asyncgen_hooks()
-    sys.set_asyncgen_hooks(None, lambda _: None)
-    try:
-        return steps.__anext__()
-    finally:
-        sys.set_asyncgen_hooks(*hooks)
-
-
-def _guard_awaitable(gate: Gate, hold: "Hold", result: Any) -> Any:
-    """Guard until an awaitable that a plain function returned is done."""
-    if inspect.iscoroutine(result):
-        guarded: Any = _await(gate, hold, result)
-        guarded.__name__, guarded.__qualname__ = result.__name__, result.__qualname__
-        return guarded
-    if callable(getattr(result, "add_done_callback", None)):
-        result.add_done_callback(functools.partial(_done, gate, hold))
-        return result
-    import wrapt
-
-    class Guarded(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
-        """The awaitable itself, but for what happens when it is awaited."""
-
-        def __await__(self) -> Generator[Any, Any, Any]:
-            return _await(gate, hold, self.__wrapped__).__await__()
-
-    return Guarded(result)
-
-
-async def _await(gate: Gate, hold: "Hold", result: Awaitable[Any]) -> Any:
-    try:
-        value = await result
-    except BaseException as error:
-        hold.finish(error)
-        raise
-    gate.requirement.settle(hold, value)
-    return value
-
-
-def _done(gate: Gate, hold: "Hold", future: Any) -> None:
-    if future.cancelled():
-        hold.keep()
-        return
-    # asyncio's exception() counts as looking at it, and would silence "never retrieved".
-    error = future._exception if hasattr(future, "_exception") else future.exception()  # noqa: SLF001
-    if error is not None:
-        hold.finish(error)
-    else:
-        gate.requirement.settle(hold, future.result())
+    return async_generator(gate.requirement, gate.aopen, function)

@@ -3,7 +3,15 @@
 import copy
 import inspect
 import pickle
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from typing import Any, Self
 
 import anyio
@@ -177,6 +185,61 @@ def test_a_block_gets_the_guarded_object(client: Client) -> None:
 
     anyio.run(block)
     assert client.calls == ["left", "left, awaiting"]
+
+
+class Lines:
+    """An object that is awaited, and iterated over in both ways."""
+
+    uses = "its own"
+
+    def __init__(self) -> None:
+        self.left = [1, 2]
+
+    def write(self, line: int) -> int:
+        return line
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> int:
+        if self.left:
+            return self.left.pop(0)
+        raise StopIteration
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> int:
+        for line in self:
+            return line
+        raise StopAsyncIteration
+
+    async def _opened(self) -> Self:
+        return self
+
+    def __await__(self) -> Generator[Any, Any, Self]:
+        return self._opened().__await__()
+
+
+@pytest.mark.anyio
+async def test_an_object_can_be_used_as_before(guard: Guard) -> None:
+    """Awaited, iterated over: and it is the guarded one that is handed out for itself."""
+    await guard.abalance()
+    lines: Any = guarded(Lines(), guard, {"write": 10})
+    assert lines.uses == "its own"
+    assert await lines is lines
+    assert iter(lines) is lines
+    assert aiter(lines) is lines
+    assert next(lines) == 1
+    assert [line async for line in lines] == [2]
+    assert list(guarded(Lines(), guard, {"write": 10})) == [1, 2]  # type: ignore[call-overload]
+    assert lines.write(3) == 3
+    assert guard.available == 90
+
+
+def test_an_object_can_do_no_more_than_before(client: Client) -> None:
+    """Frameworks ask what it is by what it can do."""
+    assert not isinstance(client, Iterable | AsyncIterable | Awaitable)
 
 
 @pytest.mark.parametrize(

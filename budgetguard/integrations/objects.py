@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Any, TypeAlias, TypeVar, cast
-
-import wrapt
+from typing import Any, ClassVar, TypeAlias, TypeVar, cast
 
 from budgetguard.credits import Amount
 from budgetguard.guard import Guard, check_guard
+from budgetguard.proxies import Proxy, able
 
 T = TypeVar("T")
 Cost: TypeAlias = Amount | Callable[..., Amount] | Mapping[str, Any]
@@ -39,8 +38,12 @@ def guarded(obj: T, guard: "Guard", costs: Mapping[str, Cost]) -> T:
     return cast("T", Guarded(obj, guard, costs, type(obj).__name__))
 
 
-class Guarded(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
+class Guarded(Proxy):  # type: ignore[misc]
     """An object that is asked for its priced methods here, and for all else as before."""
+
+    def __new__(cls, wrapped: Any, *_: Any, **__: Any) -> Any:
+        """One that can be awaited or iterated over, if the object can."""
+        return super().__new__(able(cls, wrapped))
 
     def __init__(self, wrapped: Any, guard: "Guard", costs: Mapping[str, Cost], path: str) -> None:
         super().__init__(wrapped)
@@ -87,6 +90,17 @@ class Guarded(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
 
     async def __aexit__(self, *args: object) -> Any:
         return await type(self.__wrapped__).__aexit__(self.__wrapped__, *args)
+
+    async def _self_awaited(self) -> Any:
+        return self._self_or(await self.__wrapped__)
+
+    _self_uses: ClassVar = {
+        "__await__": lambda self: self._self_awaited().__await__(),
+        "__iter__": lambda self: self._self_or(iter(self.__wrapped__)),
+        "__next__": lambda self: next(self.__wrapped__),
+        "__aiter__": lambda self: self._self_or(aiter(self.__wrapped__)),
+        "__anext__": lambda self: anext(self.__wrapped__),
+    }
 
     def _self_or(self, entered: Any) -> Any:
         """Hand out the guarded object where a block is given the one behind it."""

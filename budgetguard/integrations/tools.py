@@ -185,6 +185,9 @@ def _requirement(guard: Guard, name: str, cost: Cost | None) -> "Requirement | N
     if cost is None:
         return None
     terms: Mapping[str, Any] = cost if isinstance(cost, Mapping) else {"min": cost}
+    if "until" in terms:
+        msg = f"{name} takes no until: the framework reads a tool's result, and its hold ends then"
+        raise TypeError(msg)
     try:
         return guard.require_credits(**terms)
     except (TypeError, ValueError) as error:

@@ -602,7 +602,10 @@ def run(how: Run, function: Callable[..., Any], x: int) -> Any:
 
 
 class Meter:
-    """Reads off a guard's figures how a call's hold of 10 out of 100 credits ended."""
+    """Reads off a guard's figures how a call's hold of 10 out of 100 credits ended.
+
+    `with meter` leaves no debit behind, `async with meter` neither, without blocking the loop.
+    """
 
     def __init__(self, guard: Any, advance: Callable[[float], None]) -> None:
         self.guard = guard
@@ -614,18 +617,37 @@ class Meter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave no debit behind."""
         self.advance(1000)
         self.guard.balance(max_age=0)
         assert self.guard.available == 100
 
+    async def __aenter__(self) -> Self:
+        await self.guard.abalance(max_age=0)
+        assert self.guard.available == 100
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.advance(1000)
+        await self.guard.abalance(max_age=0)
+        assert self.guard.available == 100
+
     def ending(self) -> str:
         """What became of the one hold since."""
-        at_once = self.guard.available
-        if at_once == 100:
+        if self.guard.available == 100:
             return "released"
         self.advance(LAG)
         self.guard.balance(max_age=0)
+        return self._after_lag()
+
+    async def aending(self) -> str:
+        """The same, awaiting."""
+        if self.guard.available == 100:
+            return "released"
+        self.advance(LAG)
+        await self.guard.abalance(max_age=0)
+        return self._after_lag()
+
+    def _after_lag(self) -> str:
         return "settled" if self.guard.available == 100 else "kept"
 
 

@@ -2,12 +2,16 @@
 
 import contextlib
 import functools
+import inspect
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, Self
+from unittest.mock import Mock
 
 import pytest
+import wrapt
 
 from budgetguard import Guard, require_credits
+from budgetguard.integrations import guarded
 
 
 def function() -> None:
@@ -157,3 +161,311 @@ def test_a_price_by_position_is_not_taken_for_bare(guard: Guard) -> None:
     for given in (price, local, lambda *_: 10, Prices().of, functools.partial(price)):
         assert guard.require_credits(given)(function)() is None
     assert guard.available == 50
+
+
+class Queue:
+    """What runs functions elsewhere."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+
+QUEUE = Queue()
+
+
+class Runs:
+    """An object that calls a function."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self._function(*args)
+
+
+class WithDelay(Runs):
+    """As in Celery, RQ and the like."""
+
+    def delay(self, *args: Any) -> None:
+        QUEUE.sent.append((self._function, args))
+
+
+class WithKiq(Runs):
+    """As in taskiq, where the worker finds the function by its name."""
+
+    async def kiq(self, *args: Any) -> None:
+        QUEUE.sent.append((self._function.__name__, args))
+
+
+class WithSend(Runs):
+    """As in dramatiq."""
+
+    def send(self, *args: Any) -> None:
+        QUEUE.sent.append(("name", args))
+
+
+class WithRemote:
+    """As in Ray, whose functions cannot even be called."""
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+
+    def __call__(self, *args: Any) -> Any:
+        msg = "call remote()"
+        raise TypeError(msg)
+
+    def remote(self, *args: Any) -> None:
+        QUEUE.sent.append(args)
+
+    def options(self, **_: Any) -> Self:
+        return self
+
+
+class WithSubmit(Runs):
+    """As in Prefect, in any of three ways."""
+
+    def submit(self, *args: Any) -> None:
+        QUEUE.sent.append(args)
+
+
+class WithMap(Runs):
+    """Likewise."""
+
+    def map(self, *args: Any) -> None:
+        QUEUE.sent.append(args)
+
+
+class WithOptions(Runs):
+    """Likewise."""
+
+    def with_options(self, **_: Any) -> Any:
+        return WithOptions(self._function)
+
+
+class WithFn:
+    """As dramatiq's and Prefect's: the function itself."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.fn = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self.fn(*args)
+
+
+class WithFunc:
+    """As huey's, where a call only enqueues."""
+
+    __slots__ = ("func",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.func = function
+
+    def __call__(self, *args: Any) -> None:
+        QUEUE.sent.append(args)
+
+
+class WithCallback:
+    """As click's, which comes to it by two steps, one of them above."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.callback = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self.main(*args)
+
+    def main(self, *args: Any) -> Any:
+        return self.invoke(args)
+
+    def invoke(self, args: Any) -> Any:
+        return self.callback(*args)
+
+
+class WithCallbackAbove(WithCallback):
+    """As click's groups."""
+
+    def invoke(self, args: Any) -> Any:
+        return super().invoke(args)
+
+
+def as_celery(function: Callable[..., Any]) -> Any:
+    """A class made for the one function, whose method it becomes, behind a proxy."""
+
+    class Task:
+        def __call__(self, *args: Any) -> Any:
+            return self.run(*args)
+
+        run: Any
+
+    made = type("deep_spec", (Task,), {"run": staticmethod(function)})
+    return wrapt.CallableObjectProxy(made())
+
+
+class WithGraph:
+    """As Dask's: a call only adds to a graph, and any other name is a step of it too."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __dask_graph__(self) -> dict[str, Any]:
+        return {}
+
+    def __call__(self, *args: Any) -> Self:
+        return self
+
+    def __getattr__(self, name: str) -> Self:
+        return self
+
+
+class Reaches(Runs):
+    """One of nobody's: a method of whatever name that comes to the function."""
+
+    def later(self, *args: Any) -> Any:
+        return self._sent(args)
+
+    def _sent(self, args: Any) -> Any:
+        return self._function(*args)
+
+
+def with_an_attribute(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that can be sent away."""
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        return function(*args)
+
+    call.delay = lambda *args: QUEUE.sent.append((function, args))  # type: ignore[attr-defined]
+    return call
+
+
+TASKS: list[tuple[Callable[[Any], Any], str, str]] = [
+    (WithDelay, "WithDelay", "delay"),
+    (WithKiq, "WithKiq", "kiq"),
+    (WithSend, "WithSend", "send"),
+    (WithRemote, "WithRemote", "remote"),
+    (WithSubmit, "WithSubmit", "submit"),
+    (WithMap, "WithMap", "map"),
+    (WithOptions, "WithOptions", "with_options"),
+    (WithFn, "WithFn", "fn"),
+    (WithFunc, "WithFunc", "func"),
+    (WithCallback, "WithCallback", "callback"),
+    (WithCallbackAbove, "WithCallbackAbove", "callback"),
+    (as_celery, r"deep_spec \(Task\)", "run"),
+    (WithGraph, "WithGraph", "graph"),
+    (Reaches, "Reaches", "later"),
+    (with_an_attribute, "function", "delay"),
+]
+
+
+@pytest.mark.parametrize(
+    ("task", "kind", "way"), TASKS, ids=[task.__name__ for task, _, _ in TASKS]
+)
+def test_a_second_way_to_the_function_is_refused(
+    guard: Guard, task: Callable[[Any], Any], kind: str, way: str
+) -> None:
+    """A guard above a task object would guard its calls alone: the error says where to put it."""
+    words = rf"Put require_credits directly above `def`, .* {kind} .*\b{way}\b"
+    require = guard.require_credits(min=10)
+    with pytest.raises(TypeError, match=words):
+        require(task(function))
+    with pytest.raises(TypeError, match=words):
+        require(staticmethod(task(function)))
+    task(require(function))
+
+
+def test_a_task_among_the_methods_of_an_object_is_refused(guard: Guard) -> None:
+    """And the error names which."""
+
+    class Client:
+        deep_spec = WithDelay(function)
+
+    with pytest.raises(TypeError, match="directly above `def`") as said:
+        guarded(Client(), guard, {"deep_spec": 50})
+    assert said.value.__notes__ == ["in the cost of Client.deep_spec"]
+
+
+def test_a_tool_that_cannot_be_called_is_told_where_to_go(guard: Guard) -> None:
+    """Frameworks make objects of functions that are no functions any more."""
+
+    class Tool:
+        def __init__(self, function: Callable[..., Any]) -> None:
+            self.func = function
+
+    with pytest.raises(TypeError, match=r"^Put require_credits directly above `def`.* not a Tool$"):
+        guard.require_credits(min=10)(Tool(function))
+
+
+class Client:
+    """A plain class with `__call__`, hooks, and methods that do other things."""
+
+    def __init__(self) -> None:
+        self.on_event = function
+        self.closed = False
+
+    def __call__(self, prompt: str) -> str:
+        return self._write(prompt)
+
+    def _write(self, prompt: str) -> str:
+        return prompt.upper()
+
+    def send(self, message: str) -> str:
+        return message
+
+    def map(self, message: str) -> str:
+        self.on_event()
+        return message
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Named(Runs):
+    """One that tells of its function, without a way to run it."""
+
+    def describe(self) -> str | None:
+        return self._function.__doc__
+
+    def clear(self, key: str) -> str:
+        return key
+
+
+@wrapt.decorator
+def through(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
+    """A decorator made with wrapt."""
+    return wrapped(*args, **kwargs)
+
+
+def test_a_plain_class_with_other_methods_is_guarded(guard: Guard) -> None:
+    """`close()` and the like are no second way."""
+    guard.balance()
+    client = Client()
+    guarded_client = guard.require_credits(min=10)(client)
+    assert guarded_client("one") == "ONE"
+    assert guard.available == 90
+    assert guarded_client.send("two") == "two"
+    guarded_client.close()
+    assert client.closed
+    assert guard.available == 90
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        Named(function),
+        functools.partial(function),
+        functools.lru_cache(function),
+        functools.update_wrapper(Runs(function), function),
+        through(function),
+        Client().send,
+        Mock(return_value=None),
+    ],
+    ids=lambda thing: type(thing).__name__,
+)
+def test_what_is_made_of_a_function_is_guarded(guard: Guard, thing: Any) -> None:
+    """Partials, caches, proxies, objects that run a function, and people's own mocks."""
+    guard.balance()
+    guarded_thing = guard.require_credits(min=10, name="thing")(thing)
+    args = ("x",) if inspect.ismethod(thing) else ()
+    guarded_thing(*args)
+    assert guard.available == 90

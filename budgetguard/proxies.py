@@ -1,0 +1,27 @@
+"""Proxies that can be used as what they stand for, and not otherwise."""
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# wrapt 2 has one that cannot be iterated over, whatever it stands for.
+Proxy: Any = getattr(wrapt, "BaseObjectProxy", wrapt.ObjectProxy)
+
+# Python asks an object's class for these, and takes their being there for an answer.
+_USES = ("__await__", "__iter__", "__next__", "__aiter__", "__anext__")
+
+
+def able(cls: type, wrapped: object) -> type:
+    """The class of a proxy, with those of its `_self_uses` that the class of `wrapped` has."""
+    return _able(cls, tuple(name for name in _USES if hasattr(type(wrapped), name)))
+
+
+@functools.cache
+def _able(cls: type, names: tuple[str, ...]) -> type:
+    uses: dict[str, Callable[..., Any]] = cls._self_uses  # type: ignore[attr-defined]
+    members = {name: uses[name] for name in names}
+    return type(cls.__name__, (cls,), {**members, "__module__": cls.__module__})
