@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from budgetguard.credits import cost
 from budgetguard.integrations.objects import Cost, Guarded
+from budgetguard.unfinished import follow
 from budgetguard.wire import said
 
 if TYPE_CHECKING:
     from budgetguard.guard import Guard
+    from budgetguard.hold import Hold
     from budgetguard.requirement import Requirement
 
 
@@ -33,11 +35,21 @@ class Replaced(Guarded):
 
 def requirement(guard: "Guard", default: Mapping[str, Any], given: Cost | None) -> "Requirement":
     """What a method needs: the default terms, with what the user said instead."""
+    default = {"until": "close", **default}
     if given is None:
         return guard.require_credits(**default)
     theirs: Mapping[str, Any] = given if isinstance(given, Mapping) else {"min": given}
     ours = {name: term for name, term in default.items() if name != "min" or "cost" not in theirs}
     return guard.require_credits(**{**ours, **theirs})
+
+
+def ended(need: "Requirement", hold: "Hold", reply: Any) -> Any:
+    """What to hand out as a call's reply: its hold ends now, or when what is lazy in it has been had."""
+    # A body that was read can be closed as well, and nobody does.
+    if getattr(reply, "is_closed", False) is True:
+        need.settle(hold, reply)
+        return reply
+    return follow(need, hold, reply)
 
 
 def bound(method: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:

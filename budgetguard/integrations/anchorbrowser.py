@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import httpx
 
+from budgetguard.browser.course import Ask
 from budgetguard.browser.ending import is_alive, wants_credits
 from budgetguard.credits import to_credits
 from budgetguard.guard import check_guard
 from budgetguard.integrations._anchor_prices import PRICED, RETRY, TOLD, Told
 from budgetguard.integrations._extra import extra
-from budgetguard.integrations._sdk import Replaced, bound, credits_said, requirement
+from budgetguard.integrations._sdk import Replaced, bound, credits_said, ended, requirement
 from budgetguard.integrations.objects import Cost, check_unguarded
 from budgetguard.providers.anchorbrowser import AnchorBrowser
 from budgetguard.providers.anchorbrowser_wire import BROWSER
@@ -48,6 +49,7 @@ _PARTS = frozenset(path.partition(".")[0] for path in (*PRICED, *TOLD))
 # Resources whose methods call those of the client that they are given.
 _HELPERS = ("agent", "browser")
 _REFUSALS = frozenset(range(400, 500)) - {HTTPStatus.REQUEST_TIMEOUT}
+_WITHIN = 10.0
 
 
 def guarded(client: C, guard: "Guard", *, costs: Mapping[str, Cost] | None = None) -> C:
@@ -60,7 +62,8 @@ def guarded(client: C, guard: "Guard", *, costs: Mapping[str, Cost] | None = Non
     is deleted or cancelled. A task is held at `max_steps` steps, and at a session too unless it names
     one; as replies name no cost, it is settled at that when it is over. A screenshot or PDF is held
     at a browser's minute, `fetch_webpage` at 10 MB through proxies more. For tasks that are
-    generated, and for running them, no price is documented: they are held at the most steps.
+    generated, and for running them, no price is documented: they are held at the most steps. A reply
+    that is yet to be read is held until it is closed or left.
 
     `costs` says otherwise, by names like `"tools.perform_web_task"`: a number, a callable given the
     method's arguments, or the arguments of `require_credits` in a mapping. A session without a
@@ -180,7 +183,7 @@ class _Account:
 
     def _courses(self, get_session: Callable[..., Any]) -> dict[str, Async]:
         opens = _aopen if inspect.iscoroutinefunction(get_session) else _open
-        get_session = _lent(get_session)
+        get_session = _in_time(get_session)
         return {
             **{path: functools.partial(self._spend, path, opens) for path in PRICED},
             **{path: functools.partial(self._end, told) for path, told in TOLD.items()},
@@ -202,8 +205,8 @@ class _Account:
             raise
         id = said(reply, priced.id) if priced.id else None
         if not priced.goes_on(reply):
-            need.settle(hold, reply)
-        elif id is None:
+            return ended(need, hold, reply)
+        if id is None:
             hold.keep()
         else:
             self._put(priced.kind, id, _Work(need, hold, life))
@@ -388,6 +391,21 @@ def _lent(method: Callable[..., Any]) -> Async:
         return method(*args, **kwargs)
 
     return lent
+
+
+def _in_time(get_session: Callable[..., Any]) -> Async:
+    """A question of our own: the caller is not kept for the SDK's time-out, 41 days by default."""
+    if inspect.iscoroutinefunction(get_session):
+
+        async def ask(session: str) -> Any:
+            return await Ask(functools.partial(get_session, session), _WITHIN).aanswer()
+
+    else:
+
+        async def ask(session: str) -> Any:
+            return Ask(functools.partial(get_session, session), _WITHIN).answer()
+
+    return ask
 
 
 def _run(method: Callable[..., Any], course: Async) -> Callable[..., Any]:

@@ -2,8 +2,8 @@
 
 import functools
 import re
-from collections.abc import Callable, Generator, Mapping
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
@@ -15,6 +15,7 @@ from budgetguard.integrations._sdk import Replaced, bound, credits_said, require
 from budgetguard.integrations.objects import Cost, check_unguarded
 from budgetguard.providers.predev import PreDev
 from budgetguard.providers.predev_wire import DEEP_SPEC, FAST_SPEC, tasks_cost
+from budgetguard.unfinished import follow, goes_on
 from budgetguard.wire import said
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def guarded(
     one of the two is answered with 404 the hold is kept, as nobody will hear of its end. Where nobody
     asks, the holds end with this object: dropped holds are kept, so they count until a balance that
     was asked for late enough. A stream is admitted at its first event and held until its `done`; one
-    that is left before is kept.
+    that is left before is kept. So is whatever else a method may hand out unfinished.
 
     A refusal for want of credits marks the guard exhausted. A hold is released where nothing began:
     refusals of the request, and connections that were never made. It is kept where part of it may
@@ -215,6 +216,10 @@ class _Account:
             except BaseException as error:
                 self._failed(hold, error, begun)
                 raise
+            if isinstance(reply, Iterator):
+                return self._events(need, hold, lambda: reply)
+            if goes_on(type(reply), need.until):
+                return follow(need, hold, reply)
             work.answered(need, hold, reply, submitted=submitted)
             return reply
 
@@ -224,10 +229,15 @@ class _Account:
         self, method: Callable[..., Any], need: "Requirement", args: Any, kwargs: Any
     ) -> Generator[Any, None, None]:
         hold = need.open(None, args, kwargs)
+        yield from self._events(need, hold, lambda: method(*args, **kwargs))
+
+    def _events(
+        self, need: "Requirement", hold: "Hold", begin: Callable[[], Any]
+    ) -> Generator[Any, None, None]:
         begun: Begun = "no"
         used = 0
         try:
-            with closing(method(*args, **kwargs)) as events:
+            with _closing(begin()) as events:
                 for event in events:
                     begun = "yes"
                     kind, data = said(event, "event"), said(event, "data")
@@ -276,6 +286,10 @@ class _Account:
             return reply
 
         return listing
+
+
+def _closing(events: Any) -> AbstractContextManager[Any]:
+    return closing(events) if hasattr(events, "close") else nullcontext(events)
 
 
 def _status(error: PredevAPIError) -> str | None:

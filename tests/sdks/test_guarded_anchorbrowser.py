@@ -353,6 +353,74 @@ async def test_an_ended_session_of_unknown_cost_is_kept(
 
 
 @pytest.mark.anyio
+async def test_its_own_questions_are_bounded(
+    open_sandbox: OpenSandbox, connect: Connect, way: tuple[str, Any]
+) -> None:
+    """The SDK would wait for 41 days: deleting a session waits no longer for what it used."""
+    asked: list[Any] = []
+
+    def note(request: httpx.Request) -> None:
+        if request.method == "GET":
+            asked.append(request.extensions["timeout"]["read"])
+
+    async def anote(request: httpx.Request) -> None:
+        note(request)
+
+    sandbox = open_sandbox(1)
+    plain = way[1] is Anchorbrowser
+    http: Any = (
+        httpx.Client(event_hooks={"request": [note]})
+        if plain
+        else httpx.AsyncClient(event_hooks={"request": [anote]})
+    )
+    client = connect(sandbox.url, anchor_guard(sandbox), http_client=http)
+    first, second = [(await got(client.sessions.create_session())).data.id for _ in range(2)]
+    await got(client.sessions.delete_session(first))
+    sandbox.fault("/v1/sessions/*", method="DELETE", status=409)
+    with pytest.raises(APIStatusError):
+        await got(client.sessions.delete_session(second))
+    assert asked == [10, 10]
+
+
+STREAMED = {"X-Stainless-Raw-Response": "stream"}  # what the SDK's own wrappers send
+LEFT = 1 - Decimal("0.010834")  # PAGE, in whole micro-credits
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("how", ["closed", "dropped"])
+async def test_a_page_that_is_streamed(begin: Begin, how: str) -> None:
+    """Its hold ends when it is closed; one that is dropped half-way is kept."""
+    ends = Ends()
+    sandbox, guard, client = begin(1, on_event=ends)
+    sandbox.fault("/v1/tools/screenshot", body=b"\x89PNG" * 1000, content_type="image/png")
+    page = await got(client.tools.screenshot_webpage(url="a", extra_headers=STREAMED))
+    assert (ends.kinds, guard.available) == ([], LEFT)
+    assert page.status_code == 200
+    if how == "closed":
+        await got(page.close())
+    else:
+        own = page.__wrapped__
+        del page
+        gc.collect()
+        await got(own.close())
+        guard.balance(max_age=0)  # takes in what a finalizer told
+    assert ends.kinds == ["settled" if how == "closed" else "kept"]
+    assert guard.available == LEFT
+
+
+@pytest.mark.anyio
+async def test_a_page_that_was_read(begin: Begin) -> None:
+    """It can be closed as well, and nobody does: its hold has ended with the call."""
+    ends = Ends()
+    sandbox, guard, client = begin(1, on_event=ends)
+    sandbox.fault("/v1/tools/screenshot", body=b"\x89PNG", content_type="image/png")
+    page = await got(client.tools.screenshot_webpage(url="a"))
+    assert await got(page.read()) == b"\x89PNG"
+    assert ends.kinds == ["settled"]
+    assert guard.available == LEFT
+
+
+@pytest.mark.anyio
 async def test_a_cost_in_words_is_read(begin: Begin) -> None:
     """The provider writes amounts as numbers and as text."""
     sandbox, guard, client = begin(1)
