@@ -398,7 +398,9 @@ class _Call:
         """The reply has come to its end, or nobody reads on."""
         try:
             status, headers = response.status_code, response.headers
-            reply = read(self._course.path, status, headers, content, complete=complete)
+            asked = self._request.content if self.is_priced_by_content else None
+            path = self._course.path
+            reply = read(path, status, headers, content, complete=complete, asked=asked)
             wire = self._traffic.wire
             if wire.exhausted(reply):
                 self._traffic.guard.mark_exhausted()

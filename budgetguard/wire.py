@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from budgetguard.credits import Amount, exact
-from budgetguard.errors import BudgetGuardError
+from budgetguard.errors import BudgetGuardError, ConfigurationError
 
 Terms: TypeAlias = Amount | Mapping[str, Any]
 """A cost in credits, or the arguments of `require_credits` in a mapping."""
@@ -38,13 +38,20 @@ _DONE = "[DONE]"
 _MAYBE_DONE = frozenset({408, 409, 425, 499})
 
 
+class Unpriced(ConfigurationError, ValueError):
+    """Nobody can say what a request may cost at most: it is not sent until its price is named."""
+
+    status_code = 400
+
+
 @dataclass(frozen=True)
 class Reply:
     """A reply, read as far as anybody will.
 
     `frames` are those of an event stream, each with its name and its text. `path` is below the base
     URL. Where it is not `complete`, nobody read on, and it did not say that it had ended. Its JSON is
-    parsed where it is asked for: that of an answer with a million numbers takes a second.
+    parsed where it is asked for: that of an answer with a million numbers takes a second. `asked` is
+    the content of its request, where the price depended on that.
     """
 
     path: str
@@ -53,6 +60,7 @@ class Reply:
     content: bytes | None = field(default=None, repr=False)
     frames: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     complete: bool = True
+    asked: bytes | None = field(default=None, repr=False)
 
     @cached_property
     def body(self) -> Any:
@@ -123,16 +131,17 @@ def read(
     content: bytes | None,
     *,
     complete: bool = True,
+    asked: bytes | None = None,
 ) -> Reply:
     """The reply that `content` is, decoded; a content that makes no sense is none."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if content is None:
-        return Reply(path, status, headers, complete=complete)
+        return Reply(path, status, headers, complete=complete, asked=asked)
     if kind == "text/event-stream":
         frames = tuple(_frames(content))
         complete = complete or any(text == _DONE for _, text in frames)
-        return Reply(path, status, headers, frames=frames, complete=complete)
-    return Reply(path, status, headers, content, complete=complete)
+        return Reply(path, status, headers, frames=frames, complete=complete, asked=asked)
+    return Reply(path, status, headers, content, complete=complete, asked=asked)
 
 
 def _frames(content: bytes) -> list[tuple[str, str]]:
@@ -148,6 +157,13 @@ def _frames(content: bytes) -> list[tuple[str, str]]:
         if data:
             found.append((name, "\n".join(data)))
     return found
+
+
+def said(reply: Any, path: str) -> Any:
+    """What a reply says at `path`, be it made of mappings or of objects; None where nothing."""
+    for name in path.split("."):
+        reply = reply.get(name) if isinstance(reply, Mapping) else getattr(reply, name, None)
+    return reply
 
 
 def parse(content: bytes) -> Any:

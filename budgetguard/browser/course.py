@@ -9,16 +9,23 @@ once the course is over.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from concurrent.futures import Future, wait
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
+from threading import Thread
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import anyio
 
 from budgetguard.clock import SYSTEM, Clock
 from budgetguard.durations import seconds
+from budgetguard.waiting import HEARS_AFTER
 
 T = TypeVar("T")
+
+# So much longer than `within` plain code waits: the client's own time-out, which says more, is first.
+_GRACE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +38,38 @@ class Ask:
     def send(self) -> Any:
         """Make the request, or what has to be awaited for it."""
         return self.request(timeout=self.within)
+
+    def answer(self) -> Any:
+        """The answer, for plain code; raises TimeoutError where it is not whole in time.
+
+        It is read on a thread of its own, because httpx's time-outs count anew with every byte; one
+        that drips on is left to that.
+        """
+        answer: Future[Any] = Future()
+        reading = partial(copy_context().run, _read, self, answer)
+        try:
+            Thread(target=reading, name="budgetguard request", daemon=True).start()
+        except RuntimeError:  # there are no more threads, or the interpreter is ending
+            return self.send()
+        left = self.within + _GRACE
+        try:
+            # Not by a clock, which somebody may have stopped. In parts: see `budgetguard.waiting`.
+            while left > 0:
+                if wait([answer], min(left, HEARS_AFTER)).done:
+                    return answer.result()
+                left -= HEARS_AFTER
+        finally:
+            del answer  # its error's traceback holds this frame
+        raise TimeoutError(self._late())
+
+    async def aanswer(self) -> Any:
+        """`answer`, for code that awaits."""
+        with anyio.move_on_after(self.within):
+            return await self.send()
+        raise TimeoutError(self._late())
+
+    def _late(self) -> str:
+        return f"the answer was not there within {self.within:g} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +91,9 @@ class Interrupted(Exception):
 class Patience:
     """How hard a deletion is tried: `tries` times, within so many seconds altogether.
 
-    No answer is waited for longer than `each` seconds. The first pause is `first_pause` seconds, each
-    further one twice as long. Async code keeps to all this however slowly an answer drips; plain code
-    can only be late by that, because httpx's time-outs count anew with every byte. `sleep` and `asleep` pass the pauses, `clock` measures them. Raises TypeError or
-    ValueError for figures that cannot be.
+    No answer is waited for longer than `each` seconds, however slowly it drips. The first pause is
+    `first_pause` seconds, each further one twice as long. `sleep` and `asleep` pass the pauses, `clock`
+    measures them. Raises TypeError or ValueError for figures that cannot be.
     """
 
     tries: int = 5
@@ -121,7 +159,7 @@ def run(course: Course[T], patience: Patience) -> T:
     progress = _Progress(course)
     while (step := progress.step()) is not None:
         try:
-            answer = patience.sleep(step.seconds) if isinstance(step, Pause) else step.send()
+            answer = patience.sleep(step.seconds) if isinstance(step, Pause) else step.answer()
         except BaseException as error:  # noqa: BLE001  raised again by `failed`, or after the course
             progress.failed(error)
         else:
@@ -147,11 +185,19 @@ async def arun(course: Course[T], patience: Patience) -> T:
     return progress.value
 
 
+def _read(ask: Ask, answer: "Future[Any]") -> None:
+    try:
+        answer.set_result(ask.send())
+    except BaseException as error:  # noqa: BLE001  raised where it is waited for
+        answer.set_exception(error)
+    finally:
+        del answer  # as above
+
+
 async def _take(step: Step, patience: Patience) -> Any:
     if isinstance(step, Pause):
         return await patience.asleep(step.seconds)
-    with anyio.fail_after(step.within):
-        return await step.send()
+    return await step.aanswer()
 
 
 async def _apart(taken: Coroutine[Any, Any, Any], progress: "_Progress[Any]") -> Any:

@@ -1,4 +1,4 @@
-"""The end of a session: deleted, looked at again, and believed gone only when the provider says so."""
+"""The end of a session: deleted, asked about, and believed gone only when the provider says so."""
 
 import inspect
 from dataclasses import dataclass, replace
@@ -11,12 +11,17 @@ from budgetguard.browser.course import Course, Patience, Tries
 from budgetguard.errors import BudgetGuardError
 
 # Words of the provider for a session that still costs, or may: "running" is on its pages, which give
-# no list (docs.anchorbrowser.io, 2026-11). After an accepted deletion, any other word is an end; none
-# at all is no answer.
+# no list (docs.anchorbrowser.io, 2026-11). So is whatever goes on: "starting", "stopping", "pending".
+# After a deletion, accepted or turned down, any other word is an end; none at all is no answer.
 _ALIVE = frozenset(
-    {"active", "created", "idle", "pending", "queued", "running", "starting", "stopping"}
+    {"active", "alive", "allocated", "connected", "created", "idle", "in_progress", "live", "new"}
+    | {"online", "open", "paused", "queued", "ready", "started", "unknown", "up", "warm"}
 )
+_GOES_ON = "ing"
+_NOT_THERE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
 _TRY_AGAIN = frozenset({408, 409, 425, 429})
+# Deletions that were turned down for a reason that says nothing of the session.
+_NOT_HEARD = frozenset({401, 403, 408, 425, 429})
 _UNSENT = (
     BudgetGuardError,  # of a guard inside the client
     httpx.ConnectError,
@@ -59,33 +64,42 @@ def sessions_of(client: Any, *, awaits: bool) -> Any:
 
 
 def end(sessions: Any, id: str, patience: Patience) -> Course[Ending]:
-    """Delete the session of that id until the provider confirms that it is gone."""
+    """Delete the session of that id until the provider confirms that it is gone.
+
+    A deletion that fails is followed by the question all the same: a session that ended by itself may
+    be one that cannot be deleted.
+    """
     tries = Tries(patience)
     accepted = False
+    refused: Exception | None = None
     reason = ""
     for pause in tries:
         try:
             yield pause
-            if not accepted:
-                yield from _delete(sessions, id, tries)
-                accepted = True
+            if not accepted and (refused is None or not _is_final(refused)):
+                refused = yield from _delete(sessions, id, tries)
+                accepted = refused is None
             seen = (yield tries.ask(sessions.get_session, id)).data
         except Exception as error:  # noqa: BLE001  whatever the client raises is one try less
-            if accepted and _status(error) == HTTPStatus.NOT_FOUND:
+            reason = _words(refused or error)
+            if _status(error) in _NOT_THERE and (refused is None or _was_heard(refused)):
                 return Ending((id,), gone=True)
-            reason = _words(error)
             if _is_final(error):
                 break
             continue
         status = getattr(seen, "status", None)
         if status is None:
             reason = "the provider does not say what became of it"
-        elif is_alive(status):
-            accepted = False
-            reason = f"it is {status} still"
-        else:
+        elif not is_alive(status):
             used = getattr(seen, "credits_used", None)
             return Ending((id,), gone=True, credits_used=used)
+        else:
+            accepted = False
+            reason = f"it is {status} still"
+            if refused is not None:
+                reason = f"{_words(refused)}; {reason}"
+                if _is_final(refused):
+                    break
     return Ending((id,), gone=False, reason=reason)
 
 
@@ -115,7 +129,8 @@ def end_tagged(sessions: Any, tag: str, patience: Patience) -> Course[Ending]:
 
 def is_alive(status: Any) -> bool:
     """Whether the provider's word for a session's state is one of a session that may still cost."""
-    return str(status).lower() in _ALIVE
+    word = str(status).lower()
+    return word in _ALIVE or word.endswith(_GOES_ON)
 
 
 def wants_credits(error: BaseException) -> bool:
@@ -135,13 +150,13 @@ def never_began(error: BaseException) -> bool:
     return status is not None and _is_refusal(status) and status != HTTPStatus.REQUEST_TIMEOUT
 
 
-def _delete(sessions: Any, id: str, tries: Tries) -> Course[None]:
+def _delete(sessions: Any, id: str, tries: Tries) -> Course[Exception | None]:
+    """Ask for the deletion; the error that it failed with, None where it is as good as accepted."""
     try:
         yield tries.ask(sessions.delete_session, id)
-    except Exception as error:
-        # It may have ended by itself: the look that follows says so, and what it cost.
-        if _status(error) != HTTPStatus.NOT_FOUND:
-            raise
+    except Exception as error:  # noqa: BLE001  the question that follows tells what it means
+        return None if _status(error) in _NOT_THERE else error
+    return None
 
 
 def _tagged(sessions: Any, tag: str, tries: Tries) -> Course[list[str]]:
@@ -155,6 +170,12 @@ def _tagged(sessions: Any, tag: str, tries: Tries) -> Course[list[str]]:
         pages = int(data.total_pages)
         page += 1
     return ids
+
+
+def _was_heard(refused: Exception) -> bool:
+    """Whether a deletion was turned down by somebody who had looked for the session."""
+    status = _status(refused)
+    return status is not None and _is_refusal(status) and status not in _NOT_HEARD
 
 
 def _is_final(error: Exception) -> bool:

@@ -113,8 +113,9 @@ class Journal:
         """All sessions written down: `"living"` where the owner lives, else an entry, locked.
 
         Leave or forget each entry before the next. A file without a whole first line is removed: its
-        session was never asked for. One that cannot be read is logged, and stays. Raises OSError for
-        a folder that cannot be read; one that is not there is empty.
+        session was never asked for. One whose first line makes no sense is logged, and stays; with a
+        broken second line, it is an entry without an id. Raises OSError for a folder that cannot be
+        read; one that is not there is empty.
         """
         try:
             # Not glob, to which a folder without permission is an empty one.
@@ -196,20 +197,30 @@ def _claim(path: Path) -> Found | None:
 
 
 def _read(lines: list[bytes]) -> tuple[Note, list[str]]:
-    """What was written; raises ValueError for anything else."""
-    first, *others = (json.loads(line) for line in lines)
+    """What was written; raises ValueError where the first line is no session's.
+
+    A broken line after it is none: the tag leads to the session.
+    """
+    first, *others = lines
     try:
-        note, ids = Note(**first), [other["session"] for other in others]
-    except (TypeError, KeyError) as error:
+        note = Note(**json.loads(first))
+    except TypeError as error:
         raise ValueError(error) from None
     kinds = {"tag": str, "minutes": int, "at": int | float, "account": str}
-    if not all(isinstance(getattr(note, name), kind) for name, kind in kinds.items()):
+    if not note.tag or not all(
+        isinstance(getattr(note, name), kind) for name, kind in kinds.items()
+    ):
         msg = "a value is of another kind"
         raise ValueError(msg)
-    if not all(isinstance(id, str) and id for id in ids):
-        msg = "an id is no text"
-        raise ValueError(msg)
-    return note, ids
+    return note, [id for id in map(_id_in, others) if id]
+
+
+def _id_in(line: bytes) -> str | None:
+    try:
+        id = json.loads(line)["session"]
+    except (ValueError, RecursionError, TypeError, LookupError):
+        return None
+    return id if isinstance(id, str) else None
 
 
 def _append(file: int, record: dict[str, Any]) -> None:

@@ -73,10 +73,10 @@ def browser_session(
     With a `journal`, tag and id are on disk before the request and before the block: `reap` ends what
     a killed process left. Without one such a session lives until its `max_duration`.
 
-    The creation is waited for at most `create_within` seconds; async code is cancelled only after
-    that, because a session whose reply nobody reads would be left open. A Ctrl-C in plain code ends
-    the wait, and what was created is looked for and ended; a second one leaves it to `reap`. A forked
-    child that leaves the block ends nothing.
+    The creation is waited for at most `create_within` seconds (in plain code a quarter more), however
+    slowly its reply drips; async code is cancelled only after that, because a session whose reply nobody
+    reads would be left open. A Ctrl-C in plain code ends the wait, and what was created is looked for
+    and ended; a second one leaves it to `reap`. A forked child that leaves the block ends nothing.
 
     Raises what admission raises (InsufficientCredits, ConcurrencyLimit, BalanceUnavailable) with
     nothing sent, the SDK's errors, OSError where the journal cannot be written, and TypeError or
@@ -136,13 +136,13 @@ class BrowserSession:
         What is booked is not held any longer, and where that and the rest of its longest life come to
         more than was set aside, the hold is extended. None where the provider does not say. Raises
         InsufficientCredits where the credits for going on are not there: leave the block then. Raises
-        the SDK's errors too.
+        the SDK's errors too, and TimeoutError for an answer that takes longer than `patience.each`.
         """
-        return self._life.keep_up(self._life.look(awaits=False))
+        return self._life.keep_up(self._life.look(awaits=False).answer())
 
     async def arefresh(self) -> Decimal | None:
         """`refresh`, for code that awaits."""
-        return self._life.keep_up(await self._life.look(awaits=True))
+        return self._life.keep_up(await self._life.look(awaits=True).aanswer())
 
     def __repr__(self) -> str:
         return f"<BrowserSession {self.id}, {self.hold!r}>"
@@ -283,13 +283,13 @@ class _Life:
         finally:
             self._leave()
 
-    def look(self, *, awaits: bool) -> Any:
-        """What the provider says of the session, or what has to be awaited for it."""
+    def look(self, *, awaits: bool) -> Ask:
+        """The question what the provider says of the session."""
         if inspect.iscoroutinefunction(self._sessions.get_session) is not awaits:
             right = "session.refresh()" if awaits else "await session.arefresh()"
             msg = f"this session was opened by the other kind of client: use {right}"
             raise TypeError(msg)
-        return self._sessions.get_session(self._id, timeout=self._terms.patience.each)
+        return Ask(partial(self._sessions.get_session, self._id), self._terms.patience.each)
 
     def keep_up(self, seen: Any) -> Decimal | None:
         """Have the hold follow what the session has used."""

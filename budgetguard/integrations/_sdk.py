@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 from budgetguard.credits import cost
 from budgetguard.integrations.objects import Cost, Guarded
 from budgetguard.requirement import Requirement, check_terms
+from budgetguard.unfinished import follow
+from budgetguard.wire import said
 
 if TYPE_CHECKING:
     from budgetguard.guard import Guard
+    from budgetguard.hold import Hold
 
 
 class Replaced(Guarded):
@@ -32,6 +35,7 @@ class Replaced(Guarded):
 
 def requirement(guard: "Guard", default: Mapping[str, Any], given: Cost | None) -> Requirement:
     """What a method needs: the default terms, with what the user said instead."""
+    default = {"until": "close", **default}
     if given is None:
         return guard.require_credits(**default)
     theirs: Mapping[str, Any] = given if isinstance(given, Mapping) else {"min": given}
@@ -40,16 +44,18 @@ def requirement(guard: "Guard", default: Mapping[str, Any], given: Cost | None) 
     return guard.require_credits(**{**ours, **theirs})
 
 
+def ended(need: "Requirement", hold: "Hold", reply: Any) -> Any:
+    """What to hand out as a call's reply: its hold ends now, or when what is lazy in it has been had."""
+    # A body that was read can be closed as well, and nobody does.
+    if getattr(reply, "is_closed", False) is True:
+        need.settle(hold, reply)
+        return reply
+    return follow(need, hold, reply)
+
+
 def bound(method: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
     """The call's arguments by name; raises TypeError where the method would, before any hold."""
     return inspect.signature(method).bind(*args, **kwargs).arguments
-
-
-def said(reply: Any, path: str) -> Any:
-    """What a reply says at `path`, be it made of mappings or of objects; None where nothing."""
-    for name in path.split("."):
-        reply = reply.get(name) if isinstance(reply, Mapping) else getattr(reply, name, None)
-    return reply
 
 
 def credits_said(reply: Any, path: str) -> int | None:

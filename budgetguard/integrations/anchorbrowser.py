@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 import httpx
 
 from budgetguard import nested
+from budgetguard.browser.course import Ask
 from budgetguard.browser.ending import is_alive, wants_credits
 from budgetguard.credits import to_credits
 from budgetguard.discreet import discreet
@@ -20,10 +21,11 @@ from budgetguard.durations import LONGEST
 from budgetguard.guard import check_guard
 from budgetguard.integrations._anchor_prices import PRICED, RETRY, TOLD, Told
 from budgetguard.integrations._extra import extra
-from budgetguard.integrations._sdk import Replaced, bound, credits_said, requirement, said
+from budgetguard.integrations._sdk import Replaced, bound, credits_said, ended, requirement
 from budgetguard.integrations.objects import Cost, check_unguarded
 from budgetguard.providers.anchorbrowser import AnchorBrowser
 from budgetguard.providers.anchorbrowser_wire import BROWSER
+from budgetguard.wire import Unpriced, said
 
 if TYPE_CHECKING:
     from budgetguard.guard import Guard
@@ -50,6 +52,7 @@ _PARTS = frozenset(path.partition(".")[0] for path in (*PRICED, *TOLD))
 # Resources whose methods call those of the client that they are given.
 _HELPERS = ("agent", "browser")
 _REFUSALS = frozenset(range(400, 500)) - {HTTPStatus.REQUEST_TIMEOUT}
+_WITHIN = 10.0
 
 
 @discreet
@@ -58,12 +61,13 @@ def guarded(client: C, guard: "Guard", *, costs: Mapping[str, Cost] | None = Non
 
     A session is held at what its longest life costs, with the minute that billing rounds up to, and
     takes a slot; a batch at as much for each of its sessions. A session is settled at its
-    `credits_used` when `delete_session` has ended it, at what was held when its longest life is
-    over, and kept where the cost is not known by then; a batch is settled at what was held when it
+    `credits_used` when `delete_session` has ended it or is refused because it ended by itself, at what
+    was held when its longest life is over, and kept where the cost is not known by then; a batch is settled at what was held when it
     is deleted or cancelled. A task is held at `max_steps` steps, and at a session too unless it names
     one; as replies name no cost, it is settled at that when it is over. A screenshot or PDF is held
     at a browser's minute, `fetch_webpage` at 10 MB through proxies more. For tasks that are
-    generated, and for running them, no price is documented: they are held at the most steps.
+    generated, and for running them, no price is documented: they are held at the most steps. A reply
+    that is yet to be read is held until it is closed or left.
 
     `costs` says otherwise, by names like `"tools.perform_web_task"`: a number, a callable given the
     method's arguments, or the arguments of `require_credits` in a mapping. A session without a
@@ -168,8 +172,8 @@ class _Account:
             begun = self._open.get(("batch", str(how["batch_id"])))
             return begun.life if begun else math.inf
         try:
-            return 60 * life(**how) if (life := PRICED[path].life) else math.inf
-        except ValueError:
+            return PRICED[path].most(**how).life or math.inf
+        except Unpriced:
             return math.inf  # priced by costs=
 
     def _copies(self, client: Any, name: str) -> Callable[..., Any]:
@@ -183,7 +187,7 @@ class _Account:
 
     def _courses(self, get_session: Callable[..., Any]) -> dict[str, Async]:
         opens = _aopen if inspect.iscoroutinefunction(get_session) else _open
-        get_session = _lent(get_session)
+        get_session = _in_time(get_session)
         return {
             **{path: functools.partial(self._spend, path, opens) for path in PRICED},
             **{path: functools.partial(self._end, told) for path, told in TOLD.items()},
@@ -205,8 +209,8 @@ class _Account:
             raise
         id = said(reply, priced.id) if priced.id else None
         if not priced.goes_on(reply):
-            need.settle(hold, reply)
-        elif id is None:
+            return ended(need, hold, reply)
+        if id is None:
             hold.keep()
         else:
             self._put(priced.kind, id, _Work(need, hold, life))
@@ -239,17 +243,44 @@ class _Account:
     async def _delete(self, get_session: Async, method: Async, args: Any, kwargs: Any) -> Any:
         id = _first(method, args, kwargs)
         with self._asking("session", id):
-            reply = await method(*args, **kwargs)
+            reply = await self._ending([id], get_session, method, args, kwargs)
         await self._gone(get_session, id)
         return reply
 
     async def _delete_all(self, get_session: Async, method: Async, args: Any, kwargs: Any) -> Any:
         # Those of before the request: one that is created during it may go on.
         ids = [id for kind, id in list(self._open) if kind == "session"]
-        reply = await method(*args, **kwargs)
+        reply = await self._ending(ids, get_session, method, args, kwargs)
         for id in ids:
             await self._gone(get_session, id)
         return reply
+
+    async def _ending(
+        self, ids: list[str], get_session: Async, method: Async, args: Any, kwargs: Any
+    ) -> Any:
+        """Ask for the end of sessions; where that is turned down, they may have ended by themselves."""
+        try:
+            return await method(*args, **kwargs)
+        except APIStatusError:
+            for id in ids:
+                if not await self._ask_about(get_session, id):
+                    break
+            raise
+
+    async def _ask_about(self, get_session: Async, id: str) -> bool:
+        """Ask for a session and settle it if it is over; False where nobody answers."""
+        if ("session", id) not in self._open:
+            return True
+        try:
+            seen = await get_session(id)
+        except Exception:  # noqa: BLE001  the caller is told of the refusal
+            return False
+        status = said(seen, "data.status")
+        if status is not None and not is_alive(status):
+            work = self._take("session", id)
+            if work is not None:
+                _settle(work, seen)
+        return True
 
     async def _gone(self, get_session: Async, id: str) -> None:
         """A session has ended: settle it at what it used, if that can be had."""
@@ -262,14 +293,7 @@ class _Account:
             except Exception:  # noqa: BLE001  the caller's own request went well
                 hold.keep()
                 return
-            used = credits_said(seen, "data.credits_used")
-            # What runs on will use more, and less than its creation costs is not all of it.
-            if used is None or to_credits(used) < BROWSER or is_alive(said(seen, "data.status")):
-                hold.keep()
-            elif work.need.actual is None:
-                hold.settle(to_credits(used))
-            else:
-                work.need.settle(hold, seen)
+            _settle(work, seen)
 
     @contextmanager
     def _asking(self, kind: str, id: str) -> Iterator[None]:
@@ -314,12 +338,21 @@ class _Account:
         hold.finish(error)
 
 
+def _settle(work: _Work, seen: Any) -> None:
+    """End the hold of a session that is over, at what the provider says that it used."""
+    used = credits_said(seen, "data.credits_used")
+    # What runs on will use more, and less than its creation costs is not all of it.
+    if used is None or to_credits(used) < BROWSER or is_alive(said(seen, "data.status")):
+        work.hold.keep()
+    elif work.need.actual is None:
+        work.hold.settle(to_credits(used))
+    else:
+        work.need.settle(work.hold, seen)
+
+
 def _retry(open_: Mapping[tuple[str, str], _Work], batch_id: Any, **_: Any) -> Decimal:
     work = open_.get(("batch", str(batch_id)))
-    if work is None:
-        msg = f"the batch {batch_id} was not begun here: name what its retry may cost by costs="
-        raise ValueError(msg)
-    return work.hold.amount
+    return PRICED[RETRY].cost() if work is None else work.hold.amount
 
 
 async def _open(need: "Requirement", args: Any, kwargs: Any) -> "Hold":
@@ -363,6 +396,21 @@ def _lent(method: Callable[..., Any]) -> Async:
         return method(*args, **kwargs)
 
     return lent
+
+
+def _in_time(get_session: Callable[..., Any]) -> Async:
+    """A question of our own: the caller is not kept for the SDK's time-out, 41 days by default."""
+    if inspect.iscoroutinefunction(get_session):
+
+        async def ask(session: str) -> Any:
+            return await Ask(functools.partial(get_session, session), _WITHIN).aanswer()
+
+    else:
+
+        async def ask(session: str) -> Any:
+            return Ask(functools.partial(get_session, session), _WITHIN).answer()
+
+    return ask
 
 
 def _run(method: Callable[..., Any], course: Async) -> Callable[..., Any]:

@@ -2,8 +2,8 @@
 
 import functools
 import re
-from collections.abc import Callable, Generator, Mapping
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
@@ -13,9 +13,12 @@ from budgetguard.discreet import discreet
 from budgetguard.errors import HoldClosed
 from budgetguard.guard import check_guard
 from budgetguard.integrations._extra import extra
-from budgetguard.integrations._sdk import Replaced, bound, credits_said, requirement, said
+from budgetguard.integrations._sdk import Replaced, bound, credits_said, requirement
 from budgetguard.integrations.objects import Cost, check_unguarded
 from budgetguard.providers.predev import PreDev
+from budgetguard.providers.predev_wire import DEEP_SPEC, FAST_SPEC, tasks_cost
+from budgetguard.unfinished import follow, goes_on
+from budgetguard.wire import said
 
 if TYPE_CHECKING:
     from budgetguard.guard import Guard
@@ -76,7 +79,7 @@ def guarded(
     one of the two is answered with 404 the hold is kept, as nobody will hear of its end. Where nobody
     asks, the holds end with this object: dropped holds are kept, so they count until a balance that
     was asked for late enough. A stream is admitted at its first event and held until its `done`; one
-    that is left before is kept.
+    that is left before is kept. So is whatever else a method may hand out unfinished.
 
     A refusal for want of credits marks the guard exhausted. A hold is released where nothing began:
     refusals of the request, and connections that were never made. It is kept where part of it may
@@ -102,15 +105,18 @@ def guarded(
     return cast("PredevAPI", Replaced(api, guard, more, here, type(api).__name__))
 
 
-def _tasks_cost(tasks: list[Any], *_: Any, **__: Any) -> Decimal:
-    return PreDev.BROWSER_TASK * len(tasks)
+def _tasks_cost(tasks: Any, *_: Any, **__: Any) -> Decimal:
+    if not isinstance(tasks, list | tuple):
+        msg = f"tasks takes a list of tasks, not {type(tasks).__name__}"
+        raise TypeError(msg)
+    return tasks_cost(tasks)
 
 
 _COSTS: Final[Mapping[str, Any]] = {
-    "fast_spec": PreDev.FAST_SPEC,
-    "deep_spec": PreDev.DEEP_SPEC,
-    "fast_spec_async": PreDev.FAST_SPEC,
-    "deep_spec_async": PreDev.DEEP_SPEC,
+    "fast_spec": FAST_SPEC,
+    "deep_spec": DEEP_SPEC,
+    "fast_spec_async": FAST_SPEC,
+    "deep_spec_async": DEEP_SPEC,
     "browser_agent": _tasks_cost,
 }
 
@@ -214,6 +220,10 @@ class _Account:
             except BaseException as error:
                 self._failed(hold, error, begun)
                 raise
+            if isinstance(reply, Iterator):
+                return self._events(need, hold, lambda: reply)
+            if goes_on(type(reply), need.until):
+                return follow(need, hold, reply)
             work.answered(need, hold, reply, submitted=submitted)
             return reply
 
@@ -224,10 +234,15 @@ class _Account:
     ) -> Generator[Any, None, None]:
         hold = need.open(None, args, kwargs)
         nested.step_out(hold)
+        yield from self._events(need, hold, lambda: method(*args, **kwargs))
+
+    def _events(
+        self, need: "Requirement", hold: "Hold", begin: Callable[[], Any]
+    ) -> Generator[Any, None, None]:
         begun: Begun = "no"
         used = 0
         try:
-            with closing(method(*args, **kwargs)) as events:
+            with _closing(begin()) as events:
                 for event in events:
                     begun = "yes"
                     kind, data = said(event, "event"), said(event, "data")
@@ -276,6 +291,10 @@ class _Account:
             return reply
 
         return listing
+
+
+def _closing(events: Any) -> AbstractContextManager[Any]:
+    return closing(events) if hasattr(events, "close") else nullcontext(events)
 
 
 def _status(error: PredevAPIError) -> str | None:

@@ -17,10 +17,12 @@ from budgetguard.providers.anchorbrowser_wire import (
     BROWSER,
     BROWSER_HOUR,
     PROXY_GB,
+    RETRY,
     AnchorBrowserWire,
     session_cost,
 )
 from budgetguard.secret import Credential
+from budgetguard.wire import Prices
 
 if TYPE_CHECKING:
     import httpx
@@ -51,7 +53,7 @@ class AnchorBrowser:
 
     session_cost = staticmethod(session_cost)
     wire = AnchorBrowserWire()
-    prices = wire.prices
+    prices: Prices = wire.prices
 
     name = "Anchor Browser"
     top_up_url = "https://app.anchorbrowser.io"
@@ -79,6 +81,9 @@ class AnchorBrowser:
         if isinstance(key, Exception):
             raise key
         self._credential = Credential(key, "anchor-api-key")
+        # Its own: it remembers what the account's batches cost.
+        self.wire = AnchorBrowserWire()
+        self.prices = {**self.wire.prices, RETRY: self.wire.retry}
         self.project_id = _find_project(project_id)
         self.base_url = check_base_url(base_url)
         self.extra_credits = find_extra(extra_credits)

@@ -27,11 +27,14 @@ _GATEWAY = "/v1/"
 _UNFINISHED = frozenset({"pending", "processing", "queued", "running", "in_progress"})
 
 
+def tasks_cost(tasks: Any) -> Decimal:
+    """BROWSER_TASK for each task of a batch; for what is no list of them, as for the largest."""
+    return BROWSER_TASK * (len(tasks) if isinstance(tasks, list | tuple) else _MOST_TASKS)
+
+
 def _batch(request: Any) -> Decimal:
-    """BROWSER_TASK for each task of a batch; for one that cannot be read, as for the largest."""
     body = parse(request.content)
-    tasks = body.get("tasks") if isinstance(body, dict) else None
-    return BROWSER_TASK * (len(tasks) if isinstance(tasks, list) else _MOST_TASKS)
+    return tasks_cost(body.get("tasks") if isinstance(body, dict) else None)
 
 
 class PreDevWire(Wire):

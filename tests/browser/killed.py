@@ -12,6 +12,7 @@ import os
 import signal
 import ssl
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -76,6 +77,7 @@ def die_at(point: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.setprofile(profile)
+    threading.setprofile(profile)  # plain code's requests have a thread of their own
 
 
 def main(way: str, *where: str) -> None:

@@ -113,6 +113,32 @@ def test_not_confirmed_is_not_forgotten(scene: Any, caplog: pytest.LogCaptureFix
     assert scene.files == []
 
 
+@pytest.mark.parametrize("status", [400, 409, 410, 422])
+def test_ended_by_itself(scene: Any, status: int) -> None:
+    """A session that cannot be deleted because it is over does not stay in the journal for ever."""
+    leave_one(scene)
+    scene.sandbox.fault(SESSION, method="DELETE", status=status)
+    if status != 410:
+        assert reap_all(scene) == Reaped(left=(ID,))
+    scene.elapse(60 * MINUTES)
+    assert reap_all(scene) == Reaped(gone=(ID,))
+    assert (scene.own, scene.files) == ({ID: "finished"}, [])
+
+
+@pytest.mark.anyio
+async def test_ended_by_itself_for_code_that_awaits(scene: Any) -> None:
+    """The same with an async client; and where only a tag is left, that leads to it."""
+    leave_one(scene)
+    write(scene)
+    session = {"tags": ["budgetguard-lost"], "timeout": {"max_duration": MINUTES}}
+    tagged = scene.client.sessions.create_session(session=session).data.id
+    scene.elapse(60 * MINUTES)
+    scene.sandbox.fault("/v1/sessions/*", method="DELETE", status=409)
+    async with scene.new_async_client() as client:
+        reaped = await areap(client, scene.journal, patience=scene.patience)
+    assert (sorted(reaped.gone), scene.files) == ([ID, tagged], [])
+
+
 def write(scene: Any, *, tag: str = "budgetguard-lost", minutes: int = MINUTES) -> None:
     """Write an intent down and die before its id is known."""
     note = Note(tag, minutes, scene.waits.wall(), account_of(scene.client))
@@ -208,13 +234,53 @@ def test_a_torn_second_line(scene: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        b"\xff",
+        b"{",
+        b"null",
+        b"[]",
+        b"{}",
+        b'"session"',
+        b'{"session": ""}',
+        b'{"session": 5}',
+        b'{"session": null}',
+        pytest.param(b"[" * 60_000, id="too deep"),
+    ],
+    ids=str,
+)
+def test_a_broken_second_line(scene: Any, line: bytes) -> None:
+    """A whole tag finds the session, whatever became of the line with its id."""
+    write(scene)
+    session = {"tags": ["budgetguard-lost"], "timeout": {"max_duration": MINUTES}}
+    id = scene.client.sessions.create_session(session=session).data.id
+    [file] = scene.files
+    file.write_bytes(file.read_bytes() + line + b"\n")
+    assert reap_all(scene) == Reaped(gone=(id,))
+    assert (scene.own, scene.files) == ({id: "finished"}, [])
+
+
+def test_a_whole_line_after_a_broken_one(scene: Any) -> None:
+    """An id that can be read is gone by."""
+    id = leave_one(scene)
+    [file] = scene.files
+    first, second, _ = file.read_bytes().split(b"\n")
+    file.write_bytes(b"\n".join([first, b"\x00", second, b"{", b""]))
+    listed = scene.sandbox.requests["GET", "/v1/sessions"]
+    assert reap_all(scene) == Reaped(gone=(id,))
+    assert scene.sandbox.requests["GET", "/v1/sessions"] == listed
+
+
+@pytest.mark.parametrize(
     "content",
     [
         b"\xff\n",
         b"[]\n",
         b'{"tag": 1, "minutes": 1, "at": 1, "account": ""}\n',
-        b'{"tag": "", "minutes": 1, "at": 1, "account": ""}\n{"session": 5}\n',
-        b'{"tag": "", "minutes": 1, "at": 1, "account": ""}\n{}\n',
+        b'{"tag": "", "minutes": 1, "at": 1, "account": ""}\n{"session": "s"}\n',
+        b'{"tag": "x", "minutes": 1, "at": 1}\n{"session": "s"}\n',
+        b'{"tag": "x", "minutes": 1, "at": "1", "account": ""}\n',
+        b'{"tag": "x", "minutes": 1, "at": 1, "account": "", "more": 1}\n',
         pytest.param(b"[" * 60_000 + b"\n", id="too deep"),
     ],
     ids=str,
@@ -299,3 +365,44 @@ def test_a_forked_child(scene: Any) -> None:
         parent.kill()
         parent.wait(30)
         parent.stdout.close()
+
+
+LEAVING = """
+import os, sys
+from anchorbrowser import Anchorbrowser
+from budgetguard import AnchorBrowser, Guard
+from budgetguard.browser import Journal, browser_session
+
+key, url, folder = sys.argv[1:]
+client = Anchorbrowser(api_key=key, base_url=url)
+guard = Guard(AnchorBrowser(key, base_url=url))
+try:
+    with browser_session(client, guard, 5, journal=Journal(folder)) as session:
+        child = os.fork()
+        if child == 0:
+            raise ZeroDivisionError
+        print(session.id, os.waitpid(child, 0)[1], flush=True)
+        sys.stdin.readline()
+except ZeroDivisionError:
+    os._exit(7)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+def test_a_forked_child_that_leaves_the_block(scene: Any) -> None:
+    """The session, its deletion and its journal entry are the parent's alone."""
+    where = [scene.sandbox.anchor_key, scene.sandbox.url, str(scene.journal.folder)]
+    with subprocess.Popen(
+        [sys.executable, "-c", LEAVING, *where],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        assert parent.stdout is not None
+        id, status = parent.stdout.readline().split()
+        assert os.waitstatus_to_exitcode(int(status)) == 7
+        assert (scene.own, len(scene.files), scene.deletions) == ({id: "running"}, 1, 0)
+        assert reap_all(scene) == Reaped(living=1)
+        parent.communicate("\n", timeout=30)
+        assert parent.returncode == 0
+    assert (scene.own, scene.files, scene.deletions) == ({id: "finished"}, [], 1)

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import stat
+import threading
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -165,6 +166,49 @@ async def test_a_dripping_answer_is_not_waited_for(scene: Any) -> None:
     assert scene.files == []
 
 
+DRIP = {"method": "GET", "drip": 0.05}  # each byte long before `each`, the last of them long after
+
+
+def test_no_answer_is_waited_for_byte_by_byte(scene: Any) -> None:
+    """Plain code, too, gives an answer up that is not whole in time, and asks again."""
+    with open_one(scene, patience=scene.waits.patience(each=1)):
+        scene.sandbox.fault(SESSION, times=1, **DRIP)
+    assert (scene.files, scene.waits.pauses) == ([], [0.5])
+    assert scene.sandbox.requests["GET", "/v1/sessions/{session_id}"] == 2
+
+
+@pytest.mark.anyio
+async def test_a_refresh_that_drips(scene: Any) -> None:
+    """It is given up after the same time, by plain code and by code that awaits; the block goes on."""
+    patience = scene.waits.patience(each=1)
+    scene.sandbox.fault(SESSION, times=1, **DRIP)
+    with open_one(scene, patience=patience) as session:
+        with pytest.raises(TimeoutError, match=r"not there within 1 s"):
+            session.refresh()
+        assert session.refresh() == BROWSER_CREATED + BROWSER_MINUTE
+    async with (
+        scene.new_async_client() as client,
+        aopen_one(scene, client, patience=patience) as one,
+    ):
+        scene.sandbox.fault(f"/v1/sessions/{one.id}", times=1, **DRIP)
+        with pytest.raises(TimeoutError, match=r"not there within 1 s"):
+            await one.arefresh()
+        assert await one.arefresh() == BROWSER_CREATED + BROWSER_MINUTE
+
+
+def test_no_more_threads(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where none can be started, as at the interpreter's end, sessions end all the same."""
+
+    def none(_: threading.Thread) -> None:
+        msg = "can't start new thread"
+        raise RuntimeError(msg)
+
+    with open_one(scene) as session:
+        monkeypatch.setattr(threading.Thread, "start", none)
+        assert session.refresh() == BROWSER_CREATED + BROWSER_MINUTE
+    assert (scene.own, scene.files) == ({session.id: "finished"}, [])
+
+
 def test_the_deadline_ends_the_tries(scene: Any) -> None:
     """No pause goes beyond the time there is."""
     scene.sandbox.fault(SESSION, method="DELETE", status=500)
@@ -242,6 +286,104 @@ def test_gone_already(scene: Any) -> None:
     assert (session.hold.state, scene.files, scene.deletions) == ("settled", [], 1)
 
 
+LIFE = 60 * MINUTES
+USED_UP = BROWSER_CREATED + MINUTES * BROWSER_MINUTE
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 410, 422, 500])
+def test_ended_by_itself(scene: Any, status: int) -> None:
+    """What the provider calls completed is gone, whatever it says to a deletion of it."""
+    before = scene.guard.balance().credits
+    with open_one(scene) as session:
+        scene.sandbox.fault(SESSION, method="DELETE", status=status)
+        scene.elapse(LIFE)
+    assert scene.own == {session.id: "finished"}
+    assert (session.hold.state, scene.files, scene.waits.pauses) == ("settled", [], [])
+    assert scene.guard.available == before - USED_UP
+    assert scene.guard.account.ledger.slots_in_use == 0
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("status", [400, 409, 410, 422, 500])
+async def test_ended_by_itself_async(scene: Any, status: int) -> None:
+    """The same for code that awaits."""
+    before = (await scene.guard.abalance()).credits
+    async with scene.new_async_client() as client, aopen_one(scene, client) as session:
+        scene.sandbox.fault(SESSION, method="DELETE", status=status)
+        scene.elapse(LIFE)
+    assert (session.hold.state, scene.files, scene.waits.pauses) == ("settled", [], [])
+    assert scene.guard.available == before - USED_UP
+    assert scene.guard.account.ledger.slots_in_use == 0
+
+
+@pytest.mark.parametrize(
+    ("word", "state"),
+    [
+        ("completed", "settled"),
+        ("Expired", "settled"),
+        ("failed", "settled"),
+        ("running", "kept"),
+        ("Active", "kept"),
+        ("terminating", "kept"),
+        ("provisioning", "kept"),
+        ("unknown", "kept"),
+        (None, "kept"),
+    ],
+)
+@pytest.mark.parametrize("status", [200, 422])
+def test_the_providers_word_decides(scene: Any, status: int, word: str | None, state: str) -> None:
+    """After a deletion, taken or turned down, what does not go on is over; no word is none."""
+    with open_one(scene) as session:
+        body = {"data": {"status": "success"}} if status == 200 else None
+        scene.sandbox.fault(SESSION, method="DELETE", status=status, body=body)
+        seen = {"data": {"status": word, "credits_used": 0.02}}
+        scene.sandbox.fault(SESSION, method="GET", body=seen)
+    assert (session.hold.state, len(scene.files)) == (state, state == "kept")
+    if status == 422:
+        assert scene.deletions == 1
+
+
+@pytest.mark.parametrize(
+    ("deleted", "seen", "state"),
+    [
+        (400, 404, "settled"),
+        (409, 404, "settled"),
+        (410, 410, "settled"),
+        (422, 410, "settled"),
+        (401, 404, "kept"),
+        (403, 404, "kept"),
+        (500, 404, "kept"),
+        (422, 500, "kept"),
+        (422, 401, "kept"),
+    ],
+)
+def test_what_is_not_there(scene: Any, deleted: int, seen: int, state: str) -> None:
+    """A session is gone that its own deletion and a question do not find; a closed door says nothing."""
+    with open_one(scene) as session:
+        scene.sandbox.fault(SESSION, method="DELETE", status=deleted)
+        scene.sandbox.fault(SESSION, method="GET", status=seen)
+    assert (session.hold.state, len(scene.files)) == (state, state == "kept")
+
+
+def test_turned_down_while_it_runs(scene: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """It is not deleted again in vain, and the warning has both of the provider's words."""
+    with open_one(scene) as session:
+        scene.sandbox.fault(SESSION, method="DELETE", status=422)
+    assert (session.hold.state, scene.deletions, scene.waits.pauses) == ("kept", 1, [])
+    assert "Unprocessable" in caplog.text
+    assert "it is running still" in caplog.text
+
+
+def test_turned_down_and_unheard(scene: Any) -> None:
+    """After a final refusal only the question is asked again."""
+    with open_one(scene) as session:
+        scene.sandbox.fault(SESSION, method="DELETE", status=422)
+        scene.sandbox.fault(SESSION, method="GET", status=500, times=2)
+        scene.elapse(LIFE)
+    assert (session.hold.state, scene.deletions) == ("settled", 1)
+    assert scene.waits.pauses == [0.5, 1]
+
+
 @pytest.mark.parametrize(
     "seen",
     [{"status": 500}, {"body": {}}, {"body": {"data": {"credits_used": 0.02}}}],
@@ -312,6 +454,48 @@ def test_what_is_booked_is_not_held_too(scene: Any) -> None:
         assert scene.guard.available == scene.sandbox.anchor.balance - (HELD - used)
 
 
+def test_a_refresh_after_its_longest_life(scene: Any) -> None:
+    """What was used is held, and nothing given back for minutes that nobody has."""
+    with open_one(scene) as session:
+        scene.elapse(LIFE + 180)
+        used = HELD + Decimal("0.01")
+        seen = {"data": {"status": "running", "credits_used": str(used)}}
+        scene.sandbox.fault(SESSION, method="GET", body=seen, times=1)
+        assert session.refresh() == used
+        assert session.hold.amount == used
+
+
+@pytest.mark.parametrize(
+    ("seconds", "minutes"),
+    [(0, 1), (60, 1), (61, 2), (LIFE, MINUTES), (LIFE + 1, MINUTES + 1), (3600, MINUTES + 1)],
+)
+def test_the_minutes_that_passed(scene: Any, seconds: float, minutes: int) -> None:
+    """Without a figure each that began is billed, to the one after the last."""
+    events: list[Event] = []
+    scene.guard = scene.new_guard(on_event=events.append)
+    with open_one(scene):
+        scene.elapse(seconds)
+        scene.sandbox.fault(SESSION, method="GET", body={"data": {"status": "completed"}})
+    [settled] = [each.credits for each in events if each.kind == "settled"]
+    most = AnchorBrowser.BROWSER + AnchorBrowser.BROWSER_HOUR * minutes / 60
+    assert 0 <= settled - most < Decimal("0.000001")
+
+
+def test_a_kept_session_counts_for_its_longest_life(scene: Any) -> None:
+    """Its credits and its slot come free with a balance of `lag` after that, and not before."""
+    scene.sandbox.fault(SESSION, method="DELETE", status=401)
+    with open_one(scene) as session:
+        pass
+    assert session.hold.state == "kept"
+    ledger = scene.guard.account.ledger
+    scene.elapse(LIFE + AnchorBrowser.lag - 1)
+    assert scene.guard.balance(max_age=0).credits - scene.guard.available == HELD
+    assert ledger.slots_in_use == 1
+    scene.elapse(1)
+    assert scene.guard.balance(max_age=0).credits == scene.guard.available
+    assert ledger.slots_in_use == 0
+
+
 def test_the_sdks_own_retries_are_off(scene: Any) -> None:
     """One session is asked for once: a second request would make a second one."""
     scene.client = scene.new_client(max_retries=2)
@@ -356,9 +540,32 @@ async def test_the_reply_to_the_creation_is_lost_async(scene: Any) -> None:
     assert (scene.files, scene.guard.available) == ([], scene.sandbox.anchor.balance)
 
 
-def test_a_reply_without_an_id(scene: Any) -> None:
-    """It is found by its tag all the same."""
-    scene.sandbox.fault("/v1/sessions", method="POST", body={"data": {}})
+def test_the_reply_to_the_creation_drips(scene: Any) -> None:
+    """The wait for it is bounded although each byte comes in time, and its session is ended."""
+    scene.sandbox.fault("/v1/sessions", method="POST", drip=0.05)
+    late = pytest.raises(TimeoutError, match="not there within 1 s")
+    with late, open_one(scene, create_within=1):
+        raise AssertionError
+    assert (scene.own, scene.files) == ({"session-000002": "finished"}, [])
+    assert scene.guard.available == scene.sandbox.anchor.balance
+
+
+@pytest.mark.anyio
+async def test_the_reply_to_the_creation_drips_async(scene: Any) -> None:
+    """The same for code that awaits."""
+    scene.sandbox.fault("/v1/sessions", method="POST", drip=0.05)
+    async with scene.new_async_client() as client:
+        with pytest.raises(TimeoutError, match=r"not there within 1 s"):
+            async with aopen_one(scene, client, create_within=1):
+                raise AssertionError
+    assert (scene.own, scene.files) == ({"session-000002": "finished"}, [])
+    assert scene.guard.available == scene.sandbox.anchor.balance
+
+
+@pytest.mark.parametrize("data", [{}, {"id": ""}, {"id": None}, None], ids=str)
+def test_a_reply_without_an_id(scene: Any, data: Any) -> None:
+    """It is looked for by its tag all the same."""
+    scene.sandbox.fault("/v1/sessions", method="POST", body={"data": data})
     with pytest.raises(RuntimeError, match="without the session's id"), open_one(scene):
         raise AssertionError
     assert (scene.own, len(scene.files)) == ({}, 1)
@@ -373,6 +580,19 @@ def test_a_creation_of_which_nothing_is_known(scene: Any) -> None:
     assert (scene.own, scene.creations, len(scene.files)) == ({}, 1, 1)
     assert scene.guard.available == scene.sandbox.anchor.balance - HELD
     assert scene.waits.pauses == [0.5, 1, 2, 4]
+
+
+@pytest.mark.anyio
+async def test_a_creation_of_which_nothing_is_known_async(scene: Any) -> None:
+    """The same for code that awaits: it is looked for by its tag, and not twice."""
+    scene.sandbox.fault("/v1/sessions", method="POST", status=500)
+    async with scene.new_async_client() as client:
+        with pytest.raises(APIStatusError):
+            async with aopen_one(scene, client):
+                raise AssertionError
+    assert (scene.own, scene.creations, len(scene.files)) == ({}, 1, 1)
+    assert scene.waits.pauses == [0.5, 1, 2, 4]
+    assert scene.sandbox.requests["GET", "/v1/sessions"] == 5
 
 
 PROJECT_LIMIT = {"error": {"code": 403, "message": "Project cost limit reached."}}
@@ -399,6 +619,19 @@ def test_a_creation_turned_down(scene: Any, status: int, body: Any) -> None:
     assert (scene.files, scene.waits.pauses) == ([], [])
     exhausted = status == 402 or body is PROJECT_LIMIT
     assert scene.guard.available == (0 if exhausted else before)
+
+
+@pytest.mark.anyio
+async def test_a_creation_turned_down_async(scene: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Code that awaits looks for nothing, either, and warns of nothing."""
+    scene.sandbox.fault("/v1/sessions", method="POST", status=429)
+    async with scene.new_async_client() as client:
+        with pytest.raises(APIStatusError):
+            async with aopen_one(scene, client):
+                raise AssertionError
+    assert (scene.files, scene.waits.pauses) == ([], [])
+    assert scene.sandbox.requests["GET", "/v1/sessions"] == 0
+    assert not [each for each in caplog.records if each.name == "budgetguard"]
 
 
 def test_nobody_there(scene: Any) -> None:

@@ -25,8 +25,9 @@ from anchorbrowser import (
 
 from budgetguard import AnchorBrowser, ConcurrencyLimit, Guard, InsufficientCredits, PreDev
 from budgetguard.events import Event
-from budgetguard.integrations._anchor_prices import FETCH, PAGE, PRICED
+from budgetguard.integrations._anchor_prices import PRICED
 from budgetguard.integrations.anchorbrowser import guarded
+from budgetguard.providers.anchorbrowser_wire import FETCH, PAGE
 from budgetguard.switch import SWITCH
 from budgetguard.testing import FakeProvider
 from budgetguard.testing.sandbox import BROWSER_CREATED, BROWSER_MINUTE, Sandbox
@@ -352,6 +353,74 @@ async def test_an_ended_session_of_unknown_cost_is_kept(
 
 
 @pytest.mark.anyio
+async def test_its_own_questions_are_bounded(
+    open_sandbox: OpenSandbox, connect: Connect, way: tuple[str, Any]
+) -> None:
+    """The SDK would wait for 41 days: deleting a session waits no longer for what it used."""
+    asked: list[Any] = []
+
+    def note(request: httpx.Request) -> None:
+        if request.method == "GET":
+            asked.append(request.extensions["timeout"]["read"])
+
+    async def anote(request: httpx.Request) -> None:
+        note(request)
+
+    sandbox = open_sandbox(1)
+    plain = way[1] is Anchorbrowser
+    http: Any = (
+        httpx.Client(event_hooks={"request": [note]})
+        if plain
+        else httpx.AsyncClient(event_hooks={"request": [anote]})
+    )
+    client = connect(sandbox.url, anchor_guard(sandbox), http_client=http)
+    first, second = [(await got(client.sessions.create_session())).data.id for _ in range(2)]
+    await got(client.sessions.delete_session(first))
+    sandbox.fault("/v1/sessions/*", method="DELETE", status=409)
+    with pytest.raises(APIStatusError):
+        await got(client.sessions.delete_session(second))
+    assert asked == [10, 10]
+
+
+STREAMED = {"X-Stainless-Raw-Response": "stream"}  # what the SDK's own wrappers send
+LEFT = 1 - Decimal("0.010834")  # PAGE, in whole micro-credits
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("how", ["closed", "dropped"])
+async def test_a_page_that_is_streamed(begin: Begin, how: str) -> None:
+    """Its hold ends when it is closed; one that is dropped half-way is kept."""
+    ends = Ends()
+    sandbox, guard, client = begin(1, on_event=ends)
+    sandbox.fault("/v1/tools/screenshot", body=b"\x89PNG" * 1000, content_type="image/png")
+    page = await got(client.tools.screenshot_webpage(url="a", extra_headers=STREAMED))
+    assert (ends.kinds, guard.available) == ([], LEFT)
+    assert page.status_code == 200
+    if how == "closed":
+        await got(page.close())
+    else:
+        own = page.__wrapped__
+        del page
+        gc.collect()
+        await got(own.close())
+        guard.balance(max_age=0)  # takes in what a finalizer told
+    assert ends.kinds == ["settled" if how == "closed" else "kept"]
+    assert guard.available == LEFT
+
+
+@pytest.mark.anyio
+async def test_a_page_that_was_read(begin: Begin) -> None:
+    """It can be closed as well, and nobody does: its hold has ended with the call."""
+    ends = Ends()
+    sandbox, guard, client = begin(1, on_event=ends)
+    sandbox.fault("/v1/tools/screenshot", body=b"\x89PNG", content_type="image/png")
+    page = await got(client.tools.screenshot_webpage(url="a"))
+    assert await got(page.read()) == b"\x89PNG"
+    assert ends.kinds == ["settled"]
+    assert guard.available == LEFT
+
+
+@pytest.mark.anyio
 async def test_a_cost_in_words_is_read(begin: Begin) -> None:
     """The provider writes amounts as numbers and as text."""
     sandbox, guard, client = begin(1)
@@ -377,6 +446,64 @@ async def test_a_session_that_could_not_be_deleted_stays_held(begin: Begin, elap
     with pytest.raises(NotFoundError):
         await got(client.sessions.delete_session("session_of_nobody"))
     await got(client.sessions.delete_session(id))
+    books(sandbox, guard, elapse)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("status", [400, 404, 409, 410, 422, 500])
+async def test_a_session_that_ended_by_itself(begin: Begin, elapse: Elapse, status: int) -> None:
+    """Its deletion is turned down, which the caller hears; its hold and slot come free."""
+    ends = Ends()
+    sandbox, guard, client = begin(1, on_event=ends, max_concurrent_browsers=1)
+    session = {"timeout": {"max_duration": 20, "idle_timeout": 2}}
+    id = (await got(client.sessions.create_session(session=session))).data.id
+    sandbox.fault("/v1/sessions/*", method="DELETE", status=status)
+    elapse(sandbox, 120)
+    with pytest.raises(APIStatusError) as refused:
+        await got(client.sessions.delete_session(id))
+    assert refused.value.status_code == status
+    assert ends.kinds == ["settled"]
+    assert guard.available == sandbox.anchor.balance
+    await got(client.sessions.create_session())
+    assert sandbox.anchor.running == 1
+
+
+@pytest.mark.anyio
+async def test_a_refused_deletion_of_what_runs(begin: Begin, elapse: Elapse) -> None:
+    """Nothing ends, however the question after it is answered."""
+    ends = Ends()
+    sandbox, guard, client = begin(1, on_event=ends)
+    id = (await got(client.sessions.create_session())).data.id
+    sandbox.fault("/v1/sessions/*", method="DELETE", status=422, times=4)
+    for seen in ({"status": 500}, {"body": {}}, {"body": {"data": {"credits_used": 1}}}, None):
+        if seen is not None:
+            sandbox.fault("/v1/sessions/*", method="GET", times=1, **seen)
+        with pytest.raises(APIStatusError):
+            await got(client.sessions.delete_session(id))
+    assert ends.kinds == []
+    await got(client.sessions.delete_session(id))
+    assert ends.kinds == ["settled"]
+    books(sandbox, guard, elapse)
+
+
+@pytest.mark.anyio
+async def test_a_refused_deletion_of_all(begin: Begin, elapse: Elapse) -> None:
+    """Of several, those are settled that ended by themselves; where nobody answers, none is."""
+    ends = Ends()
+    sandbox, guard, client = begin(1, on_event=ends)
+    short = {"timeout": {"max_duration": 20, "idle_timeout": 2}}
+    for session in (short, {}, short):
+        await got(client.sessions.create_session(session=session))
+    elapse(sandbox, 120)
+    sandbox.fault("/v1/sessions/all", method="DELETE", status=409, times=2)
+    sandbox.fault("/v1/sessions/*", method="GET", status=500, times=1)
+    for settled, questions in ((0, 1), (2, 4)):
+        with pytest.raises(APIStatusError):
+            await got(client.sessions.delete_all_sessions())
+        assert ends.kinds == ["settled"] * settled
+        assert sandbox.requests["GET", "/v1/sessions/{session_id}"] == questions
+    await got(client.sessions.delete_all_sessions())
+    assert ends.kinds == ["settled"] * 3
     books(sandbox, guard, elapse)
 
 

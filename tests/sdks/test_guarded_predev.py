@@ -621,6 +621,78 @@ def test_a_stream_left_half_way_is_kept(
     balanced(sandbox, guard)
 
 
+class Streaming(PredevAPI):  # type: ignore[misc]
+    """A newer SDK, some of whose specs come bit by bit."""
+
+    def deep_spec(self, input_text: str) -> Any:
+        """Tell of the spec's progress, then of the spec."""
+        yield {"event": "progress", "data": {"progress": 50}}
+        yield {"event": "done", "data": super().deep_spec(input_text)}
+
+    def fast_spec(self, input_text: str) -> Any:
+        """Give a block in which the spec is made."""
+        return Making(super().fast_spec, input_text)
+
+
+class Making:
+    """A block in which a spec is made."""
+
+    def __init__(self, make: Callable[[str], Any], prompt: str) -> None:
+        self._make = make
+        self._prompt = prompt
+
+    def __enter__(self) -> Any:
+        return self._make(self._prompt)
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("how", ["exhausted", "closed", "dropped"])
+def test_a_spec_that_is_streamed(open_sandbox: OpenSandbox, how: str) -> None:
+    """Its hold goes with the stream: settled at its last figure, kept where it is left half-way."""
+    sandbox = open_sandbox(100, **AT_ONCE)
+    ends = Ends()
+    guard = predev_guard(sandbox, on_event=ends)
+    api: Any = guarded(Streaming(sandbox.predev_key, sandbox.url), guard)
+    stream = api.deep_spec("A shop")
+    assert next(stream)["event"] == "progress"
+    assert (ends.kinds, guard.available) == ([], 50)
+    if how == "exhausted":
+        [done] = stream
+        assert guard.available == 100 - Decimal(done["data"]["creditsUsed"])
+    elif how == "closed":
+        stream.close()
+    else:
+        del stream
+        gc.collect()
+    guard.balance(max_age=0)  # takes in what a finalizer told
+    assert ends.kinds == ["settled" if how == "exhausted" else "kept"]
+    never_begun = api.deep_spec("A club") if how == "exhausted" else None
+    del never_begun
+    guard.balance(max_age=0)
+    assert ends.kinds[1:] == ["kept"] * (how == "exhausted")
+
+
+@pytest.mark.parametrize("raised", [None, ZeroDivisionError])
+def test_a_spec_in_a_block(open_sandbox: OpenSandbox, raised: type[Exception] | None) -> None:
+    """What is lazy is held until it is left, and settled at what the block was given."""
+    sandbox = open_sandbox(100, **AT_ONCE)
+    ends = Ends()
+    guard = predev_guard(sandbox, on_event=ends)
+    api: Any = guarded(Streaming(sandbox.predev_key, sandbox.url), guard)
+    try:
+        with api.fast_spec("A shop") as spec:
+            assert (ends.kinds, guard.available) == ([], 90)
+            if raised is not None:
+                raise raised
+    except ZeroDivisionError:
+        assert ends.kinds == ["kept"]
+    else:
+        assert ends.kinds == ["settled"]
+        assert guard.available == 100 - Decimal(spec["creditsUsed"])
+
+
 def test_a_stream_that_is_never_begun_holds_nothing(open_sandbox: OpenSandbox) -> None:
     """Neither is anything sent."""
     sandbox = open_sandbox(10)
@@ -683,8 +755,9 @@ def test_a_cost_callable_that_fails_lets_nothing_through(open_sandbox: OpenSandb
     api = sdk(sandbox, guard, deep_spec=lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         api.deep_spec("A shop")
-    with pytest.raises(TypeError):
-        api.browser_agent(iter(TASKS))
+    for tasks in (iter(TASKS), TASKS[0], None, "https://example.com"):
+        with pytest.raises(TypeError, match="tasks takes a list of tasks, not"):
+            api.browser_agent(tasks)
     with pytest.raises(TypeError, match="unexpected keyword"):
         api.fast_spec("A shop", colour="blue")
     assert not sandbox.requests

@@ -17,7 +17,15 @@ import httpx2
 import pytest
 from web import Web
 
-from budgetguard import AnchorBrowser, Event, Guard, InsufficientCredits, PreDev, set_active
+from budgetguard import (
+    AnchorBrowser,
+    ConfigurationError,
+    Event,
+    Guard,
+    InsufficientCredits,
+    PreDev,
+    set_active,
+)
 from budgetguard.streams import watched
 from budgetguard.testing import FakeProvider, HandClock
 from budgetguard.testing.sandbox import Sandbox
@@ -32,7 +40,6 @@ pytestmark = [
 AWAITING = ["httpx on asyncio", "httpx on trio", "httpx2 on asyncio", "httpx2 on trio"]
 KEY = Sandbox.predev_key
 SPEC = {"input": "A web shop for a bakery"}
-SESSION_OF_A_DAY = Decimal("0.01") + Decimal("0.05") * 1441 / 60
 CHAT = {"model": "m", "messages": []}
 OTHER_KIND = "Client takes a GuardTransport, AsyncClient an AsyncGuardTransport"
 RETRY = "x-stainless-retry-count"
@@ -629,25 +636,65 @@ async def test_a_closed_client_tries_nothing_again(
     [
         ("/v1/sessions", {}, Decimal("0.0275")),
         ("/v1/sessions", {"session": {"timeout": {"max_duration": 59}}}, Decimal("0.06")),
-        ("/v1/sessions", {"session": {"timeout": {"max_duration": -1}}}, SESSION_OF_A_DAY),
         ("/v1/sessions", {"session": {"timeout": {"max_duration": 2879}}}, Decimal("2.41")),
         ("/v1/batch-sessions", {"count": 3, "configuration": {}}, Decimal("0.0825")),
         ("/v1/batch-sessions", {"count": 3000, "configuration": {}}, Decimal("82.5")),
-        ("/v1/tools/perform-web-task", {"prompt": "x", "max_steps": 30}, Decimal("0.3")),
-        ("/v1/tools/perform-web-task", {"prompt": "x"}, Decimal(2)),
+        ("/v1/tools/perform-web-task", {"prompt": "x", "max_steps": 30}, Decimal("0.3275")),
+        ("/v1/tools/perform-web-task", {"prompt": "x"}, Decimal("2.0275")),
+        ("/v1/tools/perform-web-task?sessionId=s", {"prompt": "x"}, Decimal(2)),
+        ("/v1/tools/screenshot", {}, Decimal("0.010834")),
+        ("/v1/tools/page-pdf", {}, Decimal("0.010834")),
+        ("/v2/tasks/t/run", {}, Decimal("2.0275")),
+        ("/v2/tasks/generate", {}, Decimal("2.0275")),
+        ("/v1/tools/execute-code", {}, Decimal(0)),
     ],
 )
 async def test_what_browsers_may_cost(
     web: Web, anchor: Guard, sandbox: Sandbox, path: str, body: Any, credits: Decimal
 ) -> None:
     """A session for its longest life, a batch for as many, a task for its steps."""
-    sandbox.fault(path, status=200, body={"data": {}})
+    sandbox.fault(path.partition("?")[0], status=200, body={"data": {}})
     await web.open(anchor, key=Sandbox.anchor_key)
     await web.send("POST", f"{sandbox.url}{path}", json=body)
     left = 100 - credits
     assert anchor.available is not None
     assert abs(anchor.available - left) <= Decimal("0.000001")
     assert anchor.available <= left
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        ("/v1/sessions", {"session": {"timeout": {"max_duration": -1}}}, "max_duration=-1 may"),
+        ("/v1/sessions", {"session": {"timeout": {"max_duration": "sk-1"}}}, "max_duration=<str>"),
+        ("/v1/batch-sessions", {"configuration": {}}, "count=None may"),
+        ("/v1/batch-sessions/b/retry", {}, "a batch that was not begun here may"),
+    ],
+)
+async def test_browsers_that_may_cost_anything(
+    web: Web, anchor: Guard, sandbox: Sandbox, path: str, body: Any, words: str
+) -> None:
+    """They are refused until their price is named, in words that say so."""
+    await web.open(anchor, key=Sandbox.anchor_key)
+    reply = await web.send("POST", f"{sandbox.url}{path}", json=body)
+    assert (reply.status_code, anchor.available) == (400, 100)
+    assert words in reply.json()["error"]["message"]
+    assert reply.json()["error"]["message"].endswith("or by prices= of a transport")
+    assert not any(method == "POST" for method, _ in sandbox.requests)
+    await web.close()
+    await web.open(anchor, key=Sandbox.anchor_key, prices={("POST", path): 3})
+    sandbox.fault(path, status=200, body={"data": {}})
+    await web.send("POST", f"{sandbox.url}{path}", json=body)
+    assert anchor.available == 97
+
+
+async def test_what_nobody_can_price_is_raised_where_refusals_are(
+    web: Web, anchor: Guard, sandbox: Sandbox
+) -> None:
+    """It is an error of configuration then."""
+    await web.open(anchor, key=Sandbox.anchor_key, on_refusal="raise")
+    with pytest.raises(ConfigurationError, match="count=None"):
+        await web.send("POST", f"{sandbox.url}/v1/batch-sessions", json={})
 
 
 async def test_a_session_counts_for_its_longest_life(
