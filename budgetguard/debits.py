@@ -18,7 +18,7 @@ Causes: TypeAlias = Counter[str | None]
 """How many calls, or sessions, by the name of what they raised; None where that is not known."""
 
 
-class _Bucket:
+class Bucket:
     """Debits of nearly one time; the stamp is the latest of theirs."""
 
     __slots__ = ("amount", "calls", "clears_at", "sessions", "slots")
@@ -30,7 +30,8 @@ class _Bucket:
         self.calls: Causes | None = None
         self.sessions: Causes | None = None
 
-    def take_over(self, earlier: "_Bucket") -> None:
+    def take_over(self, earlier: "Bucket") -> None:
+        """Count what `earlier` counted as well."""
         self.amount += earlier.amount
         self.slots += earlier.slots
         self.calls = _sum(self.calls, earlier.calls)
@@ -49,12 +50,23 @@ class Debits:
     def __init__(self) -> None:
         self.total = 0
         self.slots = 0
-        self._buckets: dict[int, _Bucket] = {}
+        self._buckets: dict[int, Bucket] = {}
         self._order: list[int] = []
 
-    def add(self, amount: int, clears_at: float, slots: int = 0) -> None:
+    def add(self, amount: int, clears_at: float, slots: int = 0) -> Bucket:
         """Book `amount` until a balance asked for at `clears_at` or later arrives."""
-        self._book(amount, clears_at, slots)
+        key = int(clears_at * BUCKETS_PER_SECOND)
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._begin(key, clears_at)
+        elif bucket.clears_at < clears_at:
+            bucket.clears_at = clears_at
+        bucket.amount += amount
+        self.total += amount
+        if slots:
+            bucket.slots += slots
+            self.slots += slots
+        return bucket
 
     def clear(self, sent: float) -> None:
         """Drop what a balance asked for at `sent` is sure to show."""
@@ -77,22 +89,14 @@ class Debits:
             bucket = self._buckets[key]
             yield bucket.clears_at, bucket.amount, bucket.slots
 
-    def _book(self, amount: int, clears_at: float, slots: int) -> _Bucket:
-        key = int(clears_at * BUCKETS_PER_SECOND)
-        bucket = self._buckets.get(key)
-        if bucket is None:
-            if len(self._order) >= MOST_BUCKETS:
-                self._join_neighbours()
-            bucket = self._buckets[key] = _Bucket(clears_at)
-            heappush(self._order, key)
-        bucket.clears_at = max(bucket.clears_at, clears_at)
-        bucket.amount += amount
-        bucket.slots += slots
-        self.total += amount
-        self.slots += slots
+    def _begin(self, key: int, clears_at: float) -> Bucket:
+        if len(self._order) >= MOST_BUCKETS:
+            self._join_neighbours()
+        bucket = self._buckets[key] = Bucket(clears_at)
+        heappush(self._order, key)
         return bucket
 
-    def _drop(self, bucket: _Bucket) -> None:
+    def _drop(self, bucket: Bucket) -> None:
         self.total -= bucket.amount
         self.slots -= bucket.slots
 
@@ -139,7 +143,9 @@ class Kept(Debits):
         self.calls: Causes = Counter()
         self.sessions: Causes = Counter()
 
-    def add(self, amount: int, clears_at: float, slots: int = 0, cause: str | None = None) -> None:
+    def add(
+        self, amount: int, clears_at: float, slots: int = 0, cause: str | None = None
+    ) -> Bucket:
         """Book one call's `amount`; `cause` names what it raised, if that is known.
 
         Of more than `MOST_CAUSES` different names at a time, the rest are not told apart.
@@ -147,15 +153,16 @@ class Kept(Debits):
         known = self.calls.keys() | self.sessions.keys()
         if cause not in known and len(known) >= MOST_CAUSES:
             cause = None
-        bucket = self._book(amount, clears_at, slots)
+        bucket = super().add(amount, clears_at, slots)
         if amount:
             bucket.calls = _sum(bucket.calls, Counter({cause: 1}))
             self.calls[cause] += 1
         if slots:
             bucket.sessions = _sum(bucket.sessions, Counter({cause: slots}))
             self.sessions[cause] += slots
+        return bucket
 
-    def _drop(self, bucket: _Bucket) -> None:
+    def _drop(self, bucket: Bucket) -> None:
         super()._drop(bucket)
         self.calls -= bucket.calls or Counter()
         self.sessions -= bucket.sessions or Counter()
