@@ -174,7 +174,7 @@ class Runtime:
 
     def _started(self) -> _Loop:
         if self.stopping:
-            msg = "the interpreter is about to end"
+            msg = "the private loop has been stopped, as at exit"
             raise RuntimeError(msg)
         loop = self._made.get("loop")
         if loop is None:

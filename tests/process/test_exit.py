@@ -299,7 +299,7 @@ connection.recv(100)
 connection.detach()
 """
         )
-        == "it could not be asked for (RuntimeError: the interpreter is about to end)"
+        == "it could not be asked for (RuntimeError: the private loop has been stopped, as at exit)"
     )
 
 
