@@ -7,6 +7,7 @@ kept.
 
 import functools
 import inspect
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from types import FunctionType, MethodType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _CLOSE = frozenset({"close", "aclose"})
 _STEPS = frozenset({"send", "throw"})
 _ASYNC_STEPS = frozenset({"asend", "athrow"})
+_STOPS = (StopIteration, StopAsyncIteration)
 # Flags of CPython's types: those made at run time, and those that cannot be changed since.
 _HEAP_TYPE, _IMMUTABLE_TYPE = 1 << 9, 1 << 8
 
@@ -38,7 +40,7 @@ def watch(need: "Requirement", hold: "Hold", result: Any) -> Any:
 class _Work:
     """What a result stands for, and its hold."""
 
-    __slots__ = ("_broken", "_hold", "_steps", "need", "result", "root")
+    __slots__ = ("_around", "_broken", "_hold", "_steps", "need", "result", "root")
 
     def __init__(self, need: "Requirement", hold: "Hold", result: Any) -> None:
         self.need = need
@@ -46,6 +48,8 @@ class _Work:
         self._hold = hold
         self._steps = isinstance(result, Generator | AsyncGenerator | Coroutine)
         self._broken = False
+        # By its id: kept, its traceback would keep what is to be dropped.
+        self._around = id(sys.exception())
 
     def await_(self, awaitable: Awaitable[Any]) -> Coroutine[Any, Any, Any]:
         return finish_awaited(self.need, self._hold, awaitable)
@@ -75,11 +79,17 @@ class _Work:
             self._broken = True
 
     def closed(self) -> None:
-        """It was closed: its end, but for what was to be stepped through."""
+        """It was closed: its end, but for what was to be stepped through.
+
+        Closed because something raised, by `finally` or `contextlib.closing`, it was left so.
+        """
+        error = sys.exception()
         if self._steps:
             self._hold.finish(GeneratorExit())
-        else:
+        elif error is None or id(error) == self._around or isinstance(error, _STOPS):
             self.left()
+        else:
+            self._hold.finish(error)
 
     def left(self) -> None:
         """It came to its end."""

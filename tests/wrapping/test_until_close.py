@@ -382,6 +382,103 @@ async def test_an_async_block_that_raises_is_kept(guard: Guard, meter: Meter) ->
                 assert await meter.aending() == "kept"
 
 
+def closing(stream: Any) -> None:
+    with contextlib.closing(stream):
+        raise ValueError
+
+
+def finally_closed(stream: Any) -> None:
+    try:
+        raise ValueError
+    finally:
+        stream.close()
+
+
+def closed_at_the_error(stream: Any) -> None:
+    try:
+        int("no number")
+    except ValueError:
+        stream.close()
+
+
+def closed_by_itself_at_an_error(stream: Any) -> None:
+    stream.parse()
+
+
+class Fragile(Stream):
+    """A stream that closes itself where it cannot go on."""
+
+    def parse(self) -> None:
+        try:
+            raise ValueError
+        finally:
+            self.close()
+
+
+@pytest.mark.parametrize(
+    "end", [closing, finally_closed, closed_at_the_error, closed_by_itself_at_an_error]
+)
+def test_what_is_closed_because_something_raised_is_kept(
+    guard: Guard, meter: Meter, end: Callable[[Any], None]
+) -> None:
+    """It was left by the exception; which may prove that nothing was charged."""
+    for release_on, ending in (((), "kept"), (ValueError, "released")):
+        require = guard.require_credits(min=10, until="close", release_on=release_on)
+        with meter:
+            stream = require(lambda: Fragile())()  # noqa: PLW0108
+            with contextlib.suppress(ValueError):
+                end(stream)
+            assert stream.closed
+            assert meter.ending() == ending
+
+
+@pytest.mark.anyio
+async def test_an_async_one_closed_because_something_raised_is_kept(
+    guard: Guard, meter: Meter
+) -> None:
+    """Likewise, cancelled too."""
+
+    async def raise_inside() -> None:
+        async with contextlib.aclosing(function(AsyncLines)):
+            raise ValueError
+
+    async def cancel_inside() -> None:
+        with anyio.CancelScope() as scope:
+            stream = function(AsyncLines)
+            try:
+                scope.cancel()
+                await anyio.lowlevel.checkpoint()
+            finally:
+                await stream.aclose()
+
+    function = guard.require_credits(min=10, until="close")(lambda kind: kind())
+    for use in (raise_inside, cancel_inside):
+        async with meter:
+            with contextlib.suppress(ValueError):
+                await use()
+            assert await meter.aending() == "kept"
+
+
+def test_an_error_around_all_of_it_is_none_of_its(guard: Guard, meter: Meter) -> None:
+    """A fallback that runs while another error is handled may end well."""
+    function = guard.require_credits(min=10, until="close")(lambda: Stream())  # noqa: PLW0108
+    with meter:
+        try:
+            int("no number")
+        except ValueError:
+            stream = function()
+            next(stream)
+            stream.close()
+        assert meter.ending() == "settled"
+    with meter:
+        stream = function()
+        try:
+            next(iter(()))
+        except StopIteration:
+            stream.close()
+        assert meter.ending() == "settled"
+
+
 def test_a_step_that_raises_is_kept(guard: Guard, meter: Meter) -> None:
     """The provider broke off: nobody knows what it charged."""
 
