@@ -276,7 +276,7 @@ class _Traffic:
 
     def _path(self, url: Any) -> str | None:
         """What an address is below the base URL; None where it is not."""
-        scheme, path = _PLAIN.get(url.scheme, url.scheme), url.path
+        scheme, path = str(_PLAIN.get(url.scheme, url.scheme)), url.path
         is_below = path == self._below or path.startswith(f"{self._below}/")
         if (scheme, url.host, url.port or _PORTS.get(scheme)) != self._origin or not is_below:
             return None
