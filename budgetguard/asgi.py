@@ -11,8 +11,9 @@ from budgetguard import problem
 from budgetguard.credits import Amount
 from budgetguard.decorator import require_credits
 from budgetguard.discreet import discreet
-from budgetguard.exchange import EXCHANGE, Exchange, Receive, Scope, Send, answers_websockets
+from budgetguard.exchange import EXCHANGE, Exchange, Scope, Send, answers_websockets
 from budgetguard.hold import Hold
+from budgetguard.listening import Receive
 from budgetguard.plain import check_plain
 from budgetguard.requirement import check_terms
 from budgetguard.routes import Routes

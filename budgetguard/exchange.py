@@ -11,12 +11,12 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
+from budgetguard import listening
 from budgetguard.errors import HoldClosed
 from budgetguard.hold import Hold
+from budgetguard.listening import Listener, Message, Receive
 
-Message: TypeAlias = MutableMapping[str, Any]
 Scope: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 EXCHANGE = "budgetguard.exchange"
@@ -47,12 +47,15 @@ class Exchange:
         self._holds: list[Hold] = []
         self._ahead: deque[Message] = deque()
         self._receiving = 0
+        self._listener: Listener | None = None
         self._complete = False
         self._lost = False
 
     def watch(self, hold: Hold) -> None:
         """End this hold as the exchange ends."""
         self._holds.append(hold)
+        if self._listener is None and not self._receiving and listening.is_needed():
+            self._listener = Listener(self._receive, self._note)
 
     def __enter__(self) -> Self:
         return self
@@ -63,6 +66,8 @@ class Exchange:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._listener is not None:
+            self._listener.stop()
         heard = self._complete and not self._lost and (self.status or 0) < _SERVER_ERROR
         for hold in self._holds:
             if error is None and not heard:
@@ -74,6 +79,8 @@ class Exchange:
         """What the app receives."""
         if self._ahead:
             return self._ahead.popleft()
+        if self._listener is not None:
+            return await self._listener.receive()
         self._receiving += 1
         try:
             message = await self._receive()
@@ -90,7 +97,9 @@ class Exchange:
         elif kind == "http.response.pathsend" or (
             kind in _BODIES and not message.get("more_body", False)
         ):
-            if self._holds and not self._receiving:
+            if self._listener is not None:
+                await self._listener.catch_up()
+            elif self._holds and not self._receiving:
                 await self._look()
             # Before it is sent: from then on servers say that the client has gone, and mean that
             # there is nothing more to receive.

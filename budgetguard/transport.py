@@ -78,11 +78,13 @@ class _Transport(_Base):  # type: ignore[misc]
         self._made = {} if transport is None else {"behind": transport}
         self._traffic = _Traffic(guard, prices, base_url, on_refusal)
 
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        """Of each library's kind of transport, for those who compose transports and check that."""
-        kind = type(self)
-        return seen_as(kind, _LIBRARIES, kind._base)  # noqa: SLF001  its own
+    if not TYPE_CHECKING:  # who checks types takes it for either library's already
+
+        @property
+        def __class__(self) -> type:
+            """Of each library's kind of transport, for those who compose transports and check."""
+            kind = type(self)
+            return seen_as(kind, _LIBRARIES, kind._base)  # noqa: SLF001  its own
 
     def __getattr__(self, name: str) -> Any:
         msg = f"{type(self).__name__!r} object has no attribute {name!r}"
@@ -109,16 +111,27 @@ class GuardTransport(_Transport):
     its own transport (verify, proxies, HTTP/2) are to be given to that one. `prices` maps (method,
     path pattern) to a cost in credits, to the arguments of `require_credits` in a mapping, or to a
     callable given the request that returns one of these, or None for nothing; default are the
-    provider's, such as `PreDev.prices`. `slots`, `actual` and `release_on` are refused.
-    Guarded are requests to the origin of `base_url`, by default the provider's; all others pass
-    untouched, the first one told in the log at INFO, and those that a client's own `proxy` or `mounts`
-    take come not this way.
+    provider's, such as `PreDev.prices`. Callables in a mapping are given the request too. `slots`,
+    `actual` and `release_on` are refused.
+    Guarded are requests to the origin of `base_url`, by default the provider's, websockets (`ws://`,
+    `wss://`) among them: these are priced by a key for GET, which they begin with, or for WEBSOCKET.
+    All others pass untouched, the first one told in the log at INFO, and those that a client's own
+    `proxy` or `mounts` take come not this way.
 
     A refusal is a reply that never left: 402 (503 where the balance is unknown) in the provider's own
-    shape, which SDKs do not retry. With `on_refusal="raise"` it is the BudgetGuardError. A call is
-    settled when its reply has been read to its end, at what the reply says, or else at its cost; kept
-    when it broke off, timed out or goes on behind the reply; released where no connection was made
-    or the provider refused it. A 402 for want of credits marks the guard exhausted. Takes no slots.
+    shape, which SDKs do not retry. With `on_refusal="raise"` it is the BudgetGuardError, which openai
+    lets through; anthropic and anchorbrowser take it for a broken connection, try again, and raise an
+    APIConnectionError whose `__cause__` it is (2026-11). A call is settled when its reply has been read
+    to its end, at what the reply says, or else at its cost; kept when it broke off, timed out or goes
+    on behind the reply, a websocket's included; released where no connection was made or the provider
+    refused it. A 402 for want of credits marks the guard exhausted. Takes no slots.
+
+    A redirected request and the one that follows it, by whichever client or by hand, are one call. 307
+    and 308 did nothing: its credits are released, and held anew for what follows, at the first price
+    where its own path or origin has none. After 301, 302 and 303 what follows goes by the hold that
+    there is, which is kept, 65 s later, if nothing does.
+
+    An instance is one of `httpx.BaseTransport` and of `httpx2.BaseTransport` to `isinstance`.
 
     Raises TypeError, ValueError or ConfigurationError for arguments that cannot be.
     """
@@ -276,7 +289,7 @@ class _Traffic:
 
     def _path(self, url: Any) -> str | None:
         """What an address is below the base URL; None where it is not."""
-        scheme, path = _PLAIN.get(url.scheme, url.scheme), url.path
+        scheme, path = str(_PLAIN.get(url.scheme, url.scheme)), url.path
         is_below = path == self._below or path.startswith(f"{self._below}/")
         if (scheme, url.host, url.port or _PORTS.get(scheme)) != self._origin or not is_below:
             return None

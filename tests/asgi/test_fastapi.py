@@ -154,6 +154,32 @@ class TestByHand:
         assert answer(await call(app))[0] == 422
         assert told.kinds() == ["admitted", end]
 
+    @pytest.mark.parametrize("around", [True, False], ids=["with the middleware", "alone"])
+    @pytest.mark.parametrize(("raised", "end"), [(KeyError, "kept"), (LookupError, "released")])
+    async def test_what_a_handler_makes_a_response_of(
+        self, guard: Guard, told: Any, call: Any, raised: Any, end: str, around: bool
+    ) -> None:
+        """The dependency hears what the endpoint raised, before any handler does."""
+        app = FastAPI()
+        if around:
+            app.add_middleware(GuardMiddleware)
+
+        @app.exception_handler(LookupError)
+        async def answered(_: Any, __: Exception) -> JSONResponse:
+            return JSONResponse({"error": "busy"}, 429)
+
+        class Free(LookupError):
+            """Nothing was charged."""
+
+        needs = require(guard, min=10, release_on=Free)
+
+        @app.get("/paid", dependencies=[Depends(needs)])
+        async def paid() -> dict[str, int]:
+            raise KeyError if raised is KeyError else Free
+
+        assert answer(await call(app))[0] == 429
+        assert told.kinds() == ["admitted", end]
+
     @pytest.mark.parametrize("status", [200, 404, 500])
     async def test_middleware_that_holds_the_response_back(
         self, guard: Guard, told: Any, call: Any, status: int

@@ -692,6 +692,10 @@ def test_a_cost_that_would_have_to_be_awaited(guard: Guard) -> None:
     assert said.value.__notes__ == ["in the rule for GET /paid"]
     with pytest.raises(TypeError, match="plain function"):
         GuardMiddleware(sending(), guard, {("POST", "/paid"): cost})  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match=r"takes no release_on: .*hold\"\]\.release\(\).*require\("):
+        GuardMiddleware(sending(), guard, {("GET", "/paid"): {"min": 1, "release_on": OSError}})
+    with pytest.raises(TypeError, match=r"it names 'mni'.*Did you mean min"):
+        GuardMiddleware(sending(), guard, {("GET", "/paid"): {"mni": 1}})
     with pytest.raises(TypeError, match="guards nothing"):
         GuardMiddleware(sending(), guard)
 

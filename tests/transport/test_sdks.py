@@ -1,5 +1,6 @@
 """Real SDKs over a guarded transport: a refusal is not tried again, a retry is one call."""
 
+import functools
 from decimal import Decimal
 from typing import Any
 
@@ -7,6 +8,7 @@ import httpx
 import httpx2
 import pytest
 from anchorbrowser import Anchorbrowser, APIStatusError, AsyncAnchorbrowser
+from anchorbrowser import APIConnectionError as AnchorConnectionError
 from needed import need
 
 from budgetguard import AnchorBrowser, Guard, InsufficientCredits
@@ -73,15 +75,49 @@ def test_openai(predev: Guard, sandbox: Sandbox, clock: HandClock, library: Any)
     assert predev.balance().credits == Decimal("99.75")
 
 
-def test_openai_raising(predev: Guard, sandbox: Sandbox) -> None:
+@pytest.mark.parametrize("library", [httpx, httpx2], ids=["httpx", "httpx2"])
+def test_openai_raising(predev: Guard, sandbox: Sandbox, library: Any) -> None:
     """With `on_refusal="raise"`, the guard's own error reaches the caller, also through this SDK."""
     with (
-        openai_client(predev, sandbox.url, httpx2, on_refusal="raise") as client,
+        openai_client(predev, sandbox.url, library, on_refusal="raise") as client,
         predev.acquire(99),
         pytest.raises(InsufficientCredits),
     ):
         client.chat.completions.create(model="m", messages=HELLO)
     assert sandbox.requests["POST", COMPLETIONS] == 0
+
+
+def raising(guard: Guard, url: str, sdk: str, retries: int) -> tuple[Any, type[Exception]]:
+    """A call by an SDK over a raising transport, and that SDK's error of no connection."""
+    if sdk == "anthropic":
+        http: Any = httpx2.Client(transport=GuardTransport(guard, on_refusal="raise"))
+        client = anthropic.Anthropic(
+            api_key=KEY, base_url=url, http_client=http, max_retries=retries
+        )
+        call = functools.partial(client.messages.create, model="m", max_tokens=10, messages=HELLO)
+        return call, anthropic.APIConnectionError
+    http = httpx.Client(transport=GuardTransport(guard, on_refusal="raise"))
+    browser = Anchorbrowser(
+        api_key=Sandbox.anchor_key, base_url=url, http_client=http, max_retries=retries
+    )
+    return browser.sessions.create_session, AnchorConnectionError
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+@pytest.mark.parametrize("sdk", ["anthropic", "anchorbrowser"])
+def test_who_wraps_what_is_raised(
+    predev: Guard, anchor: Guard, sandbox: Sandbox, sdk: str, retries: int
+) -> None:
+    """These take any exception for a broken connection; the refusal is its cause, after all tries."""
+    guard = predev if sdk == "anthropic" else anchor
+    call, wrapped = raising(guard, sandbox.url, sdk, retries)
+    refusals: list[Any] = []
+    guard.asker.on_event = lambda event: event.kind == "refused" and refusals.append(event)
+    with guard.acquire(guard.available or 0), pytest.raises(wrapped) as refused:
+        call()
+    assert isinstance(refused.value.__cause__, InsufficientCredits)
+    assert len(refusals) == retries + 1
+    assert not {path for _, path in sandbox.requests} & {"/v1/messages", "/v1/sessions"}
 
 
 CHUNKS = """\
