@@ -64,15 +64,20 @@ class Turn:
     async def arun(self, body: Callable[..., Awaitable[Any]], /, *args: Any, **kwargs: Any) -> Any:
         """`run`, for a body that is awaited."""
         self._begin()
-        return await self._awaited(body(*args, **kwargs))
+        try:
+            work = body(*args, **kwargs)
+        except BaseException as error:
+            self._end(None, error)
+            raise
+        return await self._awaited(work)
 
     def over(self, settle: Callable[[], None]) -> None:
         """The framework has a result: `settle` ends the hold, unless the body did not return.
 
         A body that raised ends it as a block would, whatever was made of that. A body that is still
-        at work will end it.
+        at work will end it, and one that never began never will.
         """
-        if not self.began:
+        if self._begun.setdefault("by", "nobody") == "nobody":
             settle()
             return
         error = self._ended.setdefault("by", _NOBODY_WAITS)
