@@ -469,8 +469,8 @@ MUTANTS = [
     Mutant(
         "a reply that breaks off is believed",
         "transport.py",
-        "content, complete=complete)",
-        "content, complete=True)",
+        "content, complete=complete, asked",
+        "content, complete=True, asked",
         "tests/transport/test_transport.py",
     ),
     Mutant(
@@ -1020,5 +1020,47 @@ MUTANTS = [
         "value = self._value(name, optional=True, nullable=True)",
         "value = self._value(name, optional=True)",
         "tests/providers/test_anchorbrowser.py",
+    ),
+    Mutant(
+        "a web task's own session is free",
+        "providers/anchorbrowser_wire.py",
+        'own = Decimal(0) if asked.query.get("sessionId") else session_cost(MINUTES)',
+        "own = Decimal(0)",
+        "tests/transport/test_transport.py",
+    ),
+    Mutant(
+        "no upper end is a price",
+        "providers/anchorbrowser_wire.py",
+        "            if number > 0:\n",
+        "            if True:\n",
+        "tests/sdks/test_priced_alike.py",
+    ),
+    Mutant(
+        "a batch is not remembered",
+        "providers/anchorbrowser_wire.py",
+        "            self._remember(reply)\n",
+        "            pass\n",
+        "tests/sdks/test_priced_alike.py",
+    ),
+    Mutant(
+        "a streamed spec is settled on return",
+        "integrations/predev.py",
+        "if isinstance(reply, Iterator):",
+        "if False:",
+        "tests/sdks/test_guarded_predev.py",
+    ),
+    Mutant(
+        "a streamed page is settled on return",
+        "integrations/anchorbrowser.py",
+        "return ended(need, hold, reply)",
+        "need.settle(hold, reply)\n            return reply",
+        "tests/sdks/test_guarded_anchorbrowser.py",
+    ),
+    Mutant(
+        "a refused deletion ends a session that runs",
+        "integrations/anchorbrowser.py",
+        "if status is not None and not is_alive(status):",
+        "if status is not None:",
+        "tests/sdks/test_guarded_anchorbrowser.py",
     ),
 ]
