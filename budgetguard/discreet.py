@@ -41,6 +41,9 @@ def discreet(function: Callable[P, R]) -> Callable[P, R]:
             _clear(error)
             raise
 
+    # The same object: whoever changes a default by it changes that of the function itself.
+    outer, inner = cast("Any", called), cast("Any", function)
+    outer.__kwdefaults__ = inner.__kwdefaults__
     return called
 
 

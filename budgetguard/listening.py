@@ -1,6 +1,6 @@
 """Hearing that a client has gone from servers which tell nobody but who waits for it.
 
-Granian answers `receive` only some time after it was awaited, and sends to a client that has gone
+Granian may answer `receive` only some time after it was awaited, and sends to a client that has gone
 without a word (2.8, 2026-11): an app that does not listen never hears, and there is nothing to be
 asked at the end. So under it a task waits beside the app, and hands on what it receives.
 """

@@ -37,7 +37,6 @@ class Requirement:
     Decorates any number of functions. As a context manager it guards one block at a time.
     """
 
-    @discreet
     def __init__(
         self,
         guard: "Guard | Callable[..., Guard]",
@@ -77,7 +76,8 @@ class Requirement:
         if not callable(guard) and not hasattr(guard, "asker"):
             msg = f"guard takes a Guard or a callable, not {type(guard).__name__}"
             raise TypeError(msg)
-        _check_callables(min=min, cost=cost, actual=actual, guard=guard)
+        if callable(min) or callable(cost) or actual is not None or callable(guard):
+            _check_callables(min=min, cost=cost, actual=actual, guard=guard)
         self.guard = guard
         self.min = min if min is None or callable(min) else to_cost(min, "min")
         self.cost = cost if cost is None or callable(cost) else to_cost(cost, "cost")
@@ -87,7 +87,7 @@ class Requirement:
         self.lag = None if lag is None else seconds(lag, "lag")
         self.linger = None if linger is None else seconds(linger, "linger")
         self.release_on = _exceptions(release_on)
-        self.name = _checked_name(name)
+        self.name = name if name is None else _checked_name(name)
         self.until = until
         # Empty while a block is guarded; list.pop is atomic, so two cannot both be let in.
         self._free = [None]
@@ -340,8 +340,8 @@ def _check_callables(**given: Any) -> None:
             check_plain(each, what)
 
 
-def _checked_name(name: str | None) -> str | None:
-    if name is not None and not isinstance(name, str):
+def _checked_name(name: str) -> str:
+    if not isinstance(name, str):
         msg = f"name takes a str, not {type(name).__name__}"
         raise TypeError(msg)
     if name == "":

@@ -175,8 +175,8 @@ def test_a_guard_that_is_closed_as_a_call_comes_in(monkeypatch: pytest.MonkeyPat
     call = guard.require_credits(min=10)(lambda: "ran")
     admit = Requirement.open
 
-    def admit_and_close(*args: Any) -> Hold:
-        hold = admit(*args)
+    def admit_and_close(*args: Any, **options: Any) -> Hold:
+        hold = admit(*args, **options)
         guard.close()
         return hold
 
