@@ -13,6 +13,8 @@ from http.cookiejar import CookieJar
 from typing import Any
 
 import anyio
+import anyio.lowlevel
+import httpcore
 import httpx
 
 from budgetguard._version import __version__
@@ -22,6 +24,7 @@ MOST_CLIENTS = 32
 
 _KEPT_EACH = 2
 _MOST_READ = 64 * 1024
+_TURNS = 8
 
 
 def make_client(*, trust_env: bool, verify: ssl.SSLContext | bool = True) -> httpx.AsyncClient:
@@ -146,6 +149,9 @@ class _Stream:
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        if self._read and await self._has_more():
+            # httpcore closes this connection, and takes another.
+            raise httpcore.ConnectionNotAvailable
         self._read.clear()
         await self._stream.write(buffer, timeout)
 
@@ -159,20 +165,26 @@ class _Stream:
         answer = self._stream.get_extra_info(info)
         if info != "is_readable" or answer:
             return answer
-        return not _is_one_reply(bytes(self._read)) or self._is_decrypted()
+        return not _is_one_reply(bytes(self._read))
 
-    def _is_decrypted(self) -> bool:
-        """Whether TLS has something to give that nobody has read; takes it, if so."""
-        tls = self._stream.get_extra_info("ssl_object")
-        if tls is None:
-            return False
-        try:
-            tls.read(1)
-        except ssl.SSLWantReadError:
-            return False
-        except ssl.SSLError:  # the other side has said goodbye
-            return True
-        return True
+    async def _has_more(self) -> bool:
+        """Whether something waits between the socket and us: in TLS, or where asyncio reads ahead.
+
+        Takes it, if so. Nothing else shows it, and nothing but the turns of the loop is waited for.
+        """
+        came = False
+
+        async def take() -> None:
+            nonlocal came
+            await self._stream.read(1)
+            came = True
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(take)
+            for _ in range(_TURNS):
+                await anyio.lowlevel.checkpoint()
+            group.cancel_scope.cancel()
+        return came
 
 
 def _is_one_reply(read: bytes) -> bool:

@@ -113,7 +113,8 @@ class Line:
             del self.readers[reading]
             reading.settle(why("balance()"))
             effects.append(reading.wake)
-        self.pass_on(now, effects)
+        # Whoever stood behind them may fit now.
+        self.review(now, effects)
 
     def leave(self, ticket: Ticket) -> None:
         """Somebody stopped waiting; whoever stood behind it may fit now."""

@@ -213,6 +213,7 @@ class Runtime:
                     # Not closed: other files may have its numbers by now. The next look makes another.
                     loop.abandon()
                     self._broken.append(self._made.pop("loop"))
+                    self._tasks, self._clients = set(), None
                     return
         finally:
             stay.over()
@@ -230,12 +231,14 @@ class Runtime:
             return
 
         async def wind_up() -> None:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            if self._clients is not None:
-                await self._clients.aclose()
-            loop.stop()
+            try:
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.gather(*self._tasks, return_exceptions=True)
+                if self._clients is not None:
+                    await self._clients.aclose()
+            finally:
+                loop.stop()
 
         def begin() -> None:
             self._last_task = loop.create_task(wind_up())

@@ -152,8 +152,9 @@ def test_a_guard_is_made(scene: Scene) -> None:
     assert isinstance(made, Guard)
     assert made.account is scene.guard.account
     assert made in {guard for guard in [made] if guard.asker in scene.guard.account.askers}
-    made.acquire(1)
+    hold = made.acquire(1)
     assert [event.kind for event in events] == ["admitted"]
+    hold.release()
 
 
 def test_a_guard_is_closed(scene: Scene, clock: HandClock) -> None:
@@ -277,16 +278,20 @@ class TestWhatAListenerStarts:
 
     def test_a_thread(self, clock: HandClock) -> None:
         """That runs in a copy of the listener's context, and goes on beside it."""
-        callers: list[Caller] = []
+        outcomes: list[object] = []
         quiet = Guard(FakeProvider(100))
 
-        def on_event(_: Event) -> None:
-            context = contextvars.copy_context()
-            callers.append(Caller(lambda: context.run(lambda: quiet.acquire(1).amount)))
-            assert callers[-1].outcome() == 1
+        def on_event(event: Event) -> None:
+            if event.kind == "released":
+                context = contextvars.copy_context()
+                caller = Caller(lambda: context.run(lambda: quiet.acquire(1).amount))
+                outcomes.append(caller.outcome())
 
-        Guard(FakeProvider(100), on_event=on_event).acquire(10)
-        assert len(callers) >= 1
+        guard = Guard(FakeProvider(100), on_event=on_event)
+        guard.balance()
+        quiet.balance()
+        guard.acquire(10).release()
+        assert outcomes == [1]
         clock.advance(0)
 
     @pytest.mark.parametrize("kind", ["fetch", "coroutine"])

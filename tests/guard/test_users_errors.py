@@ -146,7 +146,8 @@ def test_a_listener_on_another_thread(
             return "ran"
 
     assert Caller(use).outcome() == "ran"
-    assert kind in told
+    until(lambda: kind in told)
+    clock.advance(0)
     assert guard.available == 40
     lives(guard)
     assert caplog.text.count("on_event raised") == 1
@@ -243,6 +244,11 @@ def test_a_loop_whose_files_were_closed_is_made_anew(clock: HandClock) -> None:
     clock.advance(1)
     assert guard.balance(max_age=0).credits == 100
     assert runtime._made["loop"] is not loop
+    # What the other one left behind does not keep this one from its end.
+    thread = runtime._thread
+    runtime.stop()
+    thread.join(20)
+    assert not thread.is_alive()
     del loop._selector.select  # type: ignore[attr-defined]
     loop.close()
 

@@ -249,6 +249,27 @@ print("all wait")
         )
 
 
+def test_a_refresh_that_the_exit_breaks_off_is_not_told_of(script: Script) -> None:
+    """A listener hears of no failure that never was."""
+    assert (
+        script(
+            HEAD
+            + """
+server = socket.create_server(("127.0.0.1", 0))
+base_url = f"http://127.0.0.1:{server.getsockname()[1]}"
+tell = lambda event: print(event.kind)
+guard = Guard(PreDev("a-key-of-some-length", base_url=base_url), timeout=600, on_event=tell)
+threading.Thread(target=guard.balance, daemon=True).start()
+connection, _ = server.accept()
+connection.recv(100)
+connection.detach(), server.detach()
+print("the end")
+"""
+        )
+        == "the end"
+    )
+
+
 def test_daemon_threads_that_go_on_asking_are_told_nothing(script: Script) -> None:
     """Also one that comes when the private loop has been stopped already."""
     for _ in range(RUNS):

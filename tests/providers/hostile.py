@@ -38,6 +38,7 @@ class Server:
         self.requests: list[bytes] = []
         self.connections = 0
         self.sent = 0
+        self.hung_up_on = False
         self._replies = replies
         self._tls = tls
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -100,7 +101,7 @@ class Server:
                 if not self._send(connection, reply):
                     break
         except OSError:
-            pass
+            self.hung_up_on = True
         connection.close()
 
     def _read(self, connection: socket.socket) -> bytes:
