@@ -36,14 +36,19 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's own clocks."""
+    """The machine's own clocks, whatever a test library puts in place of `time` later on.
+
+    Both are taken once. To look them up anew each time would let a frozen clock into the private
+    loop, whose deadlines and pauses would then never be over. A test that wants the time to pass
+    says so to `budgetguard.testing.hand_clock`.
+    """
 
     monotonic = staticmethod(time.monotonic)
     wall = staticmethod(time.time)
 
     def now(self) -> Instant:
         """Both clocks, read one after the other."""
-        return Instant(time.monotonic(), time.time())
+        return Instant(self.monotonic(), self.wall())
 
 
 SYSTEM = SystemClock()
