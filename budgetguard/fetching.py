@@ -9,19 +9,18 @@ import json
 import re
 import socket
 import ssl
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
 from decimal import Decimal, InvalidOperation
 from email.utils import parsedate_to_datetime
-from http.cookiejar import CookieJar
 from typing import Any, NoReturn
 
 import httpx
 
-from budgetguard._version import __version__
+from budgetguard.clock import SYSTEM
 from budgetguard.errors import BalanceUnavailable, InvalidCredentials
+from budgetguard.failures import Transient, UsedUp, causes, used_up
 from budgetguard.secret import Credential, Secret
 
 MAX_BODY = 16 * 1024
@@ -29,7 +28,7 @@ MAX_RETRY_AFTER = 60.0
 
 _OK = 200
 _REDIRECTS = range(300, 400)
-_REFUSALS = (401, 403)
+DENIED = (401, 403)
 _TOO_MANY = 429
 _SERVER_ERRORS = range(500, 600)
 
@@ -40,43 +39,35 @@ _MAX_TEXT = 200
 _MAX_DATE = 64
 _MASKABLE = 4
 
+# Where an error body has its words, and how many of a list are told.
+_SAYING = ("error", "error_description", "title", "message", "msg", "detail", "errors")
+_MOST_SAID = 3
+
+# Between two values of Retry-After in one: seconds, or a date, which has a comma of its own.
+_NEXT_WAIT = re.compile(r"\s*,\s*(?=[0-9]+(?:\.[0-9]*)?\s*(?:,|$)|[A-Za-z]{3,9},)", re.ASCII)
+_MAX_DATES = 256
+
+# Content codings (IANA's registry, 2026-11) that are one.
+_CODINGS = frozenset(
+    [
+        "aes128gcm",
+        "br",
+        "compress",
+        "dcb",
+        "dcz",
+        "deflate",
+        "exi",
+        "gzip",
+        "pack200-gzip",
+        "x-compress",
+        "x-gzip",
+        "zstd",
+    ]
+)
+# Cloudflare's mark on a challenge page (its docs on challenges, 2026-11).
+_CHALLENGE = "cf-mitigated"
+
 Clean = Callable[[str], str]
-
-
-class Transient(BalanceUnavailable):
-    """A failure that may be gone in a moment: no connection, 5xx, or 429."""
-
-
-def make_client(*, trust_env: bool) -> httpx.AsyncClient:
-    """A client that many accounts may share: it keeps connections, and nothing else.
-
-    It has no timeouts: whoever calls it sets one deadline around the whole. Proxies and
-    certificates from the environment are used only if `trust_env`.
-    """
-    return httpx.AsyncClient(
-        headers={
-            "accept": "application/json",
-            "accept-encoding": "identity",
-            "user-agent": f"budgetguard/{__version__}",
-        },
-        cookies=_NoCookies(),
-        follow_redirects=False,
-        timeout=None,  # noqa: S113 - a limit per read does not end a reply that drips
-        limits=httpx.Limits(
-            max_connections=100, max_keepalive_connections=20, keepalive_expiry=60.0
-        ),
-        trust_env=trust_env,
-    )
-
-
-class _NoCookies(CookieJar):
-    """Keeps none and sends none: the next request on this client may be another account's."""
-
-    def extract_cookies(self, response: object, request: object) -> None:
-        pass
-
-    def add_cookie_header(self, request: object) -> None:
-        pass
 
 
 async def get_json(
@@ -88,8 +79,8 @@ async def get_json(
 ) -> dict[str, object]:
     """The JSON object at `url`, with its numbers as Decimal.
 
-    Its texts, names included, are printable, at most 200 characters long and free of the key; its
-    lists are empty. Raises Transient where another attempt may succeed, InvalidCredentials for 401
+    Its texts, names included, are printable, at most 200 characters long and free of the key.
+    Raises Transient where another attempt may succeed, InvalidCredentials for 401
     and 403, BalanceUnavailable for everything else that is not status 200 and one sound object of
     at most 16 KiB; none of these holds the key. Has no deadline of its own.
     """
@@ -100,24 +91,45 @@ async def get_json(
 
 
 def said(fields: dict[str, Any]) -> str:
-    """The provider's own words in an error body of either shape, without a full stop; or ''.
+    """The provider's own words in an error body, without a full stop; or ''.
 
-    The shapes: `{"error": text, "message": text}` and `{"error": {"code", "message"}}`, and the
-    first with a `code` in place of the message (both providers' OpenAPI pages, 2026-11).
+    The shapes: `{"error": text, "message": text}` and `{"error": {"code", "message"}}` (both
+    providers' OpenAPI pages, 2026-11), a problem document's `title` and `detail` (RFC 9457), and
+    FastAPI's `detail`, a text or a list of `{"loc", "msg"}`.
     """
-    error = fields.get("error")
-    if isinstance(error, dict):
-        error = error.get("message")
-    texts = [text for text in (error, fields.get("message")) if isinstance(text, str) and text]
-    return ": ".join(dict.fromkeys(texts))[:_MAX_TEXT].rstrip(". ")
+    return ": ".join(dict.fromkeys(_words(fields)))[:_MAX_TEXT].rstrip(". ")
+
+
+def _words(value: object) -> Iterator[str]:
+    if isinstance(value, str) and value:
+        yield value
+    elif isinstance(value, list):
+        for item in value[:_MOST_SAID]:
+            yield from _words(item)
+    elif isinstance(value, dict):
+        where = value.get("loc")
+        if isinstance(where, list) and where:
+            yield ".".join(map(str, where))
+        for name in _SAYING:
+            yield from _words(value.get(name))
+
+
+def longest_wait(values: list[str], now_wall: float) -> float | None:
+    """`retry_after` of a header that may be sent more than once: the longest that it asks for."""
+    waits = [wait for value in values if (wait := retry_after(value, now_wall)) is not None]
+    return max(waits, default=None)
 
 
 def retry_after(value: str | None, now_wall: float) -> float | None:
     """Seconds to wait, from a Retry-After header (seconds or an HTTP date), at most 60.
 
-    None where there is none to be had; never raises.
+    None where there is none to be had; never raises. Where proxies have made one of several, the
+    longest counts.
     """
     text = (value or "").strip()
+    several = _NEXT_WAIT.split(text) if len(text) <= _MAX_DATES else []
+    if len(several) > 1:
+        return longest_wait(several, now_wall)
     if re.fullmatch(r"[0-9]+(\.[0-9]*)?", text, re.ASCII):
         return min(float(text), MAX_RETRY_AFTER)
     if not text or len(text) > _MAX_DATE:
@@ -130,14 +142,23 @@ def retry_after(value: str | None, now_wall: float) -> float | None:
     return min(max(moment - now_wall, 0.0), MAX_RETRY_AFTER)
 
 
+def is_page(headers: Mapping[str, str]) -> bool:
+    """Whether a reply is a web page, by its headers: no API's answer, but that of something before it."""
+    return "html" in headers.get("content-type", "").lower() or _CHALLENGE in headers
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back: at most one chunk more than 16 KiB of the body."""
+    """What came back: at most one chunk more than 16 KiB of the body.
+
+    `page` where the headers say that it is a web page.
+    """
 
     status: int
     body: bytes = field(repr=False)
     encoding: str = ""
     retry_after: float | None = None
+    page: bool = False
 
 
 def judge(reply: Reply, provider: str, clean: Clean) -> dict[str, object] | BalanceUnavailable:
@@ -192,19 +213,23 @@ async def _receive(response: httpx.Response) -> Reply:
         status=response.status_code,
         body=bytes(body),
         encoding=response.headers.get("content-encoding", "").strip().lower(),
-        retry_after=retry_after(response.headers.get("retry-after"), time.time()),
+        retry_after=longest_wait(response.headers.get_list("retry-after"), SYSTEM.wall()),
+        page=is_page(response.headers),
     )
 
 
 def _no_reply(error: Exception, provider: str) -> BalanceUnavailable:
-    causes = list(_causes(error))
-    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
+    lack = used_up(error)
+    if lack is not None:
+        return UsedUp(provider=provider, reason=f"it could not be asked for: {lack}")
+    behind = list(causes(error))
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in behind):
         reason = (
             "the provider's TLS certificate was not accepted: check base_url and this machine's "
             "clock (SSL_CERT_FILE is read only with trust_env=True)"
         )
         return BalanceUnavailable(provider=provider, reason=reason)
-    if any(isinstance(cause, socket.gaierror) for cause in causes):
+    if any(isinstance(cause, socket.gaierror) for cause in behind):
         reason = "the provider's name could not be resolved: check base_url and the network"
     elif isinstance(error, httpx.ProxyError):
         reason = "the proxy did not make the connection: check HTTPS_PROXY, or leave trust_env off"
@@ -221,12 +246,6 @@ def _no_reply(error: Exception, provider: str) -> BalanceUnavailable:
     return Transient(provider=provider, reason=reason)
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def _refusal(reply: Reply, provider: str, clean: Clean) -> BalanceUnavailable:
     try:
         words = said(_read_object(reply, clean))
@@ -235,7 +254,13 @@ def _refusal(reply: Reply, provider: str, clean: Clean) -> BalanceUnavailable:
     status = reply.status
     answer = f"the provider answered {status}"
     told = f"{answer}: {words}" if words else answer
-    if status in _REFUSALS:
+    if status in DENIED and (reply.page or _is_markup(reply.body)):
+        reason = (
+            f"{answer} with a web page, which is not its API's answer: a firewall or a proxy may "
+            "have turned the request down; check base_url and the network"
+        )
+        return BalanceUnavailable(provider=provider, reason=reason, retry_after=reply.retry_after)
+    if status in DENIED:
         reason = f"{told}; check the key" if words else f"{answer}, so the key is not good for this"
         return InvalidCredentials(provider=provider, reason=reason)
     if status == _TOO_MANY or status in _SERVER_ERRORS:
@@ -252,7 +277,8 @@ class _Nonsense(ValueError):
 
 
 def _read_object(reply: Reply, clean: Clean) -> dict[str, object]:
-    if reply.encoding not in ("", "identity"):
+    # Some servers name here what is none, as `none` or `utf-8`: nothing was done to the body then.
+    if not _CODINGS.isdisjoint(re.split(r"[\s,]+", reply.encoding)):
         msg = "is compressed, which was not asked for"
         raise _Nonsense(msg)
     value = _parse(_text(reply.body), clean)
@@ -272,7 +298,7 @@ def _text(body: bytes) -> str:
     if body.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
         msg = "begins with a byte order mark, which JSON must not"
         raise _Nonsense(msg)
-    if body.lstrip().startswith(b"<"):
+    if _is_markup(body):
         msg = "is an HTML page, not JSON: check base_url"
         raise _Nonsense(msg)
     if body.count(b"[") + body.count(b"{") > _MAX_BRACKETS:
@@ -286,10 +312,15 @@ def _text(body: bytes) -> str:
 
 
 def _parse(text: str, clean: Clean) -> object:
+    def cleaned(value: object) -> object:
+        if isinstance(value, list):
+            return [cleaned(item) for item in value]
+        return clean(value) if isinstance(value, str) else value
+
     def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
         fields: dict[str, object] = {}
         for name, value in items:
-            fields[clean(name)] = clean(value) if isinstance(value, str) else _bare(value)
+            fields[clean(name)] = cleaned(value)
         if len(fields) < len(items):
             msg = "names one field twice"
             raise _Nonsense(msg)
@@ -312,9 +343,8 @@ def _parse(text: str, clean: Clean) -> object:
     raise _Nonsense(msg)
 
 
-def _bare(value: object) -> object:
-    # No field of a balance is a list, and the texts in one have not been cleaned.
-    return [] if isinstance(value, list) else value
+def _is_markup(body: bytes) -> bool:
+    return body.lstrip().startswith(b"<")
 
 
 def _number(digits: str) -> Decimal:

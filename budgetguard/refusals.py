@@ -16,7 +16,7 @@ from budgetguard.ledger import Ledger, Look
 from budgetguard.policy import Ahead, Looking, Refuse, Why, ready_in
 
 if TYPE_CHECKING:
-    from budgetguard.flight import Failure
+    from budgetguard.failures import Failure
 
 
 def why_refused(

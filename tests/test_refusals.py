@@ -18,7 +18,7 @@ from budgetguard import (
 from budgetguard.asker import Asker, Call
 from budgetguard.clock import Instant
 from budgetguard.credits import to_credits
-from budgetguard.flight import Failure
+from budgetguard.failures import Failure
 from budgetguard.ledger import Entry, Ledger, Look
 from budgetguard.policy import NOBODY, Ahead, Looking, Need, Refuse, Terms, Why
 from budgetguard.refusals import unavailable, why_refused

@@ -39,8 +39,8 @@ class Fields:
         return value
 
     def text(self, name: str) -> str | None:
-        """The text in the field `name`, which may be missing."""
-        value = self._value(name, optional=True)
+        """The text in the field `name`, which may be missing or null: it decides nothing."""
+        value = self._value(name, optional=True, nullable=True)
         if value is not None and not isinstance(value, str):
             raise self._mistyped(name, value, "text")
         return value

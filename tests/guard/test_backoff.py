@@ -323,3 +323,37 @@ def test_an_error_of_the_http_client_is_no_cause(guard: Guard, provider: FakePro
     error = unavailable(guard)
     assert error.__cause__ is None
     assert error.__context__ is None
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize(
+    ("headers", "kind"),
+    [
+        ({"content_type": "text/html; charset=utf-8"}, BalanceUnavailable),
+        ({"cf_mitigated": "challenge"}, BalanceUnavailable),
+        ({"content_type": "application/json"}, InvalidCredentials),
+        ({}, InvalidCredentials),
+    ],
+)
+def test_a_page_before_a_users_own_provider_is_no_bad_key(
+    clock: HandClock, status: int, headers: dict[str, str], kind: type[BalanceUnavailable]
+) -> None:
+    """What a firewall or a proxy puts there says nothing of the key."""
+    provider = FakeProvider()
+    provider.failure = answered(status, **headers)
+    with pytest.raises(BalanceUnavailable) as caught:
+        Guard(provider).acquire(1)
+    assert type(caught.value) is kind
+    clock.advance(0)
+
+
+def test_a_users_own_provider_may_be_told_to_wait_twice(clock: HandClock) -> None:
+    """The longer of both counts."""
+    provider = FakeProvider()
+    request = httpx.Request("GET", "https://api.example.com/balance")
+    reply = httpx.Response(429, headers=[("Retry-After", "20"), ("Retry-After", "30")])
+    provider.failure = httpx.HTTPStatusError("429", request=request, response=reply)
+    with pytest.raises(BalanceUnavailable) as caught:
+        Guard(provider).acquire(1)
+    assert caught.value.retry_after == 30
+    clock.advance(0)

@@ -12,7 +12,7 @@ from typing import Self
 import pytest
 
 from budgetguard.errors import BalanceUnavailable, InvalidCredentials
-from budgetguard.fetching import Transient
+from budgetguard.failures import Transient
 
 # httpx leaves the generators of a body that is not read to its end to the collector, of which trio
 # warns. The library's own loop is asyncio's.
@@ -25,6 +25,10 @@ class Hangup(bytes):
     """What to send before the connection is reset."""
 
 
+class Pieces(list[bytes]):
+    """What to send piece by piece, after which the connection stays open."""
+
+
 class Server:
     """Raw HTTP on loopback: the nth request gets the nth reply, later ones the last."""
 
@@ -34,6 +38,7 @@ class Server:
         self.requests: list[bytes] = []
         self.connections = 0
         self.sent = 0
+        self.hung_up_on = False
         self._replies = replies
         self._tls = tls
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -96,7 +101,7 @@ class Server:
                 if not self._send(connection, reply):
                     break
         except OSError:
-            pass
+            self.hung_up_on = True
         connection.close()
 
     def _read(self, connection: socket.socket) -> bytes:
@@ -116,6 +121,8 @@ class Server:
             reset = struct.pack("ii", 1, 0)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
             return False
+        if isinstance(reply, Pieces):
+            return True
         return isinstance(reply, bytes) and b"connection: close" not in reply
 
 
@@ -286,6 +293,31 @@ CASES = [
     _status(401, "401: Key *** is bad", InvalidCredentials, _FLAT),
     _status(401, "401, so the key", InvalidCredentials),
     _status(403, "403, so the key", InvalidCredentials),
+    _status(
+        403, "403: plain words; check the key", InvalidCredentials, '{"detail": "plain words"}'
+    ),
+    _status(403, "403 with a web page", body="<!doctype html><title>Just a moment...</title>"),
+    _status(401, "401 with a web page", body="\n <html><h1>401 Authorization Required</h1></html>"),
+    _raw(
+        "status-403-named-a-page",
+        http(403, "Blocked", "content-type: text/html; charset=utf-8"),
+        "not its API's answer",
+    ),
+    _raw("status-403-challenge", http(403, "", "cf-mitigated: challenge"), "not its API's answer"),
+    _status(402, "402: Top up first", body='{"detail": "Top up first."}'),
+    _status(
+        402,
+        "402: Out of credit: Your balance is 30, and ***",
+        body=f'{{"type": "https://example.com/probs/out-of-credit", "title": "Out of credit", '
+        f'"status": 402, "detail": "Your balance is 30, and {KEY}.", "balance": 30}}',
+    ),
+    _status(
+        422,
+        "422: header.anchor-api-key: Field required: Second ***",
+        body='{"detail": [{"type": "missing", "loc": ["header", "anchor-api-key"], '
+        f'"msg": "Field required", "input": null}}, {{"msg": "Second {KEY}"}}]}}',
+    ),
+    _status(400, "400: Three: Four", body='{"errors": [{"title": "Three"}, {"detail": "Four"}]}'),
     _status(429, "answered 429", Transient),
     _status(500, "500: Nothing known of ***", Transient, _NESTED),
     _status(502, "answered 502", Transient, "<html>Bad gateway</html>"),

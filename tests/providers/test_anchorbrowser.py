@@ -13,7 +13,7 @@ from hostile import KEY, Server, http
 
 from budgetguard.balance import Balance
 from budgetguard.errors import BalanceUnavailable, ConfigurationError, InvalidCredentials
-from budgetguard.fetching import Transient
+from budgetguard.failures import Transient
 from budgetguard.providers import AnchorBrowser
 
 pytestmark = pytest.mark.anyio
@@ -108,6 +108,15 @@ async def test_a_cost_limit_may_be_null(
     assert balance.cost_limit is None
 
 
+@pytest.mark.parametrize("project", [None, "p1"])
+async def test_a_tier_that_is_null_refuses_no_call(
+    project: str | None, serve: Serve, client: httpx.AsyncClient
+) -> None:
+    """Nothing is decided by it."""
+    balance = await ask(serve, client, {"credits": 1, "tier": None}, project)
+    assert (balance.credits, balance.tier) == (1, None)
+
+
 BAD_FIELDS = [
     ({"credits": None}, "credits in the provider's reply is null"),
     ({"credits": "42.5"}, "credits in the provider's reply is text, not a number"),
@@ -115,7 +124,6 @@ BAD_FIELDS = [
     ({"credits": -1e13}, "credits in the provider's reply is beyond"),
     ({}, "credits is missing from"),
     ({"tier": 5}, "tier in the provider's reply is a number, not text"),
-    ({"tier": None}, "tier in the provider's reply is null"),
     ({"tier": ["growth"]}, "tier in the provider's reply is a list, not text"),
     ({"max": 2.5}, "is not a whole number of sessions"),
     ({"max": -2}, "is not a whole number of sessions"),

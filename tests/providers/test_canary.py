@@ -12,8 +12,8 @@ import httpx
 import pytest
 from hostile import CASES, KEY, Case, Server, http, predev
 
+from budgetguard.connections import make_client
 from budgetguard.errors import BalanceUnavailable, ConfigurationError
-from budgetguard.fetching import make_client
 from budgetguard.providers import AnchorBrowser, PreDev
 from budgetguard.secret import Secret
 

@@ -14,8 +14,9 @@ import trustme
 from hostile import CASES, KEY, Case, Hangup, Server, half_read, http, predev
 
 from budgetguard import _version
+from budgetguard.connections import make_client
 from budgetguard.errors import BalanceUnavailable, InvalidCredentials
-from budgetguard.fetching import Transient, make_client
+from budgetguard.failures import Transient
 from budgetguard.providers import AnchorBrowser, PreDev
 
 pytestmark = pytest.mark.anyio
@@ -153,6 +154,30 @@ async def test_identity_may_be_said(serve: Serve, client: httpx.AsyncClient) -> 
     assert (await PreDev(KEY, base_url=server.url).fetch(client)).credits == 450
 
 
+@pytest.mark.parametrize(
+    "header",
+    ["none", "None", "UTF-8", "utf-8, identity", "binary", "8bit", "identity, identity", ""],
+)
+async def test_what_is_no_coding_does_no_harm(
+    header: str, serve: Serve, client: httpx.AsyncClient
+) -> None:
+    """Some servers write there what means that nothing was done to the body."""
+    body = '{"success": true, "creditsRemaining": 450}'
+    server = serve(http(200, body, f"Content-Encoding: {header}"))
+    assert (await PreDev(KEY, base_url=server.url).fetch(client)).credits == 450
+
+
+@pytest.mark.parametrize(
+    "coding", ["gzip", "X-GZIP", "deflate", "br", "zstd", "none, gzip", "utf-8,br"]
+)
+async def test_what_is_a_coding_is_refused(
+    coding: str, serve: Serve, client: httpx.AsyncClient
+) -> None:
+    """Whatever else is named beside it."""
+    server = serve(http(200, "", f"Content-Encoding: {coding}"))
+    assert "is compressed" in (await refusal(PreDev(KEY, base_url=server.url), client)).reason
+
+
 async def test_the_content_type_is_not_asked_for(serve: Serve, client: httpx.AsyncClient) -> None:
     """What is one sound object is believed, whatever it is called."""
     body = '{"success": true, "creditsRemaining": 450}'
@@ -179,6 +204,25 @@ async def test_retry_after_comes_along(
     """With what may be gone in a moment, capped at a minute."""
     error = await refusal(PreDev(KEY, base_url=serve(http(status, "", header)).url), client)
     assert isinstance(error, Transient)
+    assert error.retry_after == seconds
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        (("retry-after: 7", "retry-after: 7"), 7.0),
+        (("retry-after: 7", "Retry-After: 9"), 9.0),
+        (("retry-after: soon", "retry-after: 9"), 9.0),
+        (("retry-after: 7, 9",), 9.0),
+        (("retry-after: 5", "retry-after: Fri, 31 Dec 9999 23:59:59 GMT"), 60.0),
+    ],
+)
+async def test_retry_after_may_be_sent_twice(
+    headers: tuple[str, ...], seconds: float, serve: Serve, client: httpx.AsyncClient
+) -> None:
+    """As where a proxy adds its own to the provider's."""
+    server = serve(http(429, "", *headers))
+    error = await refusal(PreDev(KEY, base_url=server.url), client)
     assert error.retry_after == seconds
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from budgetguard.balance import Balance
 from budgetguard.errors import BalanceUnavailable
-from budgetguard.fetching import MAX_BODY, Reply, cleaner, judge, retry_after, said
+from budgetguard.fetching import MAX_BODY, Reply, cleaner, judge, longest_wait, retry_after, said
 from budgetguard.providers import AnchorBrowser, PreDev
 from budgetguard.secret import Secret
 
@@ -109,14 +109,14 @@ def test_numbers_are_exact() -> None:
 
 
 def test_texts_come_printable_short_and_without_the_key() -> None:
-    """In values, in nested objects and in names; lists are dropped."""
+    """In values, in nested objects and lists, and in names."""
     echo = {
         KEY: "a\x1b[31mb\u202ec",
         "upper": KEY.upper(),
         "split": f"x {KEY[:9]}\u200b{KEY[9:]} y",
         "long": "z" * 199 + KEY,
         "inner": {"name": f"Bearer {KEY}"},
-        "list": [KEY],
+        "list": [KEY, [KEY], {KEY: KEY}, 5, True],
         "surrogate": "\ud800",
     }
     value = object_in(json.dumps(echo).encode())
@@ -126,7 +126,7 @@ def test_texts_come_printable_short_and_without_the_key() -> None:
         "split": "x *** y",
         "long": "z" * 199 + "*",
         "inner": {"name": "Bearer ***"},
-        "list": [],
+        "list": ["***", ["***"], {"***": "***"}, 5, True],
         "surrogate": "",
     }
 
@@ -177,10 +177,22 @@ def test_exactly_16_kib_are_read() -> None:
         ({"error": {"code": 404}}, ""),
         ({"error": 5, "message": None}, ""),
         ({}, ""),
+        ({"detail": "Not Found"}, "Not Found"),
+        ({"detail": {"code": 5, "message": "Inner."}}, "Inner"),
+        (
+            {"title": "Out of credit", "detail": "You have 30.", "status": 402},
+            "Out of credit: You have 30",
+        ),
+        ({"title": "Same", "detail": "Same"}, "Same"),
+        ({"detail": [{"loc": ["body", Decimal(0), "cost"], "msg": "Wrong"}]}, "body.0.cost: Wrong"),
+        ({"detail": [{"msg": str(number)} for number in range(9)]}, "0: 1: 2"),
+        ({"error": "invalid_client", "error_description": "Bad."}, "invalid_client: Bad"),
+        ({"errors": [{"title": "A", "detail": "B"}, "C"]}, "A: B: C"),
+        ({"detail": [], "errors": [[]], "title": True}, ""),
         ({"error": "a" * 150, "message": "b" * 150}, "a" * 150 + ": " + "b" * 48),
     ],
 )
-def test_both_shapes_of_error_are_read(fields: dict[str, object], words: str) -> None:
+def test_every_shape_of_error_is_read(fields: dict[str, object], words: str) -> None:
     """Whatever is no text is left out."""
     assert said(fields) == words
 
@@ -207,7 +219,12 @@ NOW = 1_793_620_800.0
         ("inf", None),
         ("\u0667", None),
         ("soon", None),
-        ("7, 7", None),
+        ("7, 7", 7.0),
+        ("7,9 , 8.5", 9.0),
+        ("7, soon", None),
+        ("Mon, 02 Nov 2026 12:00:30 GMT, Mon, 02 Nov 2026 12:00:40 GMT", 40.0),
+        ("5, Mon, 02 Nov 2026 12:00:30 GMT", 30.0),
+        ("7," * 5_000, None),
         ("Mon, 02 Nov 2026 12:00:30 GMT", 30.0),
         ("Monday, 02-Nov-26 12:00:30 GMT", 30.0),
         ("Mon, 02 Nov 2026 13:00:30 +0100", 30.0),
@@ -234,3 +251,10 @@ def test_any_retry_after_is_none_or_up_to_a_minute(value: str) -> None:
     """Whatever a server writes there."""
     seconds = retry_after(value, NOW)
     assert seconds is None or 0.0 <= seconds <= 60.0
+
+
+def test_of_several_retry_afters_the_longest_counts() -> None:
+    """As when a proxy adds one of its own; what makes no sense is no objection."""
+    assert longest_wait(["7", "soon", "9", "Mon, 02 Nov 2026 12:00:08 GMT"], NOW) == 9.0
+    assert longest_wait(["soon"], NOW) is None
+    assert longest_wait([], NOW) is None

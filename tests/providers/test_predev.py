@@ -10,7 +10,7 @@ from hostile import KEY, Server, http, predev
 
 from budgetguard.balance import Balance
 from budgetguard.errors import BalanceUnavailable, ConfigurationError, InvalidCredentials
-from budgetguard.fetching import Transient
+from budgetguard.failures import Transient
 from budgetguard.providers import PreDev
 
 Serve = Callable[..., Server]
