@@ -6,7 +6,9 @@ of this (wake somebody, start a fetch, set an alarm, tell of an event). Nothing 
 I/O or calls a user's code.
 
 Ends of calls are *posted*, not booked on the spot: appending to a deque is safe in a finalizer or a
-signal handler, where taking the lock could wait for the very thread that is interrupted.
+signal handler, where taking the lock could wait for the very thread that is interrupted. Whatever
+else a handler or a finalizer asks for in the middle of a change is posted too, answered from what
+is known, or refused: see `_change`.
 """
 
 import threading
@@ -22,8 +24,9 @@ from budgetguard.asker import Asker, Call, Effects
 from budgetguard.clock import Instant
 from budgetguard.credits import UNLIMITED
 from budgetguard.errors import BudgetGuardError
-from budgetguard.events import Kind, logger
-from budgetguard.inside import INSIDE
+from budgetguard.events import Kind, logger, report
+from budgetguard.failures import not_made
+from budgetguard.inside import CHANGING, forbid_waiting
 from budgetguard.ledger import End, Entry, Ledger, Look
 from budgetguard.line import Line
 from budgetguard.looks import LATER, Flight, Looks
@@ -34,7 +37,7 @@ from budgetguard.waiting import Admission, Reading, Ticket
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from budgetguard.flight import Failure
+    from budgetguard.failures import Failure
     from budgetguard.loop import Runtime
 
 # Ends of calls are taken in with the next change, and by the private loop every so many calls.
@@ -60,14 +63,14 @@ class Account:
 
     def forget(self) -> None:
         """Start afresh: no balance, no holds, nobody waiting. What was open ends in the old books."""
-        self.lock = threading.Lock()
+        # Not a plain lock: a handler that interrupts a change may call a function of constant cost.
+        self.lock = threading.RLock()
         self.ledger = Ledger()
-        self.quick_mono = self.quick_wall = NEVER
+        self.quick_mono = self.quick_wall = self.young_wall = NEVER
         self.ends: deque[End] = deque()
-        self._posts: deque[tuple[Callable[..., bool], tuple[Any, ...]]] = deque()
+        self._posts: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._contradicted = False
         self._denied = False
-        self._owner: int | None = None
         self._looks = Looks()
         self.line = Line(self.ledger, self._looks)
         self._source: Any = None
@@ -92,7 +95,7 @@ class Account:
 
     def ask(self, call: Call) -> Admission:
         """Decide about a caller, or have it wait; raises RuntimeError inside the library's own calls."""
-        forbid_inside(call.operation)
+        forbid_waiting(call.operation)
         ticket = Admission(call)
         try:
             self._change(self._place, ticket)
@@ -104,7 +107,15 @@ class Account:
 
     def read(self, asker: Asker, max_age: float) -> Reading:
         """A balance not older than `max_age` seconds, or the wait for one."""
-        forbid_inside("balance()")
+        look = self.ledger.look
+        if look is not None and get_ident() in CHANGING:
+            now = self.runtime.clock.now()
+            if now.since(look.sent) <= max_age:
+                reading = Reading(asker, max_age, now.mono)
+                reading.balance = look.balance
+                reading.settle()
+                return reading
+        forbid_waiting("balance()")
         reading = Reading(asker, max_age, self.runtime.clock.monotonic())
         try:
             self._change(self._place_reading, reading)
@@ -115,7 +126,7 @@ class Account:
 
     def extend(self, call: Call, entry: Entry) -> BudgetGuardError | None:
         """Hold more for an open entry, deciding on the balance at hand; starts a look."""
-        forbid_inside(call.operation)
+        forbid_waiting(call.operation)
         answer: list[BudgetGuardError | None] = []
         self._change(self._extend, call, entry, answer)
         return answer[0]
@@ -130,6 +141,8 @@ class Account:
 
     def peek(self, asker: Asker) -> float | None:
         """Micro-credits available now, None while unknown."""
+        if get_ident() in CHANGING:
+            return self._available(self.runtime.clock.now(), asker)
         answer: list[float | None] = []
         self._change(self._peek, asker, answer)
         return answer[0]
@@ -138,12 +151,19 @@ class Account:
         """A caller stopped waiting: it leaves no trace, and what it was given goes to the next."""
         self.post_later(self._abandon, ticket)
 
+    def dismiss(self, asker: Asker) -> None:
+        """A guard was closed: nobody is let in by it any more, and who waits for it is told."""
+        asker.closed = True
+        self._change(self._dismiss, asker)
+
     def overdue(self) -> None:
         """Look after those who wait, because one of them had to wait for too long."""
         self._change(self.line.review)
 
     def quiet(self) -> bool:
         """Whether forgetting this account would forget nothing that somebody may still spend."""
+        if get_ident() in CHANGING:
+            return False
         answer: list[bool] = []
         self._change(self._quiet, answer)
         return answer[0]
@@ -151,7 +171,7 @@ class Account:
     # Posting, for the ends of calls.
 
     def post(self, change: Callable[..., bool], *args: Any) -> None:
-        """Have a change made now, or by whoever has the lock if that is this very thread."""
+        """Have a change made now, or by the change that this very thread is in the middle of."""
         self._posts.append((change, args))
         self.flush()
 
@@ -170,21 +190,31 @@ class Account:
 
     def flush(self) -> None:
         """Take in everything posted, unless this very thread is about to."""
-        if self._owner != get_ident():
+        if CHANGING.get(get_ident()) is not self:
             self._change(_nothing)
 
     # The course of a change.
 
     def _change(self, act: Callable[..., object], *args: Any) -> None:
-        effects: Effects = []
         me = get_ident()
+        if me in CHANGING:
+            # Whom this interrupted holds a lock, and another thread that has ours may wait for it.
+            self._posts.append((act, args))
+            if CHANGING[me] is not self:
+                self.runtime.nudge(self.flush)
+            return
+        effects: Effects = []
         clock = self.runtime.clock
         try:
-            with self.lock:
-                self._owner = me
-                try:
+            try:
+                # Before the lock is there: a handler must not find it taken and think it is free.
+                CHANGING[me] = self
+                with self.lock:
+                    self.quick_wall = NEVER
                     now = clock.now()
                     freed = self._take_in(now, effects)
+                    if self._looks.lost(now) is not None:
+                        self._begin_anew(now, effects)
                     if self.line.left:
                         self.line.review(now, effects)
                     elif freed and self.line.queue:
@@ -194,25 +224,32 @@ class Account:
                     self._set_quick()
                     if self._any_alert:
                         self._warn(now, effects)
-                finally:
-                    self._owner = None
+            finally:
+                if me in CHANGING:  # a fork may have come meanwhile
+                    del CHANGING[me]
         finally:
-            done = 0
-            try:
-                for effect in effects:
-                    effect()
-                    done += 1
-            except BaseException:
-                # Interrupted: the one that was begun may be carried out twice, and bears it.
-                self._carry_out_later(effects[done:])
-                raise
+            self._carry_out(effects)
         if self._posts:
             self.flush()
+
+    def _carry_out(self, effects: Effects) -> None:
+        done = 0
+        try:
+            for effect in effects:
+                effect()
+                done += 1
+        except BaseException:
+            # Interrupted: the one that was begun may be carried out twice, and bears it.
+            self._carry_out_later(effects[done:])
+            raise
 
     def _carry_out_later(self, effects: Effects) -> None:
         def carry_out() -> None:
             for effect in effects:
-                effect()
+                try:
+                    effect()
+                except BaseException:  # noqa: BLE001  a log's handler, say; the others come all the same
+                    report("Telling what became of a call failed", exc_info=True)
 
         if not self.runtime.nudge(carry_out):
             carry_out()
@@ -226,7 +263,7 @@ class Account:
             freed = freed or debit < held
         while posts:
             change, args = posts.popleft()
-            freed = change(now, effects, *args) or freed
+            freed = change(now, effects, *args) is True or freed
         return freed
 
     # What `_change` can do; each runs under the lock.
@@ -239,10 +276,17 @@ class Account:
         self.ledger.sole_spender = self.ledger.sole_spender or asker.sole_spender
 
     def _place(self, now: Instant, effects: Effects, ticket: Admission) -> None:
-        self._last_asker = weakref.ref(ticket.call.asker)
+        asker = ticket.call.asker
+        if asker.closed:  # since the caller looked
+            ticket.settle(_closed(asker, ticket.call.operation))
+            return
+        self._last_asker = weakref.ref(asker)
         self.line.place(now, effects, ticket)
 
     def _place_reading(self, now: Instant, effects: Effects, reading: Reading) -> None:
+        if reading.asker.closed:
+            reading.settle(_closed(reading.asker, "balance()"))
+            return
         self._last_asker = weakref.ref(reading.asker)
         self.line.place_reading(now, effects, reading)
 
@@ -264,10 +308,16 @@ class Account:
         self._tell_all(effects, "exhausted", now)
         self.line.review(now, effects)
 
+    def _dismiss(self, now: Instant, effects: Effects, asker: Asker) -> None:
+        self.line.dismiss(now, effects, asker, partial(_closed, asker))
+
     def _peek(self, now: Instant, _: Effects, asker: Asker, answer: list[float | None]) -> None:
+        answer.append(self._available(now, asker))
+
+    def _available(self, now: Instant, asker: Asker) -> float | None:
         look, terms = self.ledger.look, asker.terms
         known = look is not None and now.since(look.sent) <= terms.stale_for
-        answer.append(self.ledger.available(terms.floor, terms.extra) if known else None)
+        return self.ledger.available(terms.floor, terms.extra) if known else None
 
     def _abandon(self, now: Instant, effects: Effects, ticket: Ticket) -> bool:
         if isinstance(ticket, Admission) and ticket.opened is not None:
@@ -285,11 +335,6 @@ class Account:
 
     def _plan(self, now: Instant, effects: Effects) -> None:
         """Start the look that is due, or set an alarm for what comes next."""
-        lost = self._looks.lost(now)
-        if lost is not None:
-            # An interrupt came between its beginning and its launch.
-            reason = f"no answer within {lost.asker.terms.timeout:g} s"
-            self._land(now, effects, lost, _no_look(reason, lost))
         due = self._looks.due(self._kept_due())
         if due <= now.mono:
             self._start_look(now, effects)
@@ -315,6 +360,18 @@ class Account:
             effects.append(partial(self._launch, flight))
             self._looks.begin(flight, now)
 
+    def _begin_anew(self, now: Instant, effects: Effects) -> None:
+        """A look was lost to a freeze, or to an interrupt before its launch: make it now.
+
+        The provider is well, for all that is known, so there is no backoff, and nobody is told of a
+        failure.
+        """
+        lost = self._looks.lost(now)
+        assert lost is not None
+        self._looks.drop(lost)
+        self._start_look(now, effects)
+        self.line.thaw(now, effects)
+
     def _an_asker(self) -> Asker | None:
         """On whose terms to look: the latest caller's, or those of any guard that is left."""
         asker = self._last_asker() if self._last_asker else None
@@ -323,24 +380,32 @@ class Account:
     def _launch(self, flight: Flight) -> None:
         try:
             self.runtime.submit(partial(self._fly, flight))
-        except RuntimeError as error:
-            self._change(self._land, flight, _no_look(f"no look can be started ({error})", flight))
+        except Exception as error:  # noqa: BLE001  no file for a loop, no thread, no memory
+            self._change(self._land, flight, not_made(error, flight.failures))
 
     async def _fly(self, flight: Flight) -> None:
-        from budgetguard.flight import Source, fly
-
-        if flight is self._flown:
+        if flight is self._flown or not self._looks.awaits(flight):
             return
         self._flown = flight
-        if self._source is None:
-            self._source = Source(self.provider)
-        answer: Look | Failure = _no_look("the look was cancelled", flight)
-        sent = partial(self._change, self._sent, flight)
-        timeout = flight.asker.terms.timeout
+        answer: Look | Failure
         try:
+            from budgetguard.flight import Source, fly
+
+            if self._source is None:
+                self._source = Source(self.provider)
+            sent = partial(self._change, self._sent, flight)
+            timeout = flight.asker.terms.timeout
             answer = await fly(self._source, self.runtime, timeout, flight.failures, sent)
-        finally:
-            self._change(self._land, flight, answer)
+        except BaseException as error:
+            if self.runtime.stopping:
+                # At exit. Nobody is told: nothing is known to be wrong, and nobody will need it.
+                self._change(self._drop, flight)
+                raise
+            answer = not_made(error, flight.failures)
+        self._change(self._land, flight, answer)
+
+    def _drop(self, _: Instant, __: Effects, flight: Flight) -> None:
+        self._looks.drop(flight)
 
     def _sent(self, _: Instant, __: Effects, flight: Flight, at: Instant) -> None:
         self._looks.sent(flight, at)
@@ -349,6 +414,9 @@ class Account:
         self, now: Instant, effects: Effects, flight: Flight, answer: "Look | Failure"
     ) -> None:
         if not self._looks.land(flight, answer, now):
+            # Another look took its place. What it saw is true all the same, unless more is known.
+            if isinstance(answer, Look) and self._apply(now, effects, answer):
+                self.line.review(now, effects)
             return
         if isinstance(answer, Look):
             self._denied = False
@@ -393,8 +461,7 @@ class Account:
     def _set_alarm(self, at: float) -> None:
         try:
             self.runtime.call_at(at, partial(self._change, self._ring, at))
-        except RuntimeError:
-            # No thread can be started at exit: whoever waits looks after itself.
+        except Exception:  # noqa: BLE001  no thread can be started: whoever waits looks after itself
             self._alarm_at = LATER
 
     def _ring(self, now: Instant, effects: Effects, at: float) -> None:
@@ -421,9 +488,9 @@ class Account:
         )
         if plain and look is not None:
             self.quick_mono = look.sent.mono + self._fresh_for
-            self.quick_wall = look.sent.wall + self._fresh_for
+            self.quick_wall = self.young_wall = look.sent.wall + self._fresh_for
         else:
-            self.quick_mono = self.quick_wall = NEVER
+            self.quick_mono = self.quick_wall = self.young_wall = NEVER
 
     def _warn(self, now: Instant, effects: Effects) -> None:
         if self.ledger.look is not None:
@@ -438,21 +505,10 @@ class Account:
             asker.tell(effects, self.ledger, kind, now, reason=reason)
 
 
-def forbid_inside(operation: str) -> None:
-    """Raise RuntimeError in `on_event` and in a provider's fetch: such a call would wait for itself."""
-    if INSIDE.get():
-        msg = (
-            f"{operation} is guarded and was called from inside budgetguard itself (from on_event, "
-            "or from a provider's fetch). Call it from your own code, or from another thread."
-        )
-        raise RuntimeError(msg)
-
-
 def _nothing(_: Instant, __: Effects) -> None:
     """Change nothing: what was posted is taken in anyway."""
 
 
-def _no_look(reason: str, flight: Flight) -> "Failure":
-    from budgetguard.flight import Failure
-
-    return Failure(reason, None, denied=False, failures=flight.failures + 1, delay=1.0)
+def _closed(asker: Asker, operation: str) -> RuntimeError:
+    msg = f"{operation} was waiting when the guard of {asker.provider} was closed."
+    return RuntimeError(msg)

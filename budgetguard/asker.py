@@ -1,5 +1,6 @@
 """A guard as its account sees it: its terms, and what it wants to be told."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -7,8 +8,8 @@ from typing import TypeAlias
 
 from budgetguard.clock import Instant
 from budgetguard.credits import to_credits
-from budgetguard.events import Event, Kind, OnEvent, logger
-from budgetguard.inside import INSIDE
+from budgetguard.events import Event, Kind, OnEvent, report
+from budgetguard.inside import INSIDE, Inside
 from budgetguard.ledger import Ledger
 from budgetguard.policy import Need, Terms
 from budgetguard.switch import SWITCH
@@ -37,6 +38,7 @@ class Asker:
         self.alert_below = alert_below
         self.on_event = on_event
         self.top_up_url = top_up_url
+        self.closed = False
         self._observe = observe
         self._armed = True
         self._complained = False
@@ -94,18 +96,29 @@ class Asker:
         if on_event is None or event is self._told:
             return
         self._told = event
-        token = INSIDE.set(True)
+        inside = Inside()
+        token = INSIDE.set(inside)
         try:
             on_event(event)
-        except Exception:  # noqa: BLE001  a listener's error is not the guarded call's
+        except BaseException as error:
+            # Not a listener's own, as far as can be told: Ctrl-C, or a handler of SIGTERM that
+            # exits. Where no signal arrives, it would end a thread that serves others.
+            if isinstance(error, KeyboardInterrupt | SystemExit) and _hears_signals():
+                raise
             if not self._complained:
                 self._complained = True
-                logger.exception("on_event raised on %r; further errors are not logged", event.kind)
+                said = "on_event raised on %r; further errors are not logged"
+                report(said, event.kind, exc_info=True)
         finally:
+            inside.over()
             INSIDE.reset(token)
 
     def _available(self, ledger: Ledger) -> float:
         return ledger.available(self.terms.floor, self.terms.extra)
+
+
+def _hears_signals() -> bool:
+    return threading.get_ident() == threading.main_thread().ident
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,13 @@
 """The guard that code gets which names none."""
 
 import os
+from threading import get_ident
 from typing import Any
 
 from budgetguard.errors import ConfigurationError
 from budgetguard.gate import Slot
 from budgetguard.guard import Guard
+from budgetguard.inside import CHANGING, interrupting
 from budgetguard.process import Locked
 from budgetguard.providers import AnchorBrowser, PreDev
 
@@ -26,8 +28,12 @@ class Default(Slot):
         """The default guard, made from the environment on first use; the call does not matter."""
         guard = self.guard
         if guard is None:
+            if get_ident() in CHANGING:
+                raise RuntimeError(interrupting("The default guard"))
             with self._locked.lock:
-                guard = self.guard = self.guard or Guard(provider_from_environment(*_ADVICE))
+                made = self.guard or Guard(provider_from_environment(*_ADVICE))
+                # A signal's handler may have been faster, on this very thread.
+                guard = self.guard = self.guard or made
         return guard
 
 

@@ -1,10 +1,11 @@
 """What a guard tells of its doings, for logs, metrics and alarms."""
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 Kind: TypeAlias = Literal[
     "admitted",
@@ -44,3 +45,10 @@ class Event:
 
 
 OnEvent: TypeAlias = Callable[[Event], object]
+
+
+def report(message: str, *args: Any, exc_info: bool = False) -> None:
+    """Log what went wrong in a user's code, where nobody is called back for it."""
+    # The log's handlers are a user's code as well, and there is nobody left to tell.
+    with contextlib.suppress(BaseException):
+        logger.error(message, *args, exc_info=exc_info)

@@ -1,6 +1,8 @@
 """One look: up to three attempts inside one deadline, and the backoff between them."""
 
+import asyncio
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,10 +13,14 @@ from budgetguard.balance import Balance
 from budgetguard.clock import Instant
 from budgetguard.credits import exact
 from budgetguard.errors import BalanceUnavailable, InvalidCredentials
+from budgetguard.events import report
+from budgetguard.failures import AT_ONCE, Failure, Transient, UsedUp, causes, used_up
 from budgetguard.ledger import Look
 from budgetguard.loop import in_daemon_thread
 
 if TYPE_CHECKING:
+    import httpx
+
     from budgetguard.loop import Runtime
 
 ATTEMPTS = 3
@@ -25,30 +31,16 @@ _MOST_DOUBLINGS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a look failed. `delay` is how many seconds to leave the provider alone."""
-
-    reason: str
-    cause: Exception | None
-    denied: bool
-    failures: int
-    delay: float
-
-    def error(self, provider: str, retry_after: float | None) -> BalanceUnavailable:
-        """A new exception for one caller."""
-        kind = InvalidCredentials if self.denied else BalanceUnavailable
-        error = kind(provider=provider, reason=self.reason, retry_after=retry_after)
-        error.__cause__ = self.cause
-        return error
-
-
-@dataclass(frozen=True, slots=True)
 class _Miss:
-    """One attempt that brought no balance; `again` where another may, within this look."""
+    """One attempt that brought no balance; `again` where another may, within this look.
+
+    `ours` where the provider is not to blame.
+    """
 
     reason: str
     again: bool = False
     denied: bool = False
+    ours: bool = False
     retry_after: float | None = None
     cause: Exception | None = None
 
@@ -79,10 +71,12 @@ async def fly(
         for attempt in range(1, ATTEMPTS + 1):
             at = clock.now()
             sent(at)
-            answer = await _attempt(source, runtime, at)
+            answer = await _attempt(source, runtime, at, scope)
             if isinstance(answer, Look):
                 return answer
             miss = answer
+            if miss.ours:
+                return Failure(miss.reason, miss.cause, miss.denied, failures, AT_ONCE)
             failures += 1
             delay = backoff(failures, miss.retry_after, runtime.jitter)
             if not miss.again or attempt == ATTEMPTS or clock.monotonic() + delay >= deadline:
@@ -98,49 +92,74 @@ async def fly(
     return Failure(miss.reason, miss.cause, miss.denied, failures, delay)
 
 
-async def _attempt(source: "Source", runtime: "Runtime", at: Instant) -> Look | _Miss:
+async def _attempt(
+    source: "Source", runtime: "Runtime", at: Instant, scope: anyio.CancelScope
+) -> Look | _Miss:
     try:
         balance = await source.ask(runtime)
         return Look.of(balance.sent_at(at, runtime.clock), at)
     except Exception as error:  # noqa: BLE001  whatever a provider raises is a failed look
         return _classified(error, runtime)
-    except (KeyboardInterrupt, SystemExit) as error:
-        # These would end the private loop, and with it every guard's looks.
-        return _Miss(f"asking raised {type(error).__name__}")
+    except BaseException as error:
+        if isinstance(error, asyncio.CancelledError) and (scope.cancel_called or _cancelled()):
+            raise
+        # It would end the private loop, and with it every guard's looks, or this look unheard.
+        name = type(error).__name__
+        report("Asking for the balance raised %s, which ends nothing here", name)
+        return _Miss(f"asking raised {name}")
+
+
+def _cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _classified(error: Exception, runtime: "Runtime") -> _Miss:
+    lack = used_up(error)
+    if isinstance(error, BalanceUnavailable):
+        return _Miss(
+            error.reason,
+            again=isinstance(error, Transient),
+            denied=isinstance(error, InvalidCredentials),
+            ours=isinstance(error, UsedUp),
+            retry_after=error.retry_after,
+            cause=error.__cause__,  # type: ignore[arg-type]
+        )
+    if lack is not None:
+        cause = None if _holds_request(error) else error
+        return _Miss(f"it could not be asked for: {lack}", ours=True, cause=cause)
+    httpx = sys.modules.get("httpx")  # where it could not be imported, this is none of its errors
+    if httpx is not None and isinstance(error, httpx.HTTPError):
+        return _of_httpx(error, runtime)
+    cause = None if _holds_request(error) else error
+    # What an import says holds no key, and the provider is not to blame for it.
+    missing = isinstance(error, ImportError)
+    words = f": {error}" if missing else ""
+    return _Miss(f"asking raised {type(error).__name__}{words}", ours=missing, cause=cause)
+
+
+def _of_httpx(error: "httpx.HTTPError", runtime: "Runtime") -> _Miss:
     import httpx
 
-    from budgetguard.fetching import Transient, retry_after
+    from budgetguard.fetching import DENIED, is_page, longest_wait
 
-    if isinstance(error, BalanceUnavailable):
-        again = isinstance(error, Transient)
-        denied = isinstance(error, InvalidCredentials)
-        return _Miss(error.reason, again, denied, error.retry_after, error.__cause__)  # type: ignore[arg-type]
     # An httpx exception holds the request, and that holds the key: its words will have to do.
     if isinstance(error, httpx.HTTPStatusError):
         status, headers = error.response.status_code, error.response.headers
         again = (
             status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR
         )
-        denied = status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}
-        wait = retry_after(headers.get("retry-after"), runtime.clock.wall())
-        return _Miss(f"the provider answered {status}", again, denied, wait)
-    if isinstance(error, httpx.HTTPError):
-        again = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
-        return _Miss(f"{type(error).__name__} while asking", again)
-    cause = None if _holds_request(error) else error
-    return _Miss(f"asking raised {type(error).__name__}", cause=cause)
+        denied = status in DENIED and not is_page(headers)
+        wait = longest_wait(headers.get_list("retry-after"), runtime.clock.wall())
+        return _Miss(f"the provider answered {status}", again, denied, retry_after=wait)
+    again = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+    return _Miss(f"{type(error).__name__} while asking", again)
 
 
-def _holds_request(error: BaseException | None) -> bool:
+def _holds_request(error: BaseException) -> bool:
     """Whether an HTTP client's request, and so perhaps a key, can be reached from an exception."""
-    while error is not None:
-        if not vars(error).keys().isdisjoint(("request", "_request", "response")):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    kept = ("request", "_request", "response")
+    return any(not vars(cause).keys().isdisjoint(kept) for cause in causes(error))
 
 
 class Source:
@@ -155,7 +174,8 @@ class Source:
         """One balance; raises whatever the provider raises, and BalanceUnavailable for nonsense."""
         if self._fetch is not None:
             trust_env = bool(getattr(self._provider, "trust_env", False))
-            answer = await self._fetch(runtime.client(trust_env=trust_env))
+            async with runtime.client(self, trust_env=trust_env) as client:
+                answer = await self._fetch(client)
         else:
             answer = await self._call()
         return self._balance(answer)

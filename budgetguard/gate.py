@@ -6,7 +6,6 @@ returns the ledger, `price` says what to post at the end. Every other call goes 
 """
 
 import logging
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -89,7 +88,8 @@ class Gate:
         dynamic = callable(requirement.min) or callable(requirement.cost) or requirement.slots
         self._slot = _NOWHERE if dynamic else _slot(requirement.guard)
         self.checks_only = requirement.cost == 0 and requirement.actual is None and not dynamic
-        self._learning = threading.Lock()
+        # The first one's, by dict.setdefault: a lock could be left taken, by a fork or an interrupt.
+        self._learning: dict[str, Guard] = {}
         self._known: Guard | None = None
         self._stamp: object = None
 
@@ -128,7 +128,7 @@ class Gate:
         account = self.account
         return (
             self.monotonic() < account.quick_mono
-            and self._wall() < account.quick_wall
+            and self._wall() < account.young_wall
             and account.ledger.room >= self._edge
             and not INSIDE.get()
         )
@@ -189,10 +189,14 @@ class Gate:
         stamp, guard = SWITCH.stamp, self._slot.guard
         if logger.isEnabledFor(logging.DEBUG):  # the long way tells of calls that are held twice
             return
-        if self._known is None and guard is not None and guard.asker.on_event is None:
-            with self._learning:
-                if self._known is None:
-                    self._remember(guard)
+        if (
+            self._known is None
+            and guard is not None
+            and guard.asker.on_event is None
+            and self._learning.setdefault("from", guard) is guard
+        ):
+            # Who comes here at the same time remembers the same.
+            self._remember(guard)
         if guard is not None and guard is self._known and not (guard.closed or SWITCH.passive):
             self._stamp = stamp
 

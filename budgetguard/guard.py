@@ -234,9 +234,14 @@ class Guard:
             self.account.refuse(self.asker, self.lag)
 
     def close(self) -> None:
-        """Admit nobody any more; optional. Holds that are open end as they would have."""
+        """Admit nobody any more; optional. Holds that are open end as they would have.
+
+        Who waits for this guard already, to be let in or for a balance, gets the RuntimeError at once
+        that comes after: no credits are held for it.
+        """
         self.closed = True
         SWITCH.turn()
+        self.account.dismiss(self.asker)
 
     async def aclose(self) -> None:
         """`close`, for code that awaits; it does not wait either."""

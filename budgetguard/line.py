@@ -71,6 +71,31 @@ class Line:
             self.readers.append(reading)
             self.deadline = min(self.deadline, reading.give_up)
 
+    def thaw(self, now: Instant, effects: Effects) -> None:
+        """The process stood still: who was asleep with it is not late for that."""
+        for ticket in self.queue:
+            ticket.thaw(now.mono)
+        for reading in self.readers:
+            reading.thaw(now.mono)
+        self.review(now, effects)
+
+    def dismiss(
+        self, now: Instant, effects: Effects, asker: Asker, why: Callable[[str], RuntimeError]
+    ) -> None:
+        """A guard was closed: who waits for it is told, by the name of what it wanted."""
+        for ticket in self.queue:
+            if ticket.call.asker is asker:
+                ticket.settle(why(ticket.call.operation))
+                effects.append(ticket.wake)
+        for reading in self.readers:
+            if reading.asker is asker:
+                reading.settle(why("balance()"))
+                effects.append(reading.wake)
+        self.queue = [ticket for ticket in self.queue if not ticket.done]
+        self.readers = [reading for reading in self.readers if not reading.done]
+        # Whoever stood behind them may fit now.
+        self.review(now, effects)
+
     def leave(self, ticket: Ticket) -> None:
         """Somebody stopped waiting; whoever stood behind it is to be reviewed."""
         if isinstance(ticket, Reading):

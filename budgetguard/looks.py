@@ -9,12 +9,13 @@ from budgetguard.ledger import Look
 from budgetguard.policy import Looking
 
 if TYPE_CHECKING:
-    from budgetguard.flight import Failure
+    from budgetguard.failures import Failure
 
 LATER = float("inf")
 
-# A look ends itself at its deadline; one that has not, so many seconds later, never will.
-GRACE = 5.0
+# A look ends itself at its deadline. Where one has not, so many seconds later, the private loop did
+# not run: the process stood still, or the look was never launched.
+GRACE = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +74,16 @@ class Looks:
         """The look in flight, where its own deadline has long passed and it is not back."""
         flight = self._flight
         return flight if flight is not None and now.mono > flight.expires else None
+
+    def drop(self, flight: Flight) -> None:
+        """Nothing will come of that look, and the provider is not to blame."""
+        if flight is self._flight:
+            self._flight = None
+            self.known = replace(self.known, in_flight=False)
+
+    def awaits(self, flight: Flight) -> bool:
+        """Whether that is the look in flight, and not one that another took the place of."""
+        return flight is self._flight
 
     def sent(self, flight: Flight, at: Instant) -> None:
         """An attempt of that look goes out."""

@@ -2,9 +2,11 @@
 
 import weakref
 from collections.abc import Callable, Hashable
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from budgetguard.guard import Guard
+from budgetguard.inside import CHANGING, interrupting
 from budgetguard.process import Locked
 
 if TYPE_CHECKING:
@@ -35,32 +37,60 @@ class GuardPool(Generic[K]):
             raise ValueError(msg)
         self._make_guard = make_guard
         self._locked = Locked()
+        self._changing: object = None
         self._busy: dict[K, Guard] = {}
         self._referenced: weakref.WeakValueDictionary[K, Guard] = weakref.WeakValueDictionary()
         self._recent = _recent(maxsize, self._busy)
 
     def __getitem__(self, key: K) -> Guard:
+        if get_ident() in CHANGING:
+            return self._known(key)
         with self._locked.lock:
-            guard = self._recent.get(key)
+            if self._changing is self._locked.lock:
+                # Only this very thread can be inside already.
+                return self._known(key)
+            guard = self._find(key)
             if guard is None:
-                guard = self._busy.pop(key, None) or self._referenced.get(key)
-                if guard is None:
-                    try:
-                        guard = _checked(self._make_guard(key))
-                    except BaseException:
-                        # A traceback may be printed together with its locals.
-                        del key
-                        raise
-                    self._let_go()
-                self._recent[key] = self._referenced[key] = guard
+                try:
+                    guard = _checked(self._make_guard(key))
+                except BaseException:
+                    # A traceback may be printed together with its locals.
+                    del key
+                    raise
+                # A handler that came meanwhile, on this very thread, may have been faster.
+                guard = self._find(key, guard)
+            assert guard is not None
             return guard
 
     def __len__(self) -> int:
-        with self._locked.lock:
-            return len(self._recent) + len(self._busy)
+        return len(self._recent) + len(self._busy)
 
     def __repr__(self) -> str:
         return f"<GuardPool of {len(self)} guards>"
+
+    def _known(self, key: K) -> Guard:
+        """For a handler or a finalizer, that can wait for nothing: a guard that is there, or none."""
+        guard = self._referenced.get(key)
+        if guard is None:
+            raise RuntimeError(interrupting("A pool's guard"))
+        return guard
+
+    def _find(self, key: K, otherwise: Guard | None = None) -> Guard | None:
+        """The guard of that key, or else the one given, as the latest used."""
+        # The lock itself, and no flag: in a forked child it is another one.
+        self._changing = self._locked.lock
+        try:
+            guard = self._recent.get(key)
+            if guard is None:
+                guard = self._busy.pop(key, None) or self._referenced.get(key)
+                if guard is None and otherwise is not None:
+                    guard = otherwise
+                    self._let_go()
+                if guard is not None:
+                    self._recent[key] = self._referenced[key] = guard
+            return guard
+        finally:
+            self._changing = None
 
     def _let_go(self) -> None:
         for key in [key for key, guard in self._busy.items() if guard.account.quiet()]:

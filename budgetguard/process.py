@@ -7,16 +7,20 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from budgetguard.account import Account
 from budgetguard.asker import Asker
 from budgetguard.clock import SYSTEM
+from budgetguard.inside import CHANGING
+from budgetguard.waiting import EXIT
 
 if TYPE_CHECKING:
     from budgetguard.loop import Runtime
 
+T = TypeVar("T")
 _SWEEP_ABOVE = 64
 
 
@@ -30,7 +34,7 @@ class _Process:
         self.abandoned: list[Runtime] = []
 
     def begin(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.runtime: Runtime | None = None
         self.override: Runtime | None = None
         self.named: dict[tuple[int, str], Account] = {}
@@ -48,16 +52,34 @@ class Locked:
 _PROCESS = _Process()
 
 
+def _alone(work: Callable[[], T]) -> T:
+    """Do `work` under the process's lock. It must not wait for another, see `CHANGING`."""
+    me = get_ident()
+    before = CHANGING.get(me)
+    try:
+        CHANGING[me] = _PROCESS
+        with _PROCESS.lock:
+            return work()
+    finally:
+        if before is None:
+            CHANGING.pop(me, None)
+        else:
+            CHANGING[me] = before
+
+
 def runtime() -> "Runtime":
     """The runtime of this process; no thread is started before somebody needs one."""
     from budgetguard.loop import Runtime
 
-    with _PROCESS.lock:
-        if _PROCESS.override is not None:
-            return _PROCESS.override
-        if _PROCESS.runtime is None:
-            _PROCESS.runtime = Runtime(SYSTEM)
-        return _PROCESS.runtime
+    def find() -> Runtime:
+        here = _PROCESS.override or _PROCESS.runtime
+        if here is None:
+            made = Runtime(SYSTEM)
+            # A handler or finalizer that came meanwhile may have made one.
+            here = _PROCESS.runtime = _PROCESS.runtime or made
+        return here
+
+    return _alone(find)
 
 
 @contextlib.contextmanager
@@ -75,21 +97,29 @@ def join(provider: Any, asker: Asker) -> Account:
     here = runtime()
     fingerprint = getattr(provider, "fingerprint", None)
     _sweep()
-    with _PROCESS.lock:
-        _hook()
-        account = _PROCESS.named.get((id(here), fingerprint)) if fingerprint else None
+    _hook()
+
+    def find() -> Account:
+        key = (id(here), fingerprint) if fingerprint else None
+        account = _PROCESS.named.get(key) if key else None
         if account is None:
             account = Account(provider, here, runtime)
+            if key:
+                # A handler or finalizer that came meanwhile may have made one.
+                account = _PROCESS.named.setdefault(key, account)
             _PROCESS.accounts.add(account)
-            if fingerprint:
-                _PROCESS.named[id(here), fingerprint] = account
         account.joining += 1
+        return account
+
+    def found() -> None:
+        account.joining -= 1
+
+    account = _alone(find)
     try:
         # Not under the lock: what comes of it may call a user's code, and that may make a guard.
         account.join(asker)
     finally:
-        with _PROCESS.lock:
-            account.joining -= 1
+        _alone(found)
     return account
 
 
@@ -101,11 +131,14 @@ def _sweep() -> None:
     idle = [(key, account) for key, account in list(named.items()) if not account.askers]
     # Not under the lock either.
     quiet = [(key, account) for key, account in idle if account.quiet()]
-    with _PROCESS.lock:
+
+    def forget() -> None:
         for key, account in quiet:
             if not (account.askers or account.joining):
                 named.pop(key, None)
         _PROCESS.sweep_above = max(_SWEEP_ABOVE, 2 * len(named))
+
+    _alone(forget)
 
 
 def _hook() -> None:
@@ -122,6 +155,8 @@ def _after_fork() -> None:
             _PROCESS.abandoned.append(runtime_before)
     named = _PROCESS.named
     accounts = list(_PROCESS.accounts)
+    CHANGING.clear()
+    EXIT.begun = False
     _PROCESS.begin()
     fresh = runtime()
     for (_, fingerprint), account in named.items():

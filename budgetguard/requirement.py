@@ -101,9 +101,9 @@ class Requirement:
         started = self._start(operation, args, kwargs or {})
         if isinstance(started, NoHold):
             return started
-        guard, call, ticket = started
+        guard, ticket = started
         try:
-            ticket.wait(lambda: _remaining(guard, call), guard.account.overdue)
+            ticket.wait(lambda: _remaining(guard, ticket), guard.account.overdue)
         except BaseException:
             guard.account.abandon(ticket)
             raise
@@ -116,10 +116,10 @@ class Requirement:
         started = self._start(operation, args, kwargs or {})
         if isinstance(started, NoHold):
             return started
-        guard, call, ticket = started
+        guard, ticket = started
         try:
             await ticket.wait_async(
-                lambda: _remaining(guard, call),
+                lambda: _remaining(guard, ticket),
                 guard.account.overdue,
                 lambda: guard.account.abandon(ticket),
             )
@@ -130,7 +130,7 @@ class Requirement:
 
     def _start(
         self, operation: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> "NoHold | tuple[Guard, Call, Admission]":
+    ) -> "NoHold | tuple[Guard, Admission]":
         operation = self.name or operation or _BLOCK
         if not SWITCH.read:
             SWITCH.read_environment()
@@ -139,7 +139,7 @@ class Requirement:
         guard = self.find_guard(args, kwargs)
         guard.check_open(operation)
         call = self._call(guard, operation, args, kwargs)
-        return guard, call, guard.account.ask(call)
+        return guard, guard.account.ask(call)
 
     def _call(
         self, guard: "Guard", operation: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -265,9 +265,8 @@ def _tell_if_inside(hold: Hold) -> None:
     _LATEST.set(weakref.ref(hold))
 
 
-def _remaining(guard: "Guard", call: Call) -> float:
-    now = guard.runtime.clock.monotonic()
-    return (call.need.until if now < call.need.until else call.need.give_up) - now
+def _remaining(guard: "Guard", ticket: Admission) -> float:
+    return ticket.remaining(guard.runtime.clock.monotonic())
 
 
 def _amount(

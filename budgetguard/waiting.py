@@ -1,7 +1,9 @@
 """A caller who waits: for a look, for credits, for a slot. One ticket for threads, asyncio, trio."""
 
+import contextlib
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +18,43 @@ SLACK = 0.05
 # At most so long a thread that waits does not hear of a signal.
 HEARS_AFTER = 0.5
 
+# A waiter whose time was up so many seconds ago was not awake to say so.
+OVERSLEPT = 0.5
+
+# How long a refusal is kept back when the interpreter is ending, should somebody wait for its thread.
+_KEPT_BACK = 10.0
+
+
+class _Exit:
+    """Whether the interpreter has begun to end."""
+
+    begun = False
+
+
+EXIT = _Exit()
+
+
+class Bell:
+    """Wakes one thread. A signal's handler that runs in that thread may ring it, at any moment.
+
+    Inside of a threading.Event's own wait, its `set` would wait for that Event's lock.
+    """
+
+    __slots__ = ("_silent",)
+
+    def __init__(self) -> None:
+        self._silent = threading.Lock()
+        self._silent.acquire()
+
+    def ring(self) -> None:
+        """Wake the thread; once is enough, and more is no harm."""
+        with contextlib.suppress(RuntimeError):  # it has rung
+            self._silent.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Block for that long at most; whether it rang."""
+        return self._silent.acquire(timeout=seconds)
+
 
 class Ticket:
     """The answer to one caller, there at once or later.
@@ -28,10 +67,10 @@ class Ticket:
 
     def __init__(self) -> None:
         self.done = False
-        self.error: BudgetGuardError | None = None
+        self.error: BudgetGuardError | RuntimeError | None = None
         self._wake: Callable[[], object] | None = None
 
-    def settle(self, error: "BudgetGuardError | None" = None) -> None:
+    def settle(self, error: "BudgetGuardError | RuntimeError | None" = None) -> None:
         """Give the answer, without waking anybody yet: that happens outside the lock."""
         assert not self.done
         self.error = error
@@ -41,6 +80,7 @@ class Ticket:
         """Raise the answer where it is an error, without leaving a cycle through its traceback."""
         error, self.error = self.error, None
         if error is not None:
+            _keep_back()
             try:
                 raise error
             finally:
@@ -56,14 +96,14 @@ class Ticket:
         """Block this thread until the answer is there."""
         if self.done:
             return
-        woken = threading.Event()
-        self._wake = woken.set
+        bell = Bell()
+        self._wake = bell.ring
         # `done` is read after `_wake` was set, and set before `_wake` is read: one sees the other.
         while not self.done:
             patience = max(remaining(), 0.0) + SLACK
             # In parts: a signal that comes right before the lock's own wait, or is delivered to
             # another thread, does not end that wait, and a Ctrl-C would be heard at its end.
-            if not woken.wait(min(patience, HEARS_AFTER)) and patience <= HEARS_AFTER:
+            if not bell.wait(min(patience, HEARS_AFTER)) and patience <= HEARS_AFTER:
                 overdue()
 
     async def wait_async(
@@ -78,9 +118,13 @@ class Ticket:
         """
         if self.done:
             return
-        import anyio
-        from anyio.lowlevel import current_token
-
+        try:
+            import anyio
+            from anyio.lowlevel import current_token
+        except (ImportError, OSError, MemoryError):
+            # The refresh needs it as well, and so fails at once: this wait is a short one.
+            self.wait(remaining, overdue)
+            return
         woken = anyio.Event()
         self._wake = _waker(current_token().native_token, woken.set, lost)
         while not self.done:
@@ -105,6 +149,17 @@ class Admission(Ticket):
         need = self.call.need
         return need.until if now < need.until else need.give_up
 
+    def remaining(self, now: float) -> float:
+        """Seconds until that deadline; below zero once it has passed."""
+        return self.deadline(now) - now
+
+    def thaw(self, now: float) -> None:
+        """The process stood still: whose time ran out meanwhile has that of one refresh again."""
+        need = self.call.need
+        if now > need.give_up + OVERSLEPT:
+            need = replace(need, give_up=now + self.call.asker.terms.timeout)
+            self.call = replace(self.call, need=need)
+
 
 class Reading(Ticket):
     """A caller who wants a balance sent at or after `oldest`, or at hand and young enough."""
@@ -118,6 +173,20 @@ class Reading(Ticket):
         self.oldest = now - max_age
         self.give_up = now + asker.terms.timeout
         self.balance: Balance | None = None
+
+    def thaw(self, now: float) -> None:
+        """The process stood still: whose time ran out meanwhile has that of one refresh again."""
+        if now > self.give_up + OVERSLEPT:
+            self.give_up = now + self.asker.terms.timeout
+
+
+def _keep_back() -> None:
+    """Have a daemon thread wait on while the interpreter ends: its refusal would tell of nothing else.
+
+    The main thread, in an exit handler, is told.
+    """
+    if EXIT.begun and threading.get_ident() != threading.main_thread().ident:
+        Bell().wait(_KEPT_BACK)
 
 
 def _waker(

@@ -14,6 +14,7 @@ import budgetguard
 ROOT = Path(budgetguard.__file__).parent
 HEAVY = ("httpx", "anyio", "asyncio", "wrapt", "cachetools", "trio", "pytest", "starlette", "rich")
 PURE = {"errors", "credits", "clock", "durations", "balance", "ledger", "policy"}
+LOCKS = ("Lock", "Event", "Condition", "Semaphore", "BoundedSemaphore", "Barrier")
 PLACES = {
     "starlette": ("budgetguard.testing.sandbox",),
     "uvicorn": ("budgetguard.testing.sandbox",),
@@ -152,6 +153,22 @@ def test_importing_reaches_nothing_heavy_and_starts_nothing() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.split() == ["set()", "1"]
+
+
+def test_nobody_makes_a_lock_that_its_own_thread_may_wait_for() -> None:
+    """A signal's handler, or a finalizer, would ask for a plain one that its thread has."""
+    # A bell is taken twice on purpose; the sandbox is another process's, or a test's.
+    apart = {"budgetguard.waiting"}
+    makers = {
+        name
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).removeprefix("_thread.")
+        in {*(f"threading.{kind}" for kind in LOCKS), "allocate_lock", "Lock", "Condition"}
+        and not name.startswith("budgetguard.testing.")
+    }
+    assert makers == apart
 
 
 def test_every_public_name_is_there() -> None:

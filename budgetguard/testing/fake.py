@@ -1,12 +1,12 @@
 """An account in memory, for tests that want no server."""
 
-import threading
 from decimal import Decimal
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from budgetguard.balance import Balance
 from budgetguard.credits import Amount, exact
+from budgetguard.process import Locked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +52,7 @@ class FakeProvider:
         self.failure: Exception | None = None
         self.on_fetch: Callable[[], Any] | None = None
         self.requests = 0
-        self._lock = threading.Lock()
+        self._locked = Locked()
         self._credits = None if credits is None else exact(credits, "credits")
         self.lowest = self._credits
 
@@ -63,13 +63,13 @@ class FakeProvider:
 
     @credits.setter
     def credits(self, credits: Amount | None) -> None:
-        with self._lock:
+        with self._locked.lock:
             self._set(None if credits is None else exact(credits, "credits"))
 
     def charge(self, cost: Amount, *, overdraw: bool = False) -> None:
         """Take `cost` credits; raises OutOfCredits, taking nothing, where they are not there."""
         amount = exact(cost, "cost")
-        with self._lock:
+        with self._locked.lock:
             if self._credits is None:
                 return
             if amount > self._credits and not overdraw:
@@ -80,7 +80,7 @@ class FakeProvider:
     def top_up(self, credits: Amount) -> None:
         """Add credits."""
         amount = exact(credits, "credits")
-        with self._lock:
+        with self._locked.lock:
             if self._credits is not None:
                 self._set(self._credits + amount)
 

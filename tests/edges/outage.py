@@ -9,7 +9,7 @@ from virtual import VirtualClock, VirtualLoop, VirtualRuntime
 
 from budgetguard import Balance, BalanceUnavailable, Guard, InsufficientCredits
 from budgetguard.events import Event
-from budgetguard.fetching import Transient
+from budgetguard.failures import Transient
 from budgetguard.process import runtime_of
 
 BEFORE, DOWN, AFTER = 200.0, 600.0, 75.0

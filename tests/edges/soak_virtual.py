@@ -15,7 +15,7 @@ from virtual import VirtualClock, VirtualLoop, VirtualRuntime
 
 from budgetguard import Balance, BudgetGuardError, Guard, GuardPool
 from budgetguard.errors import BalanceUnavailable
-from budgetguard.fetching import Transient
+from budgetguard.failures import Transient
 from budgetguard.process import runtime_of
 from budgetguard.testing import FakeProvider
 

@@ -1,7 +1,6 @@
 """Callers that stop waiting leave no trace, and what they were given goes to the next."""
 
 import asyncio
-import threading
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -11,6 +10,7 @@ from staging import Slow, let_run, under_way, waiting
 
 from budgetguard import Event, Guard, Hold
 from budgetguard.testing import FakeProvider, HandClock
+from budgetguard.waiting import Bell
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -257,12 +257,11 @@ def test_an_interrupted_thread_leaves_no_trace(
     """Control-C while a sync caller waits."""
     running = guard.acquire(100)
 
-    class Interrupted(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            raise KeyboardInterrupt
+    def interrupted(_: Bell, __: float) -> bool:
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("threading.Event", Interrupted)
+        patch.setattr(Bell, "wait", interrupted)
         with pytest.raises(KeyboardInterrupt):
             guard.acquire(60, wait=30)
     clock.advance(0)

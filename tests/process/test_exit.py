@@ -1,7 +1,7 @@
 """The interpreter ends at once, whatever the private loop is doing."""
 
 import pytest
-from interpreter import Script
+from interpreter import LONG, Script
 
 HEAD = """
 import atexit, contextlib, os, socket, sys, threading
@@ -183,6 +183,144 @@ print(started.wait(60))
 """
         )
         == "True"
+    )
+
+
+RUNS = 30 if LONG else 6
+
+
+def test_daemon_threads_that_wait_are_told_nothing(script: Script) -> None:
+    """In every way there is to wait: no outage that never was is raised into them, nothing is printed.
+
+    Several runs, since it depends on which thread is faster to its end.
+    """
+    for _ in range(RUNS):
+        assert (
+            script(
+                HEAD
+                + """
+import asyncio, time
+import anyio, trio
+
+server = socket.create_server(("127.0.0.1", 0))
+base_url = f"http://127.0.0.1:{server.getsockname()[1]}"
+hanging = Guard(PreDev("a-key-of-some-length", base_url=base_url), timeout=600)
+full = Guard(FakeProvider(100))
+held = full.acquire(60)
+
+@hanging.require_credits(min=1)
+def decorated():
+    raise AssertionError
+
+def block():
+    with hanging.require_credits(min=1):
+        raise AssertionError
+
+async def later():
+    await hanging.aacquire(1)
+
+ways = [
+    hanging.balance,
+    lambda: hanging.acquire(1),
+    block,
+    decorated,
+    lambda: full.acquire(60, wait=600),
+    lambda: asyncio.run(later()),
+    lambda: trio.run(later),
+]
+for way in ways:
+    threading.Thread(target=way, daemon=True).start()
+
+def waiting():
+    lines = [guard.account.line for guard in (hanging, full)]
+    return sum(ticket._wake is not None for line in lines for ticket in (*line.queue, *line.readers))
+
+while waiting() < len(ways):
+    time.sleep(0)
+connection, _ = server.accept()
+connection.recv(100)
+connection.detach(), server.detach()
+print("all wait")
+""",
+                # In -X dev, asyncio tells of its slow steps.
+                flags=("-W", "error"),
+            )
+            == "all wait"
+        )
+
+
+def test_a_refresh_that_the_exit_breaks_off_is_not_told_of(script: Script) -> None:
+    """A listener hears of no failure that never was."""
+    assert (
+        script(
+            HEAD
+            + """
+server = socket.create_server(("127.0.0.1", 0))
+base_url = f"http://127.0.0.1:{server.getsockname()[1]}"
+tell = lambda event: print(event.kind)
+guard = Guard(PreDev("a-key-of-some-length", base_url=base_url), timeout=600, on_event=tell)
+threading.Thread(target=guard.balance, daemon=True).start()
+connection, _ = server.accept()
+connection.recv(100)
+connection.detach(), server.detach()
+print("the end")
+"""
+        )
+        == "the end"
+    )
+
+
+def test_daemon_threads_that_go_on_asking_are_told_nothing(script: Script) -> None:
+    """Also one that comes when the private loop has been stopped already."""
+    for _ in range(RUNS):
+        assert (
+            script(
+                HEAD
+                + """
+guard = Guard(FakeProvider(10**9), recheck_after=0)
+rounds = threading.Semaphore(0)
+
+def ask():
+    while True:
+        guard.balance(max_age=0)
+        rounds.release()
+
+for _ in range(5):
+    threading.Thread(target=ask, daemon=True).start()
+for _ in range(50):
+    rounds.acquire()
+print("asked")
+"""
+            )
+            == "asked"
+        )
+
+
+def test_an_exit_handler_that_waits_is_told(script: Script) -> None:
+    """The main thread goes on: for it there is no refresh any more, and it hears so at once."""
+    assert (
+        script(
+            HEAD
+            + """
+server = socket.create_server(("127.0.0.1", 0))
+base_url = f"http://127.0.0.1:{server.getsockname()[1]}"
+
+def at_exit():
+    try:
+        guard.acquire(1, wait=600)
+    except BalanceUnavailable as error:
+        print(error.reason)
+    server.detach()
+
+atexit.register(at_exit)
+guard = Guard(PreDev("a-key-of-some-length", base_url=base_url), timeout=600)
+threading.Thread(target=guard.balance, daemon=True).start()
+connection, _ = server.accept()
+connection.recv(100)
+connection.detach()
+"""
+        )
+        == "it could not be asked for (RuntimeError: the private loop has been stopped, as at exit)"
     )
 
 

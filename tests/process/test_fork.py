@@ -116,6 +116,113 @@ assert guard.available == 100
     )
 
 
+def test_no_lock_stays_taken_wherever_the_others_are(script: Script) -> None:
+    """A thread that is stopped at any line of ours as another forks: the child can do all there is."""
+    script(
+        HEAD
+        + """
+import signal, sys, time
+
+package = os.path.dirname(sys.modules["budgetguard"].__file__)
+pool = GuardPool(lambda _: Guard(FakeProvider(100)))
+set_default_guard(None)
+os.environ["PREDEV_API_KEY"] = "a-key-of-some-length"
+lines, stopped, go_on = 0, threading.Event(), threading.Event()
+
+def watch(stop_at):
+    # Stops the thread at the given line of ours, counted from its start.
+    count = 0
+    def line(frame, event, _):
+        nonlocal count
+        if not frame.f_code.co_filename.startswith(package):
+            return None
+        count += 1
+        if count == stop_at:
+            stopped.set()
+            go_on.wait(60)
+        return line
+    return line, lambda: count
+
+def everything(provider, key):
+    guard = Guard(provider)
+    work = guard.require_credits(min=1)(lambda: "ran")
+    assert [work(), work()] == ["ran", "ran"]
+    guard.acquire(1, wait=1).settle()
+    guard.balance(max_age=0)
+    pool[key]
+    require_credits(min=1)
+    guard.available
+    provider.charge(1)
+    guard.close()
+
+def once(stop_at):
+    stopped.clear(), go_on.clear()
+    tracing, counted = watch(stop_at)
+    def run():
+        sys.settrace(tracing)
+        everything(provider, f"key {stop_at}")
+        sys.settrace(None)
+        stopped.set()
+    thread = threading.Thread(target=run)
+    thread.start()
+    stopped.wait(60)
+    def child():
+        signal.alarm(60)
+        everything(provider, f"key {stop_at}")
+        everything(FakeProvider(100), "other")
+    in_child(child)
+    go_on.set()
+    thread.join()
+    return counted()
+
+in_all = once(10**9)
+assert in_all > 500, in_all
+for stop_at in range(1, in_all, in_all // """
+        + ("300" if LONG else "25")
+        + """):
+    once(stop_at)
+""",
+        flags=FORKING,
+    )
+
+
+def test_a_fork_while_a_function_learns_its_guard(script: Script) -> None:
+    """The child's calls of that function are guarded, and go the fast path as ever."""
+    script(
+        HEAD
+        + """
+from budgetguard.gate import Gate
+
+learning, done = threading.Event(), threading.Event()
+remember = Gate._remember
+
+def slowly(self, of):
+    learning.set()
+    done.wait(60)
+    remember(self, of)
+
+@guard.require_credits(min=1)
+def work():
+    return "ran"
+
+Gate._remember = slowly
+thread = threading.Thread(target=work)
+thread.start()
+learning.wait(60)
+Gate._remember = remember
+
+def child():
+    assert [work(), work(), work()] == ["ran"] * 3
+    assert guard.available == 97
+
+in_child(child)
+done.set()
+thread.join()
+""",
+        flags=FORKING,
+    )
+
+
 @pytest.mark.parametrize("cost", ["10", "lambda **_: 10"], ids=["quick", "long"])
 def test_a_fork_inside_a_guarded_call(script: Script, cost: str) -> None:
     """The end of the parent's call in the child changes nothing there, and nothing here."""

@@ -107,7 +107,7 @@ def test_an_interrupt_that_does_not_end_the_wait_is_heard(script: Script) -> Non
     """Another thread was given the signal: the one that waits for a look is not woken by it."""
     script("""
 import signal, sys, threading, time
-from budgetguard import Guard
+from budgetguard import Guard, waiting
 
 never = threading.Event()
 guard = Guard(never.wait, timeout=3600)
@@ -124,7 +124,7 @@ def interrupt():
     while still < 20:
         before = where()
         time.sleep(0.001)
-        is_waiting = before[0] == threading.__file__ and before[1] == "wait"
+        is_waiting = before[0] == waiting.__file__ and before[1] == "wait"
         still = still + 1 if is_waiting and where() == before else 0
     signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
@@ -153,9 +153,11 @@ interrupted = threading.Semaphore(0)
 main = threading.get_ident()
 
 def serve():
-    connection, _ = server.accept()
-    with connection:
-        while connection.recv(65536):
+    # Each account has a connection of its own.
+    for _ in range(300):
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(65536)
             signal.pthread_kill(main, signal.SIGINT)
             interrupted.acquire()
             connection.sendall(reply)
@@ -174,4 +176,75 @@ for number in range(300):
 assert left == 0, left
 server.close()
 """
+    )
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timers on this platform")
+def test_a_handler_that_uses_the_guard(script: Script) -> None:
+    """A thousand real signals at random moments, whose handler does all there is: nothing hangs.
+
+    What it cannot do at that moment it is told, and what it ends is ended.
+    """
+    script(
+        """
+import faulthandler, random, signal, threading
+from budgetguard import Guard, GuardPool
+from budgetguard.testing import FakeProvider
+
+faulthandler.dump_traceback_later(80, exit=True)
+provider = FakeProvider(10**9, lag=0, linger=0)
+guard = Guard(provider, recheck_after=0)
+pool = GuardPool(lambda key: Guard(provider))
+
+@guard.require_credits(min=1)
+def work():
+    return None
+
+@guard.require_credits(min=lambda: 1)
+def slowly():
+    return None
+
+holds, refused = [], 0
+
+def use(*_):
+    global refused
+    assert guard.available is not None
+    if holds:
+        holds.pop().release()
+    for call in (work, slowly, lambda: pool["known"], lambda: guard.balance(max_age=60)):
+        try:
+            call()
+        except RuntimeError as error:
+            assert "interrupted budgetguard" in str(error), error
+            refused += 1
+    Guard(provider).close()
+
+def go_on():
+    # Another thread, at the same locks.
+    while not done.is_set():
+        slowly()
+
+guard.balance()
+pool["known"]
+done = threading.Event()
+other = threading.Thread(target=go_on)
+other.start()
+choose = random.Random(1)
+signal.signal(signal.SIGALRM, use)
+came = 0
+while came < 1_000:
+    holds.append(guard.acquire(1))
+    signal.setitimer(signal.ITIMER_REAL, choose.uniform(2e-6, 2e-4))
+    while holds:
+        work()
+        slowly()
+        guard.available
+    came += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+done.set()
+other.join()
+guard.balance(max_age=0)
+assert guard.account.ledger.held == 0, guard.account.ledger.held
+""",
+        COVERAGE_PROCESS_CONFIG="",
     )

@@ -9,6 +9,7 @@ from provider import MICRO
 from budgetguard.account import Account
 from budgetguard.errors import BudgetGuardError, InsufficientCredits
 from budgetguard.events import Event
+from budgetguard.looks import GRACE, LATER
 from budgetguard.policy import NEVER
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Watch:
         self._errors: list[BudgetGuardError] = []
         self._last_sent = NEVER
         self._last_start = NEVER
+        self.lost = False
         self._covered: dict[int, float] = {}
         self._first_covered: tuple[Admission, float] | None = None
         self._blocked = NEVER
@@ -188,7 +190,9 @@ class Watch:
             msg = f"S6: a look {self._blocked - now.mono:.1f} s before its backoff was over"
             raise Broken(msg)
         aged = look is None or now.since(look.sent) >= terms.fresh_for
-        near = now.mono - self._last_start < terms.recheck_after - EPSILON
+        # One that was lost is made anew, a moment after its deadline.
+        again = terms.timeout + GRACE if self.lost else LATER
+        near = now.mono - self._last_start < min(terms.recheck_after, again) - EPSILON
         if near and not aged and not self.simulation.reading:
             msg = f"S6: a look {now.mono - self._last_start:.1f} s after the one before"
             raise Broken(msg)

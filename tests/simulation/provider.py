@@ -11,7 +11,7 @@ from virtual import VirtualClock
 
 from budgetguard.balance import Balance
 from budgetguard.errors import BalanceUnavailable
-from budgetguard.fetching import Transient
+from budgetguard.failures import Transient
 
 MICRO = 10**6
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-from invariants import COSTS, Watch
+from invariants import COSTS, Broken, Watch
 from provider import MICRO, Nature, Provider
 from virtual import VirtualClock, VirtualLoop, VirtualRuntime
 
@@ -106,10 +106,14 @@ class Simulation:
 
     def _look_begins(self) -> float | None:
         """A look is sent; with bad luck it begins late, or never."""
-        self.watch.look_begins()
-        if self.lossy and not self.reading and self.random.random() < 0.05:
-            return self.random.choice([None, 30.0])
-        return 0.0
+        try:
+            self.watch.look_begins()
+        except Broken as broken:
+            # To the library it would be a look that cannot be started.
+            self.failures.append(broken)
+        lost = self.lossy and not self.reading and self.random.random() < 0.05
+        self.watch.lost = lost
+        return self.random.choice([None, 30.0]) if lost else 0.0
 
     def _look_landed(self) -> None:
         self.watch.look_landed()

@@ -4,12 +4,13 @@ import asyncio
 import selectors
 import socket
 from collections.abc import Callable, Coroutine
+from contextlib import nullcontext
 from contextvars import Context
 from random import Random
 from typing import Any
 
 from budgetguard.clock import Instant
-from budgetguard.inside import INSIDE
+from budgetguard.inside import INSIDE, Inside
 
 START = 1_000_000.0
 
@@ -94,7 +95,8 @@ class VirtualRuntime:
         self.jitter = random.uniform
         self.starts: list[float] = []
         self.context = Context()
-        self.context.run(INSIDE.set, True)
+        self.context.run(INSIDE.set, Inside())
+        self.stopping = False
         self._loop = loop
         self._begins = begins
         self._landed = landed
@@ -130,12 +132,13 @@ class VirtualRuntime:
             self._loop.call_soon(self._alive, callback, context=self.context)
         return True
 
-    def client(self, *, trust_env: bool) -> None:
+    def client(self, owner: object, *, trust_env: bool) -> nullcontext[None]:
         """The simulated provider needs none."""
+        return nullcontext()
 
     def die(self) -> None:
         """The process is gone, and with it whatever it was about to do."""
-        self._dead = True
+        self._dead = self.stopping = True
         for task in self._tasks:
             task.cancel()
 
