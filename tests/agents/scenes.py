@@ -226,8 +226,14 @@ def works_on(
         slow.go_on.set()
 
     asyncio.run(main())
+    until(lambda: refreshed(clock, guard).available == after)
+
+
+def refreshed(clock: HandClock, guard: Guard) -> Guard:
+    """The guard, some time later: what ended by now, in whichever thread, is seen by a balance."""
     clock.advance(10)
-    until(lambda: guard.balance(max_age=0) is not None and guard.available == after)
+    guard.balance(max_age=0)
+    return guard
 
 
 def out_of_time(clock: HandClock, provider: FakeProvider, call: Callable[[], Any]) -> Any:

@@ -25,6 +25,7 @@ from scenes import (
     no_price_for,
     out_of_time,
     reads_of_want,
+    refreshed,
     three_at_once,
     too_dear,
     works_on,
@@ -648,7 +649,7 @@ def test_two_guards_hold_for_one_thread(clock: HandClock, provider: FakeProvider
         assert other.available == 50
 
     works_on(clock, provider, slow, 50, given_up)
-    until(lambda: other.balance(max_age=0) is not None and other.available == 100)
+    until(lambda: refreshed(clock, other).available == 100)
 
 
 def test_one_guard_twice_is_a_slip(guard: Guard, tool: Tool) -> None:
