@@ -157,6 +157,10 @@ class Account:
         asker.closed = True
         self._change(self._dismiss, asker)
 
+    def monotonic(self) -> float:
+        """The time that those who wait go by."""
+        return self.runtime.clock.monotonic()
+
     def overdue(self) -> None:
         """Look after those who wait, because one of them had to wait for too long."""
         self._change(self.line.expire)

@@ -216,26 +216,14 @@ class Guard:
         Waits at most `timeout`. Raises BalanceUnavailable when no such balance can be had.
         """
         reading = self._read(max_age)
-        try:
-            reading.wait(lambda: self._remaining(reading), self.account.overdue)
-        except BaseException:
-            self.account.abandon(reading)
-            raise
+        reading.wait(self.account)
         return _balance(reading)
 
     @discreet
     async def abalance(self, max_age: float | None = None) -> Balance:
         """`balance`, for code that awaits: waits without blocking the event loop."""
         reading = self._read(max_age)
-        try:
-            await reading.wait_async(
-                lambda: self._remaining(reading),
-                self.account.overdue,
-                lambda: self.account.abandon(reading),
-            )
-        except BaseException:
-            self.account.abandon(reading)
-            raise
+        await reading.wait_async(self.account)
         return _balance(reading)
 
     @property
@@ -356,9 +344,6 @@ class Guard:
         self.check_open("balance()")
         age = self.asker.terms.fresh_for if max_age is None else seconds(max_age, "max_age")
         return self.account.read(self.asker, age)
-
-    def _remaining(self, reading: Reading) -> float:
-        return reading.give_up - self.runtime.clock.monotonic()
 
 
 def check_guard(guard: object, provider: type | None = None) -> None:

@@ -122,13 +122,14 @@ class Requirement:
         if isinstance(started, NoHold):
             return started
         guard, ticket = started
-        try:
-            if warns and not ticket.done:
+        if warns and not ticket.done:
+            try:
                 warn_if_looped(ticket.call.operation)
-            ticket.wait(lambda: _remaining(guard, ticket), guard.account.overdue)
-        except BaseException:
-            guard.account.abandon(ticket)
-            raise
+            except BaseException:
+                # Where warnings are errors.
+                guard.account.abandon(ticket)
+                raise
+        ticket.wait(guard.account)
         return self._hold(guard, ticket)
 
     async def aopen(
@@ -139,15 +140,7 @@ class Requirement:
         if isinstance(started, NoHold):
             return started
         guard, ticket = started
-        try:
-            await ticket.wait_async(
-                lambda: _remaining(guard, ticket),
-                guard.account.overdue,
-                lambda: guard.account.abandon(ticket),
-            )
-        except BaseException:
-            guard.account.abandon(ticket)
-            raise
+        await ticket.wait_async(guard.account)
         return self._hold(guard, ticket)
 
     def _start(
@@ -307,10 +300,6 @@ def _tell_of_slots(guard: "Guard", hold: Hold) -> None:
             hold.operation,
             guard.asker.provider,
         )
-
-
-def _remaining(guard: "Guard", ticket: Admission) -> float:
-    return ticket.remaining(guard.runtime.clock.monotonic())
 
 
 def _amount(

@@ -2,9 +2,8 @@
 
 import contextlib
 import threading
-from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from budgetguard.asker import Asker, Call
@@ -34,6 +33,22 @@ class _Exit:
 EXIT = _Exit()
 
 
+class Desk(Protocol):
+    """Who decides about those who wait: their account."""
+
+    def monotonic(self) -> float:
+        """The time."""
+        ...
+
+    def overdue(self) -> None:
+        """Somebody's time is up, and nobody decided."""
+        ...
+
+    def abandon(self, ticket: "Ticket") -> None:
+        """Nobody takes this answer any more."""
+        ...
+
+
 class Bell:
     """Wakes one thread. A signal's handler that runs in that thread may ring it, at any moment.
 
@@ -46,29 +61,56 @@ class Bell:
         self._silent = threading.Lock()
         self._silent.acquire()
 
-    def ring(self) -> None:
+    def ring(self) -> bool:
         """Wake the thread; once is enough, and more is no harm."""
         with contextlib.suppress(RuntimeError):  # it has rung
             self._silent.release()
+        return True
 
     def wait(self, seconds: float) -> bool:
         """Block for that long at most; whether it rang."""
         return self._silent.acquire(timeout=seconds)
 
 
+class _LoopBell:
+    """Wakes one task, from any thread."""
+
+    __slots__ = ("_event", "_token")
+
+    def __init__(self, event: Any, token: Any) -> None:
+        self._event = event
+        self._token = token
+
+    def ring(self) -> bool:
+        """Wake the task; False where its loop is closed."""
+        # Not anyio.from_thread.run_sync: it waits for the caller's loop, which may be busy for long.
+        token = self._token
+        soon = getattr(token, "call_soon_threadsafe", None) or token.run_sync_soon
+        try:
+            soon(self._event.set)
+        except RuntimeError:  # asyncio: the loop is closed; trio.RunFinishedError is one too
+            return False
+        return True
+
+
 class Ticket:
     """The answer to one caller, there at once or later.
 
-    `settle` is called once, by whoever decides; the caller calls `check` after one of the
-    two waits. Those call `overdue` when the caller's time is up and nobody decided.
+    `settle` is called once, by whoever decides; the caller calls `check` after one of the two waits.
+    These tell the desk when the caller's time is up and nobody decided, and when it stops waiting.
     """
 
-    __slots__ = ("_wake", "done", "error")
+    __slots__ = ("_bell", "_desk", "done", "error")
 
     def __init__(self) -> None:
         self.done = False
         self.error: BudgetGuardError | RuntimeError | None = None
-        self._wake: Callable[[], object] | None = None
+        self._bell: Bell | _LoopBell | None = None
+        self._desk: Desk | None = None
+
+    def deadline(self, now: float) -> float:
+        """When this caller's next deadline passes."""
+        raise AssertionError(self, now)
 
     def settle(self, error: "BudgetGuardError | RuntimeError | None" = None) -> None:
         """Give the answer, without waking anybody yet: that happens outside the lock."""
@@ -88,33 +130,31 @@ class Ticket:
 
     def wake(self) -> None:
         """Wake the caller; harmless where nobody waits any more."""
-        wake = self._wake
-        if wake is not None:
-            wake()
+        bell = self._bell
+        if bell is not None and not bell.ring() and self._desk is not None:
+            self._desk.abandon(self)
 
-    def wait(self, remaining: Callable[[], float], overdue: Callable[[], object]) -> None:
-        """Block this thread until the answer is there."""
+    def wait(self, desk: Desk) -> None:
+        """Block this thread until the answer is there; who is interrupted has stopped waiting."""
         if self.done:
             return
-        bell = Bell()
-        self._wake = bell.ring
-        # `done` is read after `_wake` was set, and set before `_wake` is read: one sees the other.
-        while not self.done:
-            patience = max(remaining(), 0.0) + SLACK
-            # In parts: a signal that comes right before the lock's own wait, or is delivered to
-            # another thread, does not end that wait, and a Ctrl-C would be heard at its end.
-            if not bell.wait(min(patience, HEARS_AFTER)) and patience <= HEARS_AFTER:
-                overdue()
+        try:
+            bell = self._bell = Bell()
+            # `done` is read after `_bell` was set, and set before `_bell` is read: one sees the other.
+            while not self.done:
+                patience = self._patience(desk)
+                # In parts: a signal that comes right before the lock's own wait, or is delivered to
+                # another thread, does not end that wait, and a Ctrl-C would be heard at its end.
+                if not bell.wait(min(patience, HEARS_AFTER)) and patience <= HEARS_AFTER:
+                    desk.overdue()
+        except BaseException:
+            desk.abandon(self)
+            raise
 
-    async def wait_async(
-        self,
-        remaining: Callable[[], float],
-        overdue: Callable[[], object],
-        lost: Callable[[], object],
-    ) -> None:
+    async def wait_async(self, desk: Desk) -> None:
         """Wait until the answer is there, without blocking the caller's event loop.
 
-        `lost` is called where that loop is closed when the answer comes: nobody takes it.
+        Who is cancelled has stopped waiting, and so has whose loop is closed when the answer comes.
         """
         if self.done:
             return
@@ -123,15 +163,25 @@ class Ticket:
             from anyio.lowlevel import current_token
         except (ImportError, OSError, MemoryError):
             # The refresh needs it as well, and so fails at once: this wait is a short one.
-            self.wait(remaining, overdue)
+            self.wait(desk)
             return
-        woken = anyio.Event()
-        self._wake = _waker(current_token().native_token, woken.set, lost)
-        while not self.done:
-            with anyio.move_on_after(max(remaining(), 0.0) + SLACK) as patience:
-                await woken.wait()
-            if patience.cancelled_caught:
-                overdue()
+        try:
+            woken = anyio.Event()
+            self._desk = desk
+            self._bell = _LoopBell(woken, current_token().native_token)
+            while not self.done:
+                with anyio.move_on_after(self._patience(desk)) as patience:
+                    await woken.wait()
+                if patience.cancelled_caught:
+                    desk.overdue()
+        except BaseException:
+            desk.abandon(self)
+            raise
+
+    def _patience(self, desk: Desk) -> float:
+        """Seconds until the caller looks for itself."""
+        now = desk.monotonic()
+        return max(self.deadline(now) - now, 0.0) + SLACK
 
 
 class Admission(Ticket):
@@ -148,10 +198,6 @@ class Admission(Ticket):
         """When this caller's next deadline passes: the end of its queueing, then of everything."""
         need = self.call.need
         return need.until if now < need.until else need.give_up
-
-    def remaining(self, now: float) -> float:
-        """Seconds until that deadline; below zero once it has passed."""
-        return self.deadline(now) - now
 
     def thaw(self, now: float) -> None:
         """The process stood still: whose time ran out meanwhile has that of one refresh again."""
@@ -174,6 +220,10 @@ class Reading(Ticket):
         self.give_up = now + asker.terms.timeout
         self.balance: Balance | None = None
 
+    def deadline(self, _: float) -> float:
+        """When everything ends for this caller."""
+        return self.give_up
+
     def thaw(self, now: float) -> None:
         """The process stood still: whose time ran out meanwhile has that of one refresh again."""
         if now > self.give_up + OVERSLEPT:
@@ -187,19 +237,3 @@ def _keep_back() -> None:
     """
     if EXIT.begun and threading.get_ident() != threading.main_thread().ident:
         Bell().wait(_KEPT_BACK)
-
-
-def _waker(
-    token: object, wake: Callable[[], None], lost: Callable[[], object]
-) -> Callable[[], None]:
-    # Not anyio.from_thread.run_sync: it waits for the caller's loop, which may be busy for long.
-    soon: Callable[[Callable[[], None]], object]
-    soon = getattr(token, "call_soon_threadsafe", None) or token.run_sync_soon  # type: ignore[attr-defined]
-
-    def wake_soon() -> None:
-        try:
-            soon(wake)
-        except RuntimeError:  # asyncio: the loop is closed; trio.RunFinishedError is one too
-            lost()
-
-    return wake_soon

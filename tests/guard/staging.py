@@ -58,7 +58,7 @@ def waiting(guard: Guard) -> int:
 
     Who has joined the queue may still have a look to start; who can be woken has nothing left to do.
     """
-    return sum(ticket._wake is not None for ticket in list(guard.account.line.queue))
+    return sum(ticket._bell is not None for ticket in list(guard.account.line.queue))
 
 
 def until(true: Callable[[], bool]) -> None:

@@ -227,17 +227,19 @@ def test_a_handler_that_wakes_its_own_thread(clock: HandClock) -> None:
     guard = Guard(FakeProvider(100))
     hold = guard.acquire(60)
 
-    class Interrupting:
-        """A wait that is interrupted right before it blocks."""
+    class Interrupted:
+        """A desk whose waiter is interrupted right before it blocks."""
 
-        def __call__(self) -> float:
+        overdue, abandon = guard.account.overdue, guard.account.abandon
+
+        def monotonic(self) -> float:
             if hold.state == "open":
                 hold.release()
-            return 30.0
+            return guard.account.monotonic()
 
     ticket: Any = guard.require_credits(min=60, wait=30)._start("it", (), {})[-1]
     assert not ticket.done
-    ticket.wait(Interrupting(), guard.account.overdue)
+    ticket.wait(Interrupted())
     ticket.check()
     clock.advance(0)
 

@@ -233,7 +233,7 @@ for way in ways:
 
 def waiting():
     lines = [guard.account.line for guard in (hanging, full)]
-    return sum(ticket._wake is not None for line in lines for ticket in (*line.queue, *line.readers))
+    return sum(ticket._bell is not None for line in lines for ticket in (*line.queue, *line.readers))
 
 while waiting() < len(ways):
     time.sleep(0)
