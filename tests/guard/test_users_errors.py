@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from staging import Caller, until, waiting
 
-from budgetguard import BalanceUnavailable, Event, Guard
+from budgetguard import BalanceUnavailable, Event, Guard, InvalidCredentials
 from budgetguard.testing import FakeProvider, HandClock
 
 
@@ -204,8 +204,6 @@ class Raising(logging.Handler):
 @pytest.mark.parametrize("denied", [False, True])
 def test_a_handler_of_the_log(clock: HandClock, denied: bool) -> None:
     """Who waits for the refresh that it was to be told of is answered all the same."""
-    from budgetguard import InvalidCredentials
-
     provider = FakeProvider(100)
     provider.failure = (
         InvalidCredentials(provider="fake", reason="no") if denied else LookupError("no")
@@ -224,6 +222,22 @@ def test_a_handler_of_the_log(clock: HandClock, denied: bool) -> None:
         lives(guard)
     finally:
         logger.removeHandler(handler)
+
+
+def test_a_handler_of_the_log_and_one_who_awaits(clock: HandClock) -> None:
+    """Woken by what came after the line that could not be logged, and not by its own deadline."""
+    provider = FakeProvider(100)
+    provider.failure = InvalidCredentials(provider="fake", reason="no")
+    guard = Guard(provider, timeout=600)
+    handler = Raising()
+    logger = logging.getLogger("budgetguard")
+    logger.addHandler(handler)
+    try:
+        outcome = Caller(lambda: asyncio.run(guard.aacquire(1))).outcome()
+    finally:
+        logger.removeHandler(handler)
+    assert isinstance(outcome, InvalidCredentials)
+    clock.advance(0)
 
 
 def test_a_loop_whose_files_were_closed_is_made_anew(clock: HandClock) -> None:
