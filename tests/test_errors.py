@@ -22,7 +22,9 @@ from budgetguard import (
     InvalidCredentials,
 )
 from budgetguard.errors import NEVER_REACHED
+from budgetguard.failures import UsedUp
 from budgetguard.fetching import Transient
+from budgetguard.wire import Unpriced
 
 TOP_UP = "https://pre.dev/projects/key?upgrade=credits"
 
@@ -156,7 +158,12 @@ class Billed(ConcurrencyLimit):
         self.tenant = tenant
 
 
-DERIVED = [Ours(*ERRORS[0].args), Transient(provider="pre.dev", reason="it answered 503")]
+DERIVED = [
+    Ours(*ERRORS[0].args),
+    Transient(provider="pre.dev", reason="it answered 503"),
+    UsedUp(provider="pre.dev", reason="it could not be asked for (OSError)"),
+    Unpriced("what max_duration=-1 may cost at most is not known"),
+]
 
 
 @pytest.mark.parametrize(

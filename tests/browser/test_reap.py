@@ -128,6 +128,7 @@ def test_ended_by_itself(scene: Any, status: int) -> None:
 @pytest.mark.anyio
 async def test_ended_by_itself_for_code_that_awaits(scene: Any) -> None:
     """The same with an async client; and where only a tag is left, that leads to it."""
+    await scene.guard.abalance()
     leave_one(scene)
     write(scene)
     session = {"tags": ["budgetguard-lost"], "timeout": {"max_duration": MINUTES}}

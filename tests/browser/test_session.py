@@ -180,6 +180,7 @@ def test_no_answer_is_waited_for_byte_by_byte(scene: Any) -> None:
 @pytest.mark.anyio
 async def test_a_refresh_that_drips(scene: Any) -> None:
     """It is given up after the same time, by plain code and by code that awaits; the block goes on."""
+    await scene.guard.abalance()
     patience = scene.waits.patience(each=1)
     scene.sandbox.fault(SESSION, times=1, **DRIP)
     with open_one(scene, patience=patience) as session:

@@ -72,7 +72,7 @@ def test_who_waits_for_a_refresh_is_told_at_once(clock: HandClock) -> None:
 async def test_who_awaits_is_told_at_once(clock: HandClock) -> None:
     """The same on asyncio and trio."""
     guard = Guard(FakeProvider(100))
-    guard.acquire(60)
+    await guard.aacquire(60)
     outcomes: list[Any] = []
 
     async def wait() -> None:

@@ -46,16 +46,19 @@ resource = pytest.importorskip("resource")
 def test_no_file_is_left_for_the_first_refresh(script: Script, loaded: bool, way: str) -> None:
     """Not for an import, nor for the loop; as soon as there is one, the next caller is let in."""
     call = {
-        "sync": "guard.acquire(1).amount",
-        "async": "asyncio.run(guard.aacquire(1)).amount",
+        "sync": "amount(guard.acquire(1))",
+        # A loop for the caller itself needs files, too.
+        "async": "amount(loop.run_until_complete(guard.aacquire(1)))",
     }[way]
-    # A loop for the caller itself needs files, too.
-    call = call if way == "sync" else "loop.run_until_complete(guard.aacquire(1)).amount"
     assert script(
         HEAD
         + FILES
         + (LOADED if loaded else "")
         + f"""
+def amount(hold):
+    hold.release()
+    return hold.amount
+
 guard = Guard(FakeProvider(100))
 loop = asyncio.new_event_loop()
 no_files()

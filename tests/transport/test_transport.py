@@ -727,7 +727,7 @@ async def test_what_broke_a_request_is_named_by_what_it_keeps_away(
     assert [event.reason for event in events if event.kind == "kept"] == [cause]
     clock.advance(6)
     with pytest.raises(InsufficientCredits) as refused:
-        guard.acquire(95)
+        await guard.aacquire(95)
     assert refused.value.causes == {cause: 1}
     assert f"because a call raised {cause}" in str(refused.value)
 
