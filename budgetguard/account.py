@@ -74,6 +74,7 @@ class Account:
         self._denied = False
         self._looks = Looks()
         self.line = Line(self.ledger, self._looks)
+        self.queue = self.line.queue
         self._source: Any = None
         self._flown: Flight | None = None
         self._alarm_at = LATER
@@ -231,7 +232,8 @@ class Account:
                 if me in CHANGING:  # a fork may have come meanwhile
                     del CHANGING[me]
         finally:
-            self._carry_out(effects)
+            if effects:
+                self._carry_out(effects)
         if self._posts:
             self.flush()
 
@@ -348,7 +350,8 @@ class Account:
         if due <= now.mono:
             self._start_look(now, effects)
             due = LATER
-        due = min(due, self.line.deadline)
+        if self.line.queue or self.line.readers:
+            due = min(due, self.line.deadline)
         if due < self._alarm_at:
             self._alarm_at = due
             effects.append(partial(self._set_alarm, due))

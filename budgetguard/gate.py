@@ -18,6 +18,7 @@ from budgetguard.ledger import End, Entry, Ledger
 from budgetguard.opened import Open
 from budgetguard.policy import Need
 from budgetguard.switch import SWITCH
+from budgetguard.unfinished import goes_on
 
 if TYPE_CHECKING:
     from budgetguard.guard import Guard
@@ -88,7 +89,7 @@ class Gate:
         self.requirement = requirement
         self.operation = requirement.name or operation
         self.constant = requirement.actual is None
-        # The type of the last result of the long way whose work had ended.
+        # The type of the last result whose work had ended: looked up once, not at every call.
         self.plain: type = type(None)
         dynamic = callable(requirement.min) or callable(requirement.cost) or requirement.slots
         self._slot = _NOWHERE if dynamic else _slot(requirement.guard)
@@ -141,6 +142,13 @@ class Gate:
             and account.ledger.room >= self._edge
             and not INSIDE.get()
         )
+
+    def is_unfinished(self, result: Any) -> bool:
+        """Whether the work goes on that a result stands for; its type is remembered if not."""
+        if goes_on(type(result), self.requirement.until):
+            return True
+        self.plain = type(result)
+        return False
 
     def price(self, ledger: Ledger, result: Any) -> End:
         """The function returned: its end, for the caller to append to `account.ends`.

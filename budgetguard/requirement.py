@@ -11,7 +11,7 @@ from budgetguard import nested
 from budgetguard.asker import Call
 from budgetguard.blocking import warn_if_looped
 from budgetguard.callers import caller
-from budgetguard.credits import Amount
+from budgetguard.credits import UNLIMITED, Amount
 from budgetguard.credits import cost as to_cost
 from budgetguard.discreet import discreet
 from budgetguard.durations import seconds
@@ -185,7 +185,7 @@ class Requirement:
         assert ticket.opened is not None
         hold = Hold(guard.account, ticket.opened, self.release_on)
         if self.slots:
-            _tell_of_slots(guard, hold)
+            _tell_of_slots(guard, ticket.call.operation)
         if logger.isEnabledFor(logging.DEBUG):
             nested.tell(hold)
         return hold
@@ -289,15 +289,15 @@ class Requirement:
         hold.finish(error)
 
 
-def _tell_of_slots(guard: "Guard", hold: Hold) -> None:
+def _tell_of_slots(guard: "Guard", operation: str) -> None:
     """Log once that there is no limit of sessions to keep to, where slots are taken of it."""
     look = guard.account.ledger.look
-    if look is not None and look.balance.max_concurrency is None:
+    if look is not None and look.slots == UNLIMITED:
         guard.say_once(
             "slots",
             logging.WARNING,
             "%s takes slots, and %s names no limit of sessions at once: none is kept to",
-            hold.operation,
+            operation,
             guard.asker.provider,
         )
 

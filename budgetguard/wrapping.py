@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from budgetguard.account import MANY_ENDS
 from budgetguard.gate import Gate
 from budgetguard.second_way import GRAPH, holds_a_function, second_way
-from budgetguard.unfinished import async_generator, follow, generator, goes_on
+from budgetguard.unfinished import async_generator, follow, generator
 
 if TYPE_CHECKING:
     from collections import deque
@@ -138,15 +138,12 @@ def _wrap_object(gate: Gate, function: Any, guard: Callable[[Gate, Any], Any]) -
     return (AsyncCallable if is_async else Wrapper)(function, call)
 
 
-def _guard_plain(gate: Gate, function: Callable[..., Any]) -> Callable[..., Any]:  # noqa: C901  one frame
+def _guard_plain(gate: Gate, function: Callable[..., Any]) -> Callable[..., Any]:
     if gate.checks_only:
         return _check_plain(gate, function)
-    enter, price, constant, until = gate.enter, gate.price, gate.constant, gate.requirement.until
-    # The type of the last result that was not unfinished: looked up once, not at every call.
-    plain: type = type(None)
+    enter, price, constant = gate.enter, gate.price, gate.constant
 
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        nonlocal plain
         ends: deque[Any]
         end: Any
         ledger = enter()
@@ -154,12 +151,10 @@ def _guard_plain(gate: Gate, function: Callable[..., Any]) -> Callable[..., Any]
             return _call_slowly(gate, function, args, kwargs)
         try:
             result = function(*args, **kwargs)
-            if type(result) is not plain:
-                if goes_on(type(result), until):
-                    open_ = gate.adopt(ledger)
-                    ledger = None
-                    return follow(gate.requirement, gate.hold(open_), result)
-                plain = type(result)
+            if type(result) is not gate.plain and gate.is_unfinished(result):
+                open_ = gate.adopt(ledger)
+                ledger = None
+                return follow(gate.requirement, gate.hold(open_), result)
             account = gate.account
             if constant:
                 ends, end = ledger.ends[gate.cost], gate.monotonic() + gate.lag
@@ -173,7 +168,7 @@ def _guard_plain(gate: Gate, function: Callable[..., Any]) -> Callable[..., Any]
             raise
         if not constant and end[2] > end[1]:
             account.flush()
-        elif account.line.queue or not len(ends) % MANY_ENDS:
+        elif account.queue or not len(ends) % MANY_ENDS:
             account.flush_soon()
         return result
 
@@ -202,24 +197,20 @@ def _call_slowly(gate: Gate, function: Callable[..., Any], args: Any, kwargs: An
 
 
 def _end(gate: Gate, hold: "Hold", result: Any) -> Any:
-    if type(result) is not gate.plain:
-        if goes_on(type(result), gate.requirement.until):
-            return follow(gate.requirement, hold, result)
-        gate.plain = type(result)
+    if type(result) is not gate.plain and gate.is_unfinished(result):
+        return follow(gate.requirement, hold, result)
     gate.requirement.settle(hold, result)
     return result
 
 
-def _guard_coroutine(  # noqa: C901  one frame
+def _guard_coroutine(
     gate: Gate, function: Callable[..., Awaitable[Any]]
 ) -> Callable[..., Coroutine[Any, Any, Any]]:
     if gate.checks_only:
         return _check_coroutine(gate, function)
-    enter, price, constant, until = gate.enter, gate.price, gate.constant, gate.requirement.until
-    plain: type = type(None)
+    enter, price, constant = gate.enter, gate.price, gate.constant
 
     async def guarded(*args: Any, **kwargs: Any) -> Any:
-        nonlocal plain
         ends: deque[Any]
         end: Any
         ledger = enter()
@@ -228,12 +219,10 @@ def _guard_coroutine(  # noqa: C901  one frame
             return await _call_awaiting(gate, hold, function, args, kwargs)
         try:
             result = await function(*args, **kwargs)
-            if type(result) is not plain:
-                if goes_on(type(result), until):
-                    open_ = gate.adopt(ledger)
-                    ledger = None
-                    return follow(gate.requirement, gate.hold(open_), result)
-                plain = type(result)
+            if type(result) is not gate.plain and gate.is_unfinished(result):
+                open_ = gate.adopt(ledger)
+                ledger = None
+                return follow(gate.requirement, gate.hold(open_), result)
             account = gate.account
             if constant:
                 ends, end = ledger.ends[gate.cost], gate.monotonic() + gate.lag
@@ -247,7 +236,7 @@ def _guard_coroutine(  # noqa: C901  one frame
             raise
         if not constant and end[2] > end[1]:
             account.flush()
-        elif account.line.queue or not len(ends) % MANY_ENDS:
+        elif account.queue or not len(ends) % MANY_ENDS:
             account.flush_soon()
         return result
 
