@@ -493,7 +493,8 @@ def test_at_the_bottom_of_a_stack() -> None:
         "        _thread.start_new_thread(require, (given,), {'name': Told('x')})\n"
         "        assert told.acquire(timeout=20)\n"
         "        _thread.start_new_thread(require, (given,))\n"
-        "time.sleep(0.1)\n"
+        "while _thread._count():\n"
+        "    time.sleep(0)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
