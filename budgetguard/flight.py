@@ -19,7 +19,6 @@ from budgetguard.ledger import Look
 from budgetguard.loop import in_daemon_thread
 
 if TYPE_CHECKING:
-    import httpx
 
     from budgetguard.loop import Runtime
 
@@ -138,7 +137,7 @@ def _classified(error: Exception, runtime: "Runtime") -> _Miss:
     return _Miss(f"asking raised {type(error).__name__}{words}", ours=missing, cause=cause)
 
 
-def _of_httpx(error: "httpx.HTTPError", runtime: "Runtime") -> _Miss:
+def _of_httpx(error: Exception, runtime: "Runtime") -> _Miss:
     import httpx
 
     from budgetguard.fetching import DENIED, is_page, longest_wait

@@ -220,7 +220,7 @@ class Reading(Ticket):
         self.give_up = now + asker.terms.timeout
         self.balance: Balance | None = None
 
-    def deadline(self, _: float) -> float:
+    def deadline(self, now: float) -> float:  # noqa: ARG002  it has one deadline, whatever the time
         """When everything ends for this caller."""
         return self.give_up
 

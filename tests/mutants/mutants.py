@@ -371,9 +371,9 @@ MUTANTS = [
     ),
     Mutant(
         "except Exception, for those who wait",
-        "requirement.py",
-        "                lambda: guard.account.abandon(ticket),\n            )\n        except BaseException:",
-        "                lambda: guard.account.abandon(ticket),\n            )\n        except Exception:",
+        "waiting.py",
+        "                if patience.cancelled_caught:\n                    desk.overdue()\n        except BaseException:",
+        "                if patience.cancelled_caught:\n                    desk.overdue()\n        except Exception:",
         "tests/guard/test_cancellation.py",
     ),
     Mutant(
