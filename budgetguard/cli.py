@@ -207,10 +207,16 @@ def _speed(text: str) -> float:
 _speed.__name__ = "number of seconds per second"
 
 
+# No option of ours is as long, or has a figure or an underscore in it.
+_MAYBE_A_KEY = re.compile(r"[0-9_]|.{20}")
+
+
 def _without(given: Sequence[str], message: str) -> str:
     """A message about arguments, without the values that were given: one may be a key."""
     for each in given:
-        value = each.partition("=")[2] if each.startswith("-") else each
+        name, _, value = each.partition("=") if each.startswith("-") else ("", "", each)
+        if _MAYBE_A_KEY.search(name):
+            message = message.replace(name, "...")
         if value and value not in _WORDS and not re.fullmatch(r"[-+0-9.e]+", value):
             message = re.sub(rf"(?<!\w)'?{re.escape(value)}'?(?!\w)", "...", message)
     return message

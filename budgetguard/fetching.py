@@ -67,6 +67,9 @@ _CODINGS = frozenset(
 # Cloudflare's mark on a challenge page (its docs on challenges, 2026-11).
 _CHALLENGE = "cf-mitigated"
 
+# How Cloudflare turns down who is not to be shown a page (its page on 1xxx errors, 2026-11).
+_BLOCKED = re.compile(rb"\s*error code: 1\d{3}\s*\Z")
+
 Clean = Callable[[str], str]
 
 
@@ -254,7 +257,7 @@ def _refusal(reply: Reply, provider: str, clean: Clean) -> BalanceUnavailable:
     status = reply.status
     answer = f"the provider answered {status}"
     told = f"{answer}: {words}" if words else answer
-    if status in DENIED and (reply.page or _is_markup(reply.body)):
+    if status in DENIED and (reply.page or _is_markup(reply.body) or _BLOCKED.match(reply.body)):
         reason = (
             f"{answer} with a web page, which is not its API's answer: a firewall or a proxy may "
             "have turned the request down; check base_url and the network"

@@ -19,7 +19,6 @@ from budgetguard.ledger import Look
 from budgetguard.loop import in_daemon_thread
 
 if TYPE_CHECKING:
-
     from budgetguard.loop import Runtime
 
 ATTEMPTS = 3

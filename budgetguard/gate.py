@@ -145,9 +145,13 @@ class Gate:
 
     def is_unfinished(self, result: Any) -> bool:
         """Whether the work goes on that a result stands for; its type is remembered if not."""
-        if goes_on(type(result), self.requirement.until):
+        kind, shown = type(result), result.__class__
+        if goes_on(kind, self.requirement.until):
             return True
-        self.plain = type(result)
+        if shown is not kind:
+            # A proxy, whose type says nothing of the next one's.
+            return goes_on(shown, self.requirement.until)
+        self.plain = kind
         return False
 
     def price(self, ledger: Ledger, result: Any) -> End:

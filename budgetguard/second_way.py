@@ -29,7 +29,8 @@ def second_way(thing: Any) -> str | None:
     # Not type(): a proxy's class is that of what it stands for.
     kind = thing.__class__
     if kind is FunctionType:
-        return next((name for name in _AWAY if callable(vars(thing).get(name))), None)
+        ways = (*_AWAY, *_RAW, *_MAYBE, "callback")
+        return next((name for name in ways if callable(vars(thing).get(name))), None)
     if not isinstance(_static(kind, "__call__"), FunctionType):
         return None
     runs, held = _reach(kind, "__call__"), _held(thing, kind)

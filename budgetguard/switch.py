@@ -69,4 +69,8 @@ def set_active(active: bool) -> None:  # noqa: FBT001  the contract's signature
     looked up, held or refused. Calls that run already end as they would have. Wins over the
     `BUDGETGUARD` environment variable.
     """
+    if not isinstance(active, bool):
+        msg = f"set_active takes True or False, not {type(active).__name__}"
+        del active  # a traceback may be printed together with its locals
+        raise TypeError(msg)
     SWITCH.set_active(active)

@@ -57,7 +57,7 @@ def can_end(kind: type) -> bool:
 
 def follow(need: "Requirement", hold: "Hold", result: Any) -> Any:
     """What to hand out as the call's result; the hold ends now, or when the result's work does."""
-    if not goes_on(type(result), need.until):
+    if not (goes_on(type(result), need.until) or goes_on(result.__class__, need.until)):
         need.settle(hold, result)
         return result
     if isinstance(hold, NoHold):

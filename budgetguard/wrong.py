@@ -37,8 +37,9 @@ def unknown(name: str, known: Collection[str], what: str, names: Collection[obje
     if meant:
         return f"{name!r}, but no {what} is called that. Did you mean {' or '.join(meant)}?"
     which = f"its {place(names, name)} name" if name in names else "a name"
-    there = ", ".join(known) or "none"
-    return f"a {what} that is not there ({which}). There is: {there}."
+    article = "an" if what[0] in "aeiou" else "a"
+    there = f"There is: {', '.join(known)}." if known else f"There is no {what} at all."
+    return f"{article} {what} that is not there ({which}). {there}"
 
 
 def place(things: Collection[object], thing: object) -> str:

@@ -4,7 +4,7 @@ import logging
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -55,6 +55,7 @@ def transport(**options: Any) -> object:
 
 
 MISTAKES: dict[str, Callable[[], object]] = {
+    "set_active": lambda: set_active(cast("Any", KEY)),
     "guard": lambda: Guard(KEY),
     **{
         f"guard {name}": lambda name=name: Guard(FakeProvider(), **{name: KEY})  # type: ignore[misc]
@@ -215,6 +216,7 @@ def test_a_wrong_word_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         *([KEY], ["check", "--min", KEY], ["check", f"--min={KEY}"], ["balance", KEY]),
         *(["balance", "--api-key", KEY], ["balance", f"--api-key={KEY}"]),
+        ["balance", f"--{KEY}"],
         *(["balance", "--provider", KEY], ["balance", f"--json={KEY}"], ["sandbox", "--port", KEY]),
         *(["demo", "--seed", KEY], ["balance", "--provider", "predev", "--base-url", KEY]),
     ],

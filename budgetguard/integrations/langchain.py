@@ -191,7 +191,8 @@ def _asking(tool: BaseTool, call: _Call) -> BaseTool:
     """
     if isinstance(tool, StructuredTool | Tool):
         has_plain = bool(tool.func)
-        is_awaited = tool.coroutine is not None and tool.coroutine is not _awaited
+        own = type(tool)._arun not in {StructuredTool._arun, Tool._arun}  # noqa: SLF001
+        is_awaited = own or tool.coroutine not in {None, _awaited}
     else:
         has_plain, is_awaited = True, type(tool)._arun is not BaseTool._arun  # noqa: SLF001
 

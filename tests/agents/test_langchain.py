@@ -354,6 +354,22 @@ def test_arguments_that_langchain_turns_down_cost_nothing(
     assert (tool.ran, guard.available) == ([], 100)
 
 
+class OwnWay(StructuredTool):
+    """A tool made of a function, with a way of its own to be awaited."""
+
+    async def _arun(self, *args: Any, config: Any = None, **kwargs: Any) -> str:
+        return f"own: {kwargs['prompt']}"
+
+
+def test_a_tools_own_way_to_be_awaited_is_taken(guard: Guard, tool: Tool) -> None:
+    """As without a guard, and held for once."""
+    own = OwnWay.from_function(lambda prompt: prompt, name="deep_spec", description="Slow.")
+    budget = BudgetMiddleware(guard, {"deep_spec": 60})
+    [result] = results(by_ainvoke(agent_of(own, lines=[calls(RIGHT)], middleware=[budget])[0]))
+    assert result.text == f"own: {RIGHT[1]['prompt']}"
+    assert guard.available == 40
+
+
 def test_the_corrected_call_is_let_in(ask: Ask, guard: Guard, tool: Tool) -> None:
     """In the turn after the one whose arguments were wrong, with all credits there."""
     budget = BudgetMiddleware(guard, {"deep_spec": 60})

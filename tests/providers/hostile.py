@@ -303,6 +303,7 @@ CASES = [
         http(403, "Blocked", "content-type: text/html; charset=utf-8"),
         "not its API's answer",
     ),
+    _status(403, "not its API's answer", body="error code: 1020\n"),
     _raw("status-403-challenge", http(403, "", "cf-mitigated: challenge"), "not its API's answer"),
     _status(402, "402: Top up first", body='{"detail": "Top up first."}'),
     _status(

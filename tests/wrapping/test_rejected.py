@@ -343,6 +343,27 @@ def with_an_attribute(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def with_the_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that keeps the one that it calls."""
+
+    def call(*args: Any) -> Any:
+        return function(*args)
+
+    call.fn = function  # type: ignore[attr-defined]
+    return call
+
+
+def with_a_sender(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that can be sent away, by another name."""
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        return function(*args)
+
+    call.send = lambda *args: QUEUE.sent.append((function, args))  # type: ignore[attr-defined]
+    return call
+
+
 TASKS: list[tuple[Callable[[Any], Any], str, str]] = [
     (WithDelay, "WithDelay", "delay"),
     (WithKiq, "WithKiq", "kiq"),
@@ -359,6 +380,8 @@ TASKS: list[tuple[Callable[[Any], Any], str, str]] = [
     (WithGraph, "WithGraph", "graph"),
     (Reaches, "Reaches", "later"),
     (with_an_attribute, "function", "delay"),
+    (with_the_function, "function", "fn"),
+    (with_a_sender, "function", "send"),
 ]
 
 

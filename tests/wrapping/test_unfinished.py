@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+import wrapt
 from kinds import Meter, plainly
 
 from budgetguard import Guard, InsufficientCredits, set_active
@@ -120,6 +121,20 @@ def test_a_generator_is_held_for_to_its_end(
             assert meter.is_open()
             assert list(running) == [2]
             assert meter.ending() == "settled"
+
+
+def test_a_proxy_is_what_it_stands_for(guard: Guard, meter: Meter) -> None:
+    """Of a list, and then of a generator: their type is the same, and is not gone by."""
+    results: list[Any] = [wrapt.ObjectProxy([1]), wrapt.ObjectProxy(steps())]
+    function = guard.require_credits(min=10)(lambda: results.pop(0))
+    with meter:
+        assert list(function()) == [1]
+        assert meter.ending() == "settled"
+    with meter:
+        running = function()
+        assert meter.is_open()
+        assert list(running) == [1, 2]
+        assert meter.ending() == "settled"
 
 
 @ways
