@@ -39,7 +39,7 @@ sys.stdout.flush()
 """
 UNUSED = "guard = Guard(hanging)"
 WAYS = {
-    "used, and idle": "guard = Guard(FakeProvider(100))\nguard.acquire(10)",
+    "used, and idle": "guard = Guard(FakeProvider(100))\nguard.acquire(10).release()",
     "a fetch that hangs": """
 guard = Guard(hanging, timeout=600)
 start(guard.balance)
