@@ -350,8 +350,7 @@ class Account:
         if due <= now.mono:
             self._start_look(now, effects)
             due = LATER
-        if self.line.queue or self.line.readers:
-            due = min(due, self.line.deadline)
+        due = min(due, self.line.deadline)
         if due < self._alarm_at:
             self._alarm_at = due
             effects.append(partial(self._set_alarm, due))
@@ -415,6 +414,8 @@ class Account:
                 raise
             answer = not_made(error, flight.failures)
         self._change(self._land, flight, answer)
+        # Nobody awaits it any more, and it knows its guard.
+        self._flown = None
 
     def _drop(self, _: Instant, __: Effects, flight: Flight) -> None:
         self._looks.drop(flight)

@@ -50,7 +50,7 @@ class Arrivals:
         self.waiting: dict[Admission, _Place] = {}
         self.uncounted: dict[Admission, None] = {}
         self.total = NOBODY
-        self._begin(_ROOM)
+        self._begin(0)
 
     def add(self, ticket: "Admission", *, counts: bool) -> None:
         """A waiter arrives. `counts` says whether its need stands in the way of those behind it."""
@@ -83,6 +83,9 @@ class Arrivals:
         if place is None:
             return False
         self._count_out(place)
+        if not self.waiting:
+            # Lanes would keep those who left, and with them their guards.
+            self._begin(0)
         return place.counts
 
     def ahead_of(self, ticket: "Admission") -> Ahead:

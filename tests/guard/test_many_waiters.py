@@ -4,6 +4,7 @@ Counted are the Python calls that a change makes, in the thread that makes it: a
 machine's speed changes.
 """
 
+import gc
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -150,6 +151,18 @@ def test_those_who_left_are_forgotten(guard: Guard) -> None:
     for _ in range(1000):
         guard.account.post(guard.account._abandon, come(guard, 50))
     assert len(guard.account.line._deadlines) < 100
+
+
+def test_a_guard_whose_callers_have_left_is_forgotten(guard: Guard, clock: HandClock) -> None:
+    """The account is another guard's too; it knows of those that are in use."""
+    other = Guard(guard.provider, lag=0)
+    guard.hold = guard.acquire(100)  # type: ignore[attr-defined]
+    come(other, 50, wait=1)
+    come(other, 50, wait=30)
+    clock.advance(40)
+    del other
+    gc.collect()
+    assert list(guard.account.askers) == [guard.asker]
 
 
 def test_one_that_can_fit_no_more_makes_way(guard: Guard, clock: HandClock) -> None:
