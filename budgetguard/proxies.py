@@ -23,5 +23,7 @@ def able(cls: type, wrapped: object) -> type:
 @functools.cache
 def _able(cls: type, names: tuple[str, ...]) -> type:
     uses: dict[str, Callable[..., Any]] = cls._self_uses  # type: ignore[attr-defined]
-    members = {name: uses[name] for name in names}
+    members: dict[str, Any] = {name: uses[name] for name in names}
+    if hasattr(cls, "__iter__") and "__iter__" not in names:
+        members["__iter__"] = None  # wrapt 1's own, which is there whatever it stands for
     return type(cls.__name__, (cls,), {**members, "__module__": cls.__module__})
