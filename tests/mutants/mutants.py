@@ -1010,7 +1010,7 @@ MUTANTS = [
     Mutant(
         "a challenge is a bad key",
         "fetching.py",
-        "if status in DENIED and (reply.page or _is_markup(reply.body)):",
+        "if status in DENIED and (reply.page or _is_markup(reply.body) or _BLOCKED.match(reply.body)):",
         "if False:",
         "tests/providers/test_fetching.py",
     ),
