@@ -158,9 +158,11 @@ def test_a_guard_whose_callers_have_left_is_forgotten(guard: Guard, clock: HandC
     other = Guard(guard.provider, lag=0)
     guard.hold = guard.acquire(100)  # type: ignore[attr-defined]
     come(other, 50, wait=1)
-    come(other, 50, wait=30)
-    clock.advance(40)
-    del other
+    clock.advance(20)
+    refused = come(other, 50, wait=0)
+    clock.advance(20)
+    assert isinstance(refused.error, InsufficientCredits)
+    del other, refused
     gc.collect()
     assert list(guard.account.askers) == [guard.asker]
 
