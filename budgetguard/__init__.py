@@ -1,14 +1,12 @@
 """A pre-flight budget guard for APIs that are paid by credits.
 
-Looks at the cached balance, sets credits aside while a call runs, and refuses with
-InsufficientCredits before anything is spent.
+Before each call it checks the cached balance and sets credits aside while the call runs. If they are
+too few, it raises InsufficientCredits before anything is spent.
 """
 
-from budgetguard._version import __version__
-from budgetguard.balance import Balance
-from budgetguard.decorator import require_credits
-from budgetguard.defaults import set_default_guard
-from budgetguard.errors import (
+from budgetguard._core.activation import set_active
+from budgetguard._core.balance import Balance
+from budgetguard._core.errors import (
     BalanceUnavailable,
     BudgetGuardError,
     ConcurrencyLimit,
@@ -17,12 +15,14 @@ from budgetguard.errors import (
     InsufficientCredits,
     InvalidCredentials,
 )
-from budgetguard.events import Event
+from budgetguard._core.events import Event
+from budgetguard._engine.hold import Hold
+from budgetguard._version import __version__
+from budgetguard.decorator import require_credits
+from budgetguard.defaults import set_default_guard
 from budgetguard.guard import Guard
-from budgetguard.hold import Hold
-from budgetguard.pool import GuardPool
+from budgetguard.guard_pool import GuardPool
 from budgetguard.providers import AnchorBrowser, PreDev
-from budgetguard.switch import set_active
 
 __all__ = [
     "AnchorBrowser",

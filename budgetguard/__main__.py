@@ -2,7 +2,7 @@
 
 import sys
 
-from budgetguard.cli import main
+from budgetguard._cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

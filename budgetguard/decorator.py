@@ -1,18 +1,18 @@
-"""`require_credits`, for code that has no guard in sight."""
+"""`require_credits`, for code that has no guard at hand."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-from budgetguard.credits import Amount
+from budgetguard._core.amounts import Amount
+from budgetguard._core.clean_tracebacks import clean_traceback
 from budgetguard.defaults import DEFAULT
-from budgetguard.discreet import discreet
-from budgetguard.requirement import Requirement
+from budgetguard.requirement import Requirement, checked_spec
 
 if TYPE_CHECKING:
     from budgetguard.guard import Guard
 
 
-@discreet
+@clean_traceback
 def require_credits(
     min: Amount | Callable[..., Amount] | None = None,
     *,
@@ -27,42 +27,46 @@ def require_credits(
     until: Literal["close"] | None = None,
     guard: "Guard | Callable[..., Guard] | None" = None,
 ) -> Requirement:
-    """A decorator and a context manager that admits a call only if its credits are there.
+    """A decorator and context manager that admits a call only if enough credits are available.
 
-    - `min`: refuse unless this many credits are available; a number, or a callable given the
-      call's arguments (`self` included).
-    - `cost`: credits held while the call runs, likewise; default `min`. Admission needs the larger
-      of both. `cost=0` checks only.
-    - `actual`: a callable given the result, or a generator's return value, that says what the call
-      really cost. Where it raises, the call settles at `cost` and its result is returned untouched.
-      With `until="close"` it is given the result when that has ended, or what that was entered as.
-    - `slots`: sessions taken out of the provider's `max_concurrency`.
-    - `wait`: seconds to queue, in order of arrival, before refusing. Nobody is held longer than
-      `wait` plus the guard's `timeout`.
-    - `lag`, `linger`: seconds, for this call, instead of the guard's.
-    - `release_on`: exception types that prove that nothing was charged; a group of nothing else,
-      such as a nursery or a TaskGroup raises, proves it too.
-    - `name`: the operation's name in errors and events; default the function's qualified name.
-    - `until`: when the work ends that a result stands for. By default a call's hold ends when it
-      returns; where it returns a generator, an async generator, a future or an awaitable, when that
-      has ended. With `"close"` other results are followed too, streams and connections say: the hold
-      ends when the result is exhausted, closed or left. What is dropped before is kept. A result
-      that has no end, a list say, ends with the call. TypeError on a block.
-    - `guard`: a Guard, or a callable that is given the call's arguments and returns one. Default is
-      the one given to `set_default_guard`, else one made from the environment on first use.
+    - `min`: refuse the call unless this many credits are available. A number, or a callable that is
+      given the call's arguments (`self` included) and returns one.
+    - `cost`: credits held while the call runs; a number or a callable, like `min`, which is its
+      default. Admission needs the larger of the two. `cost=0` only checks and holds nothing.
+    - `actual`: a callable that is given the result, or a generator's return value, and returns what
+      the call really cost. If it raises, the hold is settled at `cost`, and the result is returned
+      unchanged. With `until="close"` it is called when the result has ended, and is given the
+      result, or the object that entering the result returned.
+    - `slots`: concurrent sessions that the call takes out of the provider's `max_concurrency`.
+    - `wait`: seconds to wait in the queue, in order of arrival, before the call is refused. No call
+      waits longer than `wait` plus the guard's `timeout`.
+    - `lag`, `linger`: seconds; they replace the guard's values for this call.
+    - `release_on`: exception types that prove that nothing was charged. An exception group, such as
+      a nursery or a TaskGroup raises, proves it too if it contains nothing else.
+    - `name`: the operation's name in errors and events. The default is the function's qualified
+      name.
+    - `until`: when the work behind a result counts as finished. By default a call's hold ends when
+      the call returns. If the call returns a generator, an async generator, a future or an
+      awaitable, the hold ends when that has finished. With `"close"`, other results are followed
+      too, such as streams and connections: the hold ends when the result is exhausted, closed or
+      left as a context manager. If the result is garbage-collected first, the hold is kept. For a
+      result that cannot be closed or exhausted, such as a list, the hold ends with the call. On a
+      block, `until` is a TypeError.
+    - `guard`: a Guard, or a callable that is given the call's arguments and returns one. The default
+      is the guard given to `set_default_guard`, or else one made from the environment on first use.
 
-    Decorates functions, coroutine functions, generators, async generators, methods, classmethods
-    and staticmethods in either order, partials and callable objects; each keeps its kind and type.
+    It decorates functions, coroutine functions, generators, async generators, methods, classmethods
+    and staticmethods in either order, partials and callable objects. Each keeps its kind and type.
 
-    Calls raise InsufficientCredits, ConcurrencyLimit or BalanceUnavailable before the body runs.
-    `min`, `cost`, `actual` and `guard` are plain callables: what they say is wanted at once, so an
-    async one is a TypeError.
+    A refused call raises InsufficientCredits, ConcurrencyLimit or BalanceUnavailable before the body
+    runs. `min`, `cost`, `actual` and `guard` must be plain callables, because their results are
+    needed at once; an async one is a TypeError.
 
-    Raises TypeError or ValueError for arguments that cannot be, TypeError for none of `min`, `cost` and
-    `slots`, and, when it decorates a call that holds nothing (`cost=0`), for `lag` and `linger`, which
-    could have no effect.
+    Wrong arguments raise TypeError or ValueError. Passing none of `min`, `cost` and `slots` is a
+    TypeError. So is `lag` or `linger` on a decorated call that holds nothing (`cost=0`), where they
+    would have no effect.
     """
-    return Requirement(
+    spec = checked_spec(
         DEFAULT if guard is None else guard,
         min=min,
         cost=cost,
@@ -75,3 +79,4 @@ def require_credits(
         name=name,
         until=until,
     )
+    return Requirement(spec)

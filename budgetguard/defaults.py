@@ -1,43 +1,42 @@
-"""The guard that code gets which names none."""
+"""The default guard: the one that is used by code that names no guard."""
 
-import os
 from threading import get_ident
 from typing import Any
 
-from budgetguard.discreet import discreet
-from budgetguard.errors import ConfigurationError
-from budgetguard.gate import Slot
+from budgetguard._core.clean_tracebacks import clean_traceback
+from budgetguard._core.reentrancy import CHANGING, interrupting
+from budgetguard._engine.binding import GuardRef
+from budgetguard._engine.fork import Locked
 from budgetguard.guard import Guard
-from budgetguard.inside import CHANGING, interrupting
-from budgetguard.process import Locked
-from budgetguard.providers import AnchorBrowser, PreDev
+from budgetguard.providers.registry import from_environment
 
-PREDEV_KEY = "PREDEV_API_KEY"
-ANCHOR_KEY = "ANCHORBROWSER_API_KEY"
 _OTHERWISE = "or call budgetguard.set_default_guard(Guard(...)), or pass guard=."
-_ADVICE = f"Set one of them, {_OTHERWISE}", f"Unset one, {_OTHERWISE}"
+_ADVICE = (
+    f"Set one of them, {_OTHERWISE}",
+    f"Name it with BUDGETGUARD_PROVIDER, {_OTHERWISE}",
+)
 
 
-class Default(Slot):
-    """Holds the default guard; `guard` is None until somebody sets it or calls this."""
+class Default(GuardRef[Guard]):
+    """Holds the default guard; `guard` is None until it is set, or made by the first call."""
 
     def __init__(self) -> None:
         super().__init__(None)
         self._locked = Locked()
 
     def __reduce__(self) -> str:
-        # By name: another process has a default guard of its own.
+        # Pickled by name, because another process has a default guard of its own.
         return "DEFAULT"
 
     def __call__(self, *_: Any, **__: Any) -> Guard:
-        """The default guard, made from the environment on first use; the call does not matter."""
+        """The default guard, made from the environment on first use; the arguments are ignored."""
         guard = self.guard
         if guard is None:
             if get_ident() in CHANGING:
                 raise RuntimeError(interrupting("The default guard"))
             with self._locked.lock:
-                made = self.guard or Guard(provider_from_environment(*_ADVICE))
-                # A signal's handler may have been faster, on this very thread.
+                made = self.guard or Guard(from_environment(*_ADVICE))
+                # A signal handler on this same thread may have made one in the meantime.
                 guard = self.guard = self.guard or made
         return guard
 
@@ -45,28 +44,11 @@ class Default(Slot):
 DEFAULT = Default()
 
 
-def provider_from_environment(without: str, with_two: str) -> PreDev | AnchorBrowser:
-    """The one provider whose key the environment holds.
-
-    Raises ConfigurationError where there is none, or two; the error ends in the advice given.
-    """
-    predev, anchor = os.environ.get(PREDEV_KEY), os.environ.get(ANCHOR_KEY)
-    if predev and anchor:
-        msg = f"Both {PREDEV_KEY} and {ANCHOR_KEY} are set, and one is wanted. {with_two}"
-        raise ConfigurationError(msg)
-    if predev:
-        return PreDev()
-    if anchor:
-        return AnchorBrowser()
-    msg = f"Neither {PREDEV_KEY} nor {ANCHOR_KEY} is set. {without}"
-    raise ConfigurationError(msg)
-
-
-@discreet
+@clean_traceback
 def set_default_guard(guard: Guard | None) -> None:
-    """Have `guard` serve code that names none, from its next call on.
+    """Set the guard that is used by code that names no guard, from its next call on.
 
-    None takes it back: the next such call makes a guard from the environment.
+    None removes it: the next such call makes a guard from the environment.
     """
     if guard is not None and not isinstance(guard, Guard):
         msg = f"set_default_guard takes a Guard or None, not {type(guard).__name__}"

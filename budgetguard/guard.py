@@ -1,79 +1,79 @@
-"""Guard: an account's balance, and what may be promised of it."""
+"""Guard: admits calls against an account's balance."""
 
 from collections.abc import Callable
 from decimal import Decimal
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
+from typing import Any, Literal, NoReturn, Self
 
-from budgetguard import nested, process
-from budgetguard.asker import Asker
-from budgetguard.balance import Balance
-from budgetguard.credits import Amount, cost, to_credits
-from budgetguard.discreet import discreet
-from budgetguard.durations import seconds
-from budgetguard.errors import ConfigurationError
-from budgetguard.events import OnEvent, logger
-from budgetguard.hold import Hold
-from budgetguard.plain import check_plain
-from budgetguard.policy import Terms
-from budgetguard.providers import AnchorBrowser, PreDev
-from budgetguard.requirement import Requirement
-from budgetguard.switch import SWITCH
-from budgetguard.waiting import Reading
-from budgetguard.wrong import other
+from budgetguard._core.activation import ACTIVATION
+from budgetguard._core.amounts import Amount, cost, to_credits
+from budgetguard._core.argument_types import other
+from budgetguard._core.balance import Balance
+from budgetguard._core.clean_tracebacks import WRONG, clean_traceback, clear
+from budgetguard._core.durations import seconds
+from budgetguard._core.errors import ConfigurationError
+from budgetguard._core.events import OnEvent, logger
+from budgetguard._core.policy import GuardTerms
+from budgetguard._core.sync_callables import check_plain
+from budgetguard._engine import account_registry
+from budgetguard._engine import nested_holds as nested
+from budgetguard._engine.binding import GuardBinding
+from budgetguard._engine.call_spec import NO_SLOTS, NO_WAIT, NOTHING, CallSpec
+from budgetguard._engine.hold import Hold
+from budgetguard._engine.subscriber import Subscriber
+from budgetguard._engine.waiters import BalanceWaiter
+from budgetguard.providers.base import Fetches, Profile
+from budgetguard.providers.registry import is_of_another
+from budgetguard.requirement import Requirement, checked_spec, plain_specs
 
-if TYPE_CHECKING:
-    from budgetguard.account import Account
-    from budgetguard.loop import Runtime
-
-# Floats of their own, told from a user's 300, 600 and 60 by identity: what was said counts.
+# Separate float objects, so that a default can be told by identity from the same value passed in.
 FRESH_FOR = float(300)
 STALE_FOR = float(600)
 HOLD_FOR = float(60)
-PLAIN_LAG = 5.0
-PLAIN_LINGER = 0.0
 
 
 class Guard:
-    """Refuses calls that an account's credits will not pay for, before anything is spent.
+    """Refuses calls that an account's credits cannot pay for, before anything is spent.
 
     `provider` is PreDev, AnchorBrowser, any object with `name` and `async fetch(client)`, or a
     callable, sync or async, that returns a number or a Balance. All durations are seconds, at most
-    366 days, all amounts credits:
+    366 days. All amounts are credits.
 
-    - `fresh_for`: a balance younger than this is used as it is; pre.dev advises to ask every 5 to
-      10 minutes (its page on the credits balance, 2026-11).
-    - `stale_for`: up to this age a balance is still used while one refresh runs behind; past it,
-      callers wait for a refresh. Where only a larger `fresh_for` is given, it is that; one that is
-      given and less than `fresh_for`, also than its default, is a ValueError.
-    - `hold_for`: in shared stores, how long the hold of a process that died stays open; of no effect
-      without one, which the log tells of.
-    - `lag`, `linger`: how long after its work ends the provider may still book it, and how long it
-      may work on after a client gave up; None takes the provider's own, 5 and 0 for a callable.
-    - `sole_spender`: True says that nobody but guards in this process spends from the account. What
-      calls were charged while they run is then not counted twice, see docs/correctness.md. One
-      guard that says so says it for all guards of the account; a forked child has to say it anew.
-    - `floor`: credits that are never promised to anyone.
-    - `recheck_after`: at least this long between two looks that were not due to age alone.
-    - `timeout`: the total deadline of one look.
-    - `if_unknown`: `"deny"` raises BalanceUnavailable while no usable balance can be had,
-      `"allow"` lets calls through and holds their cost.
-    - `mode`: `"observe"` decides and books the same, but never refuses and never waits.
-    - `alert_below`: tell of a `low` event once when less than this is available; again only after a
-      balance above it that is higher than the one before. Without `on_event` it is a line in the log,
-      at WARNING.
-    - `store`: None keeps holds in this process's memory; there is no other store yet.
-    - `on_event`: is called with an Event outside every lock; what it raises is logged.
+    - `fresh_for`: a balance younger than this is used without a refresh. pre.dev advises checking
+      every 5 to 10 minutes (its page on the credits balance, 2026-11).
+    - `stale_for`: up to this age a balance is still used, and one refresh runs in the background.
+      Past it, callers wait for a refresh. If you pass only a larger `fresh_for`, `stale_for` is the
+      same. Passing a `stale_for` below `fresh_for` (given or default) is a ValueError.
+    - `hold_for`: with a shared store, how long the hold of a process that died remains open. Without
+      one it has no effect, and a warning is logged.
+    - `lag`: the provider's reporting delay: how long after a call finishes the provider may take to
+      post its charge. None takes the provider's own value, 5 for a callable.
+    - `linger`: how long abandoned work may go on, and be charged, after the client gave up. None
+      takes the provider's own value, 0 for a callable.
+    - `sole_spender`: True states that only guards in this process spend from the account. What calls
+      are charged while they run is then not counted twice, see docs/correctness.md. It applies to
+      all guards of the account as soon as one guard sets it. A forked child has to set it again.
+    - `floor`: credits that are never promised to any call; they remain in the account.
+    - `recheck_after`: the least time between two refreshes that were not due to age alone.
+    - `timeout`: the total deadline of one refresh.
+    - `if_unknown`: `"deny"` raises BalanceUnavailable while no usable balance is available;
+      `"allow"` admits the calls and holds their cost.
+    - `mode`: `"observe"` decides and records as usual, but never refuses a call and never waits.
+    - `alert_below`: emits one `low` event when less than this is available. The next one needs a
+      balance that is above it and higher than the balance before. Without `on_event`, a message is
+      logged at WARNING instead.
+    - `store`: None keeps holds in this process's memory. There is no other store yet.
+    - `on_event`: called with each Event, outside every lock. What it raises is logged.
 
-    Guards of one account (same provider, base URL and key) in one process share its credits.
-    Constructing one starts nothing; the first call that needs a balance does. Raises TypeError,
-    ValueError or ConfigurationError for arguments that cannot be.
+    Guards of the same account (same provider, base URL and key) in one process share its credits.
+    Constructing a guard starts nothing: the balance is first requested when a call needs it. Wrong
+    arguments raise TypeError, ValueError or ConfigurationError.
     """
 
-    @discreet
+    @clean_traceback
     def __init__(
         self,
-        provider: Any,
+        provider: Fetches | Callable[[], Any],
         *,
         fresh_for: float = FRESH_FOR,
         stale_for: float = STALE_FOR,
@@ -90,25 +90,25 @@ class Guard:
         store: None = None,
         on_event: OnEvent | None = None,
     ) -> None:
-        SWITCH.read_environment()
-        _check_provider(provider)
+        ACTIVATION.read_environment()
+        profile = Profile.of(provider)
         if store is not None:
-            msg = "store takes None: holds are kept in this process's memory, there is no other store."
+            msg = "store takes None: holds are kept in this process's memory. There is no other store yet."
             raise ConfigurationError(msg)
         if not isinstance(sole_spender, bool):
             msg = f"sole_spender takes True or False, not {type(sole_spender).__name__}"
             raise TypeError(msg)
-        self.lag = _default(lag, provider, "lag", PLAIN_LAG)
-        self.linger = _default(linger, provider, "linger", PLAIN_LINGER)
-        self.hold_for = seconds(hold_for, "hold_for", positive=True)
+        lag = seconds(profile.lag if lag is None else lag, "lag")
+        linger = seconds(profile.linger if linger is None else linger, "linger")
+        seconds(hold_for, "hold_for", positive=True)
         fresh, stale = _ages(fresh_for, stale_for)
-        terms = Terms(
+        terms = GuardTerms(
             fresh_for=fresh,
             stale_for=stale,
             recheck_after=seconds(recheck_after, "recheck_after"),
             timeout=seconds(timeout, "timeout", positive=True),
             floor=cost(floor, "floor"),
-            extra=cost(getattr(provider, "extra_credits", 0), "extra_credits"),
+            extra=cost(profile.extra_credits, "extra_credits"),
             allow_unknown=_choice(if_unknown, "if_unknown", ("deny", "allow")) == "allow",
         )
         if on_event is not None and not callable(on_event):
@@ -116,146 +116,150 @@ class Guard:
             raise TypeError(msg)
         if on_event is not None:
             check_plain(on_event, "on_event")
-        name = str(getattr(provider, "name", None) or "the provider")
-        self.asker = Asker(
+        subscriber = Subscriber(
             terms,
-            name,
+            profile.name,
             sole_spender=sole_spender,
             observe=_choice(mode, "mode", ("enforce", "observe")) == "observe",
             alert_below=None if alert_below is None else cost(alert_below, "alert_below"),
             on_event=on_event,
-            top_up_url=getattr(provider, "top_up_url", None),
+            top_up_url=profile.top_up_url,
         )
-        self.provider = provider
-        self.account: Account = process.join(provider, self.asker)
-        self.closed = False
-        self._said: set[str] = set()
+        account = account_registry.join(profile, subscriber)
+        self._binding = GuardBinding(profile, account, subscriber, lag=lag, linger=linger)
+        self._plain_spec = plain_specs(self._binding)
         if hold_for is not HOLD_FOR:
-            logger.warning("hold_for has no effect: it is for shared stores, and there is none")
+            logger.warning("hold_for has no effect: it applies to shared stores, and none is used")
 
-    @discreet
     def require_credits(
         self,
         min: Amount | Callable[..., Amount] | None = None,
         *,
         cost: Amount | Callable[..., Amount] | None = None,
         actual: Callable[[Any], Amount] | None = None,
-        slots: int = 0,
-        wait: float = 0,
+        slots: int = NO_SLOTS,
+        wait: float = NO_WAIT,
         lag: float | None = None,
         linger: float | None = None,
-        release_on: tuple[type[BaseException], ...] | type[BaseException] = (),
+        release_on: tuple[type[BaseException], ...] | type[BaseException] = NOTHING,
         name: str | None = None,
         until: Literal["close"] | None = None,
     ) -> Requirement:
-        """A decorator and a context manager that admits a call only if its credits are there.
+        """A decorator and context manager that admits a call only if enough credits are available.
 
         See `budgetguard.require_credits` for the arguments.
         """
-        return Requirement(
-            self,
-            min=min,
-            cost=cost,
-            actual=actual,
-            slots=slots,
-            wait=wait,
-            lag=lag,
-            linger=linger,
-            release_on=release_on,
-            name=name,
-            until=until,
-        )
+        try:
+            spec = self._spec(min, cost, actual, slots, wait, lag, linger, release_on, name, until)
+        except WRONG as error:
+            del min, cost, actual, slots, wait, lag, linger, release_on, name, until
+            clear(error)
+            raise
+        return Requirement(spec, self)
 
-    @discreet
     def acquire(
         self,
         min: Amount | None = None,
         *,
         cost: Amount | None = None,
-        slots: int = 0,
-        wait: float = 0,
+        slots: int = NO_SLOTS,
+        wait: float = NO_WAIT,
         lag: float | None = None,
         linger: float | None = None,
-        release_on: tuple[type[BaseException], ...] | type[BaseException] = (),
+        release_on: tuple[type[BaseException], ...] | type[BaseException] = NOTHING,
         name: str = "acquire()",
     ) -> Hold:
-        """Admit a piece of work whose begin and end are not in one block, and return its hold.
+        """Admit work that does not start and finish in one block, and return its hold.
 
-        Arguments and errors are those of `require_credits`. The hold ends when it is told to; one
-        that is dropped while open is kept.
+        The arguments and errors are those of `require_credits`. End the hold with `settle()`,
+        `release()` or `keep()` when the work has finished. A hold that is garbage-collected while it
+        is open counts as kept: its credits remain counted until a later balance shows the charge.
         """
-        requirement = self._requirement(min, cost, slots, wait, lag, linger, release_on, name)
-        hold = requirement.open(warns=True)
+        try:
+            spec = self._spec(min, cost, None, slots, wait, lag, linger, release_on, name, None)
+            admitted = spec.begin()
+            if isinstance(admitted, Hold):
+                return admitted
+            hold = spec.wait_for(*admitted, warns=True)
+        except WRONG as error:
+            del min, cost, slots, wait, lag, linger, release_on, name
+            clear(error)
+            raise
         nested.step_out(hold)
         return hold
 
-    @discreet
+    @clean_traceback
     async def aacquire(
         self,
         min: Amount | None = None,
         *,
         cost: Amount | None = None,
-        slots: int = 0,
-        wait: float = 0,
+        slots: int = NO_SLOTS,
+        wait: float = NO_WAIT,
         lag: float | None = None,
         linger: float | None = None,
-        release_on: tuple[type[BaseException], ...] | type[BaseException] = (),
+        release_on: tuple[type[BaseException], ...] | type[BaseException] = NOTHING,
         name: str = "aacquire()",
     ) -> Hold:
-        """`acquire`, for code that awaits: waits without blocking the event loop."""
-        requirement = self._requirement(min, cost, slots, wait, lag, linger, release_on, name)
-        hold = await requirement.aopen()
+        """The async form of `acquire`: waits without blocking the event loop."""
+        spec = self._spec(min, cost, None, slots, wait, lag, linger, release_on, name, None)
+        hold = await spec.aopen()
         nested.step_out(hold)
         return hold
 
-    @discreet
+    @clean_traceback
     def balance(self, max_age: float | None = None) -> Balance:
-        """The balance, asked for first if the one at hand is older than `max_age` seconds.
+        """The cached balance, refreshed first if it is older than `max_age` seconds.
 
-        `max_age` defaults to `fresh_for`; 0 never joins a look that was sent before this call.
-        Waits at most `timeout`. Raises BalanceUnavailable when no such balance can be had.
+        `max_age` defaults to `fresh_for`. With 0, a refresh that was sent before this call is not
+        used. Waits at most `timeout`. Raises BalanceUnavailable if no such balance is available.
         """
         reading = self._read(max_age)
-        reading.wait(self.account)
+        reading.wait(self._binding.account)
         return _balance(reading)
 
-    @discreet
+    @clean_traceback
     async def abalance(self, max_age: float | None = None) -> Balance:
-        """`balance`, for code that awaits: waits without blocking the event loop."""
+        """The async form of `balance`: waits without blocking the event loop."""
         reading = self._read(max_age)
-        await reading.wait_async(self.account)
+        await reading.wait_async(self._binding.account)
         return _balance(reading)
 
     @property
-    def available(self) -> Decimal | None:
-        """Credits that could be promised now; None while unknown, Infinity without a bound.
+    def provider(self) -> Any:
+        """The provider, or the balance function, that was passed to this guard."""
+        return self._binding.provider.source
 
-        Does no I/O and never waits for a look. Below zero when more is promised than there is.
+    @property
+    def available(self) -> Decimal | None:
+        """Credits that are available now; None while unknown, Infinity for an unlimited account.
+
+        Does no I/O and never waits for a refresh. Negative if more is held than the account has.
         """
-        micro = self.account.peek(self.asker)
+        micro = self._binding.account.peek(self._binding.subscriber)
         return None if micro is None else to_credits(micro)
 
     def mark_exhausted(self) -> None:
-        """Tell the guard that the provider itself just refused a call for want of credits.
+        """Report that the provider itself just refused a call because the credits were used up.
 
-        Counts as a balance of zero, sent now, and starts a look. It ends with a higher balance than
-        the one at hand, or with one that was asked for `lag` seconds later.
+        This counts as a balance of zero, requested now, and starts a refresh. It holds until the
+        provider reports more than the cached balance, or until a balance arrives that was requested
+        at least `lag` seconds later.
         """
-        if not SWITCH.passive:
-            self.account.refuse(self.asker, self.lag)
+        if not ACTIVATION.passive:
+            binding = self._binding
+            binding.account.refuse(binding.subscriber, binding.lag)
 
     def close(self) -> None:
-        """Admit nobody any more; optional. Holds that are open end as they would have.
+        """Stop admitting calls; calling it is optional. Open holds end as usual.
 
-        Who waits for this guard already, to be let in or for a balance, gets the RuntimeError at once
-        that comes after: no credits are held for it.
+        Callers that are waiting for this guard, for admission or for a balance, get a RuntimeError
+        at once, and no credits are held for them. Later calls get a RuntimeError too.
         """
-        self.closed = True
-        SWITCH.turn()
-        self.account.dismiss(self.asker)
+        self._binding.account.dismiss(self._binding.subscriber)
 
     async def aclose(self) -> None:
-        """`close`, for code that awaits; it does not wait either."""
+        """The async form of `close`; it does not wait."""
         self.close()
 
     def __enter__(self) -> Self:
@@ -284,105 +288,89 @@ class Guard:
         return self
 
     def __deepcopy__(self, _: dict[int, Any]) -> Self:
-        # What is copied with a guard in it spends from the same account.
+        # The copy of an object that contains a guard spends from the same account.
         return self
 
     def __reduce_ex__(self, _: Any) -> NoReturn:
         msg = (
-            f"The guard of {self.asker.provider} cannot be pickled: its lock, its balance and its holds "
-            "are this process's, and its key is not written anywhere. Have the other process make its "
-            "own: with budgetguard.require_credits(...), which finds a default guard where it is called, "
-            "or with guard=, a function that returns one. A guarded function that is imported there "
-            "need not be sent either."
+            f"The guard of {self._binding.subscriber.provider} cannot be pickled: its lock, its balance and its holds "
+            "belong to this process, and its key is never written anywhere. Let the other process make its "
+            "own guard: use budgetguard.require_credits(...), which finds the default guard where it is called, "
+            "or pass guard= a function that returns a guard. A guarded function that the other process "
+            "can import does not have to be sent."
         )
         raise TypeError(msg)
 
     def __repr__(self) -> str:
-        return f"<Guard of {self.asker.provider}{', closed' if self.closed else ''}>"
+        return f"<Guard of {self._binding.subscriber.provider}{', closed' if self._binding.subscriber.closed else ''}>"
 
-    @property
-    def runtime(self) -> "Runtime":
-        """The private loop and clock that this guard goes by."""
-        return self.account.runtime
-
-    def check_open(self, operation: str) -> None:
-        """Raise RuntimeError if this guard was closed."""
-        if self.closed:
-            msg = f"{operation} came after the guard of {self.asker.provider} was closed."
-            raise RuntimeError(msg)
-
-    def say_once(self, what: str, level: int, message: str, *args: object) -> None:
-        """Log of this guard what need be said once; `what` tells it from other such things."""
-        if what not in self._said:
-            self._said.add(what)
-            logger.log(level, message, *args)
-
-    def _requirement(
+    def _spec(
         self,
-        min_: Amount | None,
-        cost_: Amount | None,
-        slots: int,
-        wait: float,
-        lag: float | None,
-        linger: float | None,
-        release_on: tuple[type[BaseException], ...] | type[BaseException],
-        name: str,
-    ) -> Requirement:
-        return Requirement(
+        min: Any,
+        cost: Any,
+        actual: Any,
+        slots: Any,
+        wait: Any,
+        lag: Any,
+        linger: Any,
+        release_on: Any,
+        name: Any,
+        until: Any,
+    ) -> CallSpec:
+        """The checked needs of a call. Whole amounts with nothing but a name are checked only once."""
+        if (
+            type(min) is int
+            and (cost is None or type(cost) is int)
+            and (name is None or type(name) is str)
+            and actual is None
+            and slots is NO_SLOTS
+            and wait is NO_WAIT
+            and lag is None
+            and linger is None
+            and release_on is NOTHING
+            and until is None
+        ):
+            return self._plain_spec(min, cost, name)
+        return checked_spec(
             self,
-            min=min_,
-            cost=cost_,
+            min=min,
+            cost=cost,
+            actual=actual,
             slots=slots,
             wait=wait,
             lag=lag,
             linger=linger,
             release_on=release_on,
             name=name,
+            until=until,
         )
 
-    def _read(self, max_age: float | None) -> Reading:
-        self.check_open("balance()")
-        age = self.asker.terms.fresh_for if max_age is None else seconds(max_age, "max_age")
-        return self.account.read(self.asker, age)
+    def _read(self, max_age: float | None) -> BalanceWaiter:
+        binding = self._binding
+        binding.check_open("balance()")
+        age = binding.subscriber.terms.fresh_for if max_age is None else seconds(max_age, "max_age")
+        return binding.account.read(binding.subscriber, age)
 
 
-def check_guard(guard: object, provider: type | None = None) -> None:
-    """Raise TypeError for what is no Guard, and for one of another of our providers than named."""
+def check_guard(guard: object, vendor: type | None = None) -> None:
+    """Raise TypeError unless `guard` is a Guard, and not one of another built-in vendor."""
     if not isinstance(guard, Guard):
         made = f": Guard({type(guard).__name__}(...)) makes one" if hasattr(guard, "fetch") else ""
         msg = f"guard takes a Guard, not {type(guard).__name__}{made}"
         raise TypeError(msg)
-    theirs = guard.provider
-    if provider and isinstance(theirs, PreDev | AnchorBrowser) and not isinstance(theirs, provider):
+    provider = guard.provider
+    if vendor is not None and is_of_another(provider, vendor):
         msg = (
-            f"This guard is of {theirs.name}'s account, which does not pay for these calls: "
-            f"pass Guard({provider.__name__}(...))"
+            f"This guard is for an account at {provider.name}, which does not pay for these calls: "
+            f"pass Guard({vendor.__name__}(...))"
         )
         raise TypeError(msg)
 
 
-def _balance(reading: Reading) -> Balance:
+def _balance(reading: BalanceWaiter) -> Balance:
     reading.check()
     assert reading.balance is not None
     return reading.balance
-
-
-def _check_provider(provider: Any) -> None:
-    if isinstance(provider, type) or not (
-        callable(getattr(provider, "fetch", None)) or callable(provider)
-    ):
-        msg = (
-            "Guard takes a provider: PreDev(), AnchorBrowser(), an object with `name` and "
-            f"`async fetch(client)`, or a callable that returns the balance; not {_kind(provider)}. "
-            "A key belongs into the provider: Guard(PreDev(key))."
-        )
-        raise TypeError(msg)
-
-
-def _kind(provider: Any) -> str:
-    if isinstance(provider, type):
-        return f"the class {provider.__name__}"
-    return type(provider).__name__
 
 
 def _ages(fresh_for: float, stale_for: float) -> tuple[float, float]:
@@ -394,13 +382,9 @@ def _ages(fresh_for: float, stale_for: float) -> tuple[float, float]:
     default = ", its default" if fresh_for is FRESH_FOR else ""
     msg = (
         f"stale_for ({stale:g}) must not be less than fresh_for ({fresh:g}{default}): a balance of "
-        "that age would be both good and too old. Lower fresh_for too, or raise stale_for."
+        "that age would be both fresh and too old. Lower fresh_for too, or raise stale_for."
     )
     raise ValueError(msg)
-
-
-def _default(value: float | None, provider: Any, what: str, otherwise: float) -> float:
-    return seconds(getattr(provider, what, otherwise) if value is None else value, what)
 
 
 def _choice(value: str, what: str, choices: tuple[str, ...]) -> str:

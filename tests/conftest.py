@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from budgetguard._core.activation import ACTIVATION
+from budgetguard._engine.account_registry import _PROCESS
 from budgetguard.defaults import DEFAULT
-from budgetguard.process import _PROCESS
-from budgetguard.switch import SWITCH
 from budgetguard.testing import HandClock, hand_clock
 
 
@@ -42,20 +42,23 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(autouse=True)
 def _as_found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Leave the switch, the default guard and the accounts as they were; no key in the environment.
+    """Leave the switch, the default guard and the accounts as they were; none of our variables is set.
 
     A later sandbox may get an earlier one's port: its account would be taken for the same.
     """
     for name in (
         "PREDEV_API_KEY",
+        "PREDEV_BASE_URL",
         "ANCHORBROWSER_API_KEY",
+        "ANCHORBROWSER_BASE_URL",
         "ANCHORBROWSER_PROJECT_ID",
         "BUDGETGUARD",
+        "BUDGETGUARD_PROVIDER",
     ):
         monkeypatch.delenv(name, raising=False)
-    switch, guard, known = SWITCH.save(), DEFAULT.guard, set(_PROCESS.named)
+    switch, guard, known = ACTIVATION.save(), DEFAULT.guard, set(_PROCESS.named)
     yield
-    SWITCH.restore(switch)
+    ACTIVATION.restore(switch)
     DEFAULT.guard = guard
     for name in set(_PROCESS.named) - known:
         del _PROCESS.named[name]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from budgetguard import ConfigurationError, Guard, require_credits
+from budgetguard._engine.binding import binding_of
 from budgetguard.testing import FakeProvider
 
 
@@ -73,25 +74,27 @@ def test_needs_of_a_call(needs: dict[str, Any], error: type[Exception], words: s
 def test_the_age_at_its_default_gives_way(
     terms: dict[str, float], ages: tuple[float, float]
 ) -> None:
-    """Who names one of both ages does not have to name the other."""
-    asked = Guard(FakeProvider(), **terms).asker.terms
+    """A caller that passes one of the two ages does not have to pass the other."""
+    asked = binding_of(Guard(FakeProvider(), **terms)).subscriber.terms
     assert (asked.fresh_for, asked.stale_for) == ages
 
 
 def test_a_guard_callable_has_to_return_a_guard() -> None:
     """What else it returns is named."""
     function = require_credits(min=1, guard=lambda: 7)(lambda: None)  # type: ignore[arg-type,return-value]
-    with pytest.raises(TypeError, match="has to return a Guard, and returned int"):
+    with pytest.raises(TypeError, match="must return a Guard, not int"):
         function()
 
 
 @pytest.mark.parametrize("terms", [{"lag": 1}, {"linger": 1}, {"lag": 1, "linger": 0}])
 @pytest.mark.parametrize("needs", [{"min": 5, "cost": 0}, {"min": 0}, {"min": len, "cost": 0}])
 def test_terms_of_a_hold_where_there_is_none(terms: dict[str, Any], needs: dict[str, Any]) -> None:
-    """A call that only checks leaves nothing behind that could be booked late."""
+    """A call that only checks leaves nothing behind that could be charged late."""
     guard = Guard(FakeProvider())
     require = guard.require_credits(**needs, **terms)
-    with pytest.raises(TypeError, match=f"holds nothing.* leaves nothing to {next(iter(terms))}="):
+    with pytest.raises(
+        TypeError, match=f"^{next(iter(terms))}= .*no effect on a call that holds nothing"
+    ):
         require(lambda: None)
     for more in ({"actual": len}, {"slots": 1}):
         guard.require_credits(**needs, **terms, **more)(lambda: None)
@@ -119,7 +122,7 @@ def test_slots_without_a_limit(caplog: pytest.LogCaptureFixture, limit: int | No
     function()
     with guard.require_credits(slots=2):
         guard.acquire(slots=1).settle()
-    words = "decorated takes slots, and fake names no limit of sessions at once: none is kept to"
+    words = "decorated takes slots, but fake reports no limit on concurrent sessions, so none is enforced"
     assert said(caplog) == ([words] if limit is None else [])
 
 
@@ -133,14 +136,14 @@ async def test_slots_without_a_limit_awaiting(caplog: pytest.LogCaptureFixture) 
 
 
 def test_waiting_while_observing(caplog: pytest.LogCaptureFixture) -> None:
-    """It never does; one line for whoever looks."""
+    """It never does; one line in the log."""
     caplog.set_level(logging.INFO, logger="budgetguard")
     for mode in ("enforce", "observe"):
         guard = Guard(FakeProvider(), mode=mode)  # type: ignore[arg-type]
         for _ in range(2):
             guard.acquire(1, wait=5, name=mode).settle()
     lines = [each.getMessage() for each in caplog.records if "wait" in each.getMessage()]
-    assert lines == ["observe asks to wait, and observing never does"]
+    assert lines == ["observe passes wait=, which observe mode ignores"]
 
 
 def test_hold_for_without_a_store(caplog: pytest.LogCaptureFixture) -> None:
@@ -148,11 +151,11 @@ def test_hold_for_without_a_store(caplog: pytest.LogCaptureFixture) -> None:
     Guard(FakeProvider())
     assert said(caplog) == []
     Guard(FakeProvider(), hold_for=60)
-    assert said(caplog) == ["hold_for has no effect: it is for shared stores, and there is none"]
+    assert said(caplog) == ["hold_for has no effect: it applies to shared stores, and none is used"]
 
 
 def test_a_mark_that_nobody_would_hear_of(caplog: pytest.LogCaptureFixture) -> None:
-    """Without a listener the log tells when less is available; with one, the event does."""
+    """Without a listener a log line reports that less is available; with one, an event does."""
     guard = Guard(FakeProvider(100), alert_below=30)
     guard.acquire(60).settle()
     assert said(caplog) == []

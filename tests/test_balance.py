@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from budgetguard import Balance
-from budgetguard.clock import Instant
+from budgetguard._core.clock import Instant
 from budgetguard.testing import HandClock
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from budgetguard.credits import UNLIMITED, Amount, cost, exact, spell, to_credits, to_micro
+from budgetguard._core.amounts import UNLIMITED, Amount, cost, exact, spell, to_credits, to_micro
 
 BOUND = 10**12
 
@@ -25,7 +25,7 @@ class Tier(IntEnum):
     DEEP = 50
 
 
-class Reading(float):
+class BalanceWaiter(float):
     """A float that shows itself in its own way, as numpy's do."""
 
     def __repr__(self) -> str:
@@ -48,7 +48,7 @@ class Reading(float):
         (Decimal("1.10"), "1.10"),
         (Price("3.25"), "3.25"),
         (Tier.DEEP, "50"),
-        (Reading(0.1), "0.1"),
+        (BalanceWaiter(0.1), "0.1"),
         (BOUND, str(BOUND)),
         (-BOUND, str(-BOUND)),
     ],
@@ -105,7 +105,7 @@ def test_what_is_no_amount_is_a_type_error(given: Any) -> None:
     ),
 )
 def test_what_is_no_finite_number_in_bounds_is_a_value_error(given: Amount) -> None:
-    """NaN, infinities, text that is no number, and anything beyond 10^12 are refused."""
+    """NaN, infinities, text that is no number, and values beyond 10^12 are rejected."""
     with pytest.raises(ValueError, match=r"^min "):
         exact(given, "min")
     with pytest.raises(ValueError, match=r"^min "):

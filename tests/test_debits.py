@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from budgetguard.debits import MOST_BUCKETS, MOST_CAUSES, Debits, Kept
+from budgetguard._core.debits import MOST_BUCKETS, MOST_CAUSES, Debits, Kept
 
 NAMES = ["NameError", "TimeoutError", None]
 
@@ -59,7 +59,7 @@ def test_joined_debits_never_leave_early_and_hardly_late(seed: int) -> None:
 
 
 def test_one_far_debit_does_not_hold_up_the_others() -> None:
-    """A call whose debit stays for a year leaves the rest in buckets as narrow as they can be."""
+    """A call whose debit remains for a year leaves the rest in buckets as narrow as they can be."""
     debits = Debits()
     debits.add(1000, 3e7)
     for n in range(2 * MOST_BUCKETS):
@@ -69,7 +69,7 @@ def test_one_far_debit_does_not_hold_up_the_others() -> None:
 
 
 def test_debits_come_in_the_order_in_which_they_leave() -> None:
-    """With what leaves at each stamp, whatever the order they were booked in."""
+    """With what leaves at each stamp, whatever the order they were recorded in."""
     debits = Debits()
     debits.add(30, 315.0, slots=1)
     debits.add(7, 20.0)

@@ -13,7 +13,8 @@ from budgetguard import (
     require_credits,
     set_default_guard,
 )
-from budgetguard.defaults import DEFAULT, provider_from_environment
+from budgetguard.defaults import DEFAULT
+from budgetguard.providers.registry import from_environment
 from budgetguard.testing import FakeProvider
 
 pytestmark = pytest.mark.usefixtures("clock", "no_default")
@@ -39,7 +40,7 @@ def spend() -> str:
 
 
 def test_the_guard_that_was_set_serves_from_the_next_call() -> None:
-    """The default is looked up at each call, not at decoration."""
+    """The default guard is found at each call, not at decoration."""
     first, second = FakeProvider(100), FakeProvider(100)
     set_default_guard(Guard(first))
     assert spend() == "spent"
@@ -51,7 +52,7 @@ def test_the_guard_that_was_set_serves_from_the_next_call() -> None:
 
 
 def test_the_guard_that_was_set_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys in the environment are not even looked at where a guard was set."""
+    """Keys in the environment are not even read if a guard was set."""
     monkeypatch.setenv(PREDEV, "key")
     monkeypatch.setenv(ANCHOR, "key")
     guard = Guard(FakeProvider(100))
@@ -61,7 +62,7 @@ def test_the_guard_that_was_set_wins_over_the_environment(monkeypatch: pytest.Mo
 
 
 def test_a_key_of_pre_dev_makes_its_guard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One key is enough to know whose credits are meant."""
+    """One key is enough to identify the account."""
     monkeypatch.setenv(PREDEV, "key")
     assert isinstance(default_guard().provider, PreDev)
 
@@ -127,9 +128,38 @@ def test_two_keys_say_what_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(ConfigurationError) as caught:
         spend()
     assert str(caught.value) == (
-        "Both PREDEV_API_KEY and ANCHORBROWSER_API_KEY are set, and one is wanted. "
-        "Unset one, or call budgetguard.set_default_guard(Guard(...)), or pass guard=."
+        "PREDEV_API_KEY and ANCHORBROWSER_API_KEY are both set, so it is not clear which account is "
+        "meant. Name it with BUDGETGUARD_PROVIDER, or call budgetguard.set_default_guard(Guard(...)), or pass guard=."
     )
+
+
+@pytest.mark.parametrize(("named", "kind"), [("predev", PreDev), ("anchorbrowser", AnchorBrowser)])
+def test_the_environment_may_name_the_account(
+    monkeypatch: pytest.MonkeyPatch, named: str, kind: type
+) -> None:
+    """Where both keys are set, BUDGETGUARD_PROVIDER decides."""
+    monkeypatch.setenv(PREDEV, "one-key")
+    monkeypatch.setenv(ANCHOR, "two-key")
+    monkeypatch.setenv("BUDGETGUARD_PROVIDER", named)
+    assert type(default_guard().provider) is kind
+
+
+def test_an_account_that_is_named_needs_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another account's key does not stand in for it."""
+    monkeypatch.setenv(ANCHOR, "two-key")
+    monkeypatch.setenv("BUDGETGUARD_PROVIDER", "predev")
+    with pytest.raises(
+        ConfigurationError, match=r"^No key for pre\.dev was given: set PREDEV_API_KEY"
+    ):
+        default_guard()
+
+
+def test_an_unknown_account_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable may hold a key by mistake, so its value is left out of the error."""
+    monkeypatch.setenv("BUDGETGUARD_PROVIDER", "pdk_looks_like_a_key")
+    with pytest.raises(ConfigurationError) as caught:
+        default_guard()
+    assert str(caught.value) == "BUDGETGUARD_PROVIDER must be predev or anchorbrowser."
 
 
 @pytest.mark.parametrize("variable", [PREDEV, ANCHOR])
@@ -140,7 +170,7 @@ def test_a_key_that_cannot_be_one_is_refused(
     """A variable that holds no key is named, and what it holds is not shown."""
     monkeypatch.setenv(variable, value)
     with pytest.raises(ConfigurationError) as caught:
-        provider_from_environment("Set one.", "Unset one.")
+        from_environment("Set one.", "Unset one.")
     assert variable in str(caught.value)
     assert value.strip() == "" or value not in str(caught.value)
 
@@ -155,7 +185,7 @@ def test_a_failure_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("given", [FakeProvider(), "key", Guard], ids=["provider", "str", "class"])
 def test_only_a_guard_can_be_the_default(given: Any) -> None:
-    """A provider is no guard, and what was set before stays."""
+    """A provider is no guard, and what was set before remains."""
     guard = Guard(FakeProvider(100))
     set_default_guard(guard)
     with pytest.raises(TypeError, match="set_default_guard takes a Guard or None"):

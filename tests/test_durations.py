@@ -9,9 +9,9 @@ import anyio
 import pytest
 
 from budgetguard import Guard, require_credits
+from budgetguard._core.durations import LONGEST, seconds
 from budgetguard.asgi import require
 from budgetguard.browser import Patience
-from budgetguard.durations import LONGEST, seconds
 from budgetguard.testing import FakeProvider, HandClock
 
 A_YEAR = 366 * 86_400

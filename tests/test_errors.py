@@ -21,10 +21,10 @@ from budgetguard import (
     InsufficientCredits,
     InvalidCredentials,
 )
-from budgetguard.errors import NEVER_REACHED
-from budgetguard.failures import UsedUp
-from budgetguard.fetching import Transient
-from budgetguard.wire import Unpriced
+from budgetguard._core.errors import NEVER_REACHED
+from budgetguard._core.refresh_failure import UsedUp
+from budgetguard._io.http import Transient
+from budgetguard.providers.billing import Unpriced
 
 TOP_UP = "https://pre.dev/projects/key?upgrade=credits"
 
@@ -161,8 +161,8 @@ class Billed(ConcurrencyLimit):
 DERIVED = [
     Ours(*ERRORS[0].args),
     Transient(provider="pre.dev", reason="it answered 503"),
-    UsedUp(provider="pre.dev", reason="it could not be asked for (OSError)"),
-    Unpriced("what max_duration=-1 may cost at most is not known"),
+    UsedUp(provider="pre.dev", reason="the request could not be made (OSError)"),
+    Unpriced("the largest cost with max_duration=-1 is not known"),
 ]
 
 
@@ -263,7 +263,7 @@ def test_the_message_of_the_contract() -> None:
     """The example of the contract, word by word."""
     assert str(insufficient()) == (
         "deep_spec needs 50 credits, and 12 are available: pre.dev reports 42, 30 are held by "
-        "1 running call (looked 14 s ago). Top up: https://pre.dev/..."
+        "1 running call (as of 14 s ago). Top up: https://pre.dev/..."
     )
 
 
@@ -278,7 +278,7 @@ def test_the_message_of_the_contract() -> None:
                 "held": Decimal(0),
             },
             (
-                "deep_spec needs 1 credit, and none is available: pre.dev reports 0 (looked 14 s ago). "
+                "deep_spec needs 1 credit, and none is available: pre.dev reports 0 (as of 14 s ago). "
                 "Top up: https://pre.dev/..."
             ),
         ),
@@ -286,7 +286,7 @@ def test_the_message_of_the_contract() -> None:
             {"available": Decimal(-8), "held": Decimal(50), "running": 2},
             (
                 "deep_spec needs 50 credits, and none is available: pre.dev reports 42, 50 are held by "
-                "2 running calls (looked 14 s ago). Top up: https://pre.dev/..."
+                "2 running calls (as of 14 s ago). Top up: https://pre.dev/..."
             ),
         ),
         (
@@ -298,7 +298,7 @@ def test_the_message_of_the_contract() -> None:
             },
             (
                 "deep_spec needs 50 credits, and 1 is available: pre.dev reports 3, 1 is held by "
-                "1 running call, 1 is counted for calls that just ended (looked 14 s ago). "
+                "1 running call, 1 is counted for calls that just finished (as of 14 s ago). "
                 "Top up: https://pre.dev/..."
             ),
         ),
@@ -318,7 +318,8 @@ def test_the_message_of_the_contract() -> None:
             (
                 "deep_spec needs 50.5 credits, and 12.25 are available: pre.dev reports 29.25, "
                 "extra_credits adds 10, 5 are held by 1 running call, 8 are counted for calls that "
-                "just ended, 1 of these is in the balance already, callers who wait need 7, the floor keeps 8 (looked 14 s ago). "
+                "just finished, 1 of these is already deducted in the balance, earlier waiters "
+                "need 7, the floor reserves 8 (as of 14 s ago). "
                 "Try again in 2 s. Top up: https://pre.dev/..."
             ),
         ),
@@ -326,14 +327,14 @@ def test_the_message_of_the_contract() -> None:
             {"held": Decimal(0), "available": Decimal(42), "age": 0.9, "top_up_url": None},
             (
                 "deep_spec needs 50 credits, and 42 are available: pre.dev reports 42 "
-                "(looked just now). Top up the account."
+                "(as of just now). Top up the account."
             ),
         ),
         (
             {"held": Decimal(0), "available": Decimal(42), "age": 1.0, "basis": "cost limit"},
             (
                 "deep_spec needs 50 credits, and 42 are available: the cost limit at pre.dev leaves 42 "
-                "(looked 1 s ago). Top up: https://pre.dev/..."
+                "(as of 1 s ago). Raise the cost limit: https://pre.dev/..."
             ),
         ),
         (
@@ -345,28 +346,28 @@ def test_the_message_of_the_contract() -> None:
             },
             (
                 "deep_spec needs 50 credits, and none is available: pre.dev itself refused a call for "
-                "want of credits (looked 14 s ago). Top up: https://pre.dev/..."
+                "lack of credits (as of 14 s ago). Top up: https://pre.dev/..."
             ),
         ),
         (
             {"available": Decimal(40), "basis": "cap"},
             (
                 "deep_spec needs 50 credits, and the cost limit at pre.dev allows 40 for one call "
-                "(looked 14 s ago)."
+                "(as of 14 s ago). Raise the cost limit: https://pre.dev/..."
             ),
         ),
         (
             {"available": Decimal(-390), "basis": "cap", "cap": Decimal(30)},
             (
                 "deep_spec needs 50 credits, and the cost limit at pre.dev allows 30 for one call "
-                "(looked 14 s ago)."
+                "(as of 14 s ago). Raise the cost limit: https://pre.dev/..."
             ),
         ),
         (
             {"balance": Decimal(60), "available": Decimal(30), "retry_after": 3.0},
             (
                 "deep_spec needs 50 credits, and 30 are available: pre.dev reports 60, 30 are held by "
-                "1 running call (looked 14 s ago). Try again in 3 s."
+                "1 running call (as of 14 s ago). Try again in 3 s."
             ),
         ),
         (
@@ -383,7 +384,7 @@ def test_the_message_of_the_contract() -> None:
             },
             (
                 "deep_spec needs 50 credits, and 20 are available: pre.dev reports 120, 100 are "
-                "unresolved for up to 305 s because 2 calls raised NameError (looked 14 s ago). "
+                "unresolved for up to 305 s because 2 calls raised NameError (as of 14 s ago). "
                 f"Try again in 300 s. {NEVER_REACHED}"
             ),
         ),
@@ -398,9 +399,9 @@ def test_the_message_of_the_contract() -> None:
             },
             (
                 "deep_spec needs 50 credits, and 2 are available: pre.dev reports 42, 39 are counted "
-                "for calls that just ended, 1 is unresolved until the next refresh because what "
-                "a call came to is not known "
-                "(looked 14 s ago). Top up: https://pre.dev/..."
+                "for calls that just finished, 1 is unresolved until the next refresh because the "
+                "outcome of a call is not known "
+                "(as of 14 s ago). Top up: https://pre.dev/..."
             ),
         ),
         (
@@ -414,14 +415,14 @@ def test_the_message_of_the_contract() -> None:
             (
                 "deep_spec needs 50 credits, and 5 are available: pre.dev reports 42, 30 are held by 1 "
                 "running call, 7 are unresolved because 3 calls raised B and 2 raised D and 1 raised A "
-                "and 3 ended otherwise (looked 14 s ago). Top up: https://pre.dev/..."
+                "and 3 ended in another way (as of 14 s ago). Top up: https://pre.dev/..."
             ),
         ),
         (
             {"retry_after": 0.01},
             (
                 "deep_spec needs 50 credits, and 12 are available: pre.dev reports 42, 30 are held by "
-                "1 running call (looked 14 s ago). Try again in 0.1 s. Top up: https://pre.dev/..."
+                "1 running call (as of 14 s ago). Try again in 0.1 s. Top up: https://pre.dev/..."
             ),
         ),
     ],
@@ -455,15 +456,15 @@ def test_messages_of_too_few_credits(figures: dict[str, Any], message: str) -> N
                 operation="browse", limit=3, in_use=3, provider="Anchor", retry_after=5
             ),
             (
-                "browse needs 1 slot, and Anchor allows 3 at once, and 3 are in use. "
-                "Try again when one has ended, or pass wait=."
+                "browse needs 1 slot, but 3 of the 3 that Anchor allows are in use. "
+                "Try again when a session has ended, or pass wait=."
             ),
         ),
         (
             ConcurrencyLimit(operation="browse", limit=3, in_use=0, provider="Anchor", needed=4),
             (
-                "browse needs 4 slots, and Anchor allows 3 at once, and 0 are in use. "
-                "This call can never fit: ask for fewer."
+                "browse needs 4 slots, but Anchor allows 3, and 0 are in use. "
+                "This call can never be admitted: request fewer slots."
             ),
         ),
         (
@@ -478,7 +479,7 @@ def test_messages_of_too_few_credits(figures: dict[str, Any], message: str) -> N
                 unresolved_for=1260.0,
             ),
             (
-                "browse needs 1 slot, and Anchor allows 1 at once, and 1 is in use, unresolved for up "
+                "browse needs 1 slot, but 1 of the 1 that Anchor allows is in use, unresolved for up "
                 f"to 1260 s because a call raised NameError. Try again in 1260 s. {NEVER_REACHED}"
             ),
         ),
@@ -494,9 +495,9 @@ def test_messages_of_too_few_credits(figures: dict[str, Any], message: str) -> N
                 unresolved_for=60.0,
             ),
             (
-                "browse needs 1 slot, and Anchor allows 4 at once, and 4 are in use, of which 2 are "
+                "browse needs 1 slot, but 4 of the 4 that Anchor allows are in use, 2 of them "
                 "unresolved for up to 60 s because calls raised NameError or OSError. "
-                "Try again when one has ended, or pass wait=."
+                "Try again when a session has ended, or pass wait=."
             ),
         ),
         (
@@ -510,13 +511,13 @@ def test_messages_of_too_few_credits(figures: dict[str, Any], message: str) -> N
                 unresolved=2,
             ),
             (
-                "browse needs 2 slots, and Anchor allows 3 at once, and 3 are in use, of which 2 are "
-                f"unresolved because what calls came to is not known. Try again in 60 s. {NEVER_REACHED}"
+                "browse needs 2 slots, but 3 of the 3 that Anchor allows are in use, 2 of them "
+                "unresolved because the outcome of calls is not known. Try again in 60 s."
             ),
         ),
         (
             BalanceUnavailable(provider="pre.dev", reason="no answer within 10 s", retry_after=2.5),
-            "The balance at pre.dev is not known: no answer within 10 s. Next look in 2.5 s.",
+            "The balance at pre.dev is not known: no answer within 10 s. Next attempt in 2.5 s.",
         ),
         (
             BalanceUnavailable(provider="pre.dev", reason="no answer within 10 s"),
@@ -524,7 +525,7 @@ def test_messages_of_too_few_credits(figures: dict[str, Any], message: str) -> N
         ),
         (
             HoldClosed(operation="deep_spec", state="kept", verb="settle"),
-            "The hold of deep_spec is kept already: settle() came too late.",
+            "The hold of deep_spec is already kept: settle() came too late.",
         ),
         (ConfigurationError("Set a key."), "Set a key."),
     ],
@@ -573,7 +574,7 @@ def test_the_figures_in_a_message_add_up(
         queued=queued,
         floor=floor,
     )
-    said = str(error).split(" available: ")[1].split(" (looked")[0].split(", ")
+    said = str(error).split(" available: ")[1].split(" (as of")[0].split(", ")
     numbers = [Decimal(word) for part in said for word in part.split() if word[0].isdigit()]
     total = numbers.pop(0)
     if extra:

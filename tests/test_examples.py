@@ -1,4 +1,4 @@
-"""The examples, run as a user would run them, and held against the sandbox's books."""
+"""The examples, run as a user would run them, and compared with the sandbox's records."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ def test_spec_generation_in_the_sandbox(run_pasted: Callable[[str], str]) -> Non
     assert output.endswith(f"The sandbox charged {costs(output)}, for specs that died: 0.\n")
 
 
-def test_spec_generation_by_the_books(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spec_generation_against_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
     """With --live it uses the key of the environment, and the provider charged what it says."""
     monkeypatch.setenv("PREDEV_API_KEY", Sandbox.predev_key)
     with Sandbox(credits=200, speed=150, seed=5) as sandbox:
@@ -59,10 +59,10 @@ def test_browser_session_in_the_sandbox(run_pasted: Callable[[str], str]) -> Non
     assert output.count("Read ") == 7
     assert "No broken: the page does not load." in output
     assert "At most 3 browsers were open at once." in output
-    assert output.endswith("; 0 are open still.\n")
+    assert output.endswith("; 0 are still open.\n")
 
 
-def test_browser_session_by_the_books(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_browser_session_against_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
     """Never more browsers than allowed, each deleted, and what is available is what is left."""
     monkeypatch.setenv("ANCHORBROWSER_API_KEY", Sandbox.anchor_key)
     with Sandbox(credits=1, max_concurrent_browsers=2) as sandbox:
@@ -84,7 +84,7 @@ def test_guarded_client_in_the_sandbox(run_pasted: Callable[[str], str]) -> None
     assert f"The sandbox charged {costs(output)}; 0 specs died half-way." in output
 
 
-def test_guarded_client_by_the_books(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guarded_client_against_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
     """With --live it uses the key of the environment; nothing that was refused was sent."""
     monkeypatch.setenv("PREDEV_API_KEY", Sandbox.predev_key)
     with Sandbox(credits=25, speed=150) as sandbox:
@@ -99,16 +99,16 @@ def test_agent_loop_in_the_sandbox(run_pasted: Callable[[str], str]) -> None:
     lines = run_pasted("agent_loop.py").splitlines()
     [refusal] = [line for line in lines if "BUDGET" in line]
     assert re.fullmatch(
-        r"The tool says: BUDGET: needs 50 credits, \d+ available \(looked \d+ s ago\)\. "
+        r"The tool returns: BUDGET: needs 50 credits, \d+ available \(as of (just now|\d+ s ago)\)\. "
         r"Do not retry; ask for a top-up: https://\S+",
         refusal,
     )
     assert "fast_spec" in lines[lines.index(refusal) + 1]
     assert "Done for" in lines[lines.index(refusal) + 2]
-    assert lines[-1].endswith("The rest wants a top-up.")
+    assert lines[-1].endswith("The rest needs a top-up.")
 
 
-def test_agent_loop_by_the_books(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_agent_loop_against_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
     """The refused tool never reached the provider, the others were charged what they say."""
     monkeypatch.setenv("PREDEV_API_KEY", Sandbox.predev_key)
     with Sandbox(credits=45, speed=300) as sandbox:
@@ -130,7 +130,7 @@ def test_agent_loop_with_enough_credits(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("name", NAMES)
 def test_live_without_a_key(name: str) -> None:
-    """With --live and no key an example ends, naming the variable, and asks nobody."""
+    """With --live and without a key an example exits, naming the variable, and makes no request."""
     with Sandbox() as sandbox:
         done = ended(name, "--live", "--base-url", sandbox.url)
         assert done.returncode == 2

@@ -247,8 +247,8 @@ def test_an_object_can_do_no_more_than_before(client: Client) -> None:
     [
         ({"spek": 1}, AttributeError, "Client has no 'spek' to guard. Did you mean spec?"),
         ({"sessions.crate": 1}, AttributeError, "Client.sessions has no 'crate' to guard."),
-        ({"timeout": 1}, TypeError, "Client.timeout is no method, but int"),
-        ({"sessions": 1}, TypeError, "Client.sessions is no method, but Sessions"),
+        ({"timeout": 1}, TypeError, "Client.timeout is not a method, but int"),
+        ({"sessions": 1}, TypeError, "Client.sessions is not a method, but Sessions"),
         ({"__call__": 1}, TypeError, "decorate the function instead"),
         ({"spec": -1}, ValueError, "min must not be negative"),
         ({"spec": {"mn": 1}}, TypeError, "mn"),

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from budgetguard import Balance
-from budgetguard.clock import Instant
-from budgetguard.credits import UNLIMITED, to_credits
-from budgetguard.debits import Debits
-from budgetguard.ledger import Entry, Ledger, Look
+from budgetguard._core.amounts import UNLIMITED, to_credits
+from budgetguard._core.branch import LedgerEntry
+from budgetguard._core.clock import Instant
+from budgetguard._core.debits import Debits
+from budgetguard._core.ledger import Ledger
+from budgetguard._core.snapshot import BalanceSnapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,14 +32,14 @@ def at(mono: float) -> Instant:
     return Instant(mono, 1e9 + mono)
 
 
-def look(
+def snapshot(
     credits: int | None,
     sent: float,
     *,
     limit: int | None = None,
     used: int | None = None,
     slots: int | None = None,
-) -> Look:
+) -> BalanceSnapshot:
     """A balance of so many micro-credits, asked for at `sent`."""
     balance = Balance(
         credits=None if credits is None else to_credits(credits),
@@ -45,19 +47,19 @@ def look(
         cost_limit=None if limit is None else to_credits(limit),
         credits_used=None if used is None else to_credits(used),
     )
-    return Look.of(balance, at(sent))
+    return BalanceSnapshot.of(balance, at(sent))
 
 
-def books(credits: int | None = 100, sent: float = 0.0) -> Ledger:
+def ledger_of(credits: int | None = 100, sent: float = 0.0) -> Ledger:
     """A ledger with a balance in it."""
     ledger = Ledger()
-    assert ledger.apply(look(credits, sent))
+    assert ledger.apply(snapshot(credits, sent))
     return ledger
 
 
-def opened(ledger: Ledger, amount: int, slots: int = 0) -> Entry:
+def opened(ledger: Ledger, amount: int, slots: int = 0) -> LedgerEntry:
     """A hold in `ledger`."""
-    entry = Entry(amount, slots)
+    entry = LedgerEntry(amount, slots)
     ledger.open(entry)
     return entry
 
@@ -80,7 +82,7 @@ def figures(ledger: Ledger) -> tuple[float, int, int, int, int]:
 class Run:
     """One guarded call, as somebody with pen and paper would note it."""
 
-    entry: Entry
+    entry: LedgerEntry
     amount: int
     slots: int
     charged: int = 0
@@ -99,10 +101,10 @@ class Debit:
 
 @dataclass
 class Paper:
-    """The naive books."""
+    """The naive ledger."""
 
     runs: list[Run] = field(default_factory=list)
-    quick: list[int] = field(default_factory=list)
+    constant: list[int] = field(default_factory=list)
     debits: list[Debit] = field(default_factory=list)
     sent: float | None = None
     credits: float = 0
@@ -110,9 +112,9 @@ class Paper:
     exhausted: tuple[float, float] | None = None
 
     def held(self) -> int:
-        """What open calls have set aside and the provider has not booked."""
+        """What open calls have set aside and the provider has not charged."""
         rest = [max(run.amount - run.charged, 0) for run in self.runs if run.open]
-        return sum(rest) + sum(self.quick)
+        return sum(rest) + sum(self.constant)
 
     def spendable(self, extra: int) -> float:
         """What the newest balance says that can be spent."""
@@ -122,7 +124,7 @@ class Paper:
         """The formula, written out."""
         return self.spendable(extra) - floor - self.held() - sum(d.amount for d in self.debits)
 
-    def book(self, debit: Debit) -> None:
+    def record(self, debit: Debit) -> None:
         """A call, or a part of it, was spent."""
         self.debits.append(debit)
 
@@ -150,15 +152,15 @@ SIXTEENTHS = st.integers(0, 160).map(lambda n: n * UNIT)
 ANY = st.integers(0, 1000)
 
 
-class Books(RuleBasedStateMachine):
-    """Whatever is done, the ledger says what the naive books say."""
+class LedgerMachine(RuleBasedStateMachine):
+    """Whatever is done, the ledger says what the naive ledger says."""
 
     def __init__(self) -> None:
         super().__init__()
         self.ledger = Ledger()
         self.paper = Paper()
         self.now = 100.0
-        self.seen: Look | None = None
+        self.seen: BalanceSnapshot | None = None
 
     def see(self, sent: float, credits: float, ceiling: float, _: float | None) -> bool:
         """Note a balance on paper; whether it is news."""
@@ -182,23 +184,23 @@ class Books(RuleBasedStateMachine):
     def take(self, amount: int) -> None:
         """A call of constant cost begins."""
         self.ledger.take(amount)
-        self.paper.quick.append(amount)
+        self.paper.constant.append(amount)
 
-    @precondition(lambda self: self.paper.quick)
+    @precondition(lambda self: self.paper.constant)
     @rule(which=ANY, debit=AMOUNT, lag=SIXTEENTHS)
     def put(self, which: int, debit: int, lag: float) -> None:
         """A call of constant cost ends."""
-        held = self.paper.quick.pop(which % len(self.paper.quick))
+        held = self.paper.constant.pop(which % len(self.paper.constant))
         self.ledger.put(held, debit, self.now + lag)
-        self.paper.book(Debit(debit, self.now, lag))
+        self.paper.record(Debit(debit, self.now, lag))
 
-    @precondition(lambda self: self.paper.quick)
+    @precondition(lambda self: self.paper.constant)
     @rule(which=ANY, delay=SIXTEENTHS)
     def lose(self, which: int, delay: float) -> None:
-        """A call of constant cost ends, and nobody knows at what cost."""
-        held = self.paper.quick.pop(which % len(self.paper.quick))
+        """A call of constant cost ends with an unknown cost."""
+        held = self.paper.constant.pop(which % len(self.paper.constant))
         self.ledger.lose(held, self.now + delay)
-        self.paper.book(Debit(held, self.now, delay))
+        self.paper.record(Debit(held, self.now, delay))
 
     @precondition(lambda self: self.paper.runs)
     @rule(which=ANY, more=AMOUNT)
@@ -212,11 +214,11 @@ class Books(RuleBasedStateMachine):
     @precondition(lambda self: self.paper.runs)
     @rule(which=ANY, total=AMOUNT, lag=SIXTEENTHS)
     def charge(self, which: int, total: int, lag: float) -> None:
-        """The provider says what it has booked of a call."""
+        """The provider says what it has charged of a call."""
         run = self.pick(which)
         self.ledger.charge(run.entry, total, self.now + lag)
         if run.open and total > run.charged:
-            self.paper.book(Debit(total - run.charged, self.now, lag))
+            self.paper.record(Debit(total - run.charged, self.now, lag))
             run.charged = total
 
     @precondition(lambda self: self.paper.runs)
@@ -226,7 +228,7 @@ class Books(RuleBasedStateMachine):
         run = self.pick(which)
         assert self.ledger.settle(run.entry, actual, self.now + lag) is run.open
         if run.open:
-            self.paper.book(Debit(max(actual - run.charged, 0), self.now, lag))
+            self.paper.record(Debit(max(actual - run.charged, 0), self.now, lag))
         run.open = False
 
     @precondition(lambda self: self.paper.runs)
@@ -240,12 +242,12 @@ class Books(RuleBasedStateMachine):
     @precondition(lambda self: self.paper.runs)
     @rule(which=ANY, delay=SIXTEENTHS)
     def keep(self, which: int, delay: float) -> None:
-        """A call ends, and nobody knows at what cost."""
+        """A call ends with an unknown cost."""
         run = self.pick(which)
         assert self.ledger.keep(run.entry, self.now + delay) is run.open
         if run.open:
             rest = max(run.amount - run.charged, 0)
-            self.paper.book(Debit(rest, self.now, delay, run.slots))
+            self.paper.record(Debit(rest, self.now, delay, run.slots))
         run.open = False
 
     @rule(
@@ -258,7 +260,7 @@ class Books(RuleBasedStateMachine):
     ) -> None:
         """A reply comes in, in whatever order."""
         most, used = limit or (None, None)
-        arrived = look(credits, self.now - ago, limit=most, used=used)
+        arrived = snapshot(credits, self.now - ago, limit=most, used=used)
         seen = self.see(
             self.now - ago,
             UNLIMITED if credits is None else credits,
@@ -279,18 +281,18 @@ class Books(RuleBasedStateMachine):
         ledger, paper = self.ledger, self.paper
         assert ledger.held == paper.held()
         assert ledger.pending == sum(debit.amount for debit in paper.debits)
-        assert ledger.running == sum(run.open for run in paper.runs) + len(paper.quick)
+        assert ledger.running == sum(run.open for run in paper.runs) + len(paper.constant)
         assert ledger.slots_in_use == sum(run.slots for run in paper.runs if run.open) + sum(
             debit.slots for debit in paper.debits
         )
-        if ledger.look is None:
+        if ledger.snapshot is None:
             assert paper.sent is None
             return
-        assert ledger.look.sent.mono == paper.sent
+        assert ledger.snapshot.sent.mono == paper.sent
         assert ledger.room == paper.available(0, 0)
         for floor, extra in [(0, 0), (7, 0), (0, 30), (7, 30)]:
             assert ledger.available(floor, extra) == paper.available(floor, extra)
-            assert ledger.look.spendable(extra) == paper.spendable(extra)
+            assert ledger.snapshot.spendable(extra) == paper.spendable(extra)
 
 
 @dataclass
@@ -316,15 +318,15 @@ class Chain:
 
 @dataclass
 class SolePaper(Paper):
-    """The naive books of a sole spender: every balance is kept, and the best bound counts."""
+    """The naive ledger of a sole spender: every balance is kept, and the best bound counts."""
 
     by_credits: Chain = field(default_factory=Chain)
     by_ceiling: Chain = field(default_factory=Chain)
     limit: float | None = None
     all_debits: list[Debit] = field(default_factory=list)
 
-    def book(self, debit: Debit) -> None:
-        super().book(debit)
+    def record(self, debit: Debit) -> None:
+        super().record(debit)
         self.all_debits.append(debit)
 
     def bounds(self) -> tuple[float, float]:
@@ -364,12 +366,12 @@ class SolePaper(Paper):
         self.by_credits, self.by_ceiling = Chain(), Chain()
 
 
-class SoleBooks(Books):
-    """The same for a sole spender, whose ledger carries one figure where the paper keeps all looks."""
+class SoleLedgerMachine(LedgerMachine):
+    """The same for a sole spender, whose ledger carries one figure where the paper keeps all balances."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.ledger.sole_spender = True
+        self.ledger.head.sole_spender = True
         self.paper = SolePaper()
 
     def see(self, sent: float, credits: float, ceiling: float, limit: float | None) -> bool:
@@ -388,36 +390,36 @@ class SoleBooks(Books):
             rest = max(int(ceiling) + left, 0)
         used = None if limit is None else limit - rest
         news = self.see(sent, seen, rest, limit)
-        assert self.ledger.apply(look(seen, sent, limit=limit, used=used)) is news
+        assert self.ledger.apply(snapshot(seen, sent, limit=limit, used=used)) is news
 
     @invariant()
     def no_more_is_promised_than_is_seen(self) -> None:
         """The overlap is never more than what is held and pending."""
-        look = self.ledger.look
-        if look is not None and self.ledger.look is not self.seen:
-            self.seen = look
+        snapshot = self.ledger.snapshot
+        if snapshot is not None and self.ledger.snapshot is not self.seen:
+            self.seen = snapshot
             committed = self.ledger.held + self.ledger.pending
-            assert 0 <= look.overlap <= committed
-            assert 0 <= look.ceiling_overlap <= committed
+            assert 0 <= snapshot.overlap <= committed
+            assert 0 <= snapshot.ceiling_overlap <= committed
 
 
 LONG = bool(os.environ.get("BUDGETGUARD_LONG"))
-Books.TestCase.settings = settings(
+LedgerMachine.TestCase.settings = settings(
     max_examples=1250 if LONG else 150, stateful_step_count=40, deadline=None
 )
-SoleBooks.TestCase.settings = Books.TestCase.settings
-TestBooks = Books.TestCase
-TestSoleBooks = SoleBooks.TestCase
+SoleLedgerMachine.TestCase.settings = LedgerMachine.TestCase.settings
+TestLedgerMachine = LedgerMachine.TestCase
+TestSoleLedgerMachine = SoleLedgerMachine.TestCase
 
 
 # A sole spender.
 
 
 def sole(credits: int | None = 100, *, limit: int | None = None, used: int | None = None) -> Ledger:
-    """The books of a sole spender, with a balance in them."""
+    """The ledger of a sole spender, with a balance in it."""
     ledger = Ledger()
-    ledger.sole_spender = True
-    assert ledger.apply(look(credits, 0.0, limit=limit, used=used))
+    ledger.head.sole_spender = True
+    assert ledger.apply(snapshot(credits, 0.0, limit=limit, used=used))
     return ledger
 
 
@@ -425,21 +427,21 @@ def test_a_sole_spenders_running_call_is_not_counted_twice() -> None:
     """What a call was charged while it runs is in the balance and in its hold, and counts once."""
     ledger = sole(100)
     entry = opened(ledger, 50)
-    ledger.apply(look(70, 1.0))
-    assert ledger.look is not None
-    assert (ledger.available(0, 0), ledger.look.overlap) == (50, 30)
+    ledger.apply(snapshot(70, 1.0))
+    assert ledger.snapshot is not None
+    assert (ledger.available(0, 0), ledger.snapshot.overlap) == (50, 30)
     ledger.settle(entry, 45, 2.0 + LAG)
-    ledger.apply(look(55, 3.0))
-    assert (ledger.available(0, 0), ledger.look.overlap) == (55, 45)
-    ledger.apply(look(55, 2.0 + LAG))
-    assert (ledger.available(0, 0), ledger.look.overlap) == (55, 0)
+    ledger.apply(snapshot(55, 3.0))
+    assert (ledger.available(0, 0), ledger.snapshot.overlap) == (55, 45)
+    ledger.apply(snapshot(55, 2.0 + LAG))
+    assert (ledger.available(0, 0), ledger.snapshot.overlap) == (55, 0)
 
 
 def test_others_of_an_account_are_not_sole_spenders() -> None:
-    """Without being told so, a ledger takes the balance to show nothing of what runs."""
-    ledger = books(100)
+    """Without sole_spender, a ledger assumes that the balance shows nothing of the running calls."""
+    ledger = ledger_of(100)
     opened(ledger, 50)
-    ledger.apply(look(70, 1.0))
+    ledger.apply(snapshot(70, 1.0))
     assert ledger.available(0, 0) == 20
 
 
@@ -447,10 +449,10 @@ def test_a_top_up_raises_what_a_sole_spender_can_promise() -> None:
     """More than there has to be is simply more."""
     ledger = sole(100)
     opened(ledger, 50)
-    ledger.apply(look(70, 1.0))
-    ledger.apply(look(370, 2.0))
+    ledger.apply(snapshot(70, 1.0))
+    ledger.apply(snapshot(370, 2.0))
     assert ledger.available(0, 0) == 350
-    ledger.apply(look(360, 3.0))
+    ledger.apply(snapshot(360, 3.0))
     assert ledger.available(0, 0) == 350
 
 
@@ -458,10 +460,10 @@ def test_a_rise_is_never_believed_beyond_the_balance() -> None:
     """A provider that reserves and gives back raises the balance too; more than it shows is not promised."""
     ledger = sole(100)
     entry = opened(ledger, 50)
-    ledger.apply(look(50, 1.0))
+    ledger.apply(snapshot(50, 1.0))
     ledger.settle(entry, 10, 1.0 + LAG)
     assert ledger.available(0, 0) == 90
-    ledger.apply(look(90, 2.0))
+    ledger.apply(snapshot(90, 2.0))
     assert ledger.available(0, 0) == 90
 
 
@@ -471,43 +473,43 @@ def test_a_rise_is_never_believed_beyond_the_balance() -> None:
 def test_a_balance_below_what_is_promised_stands_alone(
     credits: int, available: int, missing: int
 ) -> None:
-    """Somebody else spent: what was known before says nothing any more, and the lack is told."""
+    """Somebody else spent: earlier balances no longer count, and the missing amount is reported."""
     ledger = sole(100)
     opened(ledger, 50)
-    ledger.apply(look(credits, 1.0))
-    assert ledger.look is not None
-    assert (ledger.available(0, 0), ledger.look.missing) == (available, missing)
-    ledger.apply(look(max(credits, 5), 2.0))
-    assert ledger.look.missing == 0
+    ledger.apply(snapshot(credits, 1.0))
+    assert ledger.snapshot is not None
+    assert (ledger.available(0, 0), ledger.snapshot.missing) == (available, missing)
+    ledger.apply(snapshot(max(credits, 5), 2.0))
+    assert ledger.snapshot.missing == 0
 
 
 def test_a_refusal_of_the_providers_ends_what_a_sole_spender_knew() -> None:
-    """A 402 contradicts the books: the next balance stands alone."""
+    """A 402 contradicts the ledger: the next balance stands alone."""
     ledger = sole(100)
     opened(ledger, 50)
-    ledger.apply(look(70, 1.0))
+    ledger.apply(snapshot(70, 1.0))
     ledger.refuse(at(2.0), LAG)
     assert ledger.available(0, 0) == -50
-    ledger.apply(look(60, 2.0 + LAG))
+    ledger.apply(snapshot(60, 2.0 + LAG))
     assert ledger.available(0, 0) == 10
 
 
 def test_a_lack_is_noticed_behind_an_overlap() -> None:
-    """What is promised is more than the balance less what is held: a balance below that tells."""
+    """A balance below what was still available shows that somebody else spends."""
     ledger = sole(100)
     opened(ledger, 50)
-    ledger.apply(look(70, 1.0))
-    ledger.apply(look(49, 2.0))
-    assert ledger.look is not None
-    assert (ledger.available(0, 0), ledger.look.missing) == (-1, 1)
+    ledger.apply(snapshot(70, 1.0))
+    ledger.apply(snapshot(49, 2.0))
+    assert ledger.snapshot is not None
+    assert (ledger.available(0, 0), ledger.snapshot.missing) == (-1, 1)
 
 
-def test_the_overlap_below_a_cost_limit_is_carried_from_look_to_look() -> None:
-    """What was charged before the last look but one is still in the balance and in the hold."""
+def test_the_overlap_below_a_cost_limit_is_carried_from_balance_to_balance() -> None:
+    """What was charged before the balance before the last one is still in the balance and in the hold."""
     ledger = sole(None, limit=100, used=0)
     opened(ledger, 50)
-    ledger.apply(look(None, 1.0, limit=100, used=10))
-    ledger.apply(look(None, 2.0, limit=100, used=30))
+    ledger.apply(snapshot(None, 1.0, limit=100, used=10))
+    ledger.apply(snapshot(None, 2.0, limit=100, used=30))
     assert ledger.available(0, 0) == 50
 
 
@@ -516,9 +518,9 @@ def test_debits_that_cleared_leave_the_overlap() -> None:
     ledger = sole(100)
     first = opened(ledger, 30)
     opened(ledger, 50)
-    ledger.apply(look(60, 1.0))
+    ledger.apply(snapshot(60, 1.0))
     ledger.settle(first, 30, 2.0)
-    ledger.apply(look(60, 3.0))
+    ledger.apply(snapshot(60, 3.0))
     assert ledger.available(0, 0) == 20
 
 
@@ -526,10 +528,10 @@ def test_no_more_is_promised_than_the_balance_shows_once_debits_have_cleared() -
     """A provider that gives back what it had reserved raises the balance by what was not spent."""
     ledger = sole(100)
     first, second = opened(ledger, 50), opened(ledger, 20)
-    ledger.apply(look(30, 1.0))
+    ledger.apply(snapshot(30, 1.0))
     ledger.settle(first, 10, 2.0)
     ledger.settle(second, 20, 20.0)
-    ledger.apply(look(70, 3.0))
+    ledger.apply(snapshot(70, 3.0))
     assert ledger.available(0, 0) == 70
 
 
@@ -538,7 +540,7 @@ def test_a_changed_cost_limit_forgets_what_was_known_of_it(limit: int, available
     """Below the same limit, what a call was charged counts once; below another, it is not known."""
     ledger = sole(None, limit=100, used=0)
     opened(ledger, 50)
-    ledger.apply(look(None, 1.0, limit=limit, used=10))
+    ledger.apply(snapshot(None, 1.0, limit=limit, used=10))
     assert ledger.available(0, 0) == available
 
 
@@ -546,54 +548,54 @@ def test_an_account_that_becomes_unlimited_or_limited_starts_anew() -> None:
     """Between a balance without bound and one with, nothing can be carried."""
     ledger = sole(None)
     opened(ledger, 50)
-    ledger.apply(look(70, 1.0))
+    ledger.apply(snapshot(70, 1.0))
     assert ledger.available(0, 0) == 20
-    ledger.apply(look(None, 2.0))
+    ledger.apply(snapshot(None, 2.0))
     assert ledger.available(0, 0) == UNLIMITED
-    assert ledger.look is not None
-    assert ledger.look.missing == 0
+    assert ledger.snapshot is not None
+    assert ledger.snapshot.missing == 0
 
 
 # Ends of calls of constant cost, several at once.
 
 
 def running(*amounts: int) -> Ledger:
-    """Books with calls of constant cost in them."""
-    ledger = books()
+    """A ledger with calls of constant cost in it."""
+    ledger = ledger_of()
     for amount in amounts:
         ledger.take(amount)
     return ledger
 
 
-def test_ends_close_together_are_booked_as_one_by_the_last_of_them() -> None:
+def test_ends_close_together_are_recorded_as_one_by_the_last_of_them() -> None:
     """They leave together, none of them early, and each of them ends a call."""
     ledger = running(10, 10, 10, 1)
-    ledger.ends[10].extend([15.0, 15.03, 15.01])
-    ledger.put_ends()
+    ledger.ends_at_cost[10].extend([15.0, 15.03, 15.01])
+    ledger.record_ends()
     assert figures(ledger) == (100 - 30 - 1, 1, 30, 0, 1)
-    ledger.apply(look(70, 15.02))
+    ledger.apply(snapshot(70, 15.02))
     assert ledger.pending == 30
-    ledger.apply(look(70, 15.03))
+    ledger.apply(snapshot(70, 15.03))
     assert ledger.pending == 0
 
 
 def test_ends_far_apart_clear_each_for_itself() -> None:
     """What ended first does not wait for what ended last."""
     ledger = running(10, 10, 20)
-    ledger.ends[10].extend([15.0, 15.5])
-    ledger.ends[20].append(15.0)
-    ledger.put_ends()
+    ledger.ends_at_cost[10].extend([15.0, 15.5])
+    ledger.ends_at_cost[20].append(15.0)
+    ledger.record_ends()
     assert (ledger.held, ledger.pending, ledger.running) == (0, 40, 0)
-    ledger.apply(look(70, 15.2))
+    ledger.apply(snapshot(70, 15.2))
     assert ledger.pending == 10
 
 
-def test_ends_are_booked_once() -> None:
-    """What was booked is gone from among the ends."""
+def test_ends_are_recorded_once() -> None:
+    """What was recorded is gone from among the ends."""
     ledger = running(10, 10)
-    ledger.ends[10].append(15.0)
-    ledger.put_ends()
-    ledger.put_ends()
+    ledger.ends_at_cost[10].append(15.0)
+    ledger.record_ends()
+    ledger.record_ends()
     assert figures(ledger) == (80, 10, 10, 0, 1)
 
 
@@ -610,11 +612,13 @@ def test_ends_are_booked_once() -> None:
     ],
     ids=["just before", "exactly then", "later", "when it was made"],
 )
-def test_a_debit_leaves_with_a_look_sent_lag_after_it_was_made(sent: float, pending: int) -> None:
+def test_a_debit_leaves_with_a_refresh_sent_lag_after_it_was_made(
+    sent: float, pending: int
+) -> None:
     """A settled call counts until a balance was asked for `lag` after its end, and no longer."""
-    ledger = books()
+    ledger = ledger_of()
     ledger.settle(opened(ledger, 30), 30, 10.0 + LAG)
-    assert ledger.apply(look(70, sent))
+    assert ledger.apply(snapshot(70, sent))
     assert ledger.pending == pending
     assert ledger.available(0, 0) == 70 - pending
 
@@ -626,17 +630,17 @@ def test_a_debit_leaves_with_a_look_sent_lag_after_it_was_made(sent: float, pend
 )
 def test_a_kept_hold_counts_slots_included(sent: float, pending: int, slots: int) -> None:
     """A kept call counts in full, with its sessions, until linger and lag have passed."""
-    ledger = books()
+    ledger = ledger_of()
     assert ledger.keep(opened(ledger, 30, slots=2), 10.0 + 300 + LAG)
     assert (ledger.held, ledger.pending, ledger.slots_in_use) == (0, 30, 2)
     assert ledger.available(0, 0) == 70
-    ledger.apply(look(100, sent))
+    ledger.apply(snapshot(100, sent))
     assert (ledger.pending, ledger.slots_in_use) == (pending, slots)
 
 
 def test_settled_calls_free_their_slots_at_once() -> None:
     """A session that ended counts no longer, unlike its cost."""
-    ledger = books()
+    ledger = ledger_of()
     ledger.settle(opened(ledger, 30, slots=2), 30, 15.0)
     assert (ledger.pending, ledger.slots_in_use) == (30, 0)
 
@@ -648,20 +652,20 @@ def test_settled_calls_free_their_slots_at_once() -> None:
 def test_debits_never_leave_early_and_hardly_late(
     debits: list[tuple[int, float]], sent: list[float]
 ) -> None:
-    """Whatever the times, no look frees what it may not show; a bucket holds up 1/16 s at most."""
-    books = Debits()
+    """Whatever the times, no balance frees what it may not show; a bucket holds up 1/16 s at most."""
+    counted = Debits()
     left = debits
     for amount, clears_at in debits:
-        books.add(amount, clears_at)
+        counted.add(amount, clears_at)
     for moment in sorted(sent):
-        books.clear(moment)
+        counted.clear(moment)
         left = [debit for debit in left if debit[1] > moment]
         late = sum(amount for amount, clears_at in debits if clears_at > moment - UNIT)
-        assert sum(amount for amount, _ in left) <= books.total <= late
-    books.clear(math.inf)
-    assert (books.total, books.slots) == (0, 0)
-    assert books.next_clears_at is None
-    assert books.last_clears_at is None
+        assert sum(amount for amount, _ in left) <= counted.total <= late
+    counted.clear(math.inf)
+    assert (counted.total, counted.slots) == (0, 0)
+    assert counted.next_clears_at is None
+    assert counted.last_clears_at is None
 
 
 def test_a_bucket_leaves_with_its_youngest_debit() -> None:
@@ -701,57 +705,57 @@ def test_many_debits_take_little_memory() -> None:
     assert debits.total == 0
 
 
-# Looks, ordered by when they were sent.
+# Balances, ordered by when they were sent.
 
 
 @pytest.mark.parametrize("sent", [9.0, 10.0], ids=["older", "of the same moment"])
-def test_a_look_that_is_not_newer_changes_nothing(sent: float) -> None:
+def test_a_balance_that_is_not_newer_changes_nothing(sent: float) -> None:
     """A late reply to an older request neither replaces the balance nor frees a debit."""
-    ledger = books(100, sent=10.0)
+    ledger = ledger_of(100, sent=10.0)
     opened(ledger, 20, slots=1)
     ledger.settle(opened(ledger, 30), 30, 5.0)
-    before, at_hand = figures(ledger), ledger.look
-    assert not ledger.apply(look(1000, sent))
+    before, at_hand = figures(ledger), ledger.snapshot
+    assert not ledger.apply(snapshot(1000, sent))
     assert figures(ledger) == before
-    assert ledger.look is at_hand
+    assert ledger.snapshot is at_hand
 
 
-def test_the_order_of_looks_is_the_monotonic_clocks() -> None:
-    """A wall clock that was set back makes no look older, and one set forward frees no debit."""
-    ledger = books(100, sent=10.0)
+def test_the_order_of_balances_is_the_monotonic_clocks() -> None:
+    """A wall clock that was set back makes no balance older, and one set forward frees no debit."""
+    ledger = ledger_of(100, sent=10.0)
     ledger.settle(opened(ledger, 30), 30, 15.0)
-    forward = Look.of(Balance(credits=to_credits(90)), Instant(11.0, 9e9))
+    forward = BalanceSnapshot.of(Balance(credits=to_credits(90)), Instant(11.0, 9e9))
     assert ledger.apply(forward)
     assert ledger.pending == 30
-    back = Look.of(Balance(credits=to_credits(80)), Instant(12.0, 5.0))
+    back = BalanceSnapshot.of(Balance(credits=to_credits(80)), Instant(12.0, 5.0))
     assert ledger.apply(back)
     assert ledger.available(0, 0) == 50
 
 
 def test_a_lower_balance_replaces_a_higher_one() -> None:
     """What others spent is believed at once."""
-    ledger = books(100)
+    ledger = ledger_of(100)
     opened(ledger, 30)
-    ledger.apply(look(10, 1.0))
+    ledger.apply(snapshot(10, 1.0))
     assert ledger.available(0, 0) == ledger.room == -20
 
 
 def test_an_account_without_a_bound_always_has_room() -> None:
-    """Unlimited stays unlimited, whatever is held, pending or kept back."""
-    ledger = books(None)
+    """Unlimited remains unlimited, whatever is held, pending or kept back."""
+    ledger = ledger_of(None)
     opened(ledger, 10**18)
     ledger.settle(opened(ledger, 10**18), 10**18, 5.0)
     assert ledger.available(10**18, 0) == ledger.room == UNLIMITED
-    assert ledger.look is not None
-    assert ledger.look.slots == UNLIMITED
-    assert ledger.apply(look(5, 6.0))
+    assert ledger.snapshot is not None
+    assert ledger.snapshot.slots == UNLIMITED
+    assert ledger.apply(snapshot(5, 6.0))
     assert ledger.available(0, 0) == 5 - 10**18
 
 
 def test_a_limited_number_of_sessions_is_noted() -> None:
-    """The look carries the provider's limit, zero too."""
-    assert look(5, 0.0, slots=3).slots == 3
-    assert look(5, 0.0, slots=0).slots == 0
+    """The snapshot carries the provider's limit, zero too."""
+    assert snapshot(5, 0.0, slots=3).slots == 3
+    assert snapshot(5, 0.0, slots=0).slots == 0
 
 
 @pytest.mark.parametrize(
@@ -792,7 +796,7 @@ def test_what_can_be_spent(
     cap: float,
 ) -> None:
     """Credits and extra credits, below what a cost limit leaves; a limit alone caps one call."""
-    seen = look(credits, 0.0, limit=limit, used=used)
+    seen = snapshot(credits, 0.0, limit=limit, used=used)
     assert seen.spendable(extra) == spendable
     assert seen.cap == cap
 
@@ -802,9 +806,9 @@ def test_balances_round_down() -> None:
     balance = Balance(
         credits=Decimal("1.0000019"), cost_limit=Decimal(3), credits_used=Decimal("2.5000001")
     )
-    seen = Look.of(balance, at(0.0))
+    seen = BalanceSnapshot.of(balance, at(0.0))
     assert (seen.credits, seen.ceiling) == (1_000_001, 499_999)
-    capped = Look.of(Balance(credits=None, cost_limit=Decimal("0.0000019")), at(0.0))
+    capped = BalanceSnapshot.of(Balance(credits=None, cost_limit=Decimal("0.0000019")), at(0.0))
     assert capped.cap == 1
 
 
@@ -815,7 +819,7 @@ def test_a_cost_limits_room_is_exact(precision: int) -> None:
         credits=None, cost_limit=Decimal(10**12), credits_used=Decimal("0." + "0" * 30 + "1")
     )
     with decimal.localcontext(decimal.Context(prec=precision)):
-        assert Look.of(balance, at(0.0)).ceiling == 10**18 - 1
+        assert BalanceSnapshot.of(balance, at(0.0)).ceiling == 10**18 - 1
 
 
 # Holds.
@@ -823,7 +827,7 @@ def test_a_cost_limits_room_is_exact(precision: int) -> None:
 
 def test_holds_and_settling_below_and_above() -> None:
     """A call's real cost replaces its hold, more than was held included."""
-    ledger = books()
+    ledger = ledger_of()
     below, above = opened(ledger, 30), opened(ledger, 30)
     assert ledger.available(0, 0) == 40
     assert ledger.settle(below, 10, 5.0)
@@ -834,14 +838,14 @@ def test_holds_and_settling_below_and_above() -> None:
 
 def test_a_hold_asks_for_no_slots_unless_told() -> None:
     """Credits alone take no session."""
-    ledger = books()
-    ledger.open(Entry(30))
+    ledger = ledger_of()
+    ledger.open(LedgerEntry(30))
     assert figures(ledger) == (70, 30, 0, 0, 1)
 
 
 def test_a_released_hold_leaves_no_trace() -> None:
     """Nothing was charged: nothing is counted."""
-    ledger = books()
+    ledger = ledger_of()
     before = figures(ledger)
     assert ledger.release(opened(ledger, 30, slots=2))
     assert figures(ledger) == before
@@ -851,7 +855,7 @@ def test_a_released_hold_leaves_no_trace() -> None:
 @pytest.mark.parametrize("second", ["settle", "release", "keep", "charge"])
 def test_a_hold_ends_once(first: str, second: str) -> None:
     """Whatever ends a hold first counts; what comes later changes nothing."""
-    ledger = books()
+    ledger = ledger_of()
     entry = opened(ledger, 30, slots=1)
     ways: dict[str, Callable[[], object]] = {
         "settle": lambda: ledger.settle(entry, 7, 5.0),
@@ -866,19 +870,19 @@ def test_a_hold_ends_once(first: str, second: str) -> None:
 
 
 def test_a_charged_part_moves_from_held_to_debit() -> None:
-    """What the provider has booked already is not counted twice once a balance shows it."""
-    ledger = books(100)
+    """What the provider has charged already is not counted twice once a balance shows it."""
+    ledger = ledger_of(100)
     entry = opened(ledger, 50)
     ledger.charge(entry, 20, 1.0 + LAG)
     assert figures(ledger) == (50, 30, 20, 0, 1)
-    ledger.apply(look(80, 1.0 + LAG))
+    ledger.apply(snapshot(80, 1.0 + LAG))
     assert figures(ledger) == (50, 30, 0, 0, 1)
 
 
 @pytest.mark.parametrize("total", [20, 19, 0], ids=["the same", "less", "none"])
 def test_a_total_that_is_no_larger_changes_nothing(total: int) -> None:
     """Totals only grow: one that arrives late is dropped."""
-    ledger = books()
+    ledger = ledger_of()
     entry = opened(ledger, 50)
     ledger.charge(entry, 20, 5.0)
     before = figures(ledger)
@@ -889,7 +893,7 @@ def test_a_total_that_is_no_larger_changes_nothing(total: int) -> None:
 
 def test_more_charged_than_held_is_counted() -> None:
     """The credits are gone, so they are debits, and nothing of the call is held any more."""
-    ledger = books()
+    ledger = ledger_of()
     entry = opened(ledger, 50)
     ledger.charge(entry, 40, 5.0)
     ledger.charge(entry, 70, 5.0)
@@ -909,8 +913,8 @@ def test_more_charged_than_held_is_counted() -> None:
     ],
 )
 def test_how_a_charged_hold_ends(end: str, expected: tuple[int, int, int]) -> None:
-    """What was charged stays a debit, whatever becomes of the rest."""
-    ledger = books()
+    """What was charged remains a debit, whatever becomes of the rest."""
+    ledger = ledger_of()
     entry = opened(ledger, 50)
     ledger.charge(entry, 20, 5.0)
     if end == "release":
@@ -924,10 +928,10 @@ def test_how_a_charged_hold_ends(end: str, expected: tuple[int, int, int]) -> No
 
 def test_an_extension_adds_to_the_hold() -> None:
     """A longer call holds more, and ends with all of it."""
-    ledger = books()
+    ledger = ledger_of()
     entry = opened(ledger, 30)
     ledger.extend(entry, 15)
-    assert (entry.amount, figures(ledger)) == (45, (55, 45, 0, 0, 1))
+    assert (entry.micro, figures(ledger)) == (45, (55, 45, 0, 0, 1))
     ledger.charge(entry, 40, 5.0)
     ledger.extend(entry, 10)
     assert figures(ledger) == (45, 15, 40, 0, 1)
@@ -969,86 +973,86 @@ def test_an_extension_adds_to_the_hold() -> None:
 )
 def test_what_ends_an_exhaustion(credits: int | None, sent: float, spendable: float) -> None:
     """A balance of zero counts until a higher one, or one sent `lag` later, arrives."""
-    ledger = books(40)
+    ledger = ledger_of(40)
     ledger.refuse(at(10.0), LAG)
-    assert ledger.look.spendable(0) == ledger.look.spendable(1000) == ledger.room == 0
-    ledger.apply(look(credits, sent))
-    assert ledger.look.spendable(0) == ledger.room == spendable
+    assert ledger.snapshot.spendable(0) == ledger.snapshot.spendable(1000) == ledger.room == 0
+    ledger.apply(snapshot(credits, sent))
+    assert ledger.snapshot.spendable(0) == ledger.room == spendable
 
 
 def test_an_exhausted_balance_says_zero() -> None:
-    """Whoever asks for the balance is told what the provider's refusal amounts to."""
-    ledger = books(40)
+    """Readers of the balance get what the provider's refusal amounts to."""
+    ledger = ledger_of(40)
     ledger.refuse(at(10.0), LAG)
-    assert ledger.look is not None
-    assert ledger.look.balance.credits == 0
-    ledger.apply(look(39, 11.0))
-    assert ledger.look.balance.credits == 0
-    ledger.apply(look(40, 12.0))
-    assert ledger.look.balance.credits == Decimal("0.00004")
+    assert ledger.snapshot is not None
+    assert ledger.snapshot.balance.credits == 0
+    ledger.apply(snapshot(39, 11.0))
+    assert ledger.snapshot.balance.credits == 0
+    ledger.apply(snapshot(40, 12.0))
+    assert ledger.snapshot.balance.credits == Decimal("0.00004")
 
 
 def test_a_lower_balance_lowers_what_ends_an_exhaustion() -> None:
     """Higher means higher than the balance last seen, not than the one before it."""
-    ledger = books(40)
+    ledger = ledger_of(40)
     ledger.refuse(at(10.0), LAG)
-    ledger.apply(look(20, 11.0))
-    assert ledger.look.spendable(0) == 0
-    ledger.apply(look(20, 12.0))
-    assert ledger.look.spendable(0) == 0
-    ledger.apply(look(21, 13.0))
-    assert ledger.look.spendable(0) == 21
+    ledger.apply(snapshot(20, 11.0))
+    assert ledger.snapshot.spendable(0) == 0
+    ledger.apply(snapshot(20, 12.0))
+    assert ledger.snapshot.spendable(0) == 0
+    ledger.apply(snapshot(21, 13.0))
+    assert ledger.snapshot.spendable(0) == 21
 
 
 def test_a_refusal_again_waits_for_its_own_lag() -> None:
     """The second refusal starts its time anew, and remembers the balance before the first."""
-    ledger = books(40)
+    ledger = ledger_of(40)
     ledger.refuse(at(10.0), LAG)
     ledger.refuse(at(13.0), LAG)
-    ledger.apply(look(40, 15.0))
-    assert ledger.look.spendable(0) == 0
-    ledger.apply(look(40, 18.0))
-    assert ledger.look.spendable(0) == 40
+    ledger.apply(snapshot(40, 15.0))
+    assert ledger.snapshot.spendable(0) == 0
+    ledger.apply(snapshot(40, 18.0))
+    assert ledger.snapshot.spendable(0) == 40
 
 
 @pytest.mark.parametrize(("credits", "available"), [(0, 0), (1, 1)])
-def test_a_refusal_with_no_balance_at_hand(credits: int, available: int) -> None:
-    """Before the first look, any balance above zero is a higher one."""
+def test_a_refusal_with_no_cached_balance(credits: int, available: int) -> None:
+    """Before the first refresh, any balance above zero is a higher one."""
     ledger = Ledger()
     ledger.refuse(at(10.0), LAG)
     assert ledger.available(0, 0) == 0
-    ledger.apply(look(credits, 11.0))
+    ledger.apply(snapshot(credits, 11.0))
     assert ledger.available(0, 0) == available
-    assert ledger.look is not None
-    assert (ledger.look.refused_until is None) is (available > 0)
+    assert ledger.snapshot is not None
+    assert (ledger.snapshot.refused_until is None) is (available > 0)
 
 
 def test_a_refusal_without_a_bound_lasts_for_lag() -> None:
     """No balance is higher than unlimited: only time ends such an exhaustion."""
-    ledger = books(None)
+    ledger = ledger_of(None)
     ledger.refuse(at(10.0), LAG)
-    ledger.apply(look(None, 14.0))
-    assert ledger.look.spendable(0) == 0
-    ledger.apply(look(None, 15.0))
-    assert ledger.look.spendable(0) == UNLIMITED
+    ledger.apply(snapshot(None, 14.0))
+    assert ledger.snapshot.spendable(0) == 0
+    ledger.apply(snapshot(None, 15.0))
+    assert ledger.snapshot.spendable(0) == UNLIMITED
 
 
 def test_a_refusal_keeps_holds_and_debits() -> None:
     """Exhaustion is about the balance; what runs, runs on."""
-    ledger = books(40)
+    ledger = ledger_of(40)
     opened(ledger, 10, slots=1)
     ledger.settle(opened(ledger, 5), 5, 12.0)
     ledger.refuse(at(10.0), LAG)
     assert figures(ledger) == (-15, 10, 5, 1, 1)
-    ledger.apply(look(38, 12.0))
+    ledger.apply(snapshot(38, 12.0))
     assert figures(ledger) == (-10, 10, 0, 1, 1)
     assert ledger.room == -10
 
 
 def test_a_refusal_keeps_limits() -> None:
-    """Caps and sessions stay as the last balance said."""
+    """Caps and sessions remain as the last balance said."""
     ledger = Ledger()
-    ledger.apply(look(40, 0.0, limit=30, slots=2))
+    ledger.apply(snapshot(40, 0.0, limit=30, slots=2))
     ledger.refuse(at(10.0), LAG)
-    assert ledger.look is not None
-    assert (ledger.look.cap, ledger.look.slots) == (30, 2)
+    assert ledger.snapshot is not None
+    assert (ledger.snapshot.cap, ledger.snapshot.slots) == (30, 2)

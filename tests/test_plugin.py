@@ -19,7 +19,7 @@ def test_the_clock(budgetguard_clock: HandClock) -> None:
     budgetguard_clock.advance(200)
     assert guard.balance().age == 0
     assert provider.requests == 2
-    with pytest.raises(ValueError, match="time only advances"):
+    with pytest.raises(ValueError, match="time only moves forward"):
         budgetguard_clock.advance(-1)
 
 

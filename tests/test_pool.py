@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from budgetguard import Guard, GuardPool, InsufficientCredits
+from budgetguard._engine.binding import binding_of
 from budgetguard.testing import FakeProvider, HandClock
 
 
@@ -48,11 +49,11 @@ def test_a_guard_is_made_on_first_use_and_kept() -> None:
 
 
 def test_keys_may_be_anything_hashable() -> None:
-    """Equal keys are one key; a key without a hash is a TypeError of Python's own."""
+    """Equal keys are one key; a key without a hash is a TypeError."""
     pool: GuardPool[Any] = GuardPool(lambda _: Guard(FakeProvider()))
     assert pool["a", 1] is pool["a", 1.0]
     assert pool[None] is pool[None]
-    with pytest.raises(TypeError, match="unhashable"):
+    with pytest.raises(TypeError, match="must be hashable, and a list is not"):
         pool[[]]
 
 
@@ -120,7 +121,7 @@ def test_a_guard_with_an_open_hold_is_kept() -> None:
     ("end", "young"), [("settle", 5.0), ("keep", 35.0)], ids=["lag", "linger and lag"]
 )
 def test_a_guard_with_a_young_debit_is_kept(clock: HandClock, end: str, young: float) -> None:
-    """Until a balance could show what was spent, the books stay; then they may go."""
+    """Until a balance could show what was spent, the ledger remains; then they may go."""
     maker = Maker(lag=5, linger=30)
     pool = GuardPool(maker, maxsize=1)
     getattr(pool["a"].acquire(60), end)()
@@ -146,7 +147,7 @@ def test_a_guard_with_a_debit_that_is_young_no_more_goes(clock: HandClock) -> No
 
 
 def test_a_guard_with_a_waiting_caller_is_kept() -> None:
-    """Who waits for a balance is still served by the one guard of its key."""
+    """A caller that waits for a balance is still served by the one guard of its key."""
     asked, answer = threading.Event(), threading.Event()
 
     def balance() -> int:
@@ -161,13 +162,13 @@ def test_a_guard_with_a_waiting_caller_is_kept() -> None:
         return Guard(balance if key == "a" else FakeProvider(100))
 
     pool = GuardPool(make, maxsize=1)
-    waits = pool["a"].account
+    waits = binding_of(pool["a"]).account
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(lambda: pool["a"].balance().credits)
         assert asked.wait(10)
         touch(pool, "bc")
         assert len(pool) == 2
-        assert pool["a"].account is waits
+        assert binding_of(pool["a"]).account is waits
         answer.set()
         assert waiting.result(10) == 100
     assert made == ["a", "b", "c"]
@@ -215,7 +216,7 @@ def test_threads_get_one_guard_of_each_key() -> None:
 
 
 def test_a_second_thread_waits_while_the_first_makes_the_guard() -> None:
-    """Between looking and making, nobody comes in."""
+    """Nothing can run between the lookup and the making."""
     inside, go = threading.Event(), threading.Event()
     made: list[str] = []
 
@@ -243,7 +244,7 @@ def test_make_guard_may_ask_the_pool() -> None:
         return Guard(pool["parent"].provider if key == "child" else FakeProvider())
 
     pool = GuardPool(make)
-    assert pool["child"].account is pool["parent"].account
+    assert binding_of(pool["child"]).account is binding_of(pool["parent"]).account
 
 
 def test_what_make_guard_raises_reaches_the_caller() -> None:
@@ -259,7 +260,7 @@ def test_what_make_guard_raises_reaches_the_caller() -> None:
     pool = GuardPool(make)
     with pytest.raises(LookupError, match="no such customer"):
         pool["a"]
-    with pytest.raises(TypeError, match="make_guard has to return a Guard, not str"):
+    with pytest.raises(TypeError, match="make_guard must return a Guard, not str"):
         pool["a"]
     assert len(pool) == 0
     assert isinstance(pool["a"], Guard)

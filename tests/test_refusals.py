@@ -1,4 +1,4 @@
-"""From the books to the error: every figure that led to a refusal, and no other."""
+"""From the ledger to the error: every figure that led to a refusal, and no other."""
 
 from decimal import Decimal
 from typing import Any
@@ -15,13 +15,23 @@ from budgetguard import (
     InsufficientCredits,
     InvalidCredentials,
 )
-from budgetguard.asker import Asker, Call
-from budgetguard.clock import Instant
-from budgetguard.credits import to_credits
-from budgetguard.failures import Failure
-from budgetguard.ledger import Entry, Ledger, Look
-from budgetguard.policy import NOBODY, Ahead, Looking, Need, Refuse, Terms, Why
-from budgetguard.refusals import unavailable, why_refused
+from budgetguard._core.amounts import to_credits
+from budgetguard._core.branch import LedgerEntry
+from budgetguard._core.clock import Instant
+from budgetguard._core.ledger import Ledger
+from budgetguard._core.policy import (
+    NOBODY,
+    CallNeed,
+    GuardTerms,
+    QueuedAhead,
+    RefreshState,
+    Refuse,
+    Shortfall,
+)
+from budgetguard._core.refresh_failure import Failure
+from budgetguard._core.snapshot import BalanceSnapshot
+from budgetguard._engine.refusal_figures import unavailable, why_refused
+from budgetguard._engine.subscriber import Call, Subscriber
 from budgetguard.testing import FakeProvider, HandClock
 
 MICRO = 10**6
@@ -33,9 +43,9 @@ def at(mono: float) -> Instant:
     return Instant(mono, 1e9 + mono)
 
 
-def asker(floor: int = 0, extra: int = 0) -> Asker:
+def subscriber(floor: int = 0, extra: int = 0) -> Subscriber:
     """A guard's side of an account."""
-    terms = Terms(
+    terms = GuardTerms(
         fresh_for=300,
         stale_for=600,
         recheck_after=5,
@@ -44,16 +54,16 @@ def asker(floor: int = 0, extra: int = 0) -> Asker:
         extra=extra * MICRO,
         allow_unknown=False,
     )
-    return Asker(terms, "pre.dev", top_up_url="https://pre.dev/...")
+    return Subscriber(terms, "pre.dev", top_up_url="https://pre.dev/...")
 
 
 def call(needed: int = 50, slots: int = 0, *, floor: int = 0, extra: int = 0) -> Call:
-    """A caller who needs so many credits."""
-    need = Need(needed * MICRO, needed * MICRO, slots, NOW, NOW, NOW + 10)
-    return Call(asker(floor, extra), "deep_spec", need, 5.0, 300.0)
+    """A caller that needs so many credits."""
+    need = CallNeed(needed * MICRO, needed * MICRO, slots, NOW, NOW, NOW + 10)
+    return Call(subscriber(floor, extra), "deep_spec", need, 5.0, 300.0)
 
 
-def books(
+def ledger_of(
     credits: int = 42,
     *held: int,
     pending: int = 0,
@@ -61,16 +71,16 @@ def books(
     cause: str | None = None,
     **limits: Any,
 ) -> Ledger:
-    """A ledger in whole credits, whose look was sent 14 s ago."""
+    """A ledger in whole credits, whose balance was requested 14 s ago."""
     ledger = Ledger()
-    ledger.apply(Look.of(Balance(credits=Decimal(credits), **limits), at(NOW - 14)))
+    ledger.apply(BalanceSnapshot.of(Balance(credits=Decimal(credits), **limits), at(NOW - 14)))
     for amount in held:
-        ledger.open(Entry(amount * MICRO, 1))
+        ledger.open(LedgerEntry(amount * MICRO, 1))
     if pending:
         ledger.take(0)
         ledger.put(0, pending * MICRO, NOW + 20)
     if kept:
-        entry = Entry(kept * MICRO, 1)
+        entry = LedgerEntry(kept * MICRO, 1)
         ledger.open(entry)
         ledger.keep(entry, NOW + 60, cause)
     return ledger
@@ -79,13 +89,13 @@ def books(
 def refused(
     ledger: Ledger,
     caller: Call,
-    why: Why = Why.CREDITS,
+    why: Shortfall = Shortfall.CREDITS,
     *,
-    hopeless: bool = True,
-    ahead: Ahead = NOBODY,
+    permanent: bool = True,
+    ahead: QueuedAhead = NOBODY,
 ) -> InsufficientCredits:
-    """The error of a caller who lacks credits."""
-    error = why_refused(ledger, Looking(), caller, Refuse(why, hopeless), ahead, at(NOW))
+    """The error of a caller that lacks credits."""
+    error = why_refused(ledger, RefreshState(), caller, Refuse(why, permanent), ahead, at(NOW))
     assert isinstance(error, InsufficientCredits)
     return error
 
@@ -102,17 +112,17 @@ def total(error: InsufficientCredits) -> Decimal:
 
 
 def test_the_message_of_the_contract() -> None:
-    """The example of the contract comes out of the books word by word."""
-    assert str(refused(books(42, 30), call(50))) == (
+    """The example of the contract comes out of the ledger word by word."""
+    assert str(refused(ledger_of(42, 30), call(50))) == (
         "deep_spec needs 50 credits, and 12 are available: pre.dev reports 42, 30 are held by "
-        "1 running call (looked 14 s ago). Top up: https://pre.dev/..."
+        "1 running call (as of 14 s ago). Top up: https://pre.dev/..."
     )
 
 
-def test_every_figure_is_the_books_own() -> None:
-    """Holds, debits, kept holds, the queue, the floor and extra credits are each told apart."""
-    ledger = books(42, 10, 5, pending=4, kept=3)
-    error = refused(ledger, call(50, floor=2, extra=1), ahead=Ahead(6 * MICRO, 9))
+def test_every_figure_is_the_ledgers_own() -> None:
+    """Holds, debits, kept holds, the queue, the floor and extra credits are each named."""
+    ledger = ledger_of(42, 10, 5, pending=4, kept=3)
+    error = refused(ledger, call(50, floor=2, extra=1), ahead=QueuedAhead(6 * MICRO, 9))
     assert shown(error, "operation", "provider") == ("deep_spec", "pre.dev")
     assert shown(error, "needed", "available") == (50, 13)
     assert shown(error, "balance", "extra") == (42, 1)
@@ -148,18 +158,19 @@ def test_the_figures_add_up(
     limit: int | None,
     exhausted: bool,
 ) -> None:
-    """Whatever the books hold, balance and extra less all that stands between are `available`."""
+    """Whatever the ledger holds, balance and extra less all that stands between are `available`."""
     limits: dict[str, Any] = {}
     if limit is not None:
         limits = {"cost_limit": limit, "credits_used": 5}
-    ledger = books(credits, *held, pending=pending, kept=kept, **limits)
+    ledger = ledger_of(credits, *held, pending=pending, kept=kept, **limits)
     if exhausted:
         ledger.refuse(at(NOW - 1), 60.0)
     caller = call(500, floor=floor, extra=extra)
-    error = refused(ledger, caller, ahead=Ahead(queued * MICRO, 0))
+    error = refused(ledger, caller, ahead=QueuedAhead(queued * MICRO, 0))
     assert total(error) == error.available
     assert error.available == to_credits(
-        ledger.available(caller.asker.terms.floor, caller.asker.terms.extra) - queued * MICRO
+        ledger.available(caller.subscriber.terms.floor, caller.subscriber.terms.extra)
+        - queued * MICRO
     )
 
 
@@ -178,14 +189,14 @@ def test_what_the_balance_is_based_on(
     limits: dict[str, Any], extra: int, basis: str, balance: int, available: int
 ) -> None:
     """Where a cost limit is the bound, the error says so, and its figure takes the place."""
-    error = refused(books(42, **limits), call(50, extra=extra))
+    error = refused(ledger_of(42, **limits), call(50, extra=extra))
     assert shown(error, "basis", "balance", "available") == (basis, balance, available)
     assert total(error) == error.available
 
 
 def test_an_exhausted_account_has_nothing() -> None:
     """The provider's own refusal is a balance of zero, extra credits or not."""
-    ledger = books(42, 10)
+    ledger = ledger_of(42, 10)
     ledger.refuse(at(NOW - 3), 60.0)
     error = refused(ledger, call(50, extra=5))
     assert shown(error, "basis", "balance", "extra", "available") == ("refused", 0, 0, -10)
@@ -196,7 +207,7 @@ def test_an_exhausted_account_has_nothing() -> None:
 @pytest.mark.parametrize(("held", "available"), [((), 30), ((20,), 22)], ids=["cap", "less"])
 def test_more_than_one_call_may_cost(held: tuple[int, ...], available: int) -> None:
     """Above a cap, the most that this one call could have had is what is available."""
-    error = refused(books(42, *held, cost_limit=Decimal(30)), call(50), Why.CAP)
+    error = refused(ledger_of(42, *held, cost_limit=Decimal(30)), call(50), Shortfall.CAP)
     assert shown(error, "basis", "available", "needed", "cap") == ("cap", available, 50, 30)
     assert "allows 30 for one call" in str(error)
     assert not error.retryable
@@ -205,74 +216,76 @@ def test_more_than_one_call_may_cost(held: tuple[int, ...], available: int) -> N
 def test_a_cap_on_an_account_without_a_bound() -> None:
     """No balance is reported, and a single call still has its limit."""
     ledger = Ledger()
-    ledger.apply(Look.of(Balance(credits=None, cost_limit=Decimal(30)), at(NOW - 14)))
-    error = refused(ledger, call(50), Why.CAP)
+    ledger.apply(BalanceSnapshot.of(Balance(credits=None, cost_limit=Decimal(30)), at(NOW - 14)))
+    error = refused(ledger, call(50), Shortfall.CAP)
     assert shown(error, "available", "balance") == (30, Decimal("Infinity"))
     assert str(error) == (
         "deep_spec needs 50 credits, and the cost limit at pre.dev allows 30 for one call "
-        "(looked 14 s ago)."
+        "(as of 14 s ago). Raise the cost limit: https://pre.dev/..."
     )
 
 
 @pytest.mark.parametrize(
-    ("hopeless", "retry_after"), [(True, None), (False, 20.0)], ids=["never", "later"]
+    ("permanent", "retry_after"), [(True, None), (False, 20.0)], ids=["never", "later"]
 )
-def test_when_trying_again_helps(hopeless: bool, retry_after: float | None) -> None:
+def test_when_trying_again_helps(permanent: bool, retry_after: float | None) -> None:
     """Only where our own calls make up the shortfall is there a time to come again."""
-    error = refused(books(60, pending=30), call(50), hopeless=hopeless)
-    assert error.retryable is not hopeless
+    error = refused(ledger_of(60, pending=30), call(50), permanent=permanent)
+    assert error.retryable is not permanent
     assert error.retry_after == retry_after
 
 
 @pytest.mark.parametrize(
-    ("slots", "hopeless", "ahead", "in_use", "retry_after"),
+    ("slots", "permanent", "ahead", "in_use", "retry_after"),
     [
         (1, False, NOBODY, 2, 5),
-        (1, False, Ahead(7, 1), 3, 5),
+        (1, False, QueuedAhead(7, 1), 3, 5),
         (4, True, NOBODY, 2, None),
     ],
     ids=["in use", "and queued", "never"],
 )
 def test_too_many_sessions(
-    slots: int, hopeless: bool, ahead: Ahead, in_use: int, retry_after: float | None
+    slots: int, permanent: bool, ahead: QueuedAhead, in_use: int, retry_after: float | None
 ) -> None:
     """Open, kept and queued sessions are in use; the error knows whether there is a point."""
-    ledger = books(42, 1, kept=1, max_concurrency=3)
+    ledger = ledger_of(42, 1, kept=1, max_concurrency=3)
     error = why_refused(
-        ledger, Looking(), call(0, slots), Refuse(Why.SLOTS, hopeless), ahead, at(NOW)
+        ledger, RefreshState(), call(0, slots), Refuse(Shortfall.SLOTS, permanent), ahead, at(NOW)
     )
     assert isinstance(error, ConcurrencyLimit)
     assert shown(error, "operation", "provider") == ("deep_spec", "pre.dev")
     assert shown(error, "limit", "in_use", "needed") == (3, in_use, slots)
     assert error.retry_after == retry_after
-    assert error.retryable is not hopeless
+    assert error.retryable is not permanent
 
 
 def test_kept_calls_are_told_apart_from_running_and_settled_ones() -> None:
     """They are part of what is pending, and not of what runs; with why, and for how long."""
-    ledger = books(100, 10, 5, pending=4, kept=3, cause="NameError")
-    entry = Entry(20 * MICRO)
+    ledger = ledger_of(100, 10, 5, pending=4, kept=3, cause="NameError")
+    entry = LedgerEntry(20 * MICRO)
     ledger.open(entry)
     ledger.keep(entry, NOW + 90)
-    error = refused(ledger, call(80), hopeless=False)
+    error = refused(ledger, call(80), permanent=False)
     assert shown(error, "held", "running", "pending") == (15, 2, 27)
     assert shown(error, "kept", "unresolved", "causes") == (23, 2, {"NameError": 1})
     assert shown(error, "unresolved_for", "retry_after") == (90.0, 60.0)
     assert total(error) == error.available
     assert (
-        "15 are held by 2 running calls, 4 are counted for calls that just ended, 23 are unresolved "
-        "for up to 90 s because a call raised NameError and 1 ended otherwise"
+        "15 are held by 2 running calls, 4 are counted for calls that just finished, 23 are unresolved "
+        "for up to 90 s because a call raised NameError and 1 ended in another way"
     ) in str(error)
 
 
 def test_kept_sessions_are_told_apart_from_those_that_are_open() -> None:
     """Only of calls that had a slot, with why, and for how long."""
-    ledger = books(100, 1, kept=3, cause="NameError", max_concurrency=2)
-    other = Entry(5 * MICRO)
+    ledger = ledger_of(100, 1, kept=3, cause="NameError", max_concurrency=2)
+    other = LedgerEntry(5 * MICRO)
     ledger.open(other)
     ledger.keep(other, NOW + 90, "OSError")
     need = call(1, 2)
-    error = why_refused(ledger, Looking(), need, Refuse(Why.SLOTS, hopeless=False), NOBODY, at(NOW))
+    error = why_refused(
+        ledger, RefreshState(), need, Refuse(Shortfall.SLOTS, permanent=False), NOBODY, at(NOW)
+    )
     assert isinstance(error, ConcurrencyLimit)
     assert shown(error, "in_use", "unresolved", "causes") == (2, 1, {"NameError": 1})
     assert shown(error, "unresolved_for", "retry_after") == (60.0, 60.0)
@@ -281,14 +294,14 @@ def test_kept_sessions_are_told_apart_from_those_that_are_open() -> None:
 @pytest.mark.parametrize("amount", [1, 1_000_000], ids=["one", "a million"])
 def test_who_made_the_shortfall_is_asked_to_top_up_only_if_that_helps(amount: int) -> None:
     """Where the reported balance alone would do, it is not more credits that are lacking."""
-    short, held = books(amount), books(amount, amount)
+    short, held = ledger_of(amount), ledger_of(amount, amount)
     assert "Top up: https://pre.dev/..." in str(refused(short, call(amount + 1)))
-    assert "Top up" not in str(refused(held, call(amount), hopeless=False))
+    assert "Top up" not in str(refused(held, call(amount), permanent=False))
 
 
 def test_unavailable_without_a_failure_is_a_deadline_passed() -> None:
-    """A caller whose time is up while the look still runs is told how long was waited."""
-    error = unavailable(asker(), None, 0.5)
+    """The error of a caller whose time is up while the refresh still runs says how long it waited."""
+    error = unavailable(subscriber(), None, 0.5)
     assert type(error) is BalanceUnavailable
     assert shown(error, "provider", "reason") == ("pre.dev", "no answer within 10 s")
     assert error.retry_after == 0.5
@@ -298,10 +311,10 @@ def test_unavailable_without_a_failure_is_a_deadline_passed() -> None:
     ("denied", "kind"), [(False, BalanceUnavailable), (True, InvalidCredentials)]
 )
 def test_each_caller_gets_an_error_of_its_own(denied: bool, kind: type[BalanceUnavailable]) -> None:
-    """A look that failed for all is told to each in a new exception, with its cause."""
+    """Each caller of a failed refresh gets a new exception with its cause."""
     cause = OSError("no route")
     failure = Failure("no connection", cause, denied=denied, failures=1, delay=2.0)
-    one, two = unavailable(asker(), failure, 1.5), unavailable(asker(), failure, 1.0)
+    one, two = unavailable(subscriber(), failure, 1.5), unavailable(subscriber(), failure, 1.0)
     assert type(one) is type(two) is kind
     assert one is not two
     assert one.__cause__ is two.__cause__ is cause
@@ -319,7 +332,7 @@ def test_a_guards_refusal_reads_well(clock: HandClock) -> None:
         guard.acquire(40, name="deep_spec")
     assert str(caught.value) == (
         "deep_spec needs 40 credits, and 32 are available: fake reports 60.5, 20 are held by "
-        "1 running call, 3.5 are counted for calls that just ended, the floor keeps 5 "
-        "(looked 2 s ago). Try again in 3 s."
+        "1 running call, 3.5 are counted for calls that just finished, the floor reserves 5 "
+        "(as of 2 s ago). Try again in 3 s."
     )
     running.release()

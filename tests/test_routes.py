@@ -121,31 +121,31 @@ def test_an_exception_holds_only_where_no_reading_has_a_value() -> None:
 )
 def test_keys_that_are_none(key: Any) -> None:
     """A key is a pair of str."""
-    with pytest.raises(TypeError, match="pair of method and path"):
+    with pytest.raises(TypeError, match="must be a method and a path"):
         Routes({key: 1})
 
 
 @pytest.mark.parametrize(
     ("method", "path", "why"),
     [
-        ("", "/a", "is no method"),
-        ("/a", "POST", "is no method"),
-        ("PO ST", "/a", "is no method"),
-        ("PSOT", "/a", "'PSOT' is no method: write .* for any, or one of .*POST"),
-        ("POST", "", "starts with a slash"),
-        ("POST", "a", "starts with a slash"),
-        ("POST", "**", "starts with a slash"),
+        ("", "/a", "is not an HTTP method"),
+        ("/a", "POST", "is not an HTTP method"),
+        ("PO ST", "/a", "is not an HTTP method"),
+        ("PSOT", "/a", "'PSOT' is not an HTTP method. Write one of .*POST.*, or .* for all"),
+        ("POST", "", "must start with a slash"),
+        ("POST", "a", "must start with a slash"),
+        ("POST", "**", "must start with a slash"),
         ("POST", "/specs/{id}", r"write \* for a parameter"),
-        ("POST", "/**/a", r"\*\* is for the end"),
+        ("POST", "/**/a", r"\*\* is allowed only at the end"),
         ("POST", "/a*", "a whole segment"),
         ("POST", "/a/***", "a whole segment"),
         ("POST", "/*a/b", "a whole segment"),
-        ("POST", "//a", "means nothing"),
-        ("POST", "/a/../b", "means nothing"),
-        ("POST", "/a/.", "means nothing"),
+        ("POST", "//a", "leave out empty"),
+        ("POST", "/a/../b", "leave out empty"),
+        ("POST", "/a/.", "leave out empty"),
         ("POST", "/deep%2dspec", "without percent-encoding"),
-        ("POST", "/a?b=1", "before the query"),
-        ("POST", "/a#b", "before the query"),
+        ("POST", "/a?b=1", "leave out the query"),
+        ("POST", "/a#b", "leave out the query"),
     ],
 )
 def test_patterns_that_cannot_be(method: str, path: str, why: str) -> None:
@@ -156,7 +156,7 @@ def test_patterns_that_cannot_be(method: str, path: str, why: str) -> None:
 
 def test_one_meaning_twice() -> None:
     """Two keys that mean the same would hide one value behind the other."""
-    with pytest.raises(ValueError, match="POST /a is there twice"):
+    with pytest.raises(ValueError, match="POST /a is given twice"):
         Routes({("post", "/a"): 1, ("POST", "/a"): 2})
 
 

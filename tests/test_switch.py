@@ -18,7 +18,7 @@ from budgetguard import (
     require_credits,
     set_active,
 )
-from budgetguard.switch import SWITCH, Switch
+from budgetguard._core.activation import ACTIVATION, Activation
 from budgetguard.testing import FakeProvider, HandClock
 
 
@@ -28,7 +28,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
     def begin(value: str) -> None:
         monkeypatch.setenv("BUDGETGUARD", value)
-        SWITCH.restore((False, False, False, False))
+        ACTIVATION.restore((False, False, False, False))
 
     return begin
 
@@ -51,7 +51,7 @@ def test_the_environment_says(
     """Two words mean something, in whatever case, and none means nothing."""
     if value is not None:
         monkeypatch.setenv("BUDGETGUARD", value)
-    switch = Switch()
+    switch = Activation()
     switch.read_environment()
     assert (switch.passive, switch.observe) == (passive, observe)
 
@@ -60,17 +60,17 @@ def test_the_environment_says(
 def test_any_other_value_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     """A value that means nothing is an error at every reading, which says what to write."""
     monkeypatch.setenv("BUDGETGUARD", value)
-    switch = Switch()
+    switch = Activation()
     for _ in range(2):
         with pytest.raises(
-            ConfigurationError, match="BUDGETGUARD is something else: set it to off or"
+            ConfigurationError, match="BUDGETGUARD has an unknown value: set it to off or"
         ):
             switch.read_environment()
 
 
 def test_the_environment_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What changes later, a valid value or not, changes nothing."""
-    switch = Switch()
+    switch = Activation()
     switch.read_environment()
     monkeypatch.setenv("BUDGETGUARD", "off")
     switch.read_environment()
@@ -87,7 +87,7 @@ def test_a_choice_wins_over_the_environment(
 ) -> None:
     """`set_active` decides, whether it came before the environment was read or after."""
     monkeypatch.setenv("BUDGETGUARD", value)
-    switch = Switch()
+    switch = Activation()
     if not first:
         switch.read_environment()
     switch.set_active(active)
@@ -99,21 +99,21 @@ def test_a_choice_wins_over_the_environment(
 def test_a_wrong_value_shows_when_a_guard_is_made(
     environment: Callable[[str], None], value: str
 ) -> None:
-    """Nobody runs unguarded, or guarded unawares, by a typing error without being told."""
+    """A typing error leaves no program unguarded, or guarded, without an error."""
     environment(value)
-    with pytest.raises(ConfigurationError, match="BUDGETGUARD is something else"):
+    with pytest.raises(ConfigurationError, match="BUDGETGUARD has an unknown value"):
         Guard(FakeProvider())
 
 
 def test_a_wrong_value_shows_at_a_call_without_a_guard(environment: Callable[[str], None]) -> None:
-    """Where no guard was made yet, the first guarded call tells."""
+    """If no guard was made yet, the first guarded call raises the error."""
     environment("of")
 
     @require_credits(min=5)
     def spend() -> None:
         raise AssertionError
 
-    with pytest.raises(ConfigurationError, match="BUDGETGUARD is something else"):
+    with pytest.raises(ConfigurationError, match="BUDGETGUARD has an unknown value"):
         spend()
 
 
@@ -146,7 +146,7 @@ def test_guards_read_the_environment_once(environment: Callable[[str], None]) ->
 
 
 def test_off_runs_code_as_if_undecorated(clock: HandClock) -> None:
-    """Nothing is looked up, held or refused, and neither `min` nor `actual` is called."""
+    """No balance is requested, nothing is held or refused, and neither `min` nor `actual` is called."""
     provider = FakeProvider(0)
     guard = Guard(provider)
 
@@ -164,8 +164,8 @@ def test_off_runs_code_as_if_undecorated(clock: HandClock) -> None:
 
 
 @pytest.mark.usefixtures("clock")
-def test_off_neither_looks_nor_refuses() -> None:
-    """No look, no refusal, no hold; what a call returns and raises is its own."""
+def test_off_neither_refreshes_nor_refuses() -> None:
+    """No refresh, no refusal, no hold; what a call returns and raises is its own."""
     provider = FakeProvider(0)
     guard = Guard(provider)
     call = guard.require_credits(min=50, slots=3, actual=lambda _: 1 / 0)(lambda: "ran")
@@ -240,9 +240,16 @@ def test_off_gives_blocks_a_hold_that_does_nothing() -> None:
         hold.extend(1000)
         with pytest.raises(ValueError, match="actual"):
             hold.settle(-1)
+        with pytest.raises(TypeError, match="credits"):
+            hold.extend(None)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="total"):
+            hold.charged(-1)
         hold.settle(30)
+        for ended in (hold.settle, hold.release, hold.keep, lambda: hold.charged(1)):
+            with pytest.raises(HoldClosed):
+                ended()
         with pytest.raises(HoldClosed):
-            hold.release()
+            hold.extend(1)
     assert str(hold.state) == "settled"
     set_active(True)
     guard.balance()
@@ -267,7 +274,7 @@ def test_on_again_guards_again() -> None:
 
 
 @pytest.mark.usefixtures("clock")
-@pytest.mark.parametrize("need", [10, lambda: 10], ids=["quick", "worked out per call"])
+@pytest.mark.parametrize("need", [10, lambda: 10], ids=["fast path", "worked out per call"])
 def test_a_call_is_switched_off_whichever_way_it_goes(need: Any) -> None:
     """Also a function that needs no decision any more is not held for while guards are off."""
     guard = Guard(FakeProvider(100, lag=5))
@@ -296,7 +303,7 @@ def test_a_call_that_runs_when_guards_are_switched_off_ends_as_it_would_have(*, 
 def test_observe_by_environment_refuses_nobody(
     environment: Callable[[str], None], way: Callable[..., Any]
 ) -> None:
-    """Decisions are made, booked and told, and nobody is kept out."""
+    """Decisions are made, recorded and reported, and no call is refused."""
     environment("observe")
     told: list[Event] = []
     guard = Guard(FakeProvider(10), on_event=told.append)
@@ -341,7 +348,7 @@ def test_a_guard_in_observe_mode_goes_on_observing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "printed"), [("off", "spent"), ("wrong", "BUDGETGUARD is something else")]
+    ("value", "printed"), [("off", "spent"), ("wrong", "BUDGETGUARD has an unknown value")]
 )
 def test_in_a_process_of_its_own(value: str, printed: str) -> None:
     """The variable works from outside, without a key, and importing the package reads nothing."""

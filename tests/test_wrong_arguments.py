@@ -20,17 +20,18 @@ from budgetguard import (
     set_active,
     set_default_guard,
 )
+from budgetguard._cli.main import main
+from budgetguard._core.activation import ACTIVATION
+from budgetguard._core.argument_types import place, shown
 from budgetguard.asgi import GuardMiddleware, require
 from budgetguard.browser import Journal, Patience, areap, browser_session, reap
-from budgetguard.cli import main
 from budgetguard.integrations import guarded
+from budgetguard.integrations._sdk import checked_costs
 from budgetguard.integrations.tools import Tools
 from budgetguard.routes import Routes
-from budgetguard.switch import SWITCH
 from budgetguard.testing import FakeProvider
 from budgetguard.testing.sandbox import Fault, Sandbox
 from budgetguard.transport import AsyncGuardTransport, GuardTransport
-from budgetguard.wrong import place, shown
 
 KEY: Any = "sk-live-0123456789abcdef"
 PACKAGE = str(Path(budgetguard.__file__).parent)
@@ -131,14 +132,20 @@ MISTAKES: dict[str, Callable[[], object]] = {
     "reap's journal": lambda: reap(None, KEY),
     "Sandbox": lambda: Sandbox(KEY),
     "Sandbox's clock": lambda: Sandbox(1, clock=KEY),
-}
-# What is no place for a key at all; frames are not looked at.
-FIGURES: dict[str, Callable[[], object]] = {
     "settle": lambda: guard().acquire(1).settle(KEY),
     "extend": lambda: guard().acquire(1).extend(KEY),
     "charged": lambda: guard().acquire(1).charged(KEY),
     "Balance": lambda: Balance(KEY),
     "Balance limit": lambda: Balance(1, max_concurrency=KEY),  # type: ignore[arg-type]
+    "Journal": lambda: Journal([KEY]),  # type: ignore[arg-type]
+    "pool's key": lambda: GuardPool(lambda _: guard())[[KEY]],
+    "what min says": lambda: guard().require_credits(lambda: KEY).__enter__(),
+    "what cost says": lambda: guard().require_credits(1, cost=lambda: KEY).__enter__(),
+    "what guard says": lambda: require_credits(1, guard=lambda: KEY).__enter__(),
+    "routes as a text": lambda: Routes(KEY),
+}
+# What is no place for a key at all; frames are not looked at.
+FIGURES: dict[str, Callable[[], object]] = {
     "Patience": lambda: Patience(tries=KEY),
     "Fault": lambda: Fault(status=KEY, pattern="/"),
 }
@@ -157,11 +164,28 @@ def traces(error: BaseException) -> str:
     return "\n".join(told)
 
 
+NO_MAPPING: dict[str, Callable[[], object]] = {
+    "prices": lambda: transport(prices=KEY),
+    "routes": lambda: Routes(KEY),
+    "an SDK's costs": lambda: checked_costs(KEY),
+    "guarded costs": lambda: guarded(Client(), guard(), KEY),
+    "tools' costs": lambda: Tools(guard(), KEY),
+    "rules": lambda: GuardMiddleware(KEY, guard(), KEY),
+}
+
+
+@pytest.mark.parametrize("mistake", NO_MAPPING.values(), ids=NO_MAPPING)
+def test_a_text_for_a_mapping(mistake: Callable[[], object]) -> None:
+    """It is named by its type, and what is wanted is said."""
+    with pytest.raises(TypeError, match=r"mapping of .*, not str$"):
+        mistake()
+
+
 @pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
 def test_a_key_in_the_wrong_place_is_not_shown(
     mistake: Callable[[], object], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever is wrong is told by its type, with what to write instead."""
+    """A wrong argument is described by its type, with what to write instead."""
     caplog.set_level(logging.DEBUG)
     with pytest.raises((TypeError, ValueError, AttributeError, ConfigurationError)) as wrong:
         mistake()
@@ -179,9 +203,7 @@ def test_no_message_shows_what_is_no_figure(mistake: Callable[[], object]) -> No
 
 def test_the_likeliest_mistakes_say_what_to_write() -> None:
     """A key is for the provider."""
-    with pytest.raises(
-        TypeError, match=r"not str\. A key belongs into the provider: Guard\(PreDev\("
-    ):
+    with pytest.raises(TypeError, match=r"not str\. Pass a key to the provider: Guard\(PreDev\("):
         Guard(KEY)
     with pytest.raises(ValueError, match=r"min is not a number.*write it like 50"):
         require_credits(KEY)
@@ -199,12 +221,12 @@ async def test_awaiting_functions_show_no_more() -> None:
 def test_a_wrong_word_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The switch, and the two providers' own."""
     monkeypatch.setenv("BUDGETGUARD", KEY)
-    SWITCH.read = False
-    with pytest.raises(ConfigurationError, match="BUDGETGUARD is something else") as wrong:
-        SWITCH.read_environment()
+    ACTIVATION.read = False
+    with pytest.raises(ConfigurationError, match="BUDGETGUARD has an unknown value") as wrong:
+        ACTIVATION.read_environment()
     assert KEY not in traces(wrong.value)
     set_active(True)
-    SWITCH.read = True
+    ACTIVATION.read = True
     monkeypatch.setenv("PREDEV_API_KEY", f"key {KEY}")
     with pytest.raises(ConfigurationError) as wrong:
         PreDev()
@@ -227,7 +249,7 @@ def test_a_wrong_word_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_command_line(
     arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Usage errors are told without what was given, and still say which argument it is."""
+    """Usage errors do not show what was given, but say which argument it is."""
     monkeypatch.setenv("PREDEV_API_KEY", "k")
     try:
         code: object = main(arguments)
@@ -236,7 +258,8 @@ def test_the_command_line(
     out, err = capsys.readouterr()
     assert code == 2
     assert KEY not in out + err
-    assert err.strip()
+    # A program that asked for JSON reads the error there.
+    assert (out + err).strip()
 
 
 def test_reprs_show_no_project() -> None:

@@ -1,5 +1,5 @@
-"""Guards at the places where calls leave a program."""
+"""Guards for the code that sends calls: SDK clients, agents' tools, and servers' tools."""
 
-from budgetguard.integrations.objects import guarded
+from budgetguard.integrations._guarded_object import guarded
 
 __all__ = ["guarded"]

@@ -1,20 +1,20 @@
-"""Which methods of Anchor Browser's SDK spend, by the requests that they make, and how their end is heard of."""
+"""Which methods of Anchor Browser's SDK cost credits, by their requests, and which report a result."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
-from budgetguard.providers import anchorbrowser_wire as wire
-from budgetguard.providers.anchorbrowser_wire import SPENDING, Asked, Most, run_is_over
-from budgetguard.wire import said
+from budgetguard.providers.anchorbrowser import billing
+from budgetguard.providers.anchorbrowser.billing import SPENDING, Most, RequestFields, run_is_over
+from budgetguard.providers.billing import value_at
 
 
 @dataclass(frozen=True, slots=True)
 class Priced:
-    """A method that spends: its request, its slots, and the id by which it goes on after its reply.
+    """A method that costs credits: its request, its slots, and the id of the work that continues after it.
 
-    What the request may cost, and whether it goes on, the provider's table says.
+    The provider's own table gives what the request may cost, and whether work continues after a reply.
     """
 
     request: tuple[str, str]
@@ -23,43 +23,43 @@ class Priced:
     id: str = ""
 
     def most(self, **how: Any) -> Most:
-        """What a call with these arguments may cost; raises Unpriced where nobody can say."""
+        """The most that a call with these arguments can cost; raises Unpriced if that is not known."""
         most = SPENDING[self.request].most
-        return most if isinstance(most, Most) else most(_asked(**how))
+        return most if isinstance(most, Most) else most(_request_fields(**how))
 
     def cost(self, *_: Any, **how: Any) -> Decimal:
-        """The credits of that, for a call as it was made."""
+        """The credits of `most`, for a call as it was made."""
         return self.most(**how).credits
 
     def goes_on(self, reply: Any) -> bool:
-        """Whether work goes on behind this reply."""
+        """Whether work continues after this reply."""
         return SPENDING[self.request].goes_on(reply)
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """A free method that tells of the end of one kind of work; by being done, or by its reply."""
+class Report:
+    """A free method that reveals that one kind of work is over: always, or if its reply says so."""
 
     kind: str
     over: Callable[[Any], bool] = lambda _: True
 
 
-def _asked(
+def _request_fields(
     *, session_id: Any = None, extra_query: Any = None, extra_body: Any = None, **body: Any
-) -> Asked:
-    """What is sent: the SDK lets `extra_body` and `extra_query` win."""
-    # What the caller left out is falsy, be it None or the SDK's own NotGiven.
+) -> RequestFields:
+    """The request as it is sent: in the SDK, `extra_body` and `extra_query` take precedence."""
+    # An omitted argument is falsy, whether it is None or the SDK's own NotGiven.
     given = {name: value for name, value in body.items() if value}
     query = {"sessionId": session_id} if session_id else {}
-    return Asked({**given, **(extra_body or {})}, {**query, **(extra_query or {})})
+    return RequestFields({**given, **(extra_body or {})}, {**query, **(extra_query or {})})
 
 
 def _says(where: str, *words: str) -> Callable[[Any], bool]:
-    return lambda reply: said(reply, where) in words
+    return lambda reply: value_at(reply, where) in words
 
 
-def _leaves_none(reply: Any) -> bool:
-    return not said(reply, "data.failed_deletions")
+def leaves_none(reply: Any) -> bool:
+    return not value_at(reply, "data.failed_deletions")
 
 
 RETRY: Final = "batch_sessions.retry_batch_session"
@@ -71,7 +71,7 @@ PRICED: Final[Mapping[str, Priced]] = {
     "batch_sessions.create_batch_session": Priced(
         ("POST", "/v1/batch-sessions"), 0, "batch", "data.batch_id"
     ),
-    RETRY: Priced(wire.RETRY),
+    RETRY: Priced(billing.RETRY),
     "tools.perform_web_task": Priced(
         ("POST", "/v1/tools/perform-web-task"), 0, "workflow", "data.workflow_id"
     ),
@@ -83,12 +83,11 @@ PRICED: Final[Mapping[str, Priced]] = {
     "tasks_legacy.run_adhoc_task": Priced(("POST", "/v1/task/run")),
     "tasks_legacy.run_task_by_name": Priced(("POST", "/v1/task/run/*")),
 }
-TOLD: Final[Mapping[str, Told]] = {
-    "batch_sessions.delete_batch_session": Told("batch", _leaves_none),
-    "batch_sessions.update_batch_session": Told("batch"),
-    "tools.get_perform_web_task_status": Told(
+REPORTS: Final[Mapping[str, Report]] = {
+    "batch_sessions.update_batch_session": Report("batch"),
+    "tools.get_perform_web_task_status": Report(
         "workflow", _says("data.status", "COMPLETED", "FAILED")
     ),
-    "tasks.get_task_run_status": Told("run", run_is_over),
-    "tasks.get_task_generation_status": Told("generation", _says("status", "ready", "failed")),
+    "tasks.get_task_run_status": Report("run", run_is_over),
+    "tasks.get_task_generation_status": Report("generation", _says("status", "ready", "failed")),
 }

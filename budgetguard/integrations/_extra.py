@@ -1,4 +1,4 @@
-"""What an integration stands on may not be installed: which extra has it."""
+"""Which extra installs the package that an integration needs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,9 +6,13 @@ from contextlib import contextmanager
 
 @contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Import inside the block what the extra of that name installs; the error names the extra."""
+    """A block for imports of packages that the extra `name` installs; the error says how."""
     try:
         yield
     except ModuleNotFoundError as error:
-        msg = f'{error}: pip install "budgetguard-preflight[{name}]"'
+        # Not by the distribution's name: no index has it.
+        msg = (
+            f"{error}. Install it from the checkout's top folder: "
+            f'python -m pip install ".[{name}]"'
+        )
         raise ModuleNotFoundError(msg, name=error.name) from error

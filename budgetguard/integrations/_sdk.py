@@ -1,24 +1,25 @@
-"""What the guarded SDKs share: a client some of whose methods are ours, prices, and replies."""
+"""What the guarded SDK clients share: replaced methods, prices, and figures in replies."""
 
 import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from budgetguard.credits import cost
-from budgetguard.integrations.objects import Cost, Guarded
-from budgetguard.requirement import Requirement, check_terms
-from budgetguard.unfinished import follow
-from budgetguard.wire import said
+from budgetguard._core.amounts import cost
+from budgetguard._costs import Cost, terms_of
+from budgetguard._decorators.unfinished_results import follow
+from budgetguard._engine.call_spec import CallSpec
+from budgetguard.integrations._guarded_object import Guarded
+from budgetguard.providers.billing import value_at
 
 if TYPE_CHECKING:
+    from budgetguard._engine.hold import Hold
     from budgetguard.guard import Guard
-    from budgetguard.hold import Hold
 
 
 class Replaced(Guarded):
-    """An object for whose methods in `here` others stand in.
+    """An object with the methods in `here` in place of its own.
 
-    `costs` prices further ones, as `guarded()` does: an SDK's newer version may have some.
+    `costs` prices further methods, as `guarded()` does, for example those of a newer SDK.
     """
 
     def __init__(
@@ -33,20 +34,19 @@ class Replaced(Guarded):
         self._self_here.update(here)
 
 
-def requirement(guard: "Guard", default: Mapping[str, Any], given: Cost | None) -> Requirement:
-    """What a method needs: the default terms, with what the user said instead."""
+def requirement(guard: "Guard", default: Mapping[str, Any], given: Cost | None) -> CallSpec:
+    """A method's requirement: the default options, overridden by what the user gave."""
     default = {"until": "close", **default}
     if given is None:
-        return guard.require_credits(**default)
-    theirs: Mapping[str, Any] = given if isinstance(given, Mapping) else {"min": given}
-    check_terms(theirs)
-    ours = {name: term for name, term in default.items() if name != "min" or "cost" not in theirs}
-    return guard.require_credits(**{**ours, **theirs})
+        return guard.require_credits(**default).spec
+    theirs = terms_of(given)
+    ours = {name: value for name, value in default.items() if name != "min" or "cost" not in theirs}
+    return guard.require_credits(**{**ours, **theirs}).spec
 
 
-def ended(need: "Requirement", hold: "Hold", reply: Any) -> Any:
-    """What to hand out as a call's reply: its hold ends now, or when what is lazy in it has been had."""
-    # A body that was read can be closed as well, and nobody does.
+def ended(need: "CallSpec", hold: "Hold", reply: Any) -> Any:
+    """The call's reply to return; its hold ends now, or when the reply's lazy body has been read."""
+    # A response whose body was read could still be closed, but nobody does that.
     if getattr(reply, "is_closed", False) is True:
         need.settle(hold, reply)
         return reply
@@ -54,13 +54,21 @@ def ended(need: "Requirement", hold: "Hold", reply: Any) -> Any:
 
 
 def bound(method: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
-    """The call's arguments by name; raises TypeError where the method would, before any hold."""
+    """The call's arguments by name; raises TypeError as the method would, before anything is held."""
     return inspect.signature(method).bind(*args, **kwargs).arguments
 
 
-def credits_said(reply: Any, path: str) -> int | None:
-    """The cost that a reply names, in micro-credits; None for what is no cost."""
+def checked_costs(costs: Mapping[str, Cost] | None) -> Mapping[str, Cost]:
+    """The costs, or none for None; raises TypeError if they are not a mapping."""
+    if costs is None or isinstance(costs, Mapping):
+        return costs or {}
+    msg = f"costs takes a mapping of method names to costs, not {type(costs).__name__}"
+    raise TypeError(msg)
+
+
+def credits_at(reply: Any, path: str) -> int | None:
+    """The cost that a reply gives, in micro-credits; None if that is not a valid cost."""
     try:
-        return cost(said(reply, path), path)
+        return cost(value_at(reply, path), path)
     except (TypeError, ValueError):
         return None

@@ -1,11 +1,11 @@
-"""CrewAI's tools: credits before a tool runs, on whichever way CrewAI takes to it.
+"""CrewAI's tools: credits are set aside before a tool runs, however CrewAI runs it.
 
 agent = Agent(tools=guarded_tools([deep_spec, search], guard, {"deep_spec": 50}), ...)
 
-Not by CrewAI's hooks (1.15, read 2026-11), which cannot be made to hold: a hook that raises is
-swallowed and the tool runs, an `async` one is never awaited, an LLM class that runs functions itself
-and the adapters for other frameworks call no hooks, between two hooks a failing tool may run six
-times or a cached result be read, and of a blocked call a model reads that a hook blocked it, not why.
+CrewAI's hooks (1.15, read 2026-11) are not used, because they are not reliable: an exception from a
+hook is swallowed and the tool runs; an `async` hook is never awaited; an LLM class that runs functions
+itself, and the adapters for other frameworks, call no hooks; between two hooks a failing tool may run
+six times, or a cached result may be read; and a model reads that a hook blocked the call, not why.
 """
 
 import inspect
@@ -14,14 +14,14 @@ from collections.abc import Iterable, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from budgetguard.discreet import discreet
+from budgetguard._core.clean_tracebacks import clean_traceback
+from budgetguard._costs import Cost
 from budgetguard.integrations._extra import extra
-from budgetguard.integrations.objects import Cost
-from budgetguard.integrations.tools import OnRefusal, Tools, guarded_already, no_such_tool
+from budgetguard.integrations.tools import TellOrStop, Tools, guarded_already, no_such_tool
 
 if TYPE_CHECKING:
+    from budgetguard._engine.hold import Hold
     from budgetguard.guard import Guard
-    from budgetguard.hold import Hold
 
 with extra("crewai"):
     from crewai.tools import BaseTool, ToolFailure, ToolFailurePolicy
@@ -33,33 +33,35 @@ with extra("crewai"):
 _ANY = "*"
 
 
-@discreet
+@clean_traceback
 def guarded_tools(
     tools: Iterable[BaseTool],
     guard: "Guard",
     costs: Mapping[str, Cost | None],
     *,
-    on_refusal: OnRefusal = "tell",
+    on_refusal: TellOrStop = "tell",
 ) -> list[BaseTool]:
-    """The tools, with a guard inside those that cost credits; the others are as they were.
+    """The tools, with the guard inside those that cost credits; the others are unchanged.
 
-    `costs` is by tool name, as written or as a model sees it, see
-    `budgetguard.integrations.tools.Tools`; `actual` is given what the tool returned. Each run holds
-    its cost, CrewAI's own retries of a tool that raises too; a result from CrewAI's cache costs
-    nothing. A refusal is a ToolFailure, which CrewAI neither caches nor takes for a final answer.
+    `costs` is keyed by tool name, either as written or as a model sees it, see
+    `budgetguard.integrations.tools.Tools`; `actual` is given what the tool returned. Each run holds its
+    cost, including each of CrewAI's own retries of a tool that raises. A result from CrewAI's cache costs
+    nothing. A refusal is a ToolFailure, which CrewAI neither caches nor takes as a final answer.
 
-    With `on_refusal="stop"` a refusal goes by `ToolFailurePolicy.RAISE`: the run ends with
-    ToolExecutionFailedError, in whose `record.failure.error` the refusal is. What CrewAI turns down
-    before a tool begins holds nothing, and ends no run. A tool that raises is kept, unless
-    `release_on` names what it raised; so is one that returns a ToolFailure: nobody knows what it cost.
-    So is one that returns something to await where it does not say so by `async def`.
+    With `on_refusal="stop"` a refusal follows `ToolFailurePolicy.RAISE`: the run stops with a
+    ToolExecutionFailedError, whose `record.failure.error` is the refusal. A call that CrewAI rejects
+    before the tool begins holds nothing and stops no run.
 
-    Give the agent these tools instead of the original ones, which stay without a guard. Tools that
-    CrewAI adds by itself, for `mcps`, `apps` or delegation, are not among them. A refused call counts
-    towards `max_usage_count`. After a checkpoint, guard the tools anew: restored ones never run.
+    If a tool raises, the hold is kept: the outcome is unknown, so the credits remain counted until a later
+    balance shows what was charged. `release_on` can name exceptions that prove that nothing was charged.
+    The hold is also kept if a tool returns a ToolFailure, or an awaitable without being an `async def`.
 
-    Raises TypeError for what is no BaseTool or is guarded already, and ValueError for a cost that no
-    tool has.
+    Give the agent these tools instead of the original ones, which remain unguarded. Tools that CrewAI adds
+    itself, for `mcps`, `apps` or delegation, are not included. A refused call counts towards
+    `max_usage_count`. After a checkpoint, guard the tools again: restored ones never run.
+
+    Raises TypeError for a tool that is not a BaseTool or is already guarded, and ValueError for a name
+    that no tool has.
     """
     tools = list(tools)
     seen = {_seen(_checked(tool).name) for tool in tools}
@@ -67,7 +69,7 @@ def guarded_tools(
     for name in sorted(named.keys() - seen - {_ANY}):
         raise ValueError(no_such_tool(name, sorted(seen), named))
     if len(named) != len(costs):
-        msg = f"costs names a tool twice, as a model sees them: {', '.join(costs)}"
+        msg = f"two names in costs are the same tool to a model: {', '.join(costs)}"
         raise ValueError(msg)
     priced = Tools(guard, named, on_refusal=on_refusal)
     return [
@@ -77,26 +79,26 @@ def guarded_tools(
 
 
 class Refusal(ToolFailure):
-    """What CrewAI is told of a call that was not let in; `error` is what kept it out."""
+    """The failure that CrewAI gets for a refused call; `error` is the reason."""
 
     error: Any = Field(default=None, exclude=True)
     stops: bool = Field(default=False, exclude=True)
 
     def __str__(self) -> str:
-        # The adapters for other frameworks show a model the text of whatever a tool returns.
+        # The adapters for other frameworks show a model `str` of whatever a tool returns.
         return self.as_agent_message()
 
 
 class GuardedTool(BaseTool):
-    """A tool that runs another one when the credits for it are there."""
+    """A tool that runs another one after its credits are set aside."""
 
     _inner: BaseTool = PrivateAttr()
     _tools: Tools = PrivateAttr()
     _stops: bool = PrivateAttr(default=False)
 
     def __getattribute__(self, name: str) -> Any:
-        # CrewAI (1.15, read 2026-11) asks a tool, and not its failure, whether that ends the run: so a
-        # policy that is always the same would have the tool's own failures and a model's slip end it.
+        # CrewAI (1.15, read 2026-11) reads the policy from the tool, not from the failure. With a fixed
+        # policy, the tool's own failures and a model's mistakes would end the run as well.
         if name == "tool_failure_policy" and _asks_of_a_stop(sys._getframe(1)):  # noqa: SLF001
             return ToolFailurePolicy.RAISE
         return super().__getattribute__(name)
@@ -105,10 +107,10 @@ class GuardedTool(BaseTool):
         arguments = self._named(args, kwargs)
         try:
             hold = self._tools.open(_seen(self.name), arguments)
-        except Exception as error:  # noqa: BLE001  whatever went wrong, the tool does not run
+        except Exception as error:  # noqa: BLE001  after any failure the tool must not run
             return self._refused(error)
         with hold:
-            result = self._inner._run(**arguments)  # noqa: SLF001  what a tool is written as
+            result = self._inner._run(**arguments)  # noqa: SLF001  the method that tools override
             self._end(hold, result)
         return result
 
@@ -129,14 +131,14 @@ class GuardedTool(BaseTool):
         return result
 
     def format_output_for_agent(self, raw_result: Any) -> str:
-        """What a model reads of a result; CrewAI puts a ToolFailure, a refusal too, by itself."""
+        """The text of a result for the model; CrewAI itself formats a ToolFailure, such as a refusal."""
         return self._inner.format_output_for_agent(raw_result)
 
     def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments by name, so that what is priced is what is run."""
+        """The arguments by name, so that the price and the run see the same."""
         names = list(self.args_schema.model_fields)
         if len(args) > len(names):
-            msg = f"{self.name} takes {len(names)} arguments, and was given {len(args)}"
+            msg = f"{self.name} takes {len(names)} arguments, but {len(args)} were given"
             raise TypeError(msg)
         return {**dict(zip(names, args, strict=False)), **kwargs}
 
@@ -152,18 +154,18 @@ class GuardedTool(BaseTool):
 
 
 class GuardedCoroutineTool(GuardedTool):
-    """A guarded tool whose `_run` is to be awaited, which CrewAI finds out by its kind."""
+    """A guarded tool whose `_run` must be awaited, which CrewAI detects from the kind of function."""
 
     async def _run(self, *args: Any, **kwargs: Any) -> Any:
         return await self._await(self._inner._run, args, kwargs)  # noqa: SLF001  as above
 
 
-def _guarded(tool: BaseTool, tools: Tools, on_refusal: OnRefusal) -> BaseTool:
+def _guarded(tool: BaseTool, tools: Tools, on_refusal: TellOrStop) -> BaseTool:
     if isinstance(tool, GuardedTool):
         raise TypeError(guarded_already(tool.name))
     run = tool.func if isinstance(tool, Tool) else tool._run  # noqa: SLF001  as above
     kind = GuardedCoroutineTool if inspect.iscoroutinefunction(run) else GuardedTool
-    # Checked when `tool` was made; checking again would warn again of what cannot be serialized.
+    # Validated when `tool` was made; a second validation would repeat its warnings.
     guarded = kind.model_construct(**{name: getattr(tool, name) for name in BaseTool.model_fields})
     guarded._inner, guarded._tools = tool, tools  # noqa: SLF001  of this file
     if on_refusal == "stop":
@@ -172,7 +174,7 @@ def _guarded(tool: BaseTool, tools: Tools, on_refusal: OnRefusal) -> BaseTool:
 
 
 def _asks_of_a_stop(frame: FrameType | None) -> bool:
-    """Whether the policy is asked for because of a refusal that is to end the run."""
+    """Whether CrewAI reads the policy because of a refusal that must end the run."""
     for _ in range(3):
         if frame is not None:
             failure = frame.f_locals.get("failure")
@@ -183,7 +185,7 @@ def _asks_of_a_stop(frame: FrameType | None) -> bool:
 
 
 def _seen(name: str) -> str:
-    """The name that a model calls a tool by."""
+    """The name by which a model calls a tool."""
     return _ANY if name == _ANY else str(sanitize_tool_name(name))
 
 

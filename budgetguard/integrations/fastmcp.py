@@ -1,4 +1,4 @@
-"""FastMCP servers: credits before a tool runs.
+"""FastMCP servers: credits are set aside before a tool runs.
 
 server = FastMCP("specs", middleware=[BudgetMiddleware(guard, {"deep_spec": 50})])
 """
@@ -7,65 +7,77 @@ import functools
 import inspect
 import itertools
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from budgetguard.discreet import discreet
+from budgetguard._core.clean_tracebacks import clean_traceback
+from budgetguard._costs import Cost
+from budgetguard.integrations._client_answers import for_client, status_code
 from budgetguard.integrations._extra import extra
-from budgetguard.integrations._told import following, telling
-from budgetguard.integrations._turn import Turn, release, unanswered
-from budgetguard.integrations.answers import for_client, status_code
-from budgetguard.integrations.objects import Cost
-from budgetguard.integrations.tools import OnRefusal, Tools
+from budgetguard.integrations._server_tools import following, is_followed, reporting
+from budgetguard.integrations._tool_call import Turn, release, unanswered
+from budgetguard.integrations.tools import TellOrStop, Tools
 
 if TYPE_CHECKING:
+    from fastmcp import FastMCP
     from fastmcp.server.middleware import CallNext, MiddlewareContext
+    from fastmcp.server.transforms import GetToolNext
     from mcp_types import CallToolRequestParams, ListToolsRequest
 
+    from budgetguard._engine.hold import Hold
     from budgetguard.guard import Guard
-    from budgetguard.hold import Hold
 
 with extra("fastmcp"):
     from fastmcp.exceptions import NotFoundError, ToolError, ValidationError
+    from fastmcp.server.context import Context
     from fastmcp.server.dependencies import without_injected_parameters
     from fastmcp.server.middleware import Middleware
     from fastmcp.server.providers.addressing import parse_hashed_backend_name
+    from fastmcp.server.providers.fastmcp_provider import FastMCPProviderTool
+    from fastmcp.server.transforms import Transform
     from fastmcp.tools.base import InputRequiredToolResult, Tool, ToolResult
     from fastmcp.tools.function_tool import FunctionTool
     from fastmcp.tools.tool_transform import TransformedTool
     from fastmcp.utilities.async_utils import is_coroutine_function
+    from fastmcp.utilities.versions import VersionSpec
     from mcp.shared.exceptions import MCPError
     from pydantic import PrivateAttr
 
 
 class BudgetMiddleware(Middleware):
-    """Holds what a tool call costs while it runs; the client reads a refusal as an error result.
+    """Holds the cost of a tool call while the tool runs; the client reads a refusal as an error result.
 
-    `costs` is by the name that this server lists a tool under, see
-    `budgetguard.integrations.tools.Tools`. A callable for it is given the arguments as the client
-    sent them, not yet checked or converted; `actual` is given the ToolResult. A refusal is a
-    ToolResult with `is_error`, the words as its text and the figures as `structured_content`. With
-    `on_refusal="stop"` it is a protocol error instead, an MCPError of code 402, 429, 503 or 500 with
-    the figures as its `data`, which ends most clients' runs: the run itself is not the server's.
+    `costs` is keyed by the name under which this server lists a tool, see
+    `budgetguard.integrations.tools.Tools`. A cost callable is given the arguments as the client sent
+    them, neither checked nor converted; `actual` is given the ToolResult.
 
-    A tool that raises is kept, unless `release_on` names what it raised; so is one that is out of its
-    time, is cancelled, gives an error result, asks its client for input or becomes a background task:
-    nobody knows yet what it cost. A call whose arguments FastMCP turns down, or of a tool that there
-    is not, costs nothing. For that the functions of priced tools are wrapped, in the server, at their
-    first call.
+    A refusal is a ToolResult with `is_error`, with the message as its text and the figures as
+    `structured_content`. With `on_refusal="stop"` it is a protocol error instead: an MCPError of code 402,
+    429, 503 or 500, with the figures as its `data`. That stops the run in most clients; the server has no
+    control over the run itself.
 
-    What FastMCP's own tools only forward is priced once, as the tool that is called: those of its
-    search transforms, for one, are free under `"*"`. Name a tool of yours that forwards so, at None.
+    What happens to the hold:
 
-    Put it last in `middleware`: one that comes after it could rename or repeat the call that was paid
-    for, or answer it from a cache. Guards what goes through `FastMCP.call_tool`, mounted servers'
-    tools included, but neither resources and prompts nor `run_middleware=False`. A name that no tool
-    has guards nothing; the log warns of one that looks like a slip, when the tools are listed.
+    - If the tool raises, times out, is cancelled, returns an error result, asks its client for input or
+      becomes a background task, the hold is kept: the outcome is unknown, so the credits remain counted
+      until a later balance shows what was charged. `release_on` can name exceptions that prove that nothing was charged.
+    - A call costs nothing if FastMCP rejects its arguments or has no such tool. To detect this, the
+      functions of priced tools are wrapped in their server at their first call, and the server is given a
+      transform for tools that FastMCP copies. Mounted servers are treated in the same way.
+
+    A call that FastMCP's own tools only forward is priced once, as the tool that they call: its search
+    transforms, for example, are free under `"*"`. If a tool of yours forwards calls in this way, give it
+    the cost None.
+
+    Put it last in `middleware`: middleware after it could rename or repeat the call that was admitted, or
+    answer it from a cache. It guards calls through `FastMCP.call_tool`, including tools of mounted
+    servers, but not resources, prompts, or calls with `run_middleware=False`. A name that no tool has
+    guards nothing; when tools are listed, the log warns of a name that resembles one of theirs.
     """
 
-    @discreet
+    @clean_traceback
     def __init__(
-        self, guard: "Guard", costs: Mapping[str, Cost | None], *, on_refusal: OnRefusal = "tell"
+        self, guard: "Guard", costs: Mapping[str, Cost | None], *, on_refusal: TellOrStop = "tell"
     ) -> None:
         self._tools = Tools(guard, costs, on_refusal=on_refusal)
         self._stops = on_refusal == "stop"
@@ -75,7 +87,7 @@ class BudgetMiddleware(Middleware):
         context: "MiddlewareContext[ListToolsRequest]",
         call_next: "CallNext[ListToolsRequest, Sequence[Tool]]",
     ) -> "Sequence[Tool]":
-        """Give the tools as they are, and look for a price that was meant for one of them."""
+        """The tools, unchanged; the log warns of prices whose names nearly match one."""
         tools = await call_next(context)
         self._tools.expect(tool.name for tool in tools)
         return tools
@@ -85,22 +97,27 @@ class BudgetMiddleware(Middleware):
         context: "MiddlewareContext[CallToolRequestParams]",
         call_next: "CallNext[CallToolRequestParams, ToolResult]",
     ) -> ToolResult:
-        """Run one tool call, or tell the client why not."""
+        """Run one tool call, or answer with a refusal."""
         name, arguments = context.message.name, context.message.arguments or {}
         tool: Tool | None = None
+        path: list[Tool] = []
         try:
             tool = await _tool(context)
             name = name if tool is None else tool.name
-            hold = None if self._is_free(name, tool) else await self._tools.aopen(name, arguments)
-        except Exception as error:  # noqa: BLE001  whatever went wrong, the tool does not run
+            if self._is_free(name, tool):
+                hold = None
+            else:
+                path = await _path(tool, context)
+                hold = await self._tools.aopen(name, arguments)
+        except Exception as error:  # noqa: BLE001  after any failure the tool must not run
             refusal = error
         else:
             if hold is None:
                 return await call_next(context)
-            return await self._run(name, tool, hold, context, call_next)
+            return await self._run(name, path, hold, context, call_next)
         if tool is None and self._tools.find(name) is None:
-            return await call_next(context)  # it is FastMCP that cannot look it up, and will say so
-        turned_down = await _turned_down(context, tool)
+            return await call_next(context)  # FastMCP cannot find it either, and will report that
+        turned_down = await _turned_down(context, path)
         if turned_down is not None:
             raise turned_down
         return self._refused(name, refusal)
@@ -108,20 +125,21 @@ class BudgetMiddleware(Middleware):
     async def _run(
         self,
         name: str,
-        tool: "Tool | None",
+        path: "list[Tool]",
         hold: "Hold",
         context: "MiddlewareContext[CallToolRequestParams]",
         call_next: "CallNext[CallToolRequestParams, ToolResult]",
     ) -> ToolResult:
         turn = Turn(hold)
-        with following(_function(tool), turn):
+        names = {name, *(tool.name for tool in path)}
+        with following(_function(path[-1] if path else None), turn):
             try:
                 result = await call_next(context)
             except BaseException as error:
                 broken_off = functools.partial(_break_off, hold, error)
                 turn.left(broken_off, broken_off)
                 raise
-        turn.over(functools.partial(self._end, name, hold, result))
+        turn.over(functools.partial(self._end, name, names, turn, result))
         return result
 
     def _is_free(self, name: str, tool: "Tool | None") -> bool:
@@ -135,17 +153,17 @@ class BudgetMiddleware(Middleware):
             raise _Stop(status_code(error), words, figures) from error
         return _Refusal(name, words, figures)
 
-    def _end(self, name: str, hold: "Hold", result: Any) -> None:
+    def _end(self, name: str, names: Collection[str], turn: Turn, result: Any) -> None:
         if _is_done(result):
-            self._tools.settle(name, hold, result)
-        elif isinstance(result, _Refusal) and result._tool == name:  # noqa: SLF001
-            release(hold)  # another guard, inside of this one, let nothing run
+            self._tools.settle(name, turn.hold, result)
+        elif isinstance(result, _Refusal) and result.is_of(names) and not turn.began:
+            release(turn.hold)  # another guard, inside this one, refused the call
         else:
-            hold.keep()
+            turn.hold.keep()
 
 
 class _Refusal(ToolResult):
-    """What another guard, around this one, is not to take for the result of a tool that ran."""
+    """A refusal. Another guard, around this one, must not mistake it for the result of a tool that ran."""
 
     _tool: str = PrivateAttr(default="")
 
@@ -153,13 +171,17 @@ class _Refusal(ToolResult):
         super().__init__(words, structured_content=figures, is_error=True)
         self._tool = tool
 
+    def is_of(self, names: Collection[str]) -> bool:
+        """Whether it refuses the tool of one of these names, rather than a tool that this one called."""
+        return self._tool in names
+
 
 class _Stop(MCPError):
-    """Likewise."""
+    """A refusal as a protocol error, likewise."""
 
 
 def _is_done(result: Any) -> bool:
-    """Whether the tool came to an end; a background task's result, for one, is no ToolResult."""
+    """Whether the tool finished; the result of a background task, for example, is not a ToolResult."""
     return (
         isinstance(result, ToolResult)
         and not result.is_error
@@ -168,9 +190,9 @@ def _is_done(result: Any) -> bool:
 
 
 def _break_off(hold: "Hold", error: BaseException) -> None:
-    """End the hold of a call that ended with `error`, as by what its tool raised.
+    """Finish the hold of a call that raised `error`, according to what the tool itself raised.
 
-    FastMCP (4.1, read 2026-11) makes a ToolError of that, and an MCPError of its own time-out.
+    FastMCP (4.1, read 2026-11) wraps that in a ToolError, and reports its own time-out as an MCPError.
     """
     if isinstance(error, _Stop) or _never_began(error):
         release(hold)
@@ -185,9 +207,9 @@ def _break_off(hold: "Hold", error: BaseException) -> None:
 
 
 def _never_began(error: BaseException) -> bool:
-    """Whether the tool was not found, or its arguments were turned down: no code of its own ran.
+    """Whether the tool was not found, or its arguments were rejected, so that its own code never ran.
 
-    That may raise the same, or call a tool that does, so it is sought in the traceback.
+    A tool may raise the same errors, or call a tool that does; the traceback shows the difference.
     """
     if not isinstance(error, ValidationError | NotFoundError):
         return False
@@ -200,12 +222,14 @@ def _never_began(error: BaseException) -> bool:
 
 
 async def _turned_down(
-    context: "MiddlewareContext[CallToolRequestParams]", tool: "Tool | None"
+    context: "MiddlewareContext[CallToolRequestParams]", path: "list[Tool]"
 ) -> Exception | None:
-    """What FastMCP says of a call before it runs anything; that is told rather than a refusal."""
+    """The error that FastMCP raises for this call before it runs anything; it replaces a refusal."""
     call = context.message
-    if tool is None and context.fastmcp_context is not None:
+    if not path and context.fastmcp_context is not None:
         return NotFoundError(f"Unknown tool: {call.name!r}")
+    # Up to that tool, the arguments are passed on unchanged.
+    tool = next((each for each in path if not isinstance(each, FastMCPProviderTool)), None)
     if not isinstance(tool, FunctionTool):
         return None
     try:
@@ -213,14 +237,14 @@ async def _turned_down(
         await tool.model_copy(update=takes).run(dict(call.arguments or {}))
     except ValidationError as error:
         return error
-    except Exception:  # noqa: BLE001  it cannot be asked that way: the refusal stands
+    except Exception:  # noqa: BLE001  it cannot be checked in this way: the refusal stands
         return None
     return None
 
 
-@functools.lru_cache(1000)  # FastMCP keeps as much for each function that it sees, and more
+@functools.lru_cache(1000)  # FastMCP itself stores more than this for each function
 def _nothing(function: Callable[..., Any]) -> Callable[..., None]:
-    """A function that takes the same arguments, and does nothing."""
+    """A function that accepts the same arguments and does nothing."""
 
     def nothing(**_: Any) -> None:
         """Do nothing."""
@@ -232,24 +256,81 @@ def _nothing(function: Callable[..., Any]) -> Callable[..., None]:
 
 
 def _function(tool: "Tool | None") -> Callable[..., Any] | None:
-    """The tool's function, which from now on tells what it does; None where it is not to be had.
+    """The tool's function, which from now on reports its runs; None if it cannot be reached.
 
-    That is so for tools of other servers, and for those that may run in the background, whose function
-    another process knows by its name.
+    It cannot for tools of other servers, nor for tools that may run in the background: another process
+    finds their function by its name.
     """
-    while isinstance(tool, TransformedTool) and tool.fn.__module__.startswith("fastmcp."):
-        tool = tool.parent_tool
+    tool = _made_of(tool)
     if not isinstance(tool, FunctionTool | TransformedTool) or tool.task_config.supports_tasks():
         return None
     if not inspect.isasyncgenfunction(tool.fn):
-        tool.fn = telling(tool.fn, is_async=is_coroutine_function(tool.fn), lists=True)
+        tool.fn = reporting(tool.fn, is_async=is_coroutine_function(tool.fn), lists=True)
     return tool.fn
 
 
-def _is_fastmcps(tool: Tool) -> bool:
-    """Whether FastMCP has made the tool itself: to search for others, and to have them called.
+def _made_of(tool: "Tool | None") -> "Tool | None":
+    """The tool that another was made from, unless that one has a function of its own."""
+    while isinstance(tool, TransformedTool) and tool.fn.__module__.startswith("fastmcp."):
+        tool = tool.parent_tool
+    return tool
 
-    Those are priced when they are called; what forwards to them costs nothing.
+
+async def _path(
+    tool: "Tool | None", context: "MiddlewareContext[CallToolRequestParams]"
+) -> "list[Tool]":
+    """The tool and the tools behind it: those it was made from, and those of mounted servers."""
+    path: list[Tool] = []
+    if tool is None or context.fastmcp_context is None:
+        return path
+    _install_reporting(context.fastmcp_context.fastmcp)
+    while tool is not None:
+        path.append(tool)
+        tool = _made_of(tool)
+        if tool is not path[-1]:
+            continue
+        tool = await _mounted(tool) if isinstance(tool, FastMCPProviderTool) else None
+    return path
+
+
+async def _mounted(tool: FastMCPProviderTool) -> "Tool | None":
+    """The tool of a mounted server that this one represents; found in the same way as FastMCP 4.2 does."""
+    server, name = tool._server, tool._original_name  # noqa: SLF001
+    version = VersionSpec(eq=tool.version) if tool.version else None
+    try:
+        async with Context(fastmcp=server):
+            found = await _named(server, name or "", version)
+    except Exception:  # noqa: BLE001  the server will report it itself
+        return None
+    _install_reporting(server)
+    return found
+
+
+class _Reporting(Transform):
+    """Makes the tool of a followed call report its run even if FastMCP has copied it."""
+
+    async def get_tool(
+        self, name: str, call_next: "GetToolNext", *, version: VersionSpec | None = None
+    ) -> "Tool | None":
+        """The tool, unchanged except for its function."""
+        tool = await call_next(name, version=version)
+        made_of = _made_of(tool)
+        if is_followed(getattr(made_of, "fn", None)):
+            _function(made_of)
+        return tool
+
+
+def _install_reporting(server: "FastMCP[Any]") -> None:
+    # Not add_transform, which clears the schemas that headers are checked against.
+    transforms: list[Transform] = getattr(server, "_transforms", [])
+    if not any(isinstance(each, _Reporting) for each in transforms):
+        transforms.append(_Reporting())
+
+
+def _is_fastmcps(tool: Tool) -> bool:
+    """Whether FastMCP itself made the tool, to search for other tools and to call them.
+
+    Those are priced when they are called; forwarding a call to them costs nothing.
     """
     return isinstance(tool, FunctionTool) and str(getattr(tool.fn, "__module__", "")).startswith(
         "fastmcp."
@@ -257,13 +338,18 @@ def _is_fastmcps(tool: Tool) -> bool:
 
 
 async def _tool(context: "MiddlewareContext[CallToolRequestParams]") -> "Tool | None":
-    """The tool that is called, which is listed, and priced, by its own name; None if there is none.
+    """The called tool, which is listed and priced under its own name; None if there is none.
 
-    FastMCP 4.1 runs tools of apps under a second name too, their hash and local name (read 2026-11).
+    FastMCP 4.1 also runs tools of apps under a second name, their hash and local name (read 2026-11).
     """
     if context.fastmcp_context is None:
         return None
-    name, server = context.message.name, context.fastmcp_context.fastmcp
-    tool = await server.get_tool(name)
+    return await _named(context.fastmcp_context.fastmcp, context.message.name)
+
+
+async def _named(
+    server: "FastMCP[Any]", name: str, version: VersionSpec | None = None
+) -> "Tool | None":
+    tool = await server.get_tool(name, version)
     hashed = parse_hashed_backend_name(name) if tool is None else None
     return tool if hashed is None else await server.get_tool_by_hash(*hashed)

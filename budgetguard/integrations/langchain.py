@@ -1,4 +1,4 @@
-"""LangChain agents and LangGraph's ToolNode: credits before a tool runs.
+"""LangChain agents and LangGraph's ToolNode: credits are set aside before a tool runs.
 
 agent = create_agent(model, tools, middleware=[..., BudgetMiddleware(guard, {"deep_spec": 50})])
 
@@ -12,18 +12,18 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakKeyDictionary
 
-from budgetguard.discreet import discreet
+from budgetguard._core.clean_tracebacks import clean_traceback
+from budgetguard._costs import Cost
 from budgetguard.integrations._extra import extra
-from budgetguard.integrations._turn import Refused, Turn
-from budgetguard.integrations.objects import Cost
-from budgetguard.integrations.tools import OnRefusal, Tools
+from budgetguard.integrations._tool_call import Refused, Turn
+from budgetguard.integrations.tools import TellOrStop, Tools
 
 if TYPE_CHECKING:
     from langgraph.prebuilt.tool_node import ToolCallRequest
     from langgraph.types import Command
 
+    from budgetguard._engine.hold import Hold
     from budgetguard.guard import Guard
-    from budgetguard.hold import Hold
 
 with extra("langchain"):
     from langchain.agents.middleware import AgentMiddleware
@@ -39,28 +39,36 @@ _COUNT = count()
 
 
 class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
-    """Holds what a tool call costs while it runs; the model reads a refusal as the tool's result.
+    """Holds the cost of a tool call while the tool runs; the model reads a refusal as its result.
 
-    `costs` is by the name of the tool that runs, see `budgetguard.integrations.tools.Tools`; `actual`
-    is given what the tool came to: a ToolMessage, a Command, or a list of both. Of parallel calls in
-    one turn, those that the balance covers run. Credits are asked for where the tool's own code
-    begins: arguments that LangChain turns down, and tools that there are not, cost nothing. A tool
-    that raises is kept, whatever message is made of that, unless `release_on` names what it raised;
-    so is one that interrupts the graph, but for `release_on=GraphInterrupt`, and one that returns a
-    message of status "error". A plain tool that is awaited runs in a thread: when nobody waits for it
-    any more its hold stays open until that has ended.
+    `costs` is keyed by the name of the tool that runs, see `budgetguard.integrations.tools.Tools`.
+    `actual` is given the result of the call: a ToolMessage, a Command, or a list of both. Of parallel
+    calls in one turn, those that the balance covers run.
 
-    Put it last in `middleware`: a tool that middleware after it puts in this one's place it cannot
-    see. With `on_refusal="stop"` the error ends the run and reaches whoever invoked the agent, unless
-    a middleware before it or a ToolNode with `handle_tool_errors=True` makes a message of it. Guards
-    tools alone: a model's own cost is for an HTTP transport to guard. LangChain takes the result of a
-    `return_direct` tool for the answer, a refusal too. A name that no tool has guards nothing; the log
-    warns of one that looks like a slip, at the first call.
+    What happens to the hold:
+
+    - Credits are held from the moment the tool's own code begins. A call whose arguments LangChain
+      rejects, or whose tool does not exist, costs nothing.
+    - If the tool raises, the hold is kept: the outcome is unknown, so the credits remain counted until
+      a later balance shows what was charged. This is so whatever message LangChain makes of the
+      exception, unless `release_on` names its type.
+    - The hold is also kept if the tool returns a message of status "error", or interrupts the graph
+      (unless you pass `release_on=GraphInterrupt`).
+    - A synchronous tool that is awaited runs in a thread. If the caller stops waiting, the hold
+      remains open until the thread has finished.
+
+    Put it last in `middleware`: it cannot see when middleware after it replaces the tool. With
+    `on_refusal="stop"` the error stops the run and reaches the code that invoked the agent, unless a
+    middleware before it, or a ToolNode with `handle_tool_errors=True`, turns it into a message.
+
+    It guards tools only; use a guarded HTTP transport for the cost of the model itself. LangChain takes
+    the result of a `return_direct` tool as the answer, even if that is a refusal. A name that no tool
+    has guards nothing; at the first call the log warns of a name that resembles a tool's.
     """
 
-    @discreet
+    @clean_traceback
     def __init__(
-        self, guard: "Guard", costs: Mapping[str, Cost | None], *, on_refusal: OnRefusal = "tell"
+        self, guard: "Guard", costs: Mapping[str, Cost | None], *, on_refusal: TellOrStop = "tell"
     ) -> None:
         super().__init__()
         self._tools = Tools(guard, costs, on_refusal=on_refusal)
@@ -69,40 +77,40 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
 
     @property
     def name(self) -> str:
-        """Tells the middleware of two guards apart: an agent takes no two of one name."""
+        """A name that differs between guards, because an agent rejects two middlewares of one name."""
         return self._name
 
     @property
     def hooks(self) -> dict[str, Any]:
-        """The keyword arguments that give a ToolNode without an agent the same guard."""
+        """Keyword arguments that put the same guard into a ToolNode used without an agent."""
         return {"wrap_tool_call": self.wrap_tool_call, "awrap_tool_call": self.awrap_tool_call}
 
     def wrap_tool_call(
         self, request: "ToolCallRequest", handler: "Callable[[ToolCallRequest], Result]"
     ) -> Result:
-        """Run one tool call, or tell the model why not."""
+        """Run one tool call, or return a refusal for the model to read."""
         call = self._call(request)
         if call is None:
             return handler(request)
         try:
-            if call.asks_inside:
+            if call.admits_inside:
                 return call.over(handler(call.request))
             return call.over(call.enter().run(handler, call.request))
         except BaseException as error:
             call.left()
             if error is not call.refused:
                 raise
-        return call.told()
+        return call.refusal()
 
     async def awrap_tool_call(
         self, request: "ToolCallRequest", handler: "Callable[[ToolCallRequest], Awaitable[Result]]"
     ) -> Result:
-        """`wrap_tool_call`, for agents that are awaited."""
+        """`wrap_tool_call`, for asynchronous agents."""
         call = self._call(request)
         if call is None:
             return await handler(request)
         try:
-            if call.asks_inside:
+            if call.admits_inside:
                 return call.over(await handler(call.request))
             turn = await call.aenter()
             return call.over(await turn.arun(handler, call.request))
@@ -110,42 +118,44 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
             call.left()
             if error is not call.refused:
                 raise
-        return call.told()
+        return call.refusal()
 
     def _call(self, request: "ToolCallRequest") -> "_Call | None":
-        # Nowhere else does an agent show which tools it has; a request made by hand has none.
+        # The only place where an agent shows its tools; a request made by hand has none.
         tools = getattr(request.runtime, "tools", None)
         if tools:
             self._tools.expect(tool.name for tool in tools)
-        # What runs is the tool in the request, whatever name the model wrote; without one, nothing.
+        # The tool in the request runs, whatever name the model wrote; without a tool, nothing runs.
         if request.tool is None or self._tools.find(request.tool.name) is None:
             return None
         return _Call(self._tools, request, request.tool)
 
 
 class _Call:
-    """One call that a model made; its `request` is for a tool that asks before it runs."""
+    """One call by a model; the tool in its `request` sets its credits aside before it runs."""
 
     def __init__(self, tools: Tools, request: "ToolCallRequest", tool: BaseTool) -> None:
-        self.asks_inside = _is_langchains(tool)
-        self.request = request.override(tool=_asking(tool, self)) if self.asks_inside else request
+        self.admits_inside = _is_langchains(tool)
+        self.request = (
+            request.override(tool=_admitting(tool, self)) if self.admits_inside else request
+        )
         self.refused: Refused | None = None
         self._tools = tools
         self._name = tool.name
         self._turn: Turn | None = None
 
     def enter(self) -> Turn:
-        """Set the credits aside; raises Refused where the tool is not to run."""
-        self.left()  # tried again, by what stands between here and the tool: held for anew
+        """Set the credits aside; raises Refused if the tool must not run."""
+        self.left()  # code between here and the tool tries again: each attempt has its own hold
         try:
             self._turn = Turn(self._tools.open(self._name, self.request.tool_call["args"]))
-        except Exception as error:  # noqa: BLE001  whatever went wrong, the tool does not run
+        except Exception as error:  # noqa: BLE001  after any failure the tool must not run
             self.refused = Refused(error)
             raise self.refused from None
         return self._turn
 
     async def aenter(self) -> Turn:
-        """`enter`, for code that awaits."""
+        """`enter`, for asynchronous code."""
         self.left()
         try:
             self._turn = Turn(await self._tools.aopen(self._name, self.request.tool_call["args"]))
@@ -155,22 +165,22 @@ class _Call:
         return self._turn
 
     def over(self, result: Result) -> Result:
-        """The call came to `result`."""
+        """The call has the result `result`."""
         if self.refused is not None:
-            return self.told()
+            return self.refusal()
         turn, self._turn = self._turn, None
         if turn is not None:
             turn.over(functools.partial(self._settle, turn.hold, result))
         return result
 
     def left(self) -> None:
-        """The call came to nothing."""
+        """The call has no result."""
         turn, self._turn = self._turn, None
         if turn is not None:
             turn.left()
 
-    def told(self) -> ToolMessage:
-        """What the model is to read of a refusal; raises it where the run is to stop."""
+    def refusal(self) -> ToolMessage:
+        """The message in which the model reads the refusal; raises the error to stop the run."""
         assert self.refused is not None
         words = self._tools.refusal(self._name, self.refused.error)
         call = self.request.tool_call
@@ -183,11 +193,11 @@ class _Call:
             self._tools.settle(self._name, hold, result)
 
 
-def _asking(tool: BaseTool, call: _Call) -> BaseTool:
-    """A copy of `tool` that asks for its credits where its own code begins: in `_run` or `_arun`.
+def _admitting(tool: BaseTool, call: _Call) -> BaseTool:
+    """A copy of `tool` that sets its credits aside where its own code begins: in `_run` or `_arun`.
 
-    What comes before that in LangChain (1.4, read 2026-11) checks the arguments; what comes after
-    makes words of exceptions.
+    LangChain (1.4, read 2026-11) checks the arguments before that, and turns exceptions into
+    messages after it.
     """
     if isinstance(tool, StructuredTool | Tool):
         has_plain = bool(tool.func)
@@ -196,10 +206,10 @@ def _asking(tool: BaseTool, call: _Call) -> BaseTool:
     else:
         has_plain, is_awaited = True, type(tool)._arun is not BaseTool._arun  # noqa: SLF001
 
-    @functools.wraps(tool._run)  # noqa: SLF001  what a tool is written as
+    @functools.wraps(tool._run)  # noqa: SLF001  the method that tools override
     def run(*args: Any, **kwargs: Any) -> Any:
         if not has_plain:
-            return tool._run(*args, **kwargs)  # noqa: SLF001  raises that there is none
+            return tool._run(*args, **kwargs)  # noqa: SLF001  raises: the tool has no sync function
         return call.enter().run(tool._run, *args, **kwargs)  # noqa: SLF001
 
     @functools.wraps(tool._arun)  # noqa: SLF001
@@ -212,21 +222,21 @@ def _asking(tool: BaseTool, call: _Call) -> BaseTool:
         def noting(*args: Any, **kwargs: Any) -> Any:
             return turn.run(tool._run, *args, **kwargs)  # noqa: SLF001
 
-        # In a thread, which works on when nobody waits for it any more.
+        # In a thread, which continues even if its caller stops waiting.
         return await BaseTool._arun(_with(tool, _run=noting), *args, **kwargs)  # noqa: SLF001
 
     if isinstance(tool, StructuredTool | Tool) and tool.coroutine is None:
-        # Without one, all of it would go into a thread, and wait there for its credits.
+        # Without a coroutine, LangChain would run all of it, admission included, in a thread.
         return _with(tool, _run=run, _arun=arun, coroutine=_awaited)
     return _with(tool, _run=run, _arun=arun)
 
 
 async def _awaited(*_: Any) -> None:
-    """Stand where LangChain looks whether a tool is awaited; what is awaited is its `_arun`."""
+    """A placeholder that makes LangChain treat the tool as asynchronous and await its `_arun`."""
 
 
 def _with(tool: BaseTool, **own: Any) -> BaseTool:
-    """A copy of `tool` with methods of its own; that those are no fields is no matter to Pydantic."""
+    """A copy of `tool` with its own methods, set past Pydantic, which accepts only fields."""
     copied = tool.model_copy()
     for name, value in own.items():
         object.__setattr__(copied, name, value)
@@ -234,6 +244,6 @@ def _with(tool: BaseTool, **own: Any) -> BaseTool:
 
 
 def _is_langchains(tool: BaseTool) -> bool:
-    """Whether `_run` and `_arun` are where this tool comes to, and nothing of its own is before them."""
+    """Whether LangChain's own code leads to `_run` and `_arun`: the tool overrides nothing before."""
     ways = (getattr(type(tool), name) for name in ("invoke", "ainvoke", "run", "arun"))
     return all(way.__module__.startswith("langchain_core.") for way in ways)

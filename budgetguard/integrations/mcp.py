@@ -1,8 +1,8 @@
-"""Servers on the MCP SDK, version 2: credits before a tool runs.
+"""Servers on the MCP SDK, version 2: credits are set aside before a tool runs.
 
 server = MCPServer("specs", middleware=[BudgetMiddleware(guard, {"deep_spec": 50})])
 
-A low-level Server takes it by `server.middleware.append(...)`. Version 1 of the SDK has no middleware
+For a low-level Server, use `server.middleware.append(...)`. Version 1 of the SDK has no middleware
 around tools (1.30, read 2026-11): decorate the tools' functions with `guard.require_credits` there.
 """
 
@@ -11,21 +11,27 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from budgetguard.discreet import discreet
-from budgetguard.hold import NoHold
+from budgetguard._core.clean_tracebacks import clean_traceback
+from budgetguard._costs import Cost
+from budgetguard._engine.hold import NullHold
+from budgetguard.integrations._client_answers import for_client, status_code
 from budgetguard.integrations._extra import extra
-from budgetguard.integrations._mcp_tools import server_behind, takes, tool_of
-from budgetguard.integrations._told import following
-from budgetguard.integrations._turn import Turn, release
-from budgetguard.integrations.answers import for_client, status_code
-from budgetguard.integrations.objects import Cost
-from budgetguard.integrations.tools import OnRefusal, Tools
+from budgetguard.integrations._mcp_tools import (
+    asks_first,
+    lacks_an_answer,
+    server_behind,
+    takes,
+    tool_of,
+)
+from budgetguard.integrations._server_tools import following
+from budgetguard.integrations._tool_call import Turn, release
+from budgetguard.integrations.tools import TellOrStop, Tools
 
 if TYPE_CHECKING:
     from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 
+    from budgetguard._engine.hold import Hold
     from budgetguard.guard import Guard
-    from budgetguard.hold import Hold
 
 with extra("mcp"):
     from mcp.shared.exceptions import MCPError
@@ -34,30 +40,35 @@ with extra("mcp"):
 
 
 class BudgetMiddleware:
-    """Holds what a tool call costs while it runs; the client reads a refusal as an error result.
+    """Holds the cost of a tool call while the tool runs; the client reads a refusal as an error result.
 
-    `costs` is by tool name, see `budgetguard.integrations.tools.Tools`. A callable for it is given the
-    arguments as the client sent them, not yet checked or converted; `actual` is given the
-    CallToolResult. A refusal is a CallToolResult with `isError`, the words as its text and the
-    figures as `structuredContent`. With `on_refusal="stop"` it is a protocol error instead, an
-    MCPError of code 402, 429, 503 or 500 with the figures as its `data`, which ends most clients'
-    runs: the run itself is not the server's.
+    `costs` is keyed by tool name, see `budgetguard.integrations.tools.Tools`. A cost callable is given the
+    arguments as the client sent them, neither checked nor converted; `actual` is given the CallToolResult.
 
-    A tool that raises is kept, unless `release_on` names what it raised; so is one that is cancelled,
-    gives an error result, asks its client for input or becomes a background task: nobody knows yet
-    what it cost. A call whose arguments an MCPServer turns down, or of a tool that there is not, costs
-    nothing. For that the functions of its priced tools are wrapped, in the server, at their first
-    call. Of a low-level Server only the handler's answer is seen, and what the handler raises.
+    A refusal is a CallToolResult with `isError`, with the message as its text and the figures as
+    `structuredContent`. With `on_refusal="stop"` it is a protocol error instead: an MCPError of code 402,
+    429, 503 or 500, with the figures as its `data`. That stops the run in most clients; the server has no
+    control over the run itself.
 
-    Put it last in `middleware`: one that comes after it could rename or repeat the call that was paid
-    for. Guards what a client sends: not resources and prompts, nor what the server's own code calls
-    by `MCPServer.call_tool`. A name that no tool has guards nothing; the log warns of one that looks
-    like a slip, when the tools are listed.
+    What happens to the hold:
+
+    - If the tool raises, is cancelled, returns an error result, asks its client for input or becomes a
+      background task, the hold is kept: the outcome is unknown, so the credits remain counted until a
+      later balance shows what was charged. `release_on` can name exceptions that prove that nothing was charged.
+    - A call costs nothing if an MCPServer rejects its arguments or has no such tool, or if a resolver of
+      a parameter asks the client first or is declined. To detect this, the functions of priced tools are
+      wrapped, in the server, at their first call.
+    - Of a low-level Server, only the handler's answer and its exceptions can be seen.
+
+    Put it last in `middleware`: middleware after it could rename or repeat the call that was admitted. It
+    guards calls by clients, but not resources, prompts, or calls of `MCPServer.call_tool` by the server's
+    own code. A name that no tool has guards nothing; when tools are listed, the log warns of a name that
+    resembles one of theirs.
     """
 
-    @discreet
+    @clean_traceback
     def __init__(
-        self, guard: "Guard", costs: Mapping[str, Cost | None], *, on_refusal: OnRefusal = "tell"
+        self, guard: "Guard", costs: Mapping[str, Cost | None], *, on_refusal: TellOrStop = "tell"
     ) -> None:
         self._tools = Tools(guard, costs, on_refusal=on_refusal)
         self._stops = on_refusal == "stop"
@@ -65,14 +76,14 @@ class BudgetMiddleware:
     async def __call__(
         self, ctx: "ServerRequestContext[Any, Any]", call_next: "CallNext"
     ) -> "HandlerResult":
-        """Run one tool call, or tell the client why not; anything else goes through."""
+        """Run one tool call, or answer with a refusal; all other requests pass unchanged."""
         if ctx.method == "tools/list":
-            return self._looked_at(await call_next(ctx))
+            return self._check_prices(await call_next(ctx))
         if ctx.method != "tools/call":
             return await call_next(ctx)
         if ctx.request_id is None:
-            return None  # A notification of this name: the SDK would drop it too, at our cost.
-        # Read as the SDK is about to read it: what it would reject is rejected here.
+            return None  # A notification: the SDK would drop it as well, but after our admission.
+        # Validated as the SDK will validate it, so that invalid calls are rejected before admission.
         call = CallToolRequestParams.model_validate(ctx.params or {}, by_name=False)
         if self._tools.find(call.name) is None:
             return await call_next(ctx)
@@ -83,7 +94,7 @@ class BudgetMiddleware:
     ) -> "HandlerResult":
         try:
             hold = await self._tools.aopen(found.name, found.arguments)
-        except Exception as error:  # noqa: BLE001  whatever went wrong, the tool does not run
+        except Exception as error:  # noqa: BLE001  after any failure the tool must not run
             refusal = error
         else:
             turn = Turn(hold)
@@ -91,19 +102,19 @@ class BudgetMiddleware:
                 try:
                     result = await call_next(ctx)
                 except BaseException as error:
-                    turn.left(functools.partial(_before_it_began, hold, error))
+                    turn.left(functools.partial(_before_it_began, found, hold, error))
                     raise
             turn.over(lambda: self._end(found, turn, result))
             return result
         if found.is_turned_down():
-            # The server says itself why; its function, if it were reached all the same, does not run.
-            nobodys = Turn(NoHold(found.name, 0))
-            nobodys.left()
-            with found.following(nobodys):
+            # The server itself reports why; if it reached the function after all, that would not run.
+            refused_turn = Turn(NullHold(found.name, 0))
+            refused_turn.left()
+            with found.following(refused_turn):
                 return await call_next(ctx)
         return self._refused(found.name, refusal)
 
-    def _looked_at(self, listed: "HandlerResult") -> "HandlerResult":
+    def _check_prices(self, listed: "HandlerResult") -> "HandlerResult":
         tools = listed.get("tools") if isinstance(listed, dict) else None
         if isinstance(tools, list):
             self._tools.expect(tool["name"] for tool in tools if isinstance(tool, dict))
@@ -123,22 +134,26 @@ class BudgetMiddleware:
         done = _tools_result(result)
         if done is not None and not done.is_error:
             self._tools.settle(found.name, turn.hold, done)
-        elif not turn.began and (isinstance(result, _Refusal) or (done and found.is_turned_down())):
+        elif not turn.began and (
+            isinstance(result, _Refusal)
+            or found.is_asking(result if done is None else done)
+            or (done and found.is_turned_down())
+        ):
             release(turn.hold)
         else:
             turn.hold.keep()
 
 
 class _Refusal(CallToolResult):
-    """What another guard, around this one, is not to take for the result of a tool that ran."""
+    """A refusal. Another guard, around this one, must not mistake it for the result of a tool that ran."""
 
 
 class _Stop(MCPError):
-    """Likewise."""
+    """A refusal as a protocol error, likewise."""
 
 
 class _Found:
-    """A call, and the tool that is behind it where the server is one whose tools can be found."""
+    """A call, and its tool if the server is of a kind whose tools can be found."""
 
     def __init__(self, call_next: "CallNext", call: CallToolRequestParams) -> None:
         self.name = call.name
@@ -147,26 +162,34 @@ class _Found:
         self._tool = None if self._server is None else tool_of(self._server, call.name)
 
     def is_turned_down(self) -> bool:
-        """Whether there is no such tool, or it does not take the arguments."""
+        """Whether there is no such tool, or the tool does not accept the arguments."""
         if self._tool is None:
             return self._server is not None
         return not takes(self._tool, self.arguments)
 
+    def is_asking(self, result: object) -> bool:
+        """Whether a parameter's resolver asks the client or was declined: the tool has not begun then."""
+        return self._tool is not None and asks_first(self._tool, result)
+
+    def lacks_an_answer(self, error: BaseException) -> bool:
+        """Whether a parameter's resolver asked for something that this client does not support."""
+        return self._tool is not None and lacks_an_answer(self._tool, error)
+
     def following(self, turn: Turn) -> AbstractContextManager[None]:
-        """A block in which the tool's function tells `turn` what it does."""
+        """A block in which the tool's function reports its start and its outcome to `turn`."""
         return nullcontext() if self._tool is None else following(self._tool.fn, turn)
 
 
-def _before_it_began(hold: "Hold", error: BaseException) -> None:
-    """The tool was not reached, or is of a server that cannot be followed: `error` is all there is."""
-    if isinstance(error, _Stop):
+def _before_it_began(found: _Found, hold: "Hold", error: BaseException) -> None:
+    """The tool was not reached, or its server cannot be followed: only `error` is known."""
+    if isinstance(error, _Stop) or found.lacks_an_answer(error):
         release(hold)
     else:
         hold.finish(error)
 
 
 def _tools_result(result: "HandlerResult") -> CallToolResult | None:
-    """What the tool came to; None for a task's, an extension's or an unfinished call's answer."""
+    """The tool's result; None for the answer of a task, an extension or an unfinished call."""
     if isinstance(result, CallToolResult):
         return result
     if not isinstance(result, dict) or result.get("resultType", "complete") != "complete":

@@ -1,4 +1,4 @@
-"""The OpenAI Agents SDK's function tools: credits before a tool runs.
+"""The OpenAI Agents SDK's function tools: credits are set aside before a tool runs.
 
 agent = Agent("planner", tools=guarded_tools([deep_spec], guard, {"deep_spec": 50}))
 """
@@ -6,68 +6,73 @@ agent = Agent("planner", tools=guarded_tools([deep_spec], guard, {"deep_spec": 5
 import asyncio
 import copy
 import functools
+import inspect
 import json
 import types
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import wrapt
 
-from budgetguard.discreet import discreet
+from budgetguard._core.clean_tracebacks import clean_traceback
+from budgetguard._costs import Cost
 from budgetguard.integrations._extra import extra
-from budgetguard.integrations._turn import Refused, Turn, within
-from budgetguard.integrations.objects import Cost
-from budgetguard.integrations.tools import OnRefusal, Tools, guarded_already, no_such_tool
+from budgetguard.integrations._tool_call import Refused, Turn, within
+from budgetguard.integrations.tools import TellOrStop, Tools, guarded_already, no_such_tool
 
 if TYPE_CHECKING:
+    from budgetguard._engine.hold import Hold
     from budgetguard.guard import Guard
-    from budgetguard.hold import Hold
 
 with extra("openai-agents"):
-    from agents import FunctionTool, Tool
+    from agents import AgentBase, FunctionTool, Tool
     from agents.agent_tool_state import get_agent_tool_state_scope, peek_agent_tool_run_result
 
 
 _BIND = "__agents_bind_function_tool__"
 
 
-@discreet
+@clean_traceback
 def guarded_tools(
     tools: Iterable[Tool],
     guard: "Guard",
     costs: Mapping[str, Cost | None],
     *,
-    on_refusal: OnRefusal = "tell",
+    on_refusal: TellOrStop = "tell",
 ) -> list[Tool]:
-    """The same tools for an Agent, where those that `costs` names ask for their credits first.
+    """The same tools for an Agent, with the guard in those that `costs` names.
 
-    `costs` is by tool name, see `budgetguard.integrations.tools.Tools`; a callable is given the
-    arguments that the model wrote, defaults not filled in, and `actual` what the tool returned. The
-    model reads a refusal as the tool's result; with `on_refusal="stop"` the run ends with a
-    UserError of the SDK, whose cause is the error. Of parallel calls in one turn, those that the
-    balance covers run. Arguments that the SDK turns down hold nothing, as do approvals and input
-    guardrails, which come before. A tool that raises is kept, whatever its `failure_error_function`
-    makes of that, unless `release_on` names what it raised; so is one that times out or is cancelled.
-    A plain function runs in a thread: when nobody waits for it any more, its hold stays open until
-    that has ended.
+    `costs` is keyed by tool name, see `budgetguard.integrations.tools.Tools`. A callable is given the
+    arguments as the model wrote them, without defaults; `actual` is given what the tool returned. The
+    model reads a refusal as the tool's result; with `on_refusal="stop"` the run stops with a UserError of
+    the SDK, whose cause is the error. Of parallel calls in one turn, those that the balance covers run.
 
-    The tools that are given stay as they are. Guarded are function tools, agents as tools among
-    them: those at one price for their whole run, so leave the tools inside of them without one.
-    Where a run inside pauses for an approval, what it was held for is kept, and going on is asked and
-    priced again: price the tools inside instead. What OpenAI hosts, shells, computers, custom tools,
-    handoffs, and the tools of `mcp_servers` are not function tools, and `"*"` does not reach them; nor
-    is the model's own cost guarded.
+    What happens to the hold:
 
-    A refusal ends the run in either case where it cannot be read: of a tool whose output has a declared
-    schema, and of a paused run that is to go on. An agent whose `tool_use_behavior` is to stop at a tool
-    takes a refusal for its answer.
+    - Arguments that the SDK rejects hold nothing. Approvals and input guardrails come before the hold.
+    - If the tool raises, times out or is cancelled, the hold is kept: the outcome is unknown, so the
+      credits remain counted until a later balance shows what was charged. This is so whatever the tool's
+      `failure_error_function` makes of the exception, unless `release_on` names its type.
+    - A synchronous function runs in a thread. If the caller stops waiting, the hold remains open until
+      the thread has finished.
 
-    Raises ValueError for a name that no tool has, and TypeError where the tool is no function tool or
-    is guarded already.
+    The tools that you pass are not changed. Function tools can be guarded, including agents used as
+    tools. The price of such an agent covers its whole run, so give the tools inside it no price. If that
+    run pauses for an approval, its hold is kept, and resuming it is admitted and priced again; price the
+    tools inside instead in that case. Tools that OpenAI hosts, shells, computers, custom tools, handoffs
+    and the tools of `mcp_servers` are not function tools, so `"*"` does not cover them. The model's own
+    cost is not guarded either.
+
+    Where nothing could read a refusal, it stops the run in either mode: for a tool whose output has a
+    declared schema, and for a paused run that is being resumed. An agent whose `tool_use_behavior` is to
+    stop at a tool takes a refusal as its answer.
+
+    Raises ValueError for a name that no tool has, and TypeError if the named tool is not a function tool
+    or is already guarded, or if `tools` contains something that is not a tool.
     """
     telling = Tools(guard, costs, on_refusal=on_refusal)
     stopping = Tools(guard, costs, on_refusal="stop")
-    given = list(tools)
+    given = [_checked(tool) for tool in _several(tools)]
     for name in costs:
         if name != "*":
             _check(name, given, costs)
@@ -77,12 +82,33 @@ def guarded_tools(
     ]
 
 
+def _several(tools: object) -> Iterable[Any]:
+    if not isinstance(tools, Iterable):
+        msg = f"guarded_tools takes a list of tools, not {type(tools).__name__}"
+        raise TypeError(msg)
+    return tools
+
+
+def _checked(tool: Any) -> Tool:
+    # Every kind of tool in the SDK has a name, but so do agents.
+    is_tool = isinstance(getattr(tool, "name", None), str) and not isinstance(tool, AgentBase)
+    if not is_tool:
+        advice = ""
+        if isinstance(tool, AgentBase):
+            advice = ": give it agent.as_tool(...)"
+        elif inspect.isroutine(tool):
+            advice = ": decorate the function with function_tool"
+        msg = f"guarded_tools takes the SDK's tools, not {type(tool).__name__}{advice}"
+        raise TypeError(msg)
+    return cast("Tool", tool)
+
+
 def _check(name: str, tools: Iterable[Tool], costs: Iterable[str]) -> None:
     kinds = {tool.name: type(tool) for tool in tools}
     if name not in kinds:
         raise ValueError(no_such_tool(name, kinds, costs))
     if not issubclass(kinds[name], FunctionTool):
-        msg = f"{name} is no function tool, but {kinds[name].__name__}: it cannot be guarded here"
+        msg = f"{name} is {kinds[name].__name__}, not a function tool: it cannot be guarded here"
         raise TypeError(msg)
 
 
@@ -97,15 +123,15 @@ def _guarded(tool: Tool, tools: Tools) -> Tool:
 
 
 class _Guarded(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
-    """What invokes a tool, with the guard before it.
+    """Invokes a tool after the guard has admitted the call.
 
-    A proxy, because the SDK (0.24) knows its own invokers by their type: they check a call's
-    arguments before it asks whether that is approved, and are bound anew to a copied tool.
+    It is a proxy because the SDK (0.24) recognizes its own invokers by their type: it checks a call's
+    arguments before it asks for approval, and binds the invoker again for a copied tool.
     """
 
     def __init__(self, invoke: Any, name: str, tools: Tools) -> None:
         of_the_sdk = hasattr(invoke, _BIND)
-        # The partial, because a copied tool also binds methods of its own anew, past this proxy.
+        # A partial, because a copied tool binds its methods again, which would bypass this proxy.
         super().__init__(invoke if of_the_sdk else functools.partial(invoke))
         self._self_body = invoke._invoke_tool_impl if of_the_sdk else None  # noqa: SLF001
         self._self_name = name
@@ -117,7 +143,7 @@ class _Guarded(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
             return await self.__wrapped__(context, arguments)
         call = _Call(self._self_tools, self._self_name, arguments)
         try:
-            result = await self._asking(call)(context, arguments)
+            result = await self._admitting(call)(context, arguments)
         except BaseException as error:
             call.left()
             if error is not call.refused:
@@ -125,29 +151,29 @@ class _Guarded(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
         else:
             call.over(result, paused=_is_paused(context))
             return result
-        return call.told(paused=_is_paused(context))
+        return call.refusal(paused=_is_paused(context))
 
     def __agents_bind_function_tool__(self, tool: FunctionTool) -> "_Guarded":
         if self._self_body is None:
             return self
         return _Guarded(getattr(self.__wrapped__, _BIND)(tool), self._self_name, self._self_tools)
 
-    def _asking(self, call: "_Call") -> Any:
-        """What invokes the tool, and asks for its credits as far inside as can be reached.
+    def _admitting(self, call: "_Call") -> Any:
+        """The tool's invoker, which sets its credits aside as late as possible.
 
-        That is the function itself, where the SDK has made a tool of one: by then it has found the
-        arguments right, and has made no words yet of what the function raises.
+        If the SDK made the tool from a function, that is right before the function: the SDK has accepted
+        the arguments by then, and has not yet turned the function's exception into text.
         """
         body = self._self_body
         if body is None:
             return call.around(self.__wrapped__)
         invoke = copy.copy(self.__wrapped__)
-        invoke._invoke_tool_impl = _asking_inside(body, call) or call.around(body)  # noqa: SLF001
+        invoke._invoke_tool_impl = _admitting_inside(body, call) or call.around(body)  # noqa: SLF001
         return invoke
 
 
 class _Call:
-    """One call that a model made of a tool."""
+    """One call by a model of one tool."""
 
     def __init__(self, tools: Tools, name: str, arguments: str) -> None:
         self.refused: Refused | None = None
@@ -157,39 +183,39 @@ class _Call:
         self._turn: Turn | None = None
 
     def around(self, body: Any) -> Any:
-        """`body`, an `async def`, asked for first."""
+        """`body`, an `async def`, after admission."""
 
-        async def asking(*args: Any, **kwargs: Any) -> Any:
+        async def admitting(*args: Any, **kwargs: Any) -> Any:
             return await (await self._enter()).arun(body, *args, **kwargs)
 
-        return asking
+        return admitting
 
     def around_plain(self, body: Any) -> Any:
-        """`body`, a plain function, asked for first and run in a thread, as the SDK would run it."""
+        """`body`, a synchronous function, after admission and in a thread, as the SDK would run it."""
 
-        async def asking(*args: Any, **kwargs: Any) -> Any:
+        async def admitting(*args: Any, **kwargs: Any) -> Any:
             turn = await self._enter()
-            # It works on when nobody waits for it any more.
+            # It continues even if its caller stops waiting.
             return await asyncio.to_thread(turn.run, body, *args, **kwargs)
 
-        return asking
+        return admitting
 
     def over(self, result: Any, *, paused: bool) -> None:
-        """The tool, or whatever stands around it, came to `result`."""
+        """The tool, or the code around it, has the result `result`."""
         if self._turn is not None:
             hold = self._turn.hold
             self._turn.over(lambda: hold.keep() if paused else self._settle(hold, result))
 
     def left(self) -> None:
-        """The call came to nothing."""
+        """The call has no result."""
         if self._turn is not None:
             self._turn.left()
 
-    def told(self, *, paused: bool) -> str:
-        """What the model is to read of a refusal; raises it where the run is to stop."""
+    def refusal(self, *, paused: bool) -> str:
+        """The text in which the model reads the refusal; raises the error to stop the run."""
         assert self.refused is not None
         if paused:
-            # Of a run that is to go on nothing is read: it would pause again, for ever.
+            # The SDK would not read a text here: the run would pause again and again.
             raise self.refused.error
         return self._tools.refusal(self._name, self.refused.error)
 
@@ -197,7 +223,7 @@ class _Call:
         try:
             named = json.loads(self._arguments) if self._arguments else {}
             hold = await self._tools.aopen(self._name, named)
-        except Exception as error:  # noqa: BLE001  whatever went wrong, the tool does not run
+        except Exception as error:  # noqa: BLE001  after any failure the tool must not run
             self.refused = Refused(error)
             raise self.refused from None
         self._turn = Turn(hold, functools.partial(self._settle, hold))
@@ -207,17 +233,17 @@ class _Call:
         self._tools.settle(self._name, hold, result)
 
 
-def _asking_inside(body: Any, call: _Call) -> Any:
-    """The SDK's invocation of a plain or `async def` function, which is asked for; None of others.
+def _admitting_inside(body: Any, call: _Call) -> Any:
+    """The SDK's invocation of a sync or async function, with admission first; None for other tools.
 
-    The function is only to be had in the closure (0.24, read 2026-11).
+    The function can be reached only in the closure (0.24, read 2026-11).
     """
     found = within(body)
     if not {"the_func", "is_sync_function_tool"} <= found.keys():
         return None
     function = found["the_func"]
-    asking = call.around_plain if found["is_sync_function_tool"] else call.around
-    own = {**found, "the_func": asking(function), "is_sync_function_tool": False}
+    admitting = call.around_plain if found["is_sync_function_tool"] else call.around
+    own = {**found, "the_func": admitting(function), "is_sync_function_tool": False}
     cells = tuple(types.CellType(own[name]) for name in body.__code__.co_freevars)
     inside = types.FunctionType(body.__code__, body.__globals__, body.__name__, None, cells)
     inside.__dict__.update(body.__dict__)
@@ -225,19 +251,19 @@ def _asking_inside(body: Any, call: _Call) -> Any:
 
 
 def _takes(body: Any, arguments: str) -> bool:
-    """Whether an agent as a tool takes the arguments; it says itself of others why not."""
+    """Whether an agent used as a tool accepts the arguments; if not, it reports the reason itself."""
     parameters = within(body).get("params_adapter")
     if parameters is None:
         return True
     try:
         parameters.validate_python(json.loads(arguments) if arguments else {})
-    except ValueError:  # a ValidationError of Pydantic's is one
+    except ValueError:  # includes Pydantic's ValidationError
         return False
     return True
 
 
 def _is_paused(context: Any) -> bool:
-    """Whether an agent as a tool waits for an approval inside of it."""
+    """Whether an agent used as a tool waits for an approval inside its run."""
     call = getattr(context, "tool_call", None)
     if call is None:
         return False

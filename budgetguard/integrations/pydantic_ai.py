@@ -1,4 +1,4 @@
-"""Pydantic AI's agents: credits before a tool runs.
+"""Pydantic AI's agents: credits are set aside before a tool runs.
 
 agent = Agent(model, tools=[deep_spec], capabilities=[BudgetCapability(guard, {"deep_spec": 50})])
 """
@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from budgetguard.discreet import discreet
-from budgetguard.errors import BudgetGuardError
+from budgetguard._core.clean_tracebacks import clean_traceback
+from budgetguard._core.errors import BudgetGuardError
+from budgetguard._costs import Cost
 from budgetguard.integrations._extra import extra
-from budgetguard.integrations._turn import Turn, in_the_dark, release
-from budgetguard.integrations.objects import Cost
-from budgetguard.integrations.tools import OnRefusal, Tools
+from budgetguard.integrations._tool_call import Turn, is_outcome_unknown, release
+from budgetguard.integrations.tools import TellOrStop, Tools
 
 if TYPE_CHECKING:
+    from budgetguard._engine.hold import Hold
     from budgetguard.guard import Guard
-    from budgetguard.hold import Hold
 
 with extra("pydantic-ai"):
     from pydantic_ai import ApprovalRequired, CallDeferred, RunContext, ToolFailed
@@ -27,53 +27,61 @@ with extra("pydantic-ai"):
 
 
 class BudgetCapability(AbstractCapability[Any]):
-    """Holds what a tool call costs while it runs; the model reads a refusal as a failed tool.
+    """Holds the cost of a tool call while the tool runs; the model reads a refusal as a failed tool.
 
-    `costs` is by tool name, see `budgetguard.integrations.tools.Tools`; `actual` is given what the
-    tool returned. Guards all that the agent runs itself: its functions, toolsets, MCP servers, and
-    the tools of other capabilities. Of parallel calls in one turn, those that the balance covers
-    run. A call that waits for approval, or whose arguments Pydantic AI turns down, holds nothing. A
-    tool that raises is kept, unless `release_on` names what it raised: a function that raises
-    ModelRetry before it spends anything is right with `{"min": 50, "release_on": ModelRetry}`. The
-    ModelRetry that Pydantic AI itself makes of a tool's time-out, or of an MCP server that did not
-    answer, is not meant by that: nobody knows what that tool cost, and it is kept. A plain function
-    runs in a thread: when nobody waits for it any more, its hold stays open until that has ended.
+    `costs` is keyed by tool name, see `budgetguard.integrations.tools.Tools`; `actual` is given what the
+    tool returned. It guards every tool that the agent itself runs: its functions, its toolsets, MCP
+    servers, and the tools of other capabilities. Of parallel calls in one turn, those that the balance
+    covers run.
 
-    Put it last in `capabilities`: what another one's toolset does inside of it, it cannot see. With
-    `on_refusal="stop"` the error ends the run and reaches whoever ran the agent, unless another
-    capability's `on_tool_execute_error` recovers from it. Does not guard output functions, tools
-    that the model's provider runs, external tools, nor the model's own cost. A name that no tool has
-    guards nothing; the log warns of one that looks like a slip. Not for durable runs (Temporal, DBOS,
-    Prefect; 2.68, read 2026-11): it would be asked in the workflow, and again at each replay of it.
+    What happens to the hold:
+
+    - A call that waits for approval, or whose arguments Pydantic AI rejects, holds nothing.
+    - If the tool raises, the hold is kept: the outcome is unknown, so the credits remain counted until a
+      later balance shows what was charged. If your function raises ModelRetry before it spends anything,
+      say so with `{"min": 50, "release_on": ModelRetry}`.
+    - Pydantic AI itself raises ModelRetry when a tool times out or an MCP server does not answer.
+      `release_on` does not apply to that: the cost is unknown, so the hold is kept.
+    - A synchronous function runs in a thread. If the caller stops waiting, the hold remains open until
+      the thread has finished.
+
+    Put it last in `capabilities`: it cannot see what another capability's toolset does inside it. With
+    `on_refusal="stop"` the error stops the run and reaches the code that ran the agent, unless another
+    capability's `on_tool_execute_error` recovers from it.
+
+    It does not guard output functions, tools that the model's provider runs, external tools, or the
+    model's own cost. A name that no tool has guards nothing; the log warns of a name that resembles a
+    tool's. Do not use it in durable runs (Temporal, DBOS, Prefect; 2.68, read 2026-11): it would admit
+    the call inside the workflow, and again at each replay.
     """
 
-    @discreet
+    @clean_traceback
     def __init__(
-        self, guard: "Guard", costs: Mapping[str, Cost | None], *, on_refusal: OnRefusal = "tell"
+        self, guard: "Guard", costs: Mapping[str, Cost | None], *, on_refusal: TellOrStop = "tell"
     ) -> None:
         super().__init__()
         self._tools = Tools(guard, costs, on_refusal=on_refusal)
 
     @classmethod
     def get_serialization_name(cls) -> str | None:
-        """None: a guard cannot be written into a specification of an agent."""
+        """None: a guard cannot be written into an agent's specification."""
         return None
 
-    # Not wrap_tool_execute: there, other capabilities have turned a tool's failure into a result,
-    # and Pydantic AI a ModelRetry into an error of its own, which release_on could not name.
+    # Not wrap_tool_execute: by then, other capabilities may have turned a tool's failure into a
+    # result, and Pydantic AI a ModelRetry into its own error, which release_on could not name.
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
-        """Give the agent's tools with the guard before them."""
+        """The agent's tools, with the guard around them."""
         return _Guarded(toolset, self._tools)
 
 
 @dataclass
 class _Guarded(WrapperToolset[Any]):
-    """Tools, each of which is asked for before it is called."""
+    """Tools whose calls are admitted before they run."""
 
     tools: Tools
 
     async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
-        """Give the tools as they are, and tell of prices for others."""
+        """The tools, unchanged; the log warns of prices whose names nearly match one."""
         tools = await super().get_tools(ctx)
         self.tools.expect(tools)
         return tools
@@ -81,8 +89,8 @@ class _Guarded(WrapperToolset[Any]):
     async def call_tool(
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
     ) -> Any:
-        """Run one tool call, or tell the model why not."""
-        priced = tool.tool_def.name  # what runs, by the name that the model knows it by
+        """Run one tool call, or raise a refusal for the model to read."""
+        priced = tool.tool_def.name  # the name that the model sees
         try:
             hold = await self.tools.aopen(priced, tool_args)
         except Exception as error:
@@ -95,7 +103,7 @@ class _Guarded(WrapperToolset[Any]):
         try:
             result = await run(name, tool_args, ctx, noting)
         except BaseException as error:
-            if noting is tool and in_the_dark(error):
+            if noting is tool and is_outcome_unknown(error):
                 hold.keep()
             turn.left(functools.partial(_before_it_began, hold, error))
             raise
@@ -104,11 +112,11 @@ class _Guarded(WrapperToolset[Any]):
 
 
 class _Refusal(ToolFailed):
-    """What another guard, around this one, is not to take for a tool that ran."""
+    """A refusal. Another guard, around this one, must not mistake it for the failure of a tool that ran."""
 
 
 def _before_it_began(hold: "Hold", error: BaseException) -> None:
-    """The function was not reached: what is around it raised `error` instead."""
+    """The function was not reached: the code around it raised `error` instead."""
     if isinstance(error, ApprovalRequired | CallDeferred | _Refusal | BudgetGuardError):
         release(hold)
     else:
@@ -116,9 +124,9 @@ def _before_it_began(hold: "Hold", error: BaseException) -> None:
 
 
 def _noting(tool: ToolsetTool[Any], turn: Turn) -> ToolsetTool[Any]:
-    """The same tool, whose function runs through `turn`; `tool` itself where it has none.
+    """The same tool, with its function run through `turn`; `tool` itself if it has no function.
 
-    Around the function Pydantic AI (2.68, read 2026-11) has threads and time-outs of its own.
+    Pydantic AI (2.68, read 2026-11) puts threads and time-outs of its own around the function.
     """
     if isinstance(tool, FunctionToolsetTool):
         schema: Any = getattr(tool.call_func, "__self__", None)

@@ -1,7 +1,7 @@
-"""An agent's tools: what they cost by name, and how a refusal is put to the model.
+"""Prices for an agent's tools by name, and the text in which a model reads a refusal.
 
-Every framework's file asks here before a tool runs. Whatever goes wrong while asking, a callable
-for the cost that raises included, is a refusal: no tool runs that was not let in.
+Every framework's integration sets credits aside here before a tool runs. If that fails for any
+reason, including a cost callable that raises, the call is refused: only an admitted tool runs.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,48 +10,48 @@ from difflib import get_close_matches
 from math import ceil
 from typing import Any, Literal, TypeAlias
 
-from budgetguard.credits import spell
-from budgetguard.discreet import discreet
-from budgetguard.errors import (
+from budgetguard._core.amounts import spell
+from budgetguard._core.argument_types import other, shown, unknown
+from budgetguard._core.clean_tracebacks import clean_traceback
+from budgetguard._core.errors import (
     BalanceUnavailable,
     BudgetGuardError,
     ConcurrencyLimit,
     InsufficientCredits,
     ago,
 )
-from budgetguard.events import logger
+from budgetguard._core.events import logger
+from budgetguard._costs import Cost, spec_for
+from budgetguard._engine.call_spec import CallSpec
+from budgetguard._engine.hold import Hold, NullHold
 from budgetguard.guard import Guard, check_guard
-from budgetguard.hold import Hold, NoHold
-from budgetguard.integrations.objects import Cost
-from budgetguard.requirement import Requirement, check_terms
-from budgetguard.wrong import other, shown, unknown
 
-OnRefusal: TypeAlias = Literal["tell", "stop"]
+TellOrStop: TypeAlias = Literal["tell", "stop"]
 
 _ANY = "*"
 
 
 class Tools:
-    """The tools that cost credits, by name; `"*"` prices all that are not named.
+    """The tools that cost credits, by name; `"*"` prices every tool that is not named.
 
-    `costs` says of each what it may cost, in credits: a number, a callable given the tool's
-    arguments by keyword, or the arguments of `require_credits` in a mapping. A cost of None lets
-    one tool pass that `"*"` would price. With `on_refusal="tell"` the model reads a refusal as the
-    tool's result, with `"stop"` the run ends with the error.
+    `costs` maps a tool's name to what one call may cost, in credits: a number, a callable that is
+    given the tool's arguments by keyword, or a mapping of arguments for `require_credits`. A cost
+    of None exempts one tool from `"*"`. With `on_refusal="tell"` the model reads a refusal as the
+    tool's result; with `on_refusal="stop"` the error stops the run.
 
-    Raises TypeError or ValueError for costs that cannot be, TypeError for what is no guard.
+    Raises TypeError or ValueError for an invalid cost, and TypeError if `guard` is not a Guard.
     """
 
-    @discreet
+    @clean_traceback
     def __init__(
-        self, guard: "Guard", costs: Mapping[str, Cost | None], *, on_refusal: OnRefusal = "tell"
+        self, guard: "Guard", costs: Mapping[str, Cost | None], *, on_refusal: TellOrStop = "tell"
     ) -> None:
         check_guard(guard)
         if not isinstance(costs, Mapping):
-            msg = f"costs takes a mapping of tools' names to costs, not {type(costs).__name__}"
+            msg = f"costs takes a mapping of tool names to costs, not {type(costs).__name__}"
             raise TypeError(msg)
         if not costs:
-            msg = 'costs names no tool: {"deep_spec": 50}, or {"*": 10} for all'
+            msg = 'costs is empty: pass {"deep_spec": 50}, or {"*": 10} for all tools'
             raise ValueError(msg)
         if on_refusal not in {"tell", "stop"}:
             msg = f"on_refusal must be 'tell' or 'stop', not {other(on_refusal)}"
@@ -63,10 +63,10 @@ class Tools:
         self._unseen = self._priced.keys() - {_ANY}
 
     def expect(self, names: Iterable[str]) -> None:
-        """Warn in the log, once, of a price whose name is almost that of a tool without one.
+        """Log a warning, once, for each price whose name nearly matches that of an unpriced tool.
 
-        For frameworks that do not show the tools' `names` when the prices are given: there, a name
-        that no tool has can be meant for another agent's.
+        For frameworks that do not show the tools' `names` when the prices are given. A name that
+        no tool has is no error there, because it may be meant for another agent's tool.
         """
         unseen, self._unseen = self._unseen, set()
         known = set(names) if unseen else set()
@@ -76,35 +76,36 @@ class Tools:
                 logger.warning(no_such_tool(name, free, self._priced))
 
     def names(self, name: str) -> bool:
-        """Whether a tool has a price of its own, and not just that of `"*"`."""
+        """Whether a tool has a price of its own, not only that of `"*"`."""
         return name in self._priced
 
-    def find(self, name: str) -> Requirement | None:
-        """What a tool needs; None where it costs nothing."""
+    def find(self, name: str) -> CallSpec | None:
+        """The requirement of a tool, or None if it costs nothing."""
         return self._priced[name] if name in self._priced else self._priced.get(_ANY)
 
     def open(self, name: str, arguments: Mapping[str, Any]) -> Hold:
-        """Set a tool's credits aside before it runs; raises where it must not run."""
-        requirement = self.find(name)
-        if requirement is None:
-            return NoHold(name, 0)
-        return requirement.open(name, (), dict(arguments))
+        """Set a tool's credits aside before it runs; raises if it must not run."""
+        spec = self.find(name)
+        if spec is None:
+            return NullHold(name, 0)
+        admitted = spec.begin(name, (), arguments)
+        return admitted if isinstance(admitted, Hold) else spec.wait_for(*admitted, warns=False)
 
     async def aopen(self, name: str, arguments: Mapping[str, Any]) -> Hold:
-        """`open`, for code that awaits."""
+        """`open`, for async code."""
         requirement = self.find(name)
         if requirement is None:
-            return NoHold(name, 0)
-        return await requirement.aopen(name, (), dict(arguments))
+            return NullHold(name, 0)
+        return await requirement.aopen(name, (), arguments)
 
     def settle(self, name: str, hold: Hold, result: Any) -> None:
-        """The tool returned `result`: end its hold, at what `actual` says where there is one."""
+        """Settle the hold of a tool that returned `result`, at what `actual` gives if it is set."""
         requirement = self.find(name)
         if requirement is not None:
             requirement.settle(hold, result)
 
     def refusal(self, name: str, error: Exception) -> str:
-        """What the model is to read about what `open` raised; raises it where the run is to stop."""
+        """The text for the model about the error that `open` raised; raises it to stop the run."""
         if self._stops:
             raise error
         if isinstance(error, BudgetGuardError):
@@ -113,84 +114,75 @@ class Tools:
             "%s was not run: the credits for it could not be set aside", name, exc_info=error
         )
         return (
-            f"BUDGET: {name} was not run, because the credits for it could not be set aside "
+            f"BUDGET: {name} was not run because the credits for it could not be set aside "
             f"({type(error).__name__}: {error}). Do not retry with the same arguments."
         )
 
 
 def for_model(error: BudgetGuardError) -> str:
-    """A refusal in the words that a model needs: what is lacking, and what to do instead.
+    """The text in which a model reads a refusal: what is missing, and what to do instead.
 
-    Without the figures of other callers, and with no invitation to try again where that would not
-    help.
+    It leaves out the figures of other callers, and suggests a retry only where one can help.
     """
     if isinstance(error, InsufficientCredits):
         return f"BUDGET: {_lack(error)} {_instead(error)}"
     if isinstance(error, ConcurrencyLimit):
         if error.retry_after is None:
             return (
-                f"BUDGET: needs {error.needed} sessions, and {error.provider} allows {error.limit} "
-                "at once. Do not retry; go on without, and tell the user."
+                f"BUDGET: needs {error.needed} sessions, but {error.provider} allows {error.limit} "
+                "at once. Do not retry; continue without this tool, and tell the user."
             )
         return (
             f"BUDGET: {error.in_use} of {error.limit} sessions at {error.provider} are in use. "
-            "Do something else first, or go on without."
+            "Do something else first, or continue without this tool."
         )
     if isinstance(error, BalanceUnavailable):
         return (
             f"BUDGET: the balance at {error.provider} is not known, so nothing was started. "
-            "Do not retry; go on without, and tell the user."
+            "Do not retry; continue without this tool, and tell the user."
         )
     return f"BUDGET: {error}"
 
 
 def guarded_already(name: str) -> str:
-    """What to tell of a tool that would be held twice."""
+    """The message for a tool whose cost would be held twice."""
     return (
-        f"{name} is guarded already; for a second account, decorate its function with that guard's "
-        "require_credits"
+        f"{name} is already guarded; to guard it for a second account too, decorate its function "
+        "with require_credits of the other guard"
     )
 
 
 def no_such_tool(name: str, known: Iterable[str], costs: Iterable[str]) -> str:
-    """What to tell of a name in `costs` that no tool has; `known` are those that tools have."""
+    """The message for a name in `costs` that no tool has; `known` are the names of the tools."""
     return f"costs names {unknown(name, list(known), 'tool', list(costs))}"
 
 
 def _lack(error: InsufficientCredits) -> str:
     available = max(error.available, Decimal(0))
-    looked = f"looked {ago(error.age)}"
-    return f"needs {spell(error.needed)} credits, {spell(available)} available ({looked})."
+    as_of = f"as of {ago(error.age)}"
+    return f"needs {spell(error.needed)} credits, {spell(available)} available ({as_of})."
 
 
 def _instead(error: InsufficientCredits) -> str:
     if error.basis == "cap":
-        return "Do not retry: the account's cost limit allows no single call of that cost."
+        return "Do not retry: the account's cost limit does not allow a single call at that cost."
     if error.retry_after is not None:
         wait = max(ceil(error.retry_after), 1)
-        return f"Other calls hold the rest: do not retry before {wait} s have passed."
-    if error.top_up_url is None:
-        return "Do not retry; ask for a top-up."
-    return f"Do not retry; ask for a top-up: {error.top_up_url}"
+        return f"The rest is counted for other calls: wait {wait} s before you retry."
+    remedy = "a higher cost limit" if error.basis == "cost limit" else "a top-up"
+    at = "." if error.top_up_url is None else f": {error.top_up_url}"
+    return f"Do not retry; ask for {remedy}{at}"
 
 
 def _checked(name: object) -> str:
     if not isinstance(name, str):
-        msg = f"costs takes the names of tools, not {shown(name)}"
+        msg = f"costs takes tool names as keys, not {shown(name)}"
         raise TypeError(msg)
     return name
 
 
-def _requirement(guard: Guard, name: str, cost: Cost | None) -> Requirement | None:
+def _requirement(guard: Guard, name: str, cost: Cost | None) -> CallSpec | None:
     if cost is None:
         return None
-    terms: Mapping[str, Any] = cost if isinstance(cost, Mapping) else {"min": cost}
-    if "until" in terms:
-        msg = f"{name} takes no until: the framework reads a tool's result, and its hold ends then"
-        raise TypeError(msg)
-    try:
-        check_terms(terms)
-        return guard.require_credits(**terms)
-    except (TypeError, ValueError) as error:
-        error.add_note(f"in the cost of {name}")
-        raise
+    until = f"{name} takes no until: its hold lasts until the framework has the tool's result"
+    return spec_for(guard, cost, f"the cost of {name}", {"until": until})

@@ -1,10 +1,10 @@
-"""Typed fields of a reply, or BalanceUnavailable that says what is wrong with which."""
+"""Typed fields of a reply; an invalid field raises a BalanceUnavailable that names it."""
 
 from collections.abc import Mapping
 from decimal import Decimal
 
-from budgetguard.credits import exact
-from budgetguard.errors import BalanceUnavailable
+from budgetguard._core.amounts import exact
+from budgetguard._core.errors import BalanceUnavailable
 
 _MISSING = object()
 
@@ -12,8 +12,8 @@ _MISSING = object()
 class Fields:
     """A provider's reply, read field by field; every method raises BalanceUnavailable.
 
-    With `optional`, a field that is missing is None; with `nullable`, so is one that is null. A
-    null anywhere else is refused: it is not to be taken for "unlimited".
+    With `optional`, a missing field is None; with `nullable`, so is a field that is null. A null anywhere
+    else is refused, because it must not be taken for "unlimited".
     """
 
     def __init__(self, reply: Mapping[str, object], *, provider: str) -> None:
@@ -21,7 +21,7 @@ class Fields:
         self._provider = provider
 
     def nonsense(self, reason: str) -> BalanceUnavailable:
-        """The error for a reply of which `reason` is true."""
+        """The error for a reply with this fault."""
         return BalanceUnavailable(provider=self._provider, reason=reason)
 
     def inner(self, name: str) -> "Fields":
@@ -39,18 +39,18 @@ class Fields:
         return value
 
     def text(self, name: str) -> str | None:
-        """The text in the field `name`, which may be missing or null: it decides nothing."""
+        """The text in the field `name`, which may be missing or null, because no decision depends on it."""
         value = self._value(name, optional=True, nullable=True)
         if value is not None and not isinstance(value, str):
             raise self._mistyped(name, value, "text")
         return value
 
     def credits(self, name: str) -> Decimal:
-        """The credits in the field `name`, which may be below zero."""
+        """The credits in the field `name`, which may be negative."""
         return self._number(name, self._value(name))
 
     def optional_credits(self, name: str, *, nullable: bool = False) -> Decimal | None:
-        """The credits in the field `name`, which may be missing but not below zero."""
+        """The credits in the field `name`, which may be missing but not negative."""
         value = self._value(name, optional=True, nullable=nullable)
         if value is None:
             return None
@@ -61,7 +61,7 @@ class Fields:
         return number
 
     def sessions(self, name: str) -> int | None:
-        """The limit in the field `name`, which may be missing; -1 stands for no limit."""
+        """The limit in the field `name`, which may be missing; -1 means no limit."""
         value = self._value(name, optional=True)
         limit = None if value is None else self._number(name, value)
         if limit is None or limit == -1:
@@ -88,7 +88,7 @@ class Fields:
             msg = f"{name} is missing from the provider's reply"
             raise self.nonsense(msg)
         if value is None and not nullable:
-            msg = f"{name} in the provider's reply is null, which says nothing"
+            msg = f"{name} in the provider's reply is null"
             raise self.nonsense(msg)
         return value
 

@@ -1,7 +1,7 @@
-"""For the tests of programs that use budgetguard: fakes, and a clock turned by hand.
+"""Tools for testing programs that use budgetguard: a fake provider and a manual clock.
 
-The sandbox, a real HTTP server that speaks both providers' APIs, is in
-`budgetguard.testing.sandbox` and needs the extra of that name.
+The sandbox is a real HTTP server that serves both providers' APIs. It is in
+`budgetguard.testing.sandbox` and needs the extra `sandbox`.
 """
 
 from budgetguard.testing.clock import HandClock, hand_clock

@@ -1,57 +1,60 @@
-"""A clock turned by hand: time passes when a test says so, and nobody sleeps."""
+"""A manual clock: time passes when a test advances it, so no test has to sleep."""
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from budgetguard.clock import Instant
-from budgetguard.loop import Runtime
-from budgetguard.process import runtime_of
+from budgetguard._core.clock import Instant
+from budgetguard._engine.account_registry import runtime_of
+from budgetguard._io.loop import Runtime
 
-# A fetch that needs no I/O is done after about ten turns of the loop.
+# A fetch that needs no I/O is done after about ten iterations of the loop.
 _ROUNDS = 30
 _PATIENCE = 5.0
 
 
 class HandClock:
-    """Stands still until it is turned. Both clocks start at 1,000,000 seconds."""
+    """A clock that stands still until a test advances it.
+
+    It has a monotonic and a wall clock, as a computer has. Both start at 1,000,000 seconds.
+    """
 
     def __init__(self) -> None:
         self._mono = self._wall = 1_000_000.0
         self._turned: list[Callable[[], object]] = []
 
     def monotonic(self) -> float:
-        """Seconds that only ever advance."""
+        """The monotonic time in seconds. It never goes back."""
         return self._mono
 
     def wall(self) -> float:
-        """Seconds since the epoch."""
+        """The wall clock's time in seconds since the epoch."""
         return self._wall
 
     def now(self) -> Instant:
-        """Both at once."""
+        """Both times at once."""
         return Instant(self._mono, self._wall)
 
     def on_turn(self, callback: Callable[[], object]) -> None:
-        """Call back after every turn."""
+        """Register a callback that runs after every change of the time."""
         self._turned.append(callback)
 
     def advance(self, seconds: float) -> None:
-        """Let `seconds` pass on both clocks, and have everything due by then begin."""
+        """Let `seconds` pass on both clocks, and start everything that is due by then."""
         if seconds < 0:
-            msg = f"time only advances, not by {seconds}"
+            msg = f"time only moves forward, so it cannot advance by {seconds} seconds"
             raise ValueError(msg)
         self._mono += seconds
         self._wall += seconds
         self._tell()
 
     def suspend(self, seconds: float) -> None:
-        """Let the machine sleep: the wall clock moves on, the monotonic clock does not."""
+        """Simulate a sleeping computer: only the wall clock moves on, by `seconds`."""
         self._wall += seconds
         self._tell()
 
     def set_wall(self, seconds: float) -> None:
-        """Set the wall clock, as a time server may."""
+        """Set the wall clock, as a time server may do. The monotonic clock does not change."""
         self._wall = seconds
         self._tell()
 
@@ -62,9 +65,9 @@ class HandClock:
 
 @contextmanager
 def hand_clock() -> Iterator[HandClock]:
-    """Within the block, guards that are made go by the clock it gives.
+    """A block in which every new guard uses the manual clock that the block yields.
 
-    They run on a private loop of their own, which is stopped at the end of the block.
+    These guards run on a private event loop, which stops when the block ends.
     """
     clock = HandClock()
     runtime = Runtime(clock)
@@ -77,7 +80,7 @@ def hand_clock() -> Iterator[HandClock]:
 
 
 def settle(runtime: Runtime) -> None:
-    """Wait until the private loop has done what is due, as far as it needs no I/O for that."""
+    """Wait until the private loop has done everything due that needs no I/O."""
     done = threading.Event()
 
     def turn(rounds: int) -> None:

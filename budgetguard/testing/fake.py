@@ -1,13 +1,13 @@
-"""An account in memory, for tests that want no server."""
+"""A provider with an account in memory, for tests that need no server."""
 
 from decimal import Decimal
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from budgetguard.balance import Balance
-from budgetguard.credits import Amount, exact
-from budgetguard.discreet import discreet
-from budgetguard.process import Locked
+from budgetguard._core.amounts import Amount, exact
+from budgetguard._core.balance import Balance
+from budgetguard._core.clean_tracebacks import clean_traceback
+from budgetguard._engine.fork import Locked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,21 +18,30 @@ _NUMBERS = count(1)
 
 
 class OutOfCredits(Exception):
-    """The fake account cannot pay a charge: what a provider's 402 is in life."""
+    """The fake account cannot pay a charge, as when a real provider answers with status 402."""
 
 
 class FakeProvider:
-    """A provider whose account is a number in memory; give it to a Guard.
+    """A provider whose account is a number in memory. Pass it to a `Guard`.
 
-    `credits` is the true balance, None for unlimited. `charge` is what a provider does when it
-    works, `top_up` what a person does. `requests` counts the looks a guard made, `lowest` is the
-    lowest balance so far. With `failure` set, looks raise it. Thread-safe.
+    - `credits`: the true balance; None means unlimited.
+    - `lag`, `linger`: the provider's defaults, in seconds, as a guard reads them.
+    - `max_concurrency`, `cost_limit`, `credits_used`, `extra_credits`: what the provider reports
+      besides the balance.
+    - `requests`: how many times a guard fetched the balance.
+    - `lowest`: the lowest balance so far.
+    - `failure`: an exception that every fetch raises, or None.
+    - `on_fetch`: a callable that runs at the start of every fetch, or None. An awaitable that it
+      returns is awaited.
+
+    Call `charge` where a real provider would charge for its work, and `top_up` where a person
+    would add credits. All methods are safe to call from any thread.
     """
 
     name = "fake"
     top_up_url = "https://example.com/top-up"
 
-    @discreet
+    @clean_traceback
     def __init__(
         self,
         credits: Amount | None = 100,
@@ -69,25 +78,29 @@ class FakeProvider:
             self._set(None if credits is None else exact(credits, "credits"))
 
     def charge(self, cost: Amount, *, overdraw: bool = False) -> None:
-        """Take `cost` credits; raises OutOfCredits, taking nothing, where they are not there."""
+        """Subtract `cost` credits from the balance.
+
+        If the balance is too low, this raises OutOfCredits and subtracts nothing, unless
+        `overdraw` is set: then the balance goes below zero.
+        """
         amount = exact(cost, "cost")
         with self._locked.lock:
             if self._credits is None:
                 return
             if amount > self._credits and not overdraw:
-                msg = f"402: {amount} credits asked for, {self._credits} there"
+                msg = f"402: the charge is {amount} credits, and {self._credits} are left"
                 raise OutOfCredits(msg)
             self._set(self._credits - amount)
 
     def top_up(self, credits: Amount) -> None:
-        """Add credits."""
+        """Add credits to the balance."""
         amount = exact(credits, "credits")
         with self._locked.lock:
             if self._credits is not None:
                 self._set(self._credits + amount)
 
-    async def fetch(self, client: "httpx.AsyncClient") -> Balance:  # noqa: ARG002  as providers do
-        """The balance as it stands; raises `failure` if that is set."""
+    async def fetch(self, client: "httpx.AsyncClient") -> Balance:  # noqa: ARG002  the protocol of providers has it
+        """Return the current balance, or raise `failure` if that is set."""
         self.requests += 1
         if self.on_fetch is not None:
             waited = self.on_fetch()

@@ -1,4 +1,4 @@
-"""The pytest plugin: fixtures that start nothing unless a test asks for them."""
+"""The pytest plugin. Its fixtures start nothing unless a test requests them."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def budgetguard_clock() -> "Iterator[HandClock]":
-    """A clock turned by hand; guards made during the test go by it."""
+    """A manual clock, which all guards made during the test use."""
     from budgetguard.testing.clock import hand_clock
 
     with hand_clock() as clock:
@@ -30,10 +30,10 @@ def budgetguard_sandbox() -> "Iterator[Sandbox]":
 
 @pytest.fixture
 def budgetguard_off() -> Iterator[None]:
-    """Guards are switched off for the test."""
-    from budgetguard.switch import SWITCH
+    """Switch all guards off for the test."""
+    from budgetguard._core.activation import ACTIVATION
 
-    before = SWITCH.save()
-    SWITCH.set_active(False)
+    before = ACTIVATION.save()
+    ACTIVATION.set_active(False)
     yield
-    SWITCH.restore(before)
+    ACTIVATION.restore(before)

@@ -1,4 +1,4 @@
-"""What tests of agents share: an account that books late, and costs that cannot be told."""
+"""What tests of agents share: an account whose provider posts charges late, and costs that cannot be computed."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ def provider(clock: HandClock) -> FakeProvider:
 
 @pytest.fixture
 def guard(provider: FakeProvider) -> Guard:
-    """A guard that has looked: 100 credits are available."""
+    """A guard with a fresh balance: 100 credits are available."""
     guard = Guard(provider)
     guard.balance()
     return guard

@@ -19,9 +19,9 @@ Kept = Callable[[Guard, int], None]
 
 
 def too_little(needed: int, available: int) -> str:
-    """What is read where the balance does not suffice, right after a look at it."""
+    """The refusal's text when the balance is too low, right after a refresh."""
     return (
-        f"BUDGET: needs {needed} credits, {available} available (looked just now). "
+        f"BUDGET: needs {needed} credits, {available} available (as of just now). "
         "Do not retry; ask for a top-up: https://example.com/top-up"
     )
 
@@ -35,21 +35,21 @@ FIGURES = {
     "retry_after": None,
     "top_up_url": "https://example.com/top-up",
 }
-COULD_NOT = "BUDGET: deep_spec was not run, because the credits for it could not be set aside"
+COULD_NOT = "BUDGET: deep_spec was not run because the credits for it could not be set aside"
 NOT_AGAIN = "Do not retry with the same arguments."
-UNTOLD = f"{COULD_NOT}. {NOT_AGAIN}"
+WITHHELD = f"{COULD_NOT}. {NOT_AGAIN}"
 UNKNOWN = (
     "BUDGET: the balance at fake is not known, so nothing was started. "
-    "Do not retry; go on without, and tell the user."
+    "Do not retry; continue without this tool, and tell the user."
 )
-MISSPELLED = "costs names 'deep_spek', but no tool is called that. Did you mean deep_spec?"
+MISSPELLED = "costs names 'deep_spek', but no tool has that name. Did you mean deep_spec?"
 
 
 def reads_of_want(printed: str) -> bool:
     """Whether an example's model reads one refusal: of 50 credits, where 22 are left."""
     [refusal] = re.findall(r"BUDGET: .*", printed)
     words = (
-        r"BUDGET: needs 50 credits, 22 available \(looked (just now|\d+ s ago)\)\. "
+        r"BUDGET: needs 50 credits, 22 available \(as of (just now|\d+ s ago)\)\. "
         r"Do not retry; ask for a top-up: https://example\.com/top-up"
     )
     return re.fullmatch(words, refusal) is not None
@@ -195,7 +195,7 @@ class Slow:
             await running
 
 
-ENDS = pytest.mark.parametrize(
+OUTCOMES = pytest.mark.parametrize(
     ("error", "release_on", "after"),
     [(None, (), 50), (OSError("broke"), (), 50), (OSError("refused"), OSError, 100)],
     ids=["returns", "raises", "raises what frees it"],
@@ -209,7 +209,7 @@ def works_on(
     after: int,
     given_up: Callable[[Guard], Coroutine[Any, Any, None]],
 ) -> None:
-    """Check that the 50 credits of `slow` stay held when it is given up, until its thread ends.
+    """Check that the 50 credits of `slow` remain held after its caller gave up, until its thread has finished.
 
     Of 100, `after` are left then. Nothing lingers, so that no refresh hides a hold that ended early.
     """
@@ -237,7 +237,7 @@ def refreshed(clock: HandClock, guard: Guard) -> Guard:
 
 
 def out_of_time(clock: HandClock, provider: FakeProvider, call: Callable[[], Any]) -> Any:
-    """What comes of a call whose look at the balance hangs until a guard's usual time-out."""
+    """The result of a call whose balance request hangs until a guard's default time-out."""
     provider.on_fetch = anyio.sleep_forever
     caller = Caller(call)
     under_way(clock, provider, 1)
@@ -249,7 +249,7 @@ FIVE = [f"part {number}" for number in range(5)]
 
 
 def three_at_once(provider: FakeProvider) -> Callable[[str], str]:
-    """Work that costs 30 credits and ends when three are at it."""
+    """Work that costs 30 credits and finishes once three calls run at the same time."""
     together = threading.Barrier(3)
 
     def work(prompt: str) -> str:
@@ -264,13 +264,13 @@ def check_three_of_five(texts: Sequence[str], ran: Sequence[str]) -> None:
     """Check what a model read of five such calls on 100 credits: three ran, two wait for them."""
     refused = [text for text in texts if text.startswith("BUDGET: needs 30 credits, ")]
     assert len(refused) == 2
-    assert all("Other calls hold the rest: do not retry before " in text for text in refused)
+    assert all("The rest is counted for other calls: wait " in text for text in refused)
     assert sorted(ran) == sorted(set(texts) - set(refused))
     assert len(ran) == 3
 
 
 async def five_side_by_side(serving: Serving, call: Callable[[str], Awaitable[Any]]) -> list[Any]:
-    """The answers to five calls of deep_spec, none of which ends before two were refused."""
+    """The answers to five calls of deep_spec, none of which finishes before two were refused."""
     two_refused = anyio.Event()
     serving.during = two_refused.wait
     answers: list[Any] = []

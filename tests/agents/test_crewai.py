@@ -14,7 +14,7 @@ from example import EXAMPLES
 from needed import need
 from scenes import (
     COULD_NOT,
-    ENDS,
+    OUTCOMES,
     REFUSED,
     TOO_LITTLE,
     UNKNOWN,
@@ -65,7 +65,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def guard(provider: FakeProvider) -> Guard:
-    """A guard that has not looked yet: a test says first what it will see."""
+    """A guard without a balance yet: each test first sets what the provider will report."""
     return Guard(provider)
 
 
@@ -319,7 +319,7 @@ def test_what_crewai_turns_down_costs_nothing(
 
 
 def test_stop_is_for_refusals_alone(guard: Guard, native: bool) -> None:
-    """A tool that fails by itself ends no run that goes on without the guard."""
+    """A tool that fails by itself stops no run that would continue without the guard."""
     specs = Specs()
     specs.during = lambda: 1 / 0
     tools = guarded_tools(specs.tools, guard, {"deep_spec": 10}, on_refusal="stop")
@@ -328,11 +328,11 @@ def test_stop_is_for_refusals_alone(guard: Guard, native: bool) -> None:
     assert "outline of less" in model.read
 
 
-@ENDS
+@OUTCOMES
 def test_a_thread_that_works_on_holds_on(
     clock: HandClock, provider: FakeProvider, native: bool, error: Any, release_on: Any, after: int
 ) -> None:
-    """When its crew is cancelled only the waiting ends: the credits stay held until the thread ends."""
+    """When its crew is cancelled only the wait is over: the credits remain held until the thread has finished."""
     slow = Slow(error)
 
     async def given_up(guard: Guard) -> None:
@@ -408,7 +408,7 @@ def test_a_cost_that_cannot_be_told_lets_nothing_run(
 def test_a_balance_that_cannot_be_had_lets_nothing_run(
     guard: Guard, provider: FakeProvider, native: bool
 ) -> None:
-    """The model is told to go on without."""
+    """The model reads that it must continue without the tool."""
     provider.failure = OSError("no route")
     specs = Specs()
     tools = guarded_tools(specs.tools, guard, {"deep_spec": 50})
@@ -537,7 +537,7 @@ def test_it_looks_like_the_tool_to_a_model(guard: Guard) -> None:
     assert guard.available == 60
     with pytest.raises(ValueError, match="arguments validation failed"):
         guarded.run(pages=1)
-    with pytest.raises(TypeError, match="takes 2 arguments, and was given 3"):
+    with pytest.raises(TypeError, match="takes 2 arguments, but 3 were given"):
         guarded._run("a", 1, 2)
 
 
@@ -635,7 +635,7 @@ def test_a_tool_that_cannot_be_awaited_says_so(guard: Guard) -> None:
 
 
 def test_what_turns_out_to_be_awaited_is_kept(guard: Guard, kept: Kept) -> None:
-    """It has not begun when the function returns, so its credits stay."""
+    """It has not begun when the function returns, so its credits remain counted."""
 
     async def later(prompt: str) -> str:
         return prompt
@@ -682,17 +682,19 @@ def test_what_cannot_be_guarded_is_said_at_once(guard: Guard) -> None:
     specs = Specs()
     with pytest.raises(ValueError, match=r"'deep_speck', but no tool .* Did you mean deep_spec\?"):
         guarded_tools(specs.tools, guard, {"deep_speck": 50})
-    with pytest.raises(ValueError, match="twice, as a model sees them: Fast Spec, fast_spec"):
+    with pytest.raises(ValueError, match="two names in costs are the same tool to a model: Fast Spec, fast_spec"):
         guarded_tools(specs.tools, guard, {"Fast Spec": 50, "fast_spec": 1})
     guarded = guarded_tools(specs.tools, guard, {"deep_spec": 50})
-    with pytest.raises(TypeError, match="deep_spec is guarded already; for a second account"):
+    with pytest.raises(
+        TypeError, match="deep_spec is already guarded; to guard it for a second account"
+    ):
         guarded_tools(guarded, guard, {"*": 1})
     assert guarded_tools(guarded, guard, {"fast_spec": 1})[0] is guarded[0]
     with pytest.raises(TypeError, match="takes CrewAI's BaseTool, not function"):
         guarded_tools([len_of_prompt], guard, {"*": 1})  # type: ignore[list-item]
     with pytest.raises(ValueError, match="on_refusal"):
         guarded_tools(specs.tools, guard, {"*": 1}, on_refusal="ask")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="names no tool"):
+    with pytest.raises(ValueError, match="costs is empty"):
         guarded_tools(specs.tools, guard, {})
 
 

@@ -9,13 +9,13 @@ import example
 import pytest
 from needed import need
 from scenes import (
-    ENDS,
     FIGURES,
     MISSPELLED,
+    OUTCOMES,
     REFUSED,
     TOO_LITTLE,
     UNKNOWN,
-    UNTOLD,
+    WITHHELD,
     Kept,
     Serving,
     Slow,
@@ -38,8 +38,9 @@ from fastmcp.exceptions import MCPError, ToolError, ValidationError
 from fastmcp.server.extensions import ServerExtension
 from fastmcp.server.middleware import Middleware
 from fastmcp.server.middleware.caching import ResponseCachingMiddleware
+from fastmcp.server.providers import Provider
 from fastmcp.server.providers.addressing import hashed_backend_name
-from fastmcp.server.transforms import Transform
+from fastmcp.server.transforms import Namespace, Transform
 from fastmcp.server.transforms.search import BM25SearchTransform, RegexSearchTransform
 from fastmcp.tools import Tool
 from fastmcp.tools.base import ToolResult
@@ -63,7 +64,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def guard(provider: FakeProvider) -> Guard:
-    """A guard that has not looked yet: a test says first what it will see."""
+    """A guard without a balance yet: each test first sets what the provider will report."""
     return Guard(provider)
 
 
@@ -102,7 +103,7 @@ async def test_a_refusal_is_an_error_result_and_the_client_goes_on(
 
 
 async def test_stop_is_a_protocol_error(guard: Guard, provider: FakeProvider) -> None:
-    """No tool result at all, but an error with a code and the figures; the cause stays here."""
+    """No tool result, but an error with a code and the figures; the cause remains here."""
     provider.credits = 20
     specs = Specs(guard, {"deep_spec": 50}, on_refusal="stop")
     with pytest.raises(MCPError) as stopped:
@@ -123,10 +124,10 @@ async def test_an_admitted_tool_is_settled(guard: Guard, cost: Any, left: int) -
     """Its credits are held while it runs; then it costs what was held, or what `actual` says."""
     specs = Specs(guard, {"deep_spec": cost})
 
-    async def look() -> Any:
+    async def snapshot() -> Any:
         return guard.available
 
-    specs.during = look
+    specs.during = snapshot
     result = await specs.call()
     assert result.structured_content == {"used": 8, "seen": "70"}
     assert guard.available == left
@@ -228,12 +229,12 @@ async def test_a_cost_that_cannot_be_told_lets_nothing_run(
     specs = Specs(guard, {"deep_spec": no_price[0]}, on_refusal=on_refusal)
     if on_refusal == "tell":
         result = await specs.call()
-        assert (result.is_error, text(result)) == (True, UNTOLD)
+        assert (result.is_error, text(result)) == (True, WITHHELD)
         assert result.structured_content == {"error": "not_run", "retry_after": None}
     else:
         with pytest.raises(MCPError) as stopped:
             await specs.call()
-        assert (stopped.value.error.code, stopped.value.error.message) == (500, UNTOLD)
+        assert (stopped.value.error.code, stopped.value.error.message) == (500, WITHHELD)
     assert "deep_spec was not run: the credits for it could not be set aside" in caplog.messages
     assert specs.ran == []
     assert guard.available in {None, 100}
@@ -242,7 +243,7 @@ async def test_a_cost_that_cannot_be_told_lets_nothing_run(
 async def test_a_balance_that_cannot_be_had_lets_nothing_run(
     guard: Guard, provider: FakeProvider
 ) -> None:
-    """What the provider said stays here."""
+    """The provider's text remains in the server's log."""
     provider.failure = OSError("no route to 10.0.0.7")
     specs = Specs(guard, {"deep_spec": 50})
     result = await specs.call()
@@ -276,7 +277,7 @@ async def test_sessions_that_are_in_use_are_told(guard: Guard, provider: FakePro
 
 
 async def test_what_is_not_priced_costs_nothing(guard: Guard, provider: FakeProvider) -> None:
-    """Not even a look at the balance; `"*"` prices the rest, and None lets one of them pass."""
+    """Not even a balance request; `"*"` prices the rest, and None exempts one of them."""
     provider.credits = 5
     free = Specs(guard, {"deep_spec": 50})
     await free.call("fast_spec", prompt="one")
@@ -322,6 +323,21 @@ async def test_a_tool_that_there_is_not_costs_nothing(
     result = await specs.call("no_spec")
     assert (result.is_error, text(result)) == (True, "Unknown tool: 'no_spec'")
     assert guard.available == 100
+
+
+async def test_a_mounted_servers_words_are_told_before_a_refusal(guard: Guard) -> None:
+    """So that wrong arguments end no run that is to stop at a refusal."""
+    specs = Specs(guard, {"never": 1})
+    budget = BudgetMiddleware(guard, {"*": 130}, on_refusal="stop")
+    outer = FastMCP("outer", middleware=[budget])
+    outer.mount(specs.server, namespace="child")
+    async with Client(outer) as client:
+        wrong = {"prompt": [1]}
+        result = await client.call_tool("child_deep_spec", wrong, raise_on_error=False)
+        assert "validation error" in text(result)
+        with pytest.raises(MCPError, match="BUDGET: needs 130 credits"):
+            await client.call_tool("child_deep_spec", {"prompt": "x"})
+    assert (specs.ran, guard.available) == ([], 100)
 
 
 async def test_arguments_are_turned_down_by_a_mounted_server_too(guard: Guard) -> None:
@@ -394,7 +410,7 @@ async def test_release_on_is_about_what_the_tool_raised(
 
 @pytest.mark.parametrize(("release_on", "left"), [(ToolError, 100), (OSError, 70)])
 async def test_release_on_a_tool_error(guard: Guard, release_on: Any, left: int) -> None:
-    """What a tool raises for its client to read is heard as it is, and not what it came from."""
+    """An error that a tool raises for its client is passed on unchanged, without its cause."""
     specs = Specs(guard, {"deep_spec": {"min": 30, "release_on": release_on}})
 
     async def fail() -> None:
@@ -430,7 +446,7 @@ async def test_a_time_out_of_the_tools_own_is_heard(guard: Guard) -> None:
 
 
 async def test_a_plain_tool_is_waited_for(clock: HandClock, provider: FakeProvider) -> None:
-    """It runs in a thread, and a client that gives up on it ends its hold no sooner."""
+    """It runs in a thread, so its hold remains open after the client has given up."""
     slow = Slow()
     guard = Guard(provider, linger=0, lag=0)
     server = FastMCP("specs", middleware=[BudgetMiddleware(guard, {"deep_spec": 50})])
@@ -447,7 +463,7 @@ async def test_a_plain_tool_is_waited_for(clock: HandClock, provider: FakeProvid
 
 
 @pytest.mark.parametrize("name", ["deep_spec", "own", "made_of"])
-@ENDS
+@OUTCOMES
 def test_a_thread_that_works_on_holds_on(
     clock: HandClock, provider: FakeProvider, error: Any, release_on: Any, after: int, name: str
 ) -> None:
@@ -466,6 +482,53 @@ def test_a_thread_that_works_on_holds_on(
 
         server.add_tool(Tool.from_tool(deep, name="made_of", transform_fn=made_of))
         await slow.give_up(server.call_tool(name, {"prompt": "x"}))
+
+    works_on(clock, provider, slow, after, given_up)
+
+
+def _namespaced(server: FastMCP, budget: BudgetMiddleware) -> FastMCP:
+    server.add_transform(Namespace("in"))
+    server.add_middleware(budget)
+    return server
+
+
+def _mounted(server: FastMCP, budget: BudgetMiddleware) -> FastMCP:
+    outer = FastMCP("outer", middleware=[budget])
+    outer.mount(server, namespace="in")
+    return outer
+
+
+def _mounted_twice(server: FastMCP, budget: BudgetMiddleware) -> FastMCP:
+    middle = FastMCP("middle")
+    middle.mount(server, namespace="in")
+    outer = FastMCP("outer", middleware=[budget])
+    outer.mount(middle)
+    return outer
+
+
+def _made_anew(server: FastMCP, budget: BudgetMiddleware) -> FastMCP:
+    class Anew(Provider):
+        async def _get_tool(self, name: str, version: Any = None) -> Tool | None:
+            tool = await server.get_tool(name.removeprefix("in_"), version)
+            return None if tool is None else tool.model_copy(update={"name": name})
+
+    return FastMCP("outer", middleware=[budget], providers=[Anew()])
+
+
+@pytest.mark.parametrize("served", [_namespaced, _mounted, _mounted_twice, _made_anew])
+@OUTCOMES
+def test_a_thread_of_a_tool_that_was_copied_holds_on(
+    clock: HandClock, provider: FakeProvider, error: Any, release_on: Any, after: int, served: Any
+) -> None:
+    """As FastMCP does for a namespace and for a mounted server, and a provider may at each call."""
+    slow = Slow(error)
+
+    async def given_up(guard: Guard) -> None:
+        server = FastMCP("specs")
+        server.tool(slow.call, name="deep_spec")
+        terms = {"min": 50, "release_on": release_on}
+        server = served(server, BudgetMiddleware(guard, {"in_deep_spec": terms}))
+        await slow.give_up(server.call_tool("in_deep_spec", {"prompt": "x"}))
 
     works_on(clock, provider, slow, after, given_up)
 
@@ -517,6 +580,19 @@ async def test_two_guards_may_watch_one_server(
     assert (specs.ran, [each.available for each in guards]) == ([], [100, 100])
     assert not (await specs.call()).is_error
     assert [each.available for each in guards] == [40, 40]
+
+
+@pytest.mark.parametrize("namespace", [None, "child"])
+async def test_a_mounted_servers_own_guard_may_refuse(guard: Guard, namespace: str | None) -> None:
+    """Then nothing ran, and the outer server's credits are given back, whatever it calls the tool."""
+    inner = Specs(Guard(FakeProvider(100)), {"deep_spec": 130})
+    outer = FastMCP("outer", middleware=[BudgetMiddleware(guard, {"*": 60})])
+    outer.mount(inner.server, namespace=namespace)
+    async with Client(outer) as client:
+        name = "_".join(filter(None, [namespace, "deep_spec"]))
+        result = await client.call_tool(name, {"prompt": "x"}, raise_on_error=False)
+    assert text(result).startswith("BUDGET: needs 130 credits, 100 available")
+    assert (inner.ran, guard.available) == ([], 100)
 
 
 async def test_a_refusal_inside_of_a_tool_is_its_own_affair(guard: Guard, kept: Kept) -> None:

@@ -10,10 +10,10 @@ import pytest
 from needed import need
 from scenes import (
     COULD_NOT,
-    ENDS,
     FIVE,
     MISSPELLED,
     NOT_AGAIN,
+    OUTCOMES,
     REFUSED,
     UNKNOWN,
     Kept,
@@ -147,7 +147,7 @@ def ask_for(
 
 @pytest.mark.parametrize("ask", [by_invoke, by_ainvoke, by_stream, by_astream])
 def test_a_refusal_is_the_tools_result(ask: Ask, guard: Guard, tool: Tool) -> None:
-    """The model reads it and goes on; the tool never ran, and nothing is booked."""
+    """The model reads it and continues; the tool never ran, and nothing is held or charged."""
     [result] = ask_for(ask, tool, {"deep_spec": 120})
     assert isinstance(result, ToolMessage)
     assert (result.text, result.status) == (REFUSED, "error")
@@ -160,13 +160,13 @@ def test_the_model_is_given_the_refusal(guard: Guard, tool: Tool) -> None:
     """What it reads before it answers is the refusal, word for word."""
     read: list[list[BaseMessage]] = []
 
-    class Reading(Scripted):
+    class BalanceWaiter(Scripted):
         def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Any:
             read.append(messages)
             return super()._generate(messages, *args, **kwargs)
 
     line = calls(("deep_spec", {"prompt": "shop"}))
-    model = Reading(responses=[line, AIMessage("Done.")])
+    model = BalanceWaiter(responses=[line, AIMessage("Done.")])
     budget = BudgetMiddleware(guard, {"deep_spec": 120})
     by_invoke(create_agent(model, [tool.named()], middleware=[budget]))
     assert [messages[-1].text for messages in read] == ["Go.", REFUSED]
@@ -295,7 +295,7 @@ def test_a_closed_guard_runs_nothing(ask: Ask, guard: Guard, tool: Tool) -> None
     """It admits nobody any more."""
     guard.close()
     [result] = ask_for(ask, tool, {"deep_spec": 50})
-    assert "RuntimeError: deep_spec came after the guard of fake was closed." in result.text
+    assert "RuntimeError: deep_spec was called after the guard of fake was closed." in result.text
     assert tool.ran == []
 
 
@@ -468,7 +468,7 @@ class Plain(BaseTool):
 
 
 @pytest.mark.parametrize("of_a_class", [False, True])
-@ENDS
+@OUTCOMES
 def test_a_thread_that_works_on_holds_on(
     clock: HandClock,
     provider: FakeProvider,
@@ -477,7 +477,7 @@ def test_a_thread_that_works_on_holds_on(
     after: int,
     of_a_class: bool,
 ) -> None:
-    """When its run is cancelled only the waiting ends: the credits stay held until the thread ends."""
+    """When its run is cancelled only the wait is over: the credits remain held until the thread has finished."""
     slow = Slow(error)
 
     async def given_up(guard: Guard) -> None:
@@ -490,7 +490,7 @@ def test_a_thread_that_works_on_holds_on(
 
 
 def test_a_sibling_that_fails_ends_no_thread(clock: HandClock, provider: FakeProvider) -> None:
-    """The run ends with its error, and the other call is held for until it has ended."""
+    """The run stops with its error, and the other call remains held until it has finished."""
     slow = Slow()
 
     async def fail(prompt: str) -> str:
@@ -581,7 +581,7 @@ def test_a_state_that_is_injected_is_there(ask: Ask, guard: Guard) -> None:
 
 
 def test_a_tool_that_is_not_there_passes(ask: Ask, guard: Guard, tool: Tool) -> None:
-    """Without a price for it, LangChain's own message is read and nothing is booked."""
+    """Without a price for it, LangChain's own message is read and nothing is held or charged."""
     [result] = ask_for(ask, tool, {"deep_spec": 50}, ("deep_spek", {"prompt": "shop"}))
     assert result.text.startswith("Error: deep_spek is not a valid tool")
     assert guard.available == 100
@@ -653,7 +653,7 @@ def test_two_guards_may_watch_one_tool(ask: Ask, guard: Guard, tool: Tool, refus
 
 
 def test_two_guards_hold_for_one_thread(clock: HandClock, provider: FakeProvider) -> None:
-    """Both until it ends."""
+    """Both until it has finished."""
     slow, other = Slow(), Guard(FakeProvider(100), linger=0, lag=0)
 
     async def given_up(guard: Guard) -> None:
@@ -783,7 +783,7 @@ def test_a_tool_that_interrupts_starts_anew(
     """It is kept, and held for again when it is resumed, unless it says that nothing was spent."""
 
     def work(prompt: str) -> str:
-        return f"{prompt}, {interrupt('Sure?')}"
+        return f"{prompt}, {interrupt('Continue?')}"
 
     budget = BudgetMiddleware(guard, {"deep_spec": {"min": 40, "release_on": release_on}})
     graph = node_of(Tool(guard, work).named(), budget)
@@ -811,7 +811,7 @@ def test_a_command_is_what_the_tool_came_to(run: Callable[[Any, Any], Any], guar
 
 
 def test_a_decorated_function_inside_of_a_tool(ask: Ask, guard: Guard) -> None:
-    """By itself its refusal ends the run; caught, it is the tool's result."""
+    """Its refusal stops the run; if it is caught, it is the tool's result."""
 
     def raising(prompt: str) -> str:
         """Write a specification."""

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import anyio
 import example
@@ -17,7 +17,7 @@ from scenes import (
     REFUSED,
     TOO_LITTLE,
     UNKNOWN,
-    UNTOLD,
+    WITHHELD,
     Kept,
     Serving,
     Slow,
@@ -36,16 +36,19 @@ from mcp.server.extension import Extension
 from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.resolve import Elicit, Resolve
 from mcp_types import (
     INVALID_PARAMS,
+    MISSING_REQUIRED_CLIENT_CAPABILITY,
     CallToolRequestParams,
     CallToolResult,
     ElicitRequest,
     ElicitRequestFormParams,
+    ElicitResult,
     InputRequiredResult,
     ListToolsResult,
 )
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from budgetguard import BudgetGuardError, Guard, InsufficientCredits
 from budgetguard.integrations.mcp import BudgetMiddleware
@@ -63,7 +66,7 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def guard(provider: FakeProvider) -> Guard:
-    """A guard that has not looked yet: a test says first what it will see."""
+    """A guard without a balance yet: each test first sets what the provider will report."""
     return Guard(provider)
 
 
@@ -151,10 +154,10 @@ async def test_an_admitted_tool_is_settled(guard: Guard, mode: str, cost: Any, l
     """Its credits are held while it runs; then it costs what was held, or what `actual` says."""
     specs = Specs(guard, {"deep_spec": cost}, mode=mode)
 
-    async def look() -> Any:
+    async def snapshot() -> Any:
         return guard.available
 
-    specs.during = look
+    specs.during = snapshot
     result = await specs.call()
     assert result.structured_content == {"used": 8, "seen": "70"}
     assert guard.available == left
@@ -225,6 +228,78 @@ async def test_a_tool_that_asks_its_client_first_is_kept(guard: Guard, kept: Kep
     kept(guard, 30)
 
 
+class Agreed(BaseModel):
+    """What a client is asked."""
+
+    yes: bool
+
+
+async def agree(prompt: str) -> Elicit[Agreed]:
+    """Ask the client first."""
+    return Elicit(message=f"Spend on {prompt}?", schema=Agreed)
+
+
+async def spends_first(prompt: str) -> Elicit[Agreed]:
+    """Ask nothing, but break."""
+    raise NameError(prompt)
+
+
+async def _yes(context: Any, params: Any) -> ElicitResult:
+    del context, params
+    return ElicitResult(action="accept", content={"yes": True})
+
+
+async def _no(context: Any, params: Any) -> ElicitResult:
+    del context, params
+    return ElicitResult(action="decline")
+
+
+async def _call_asking(
+    guard: Guard, mode: str, resolver: Any, answer: Any
+) -> CallToolResult | MCPError:
+    specs = Specs(guard, {"*": 60}, mode=mode)
+
+    @specs.server.tool()
+    async def asking(prompt: str, agreed: Annotated[Agreed, Resolve(resolver)]) -> str:
+        """Run when the client has agreed."""
+        return f"{prompt}: {agreed.yes}"
+
+    async with Client(specs.server, mode=mode, elicitation_callback=answer) as client:
+        try:
+            return await client.call_tool("asking", {"prompt": "x"})
+        except MCPError as error:
+            return error
+
+
+@pytest.mark.parametrize(("answer", "left"), [(_yes, 40), (_no, 100)])
+async def test_a_resolvers_question_costs_nothing(
+    guard: Guard, mode: str, answer: Any, left: int
+) -> None:
+    """The tool has not begun; the round that runs it finds the credits free."""
+    result = await _call_asking(guard, mode, agree, answer)
+    assert isinstance(result, CallToolResult)
+    assert result.is_error == (answer is _no)
+    assert guard.available == left
+
+
+async def test_a_resolvers_question_that_no_client_takes_costs_nothing(
+    guard: Guard, mode: str
+) -> None:
+    """Nor does it, so the tool never runs."""
+    raised = await _call_asking(guard, mode, agree, None)
+    assert isinstance(raised, MCPError)
+    assert raised.error.code == MISSING_REQUIRED_CLIENT_CAPABILITY
+    assert guard.available == 100
+
+
+async def test_a_resolver_that_raises_is_kept(guard: Guard, kept: Kept, mode: str) -> None:
+    """It is code of its own, and may have spent before."""
+    result = await _call_asking(guard, mode, spends_first, _yes)
+    assert isinstance(result, CallToolResult)
+    assert result.is_error
+    kept(guard, 60)
+
+
 async def test_a_background_task_is_kept(guard: Guard, kept: Kept) -> None:
     """An extension that runs the tool later answers with something that is no tool's result."""
 
@@ -284,11 +359,11 @@ async def test_a_cost_that_cannot_be_told_lets_nothing_run(
     specs = Specs(guard, {"deep_spec": no_price[0]}, on_refusal=on_refusal)
     if on_refusal == "tell":
         result = await specs.call()
-        assert (result.is_error, text(result)) == (True, UNTOLD)
+        assert (result.is_error, text(result)) == (True, WITHHELD)
         assert result.structured_content == {"error": "not_run", "retry_after": None}
     else:
         stopped = await specs.error()
-        assert (stopped.code, stopped.message) == (500, UNTOLD)
+        assert (stopped.code, stopped.message) == (500, WITHHELD)
     assert "deep_spec was not run: the credits for it could not be set aside" in caplog.messages
     assert specs.ran == []
     assert guard.available in {None, 100}
@@ -298,7 +373,7 @@ async def test_a_cost_that_cannot_be_told_lets_nothing_run(
 async def test_a_balance_that_cannot_be_had_lets_nothing_run(
     guard: Guard, provider: FakeProvider, on_refusal: Literal["tell", "stop"], code: int | None
 ) -> None:
-    """What the provider said stays here."""
+    """The provider's text remains in the server's log."""
     provider.failure = OSError("no route to 10.0.0.7")
     specs = Specs(guard, {"deep_spec": 50}, on_refusal=on_refusal)
     if code is None:
@@ -319,7 +394,7 @@ async def test_a_closed_guard_lets_nothing_run(guard: Guard) -> None:
     guard.close()
     specs = Specs(guard, {"deep_spec": 50})
     result = await specs.call()
-    assert text(result) == UNTOLD
+    assert text(result) == WITHHELD
     assert result.structured_content == {"error": "not_run", "retry_after": None}
     assert specs.ran == []
 
@@ -335,7 +410,7 @@ def test_a_balance_that_hangs_lets_nothing_run(
 
 
 async def test_what_is_not_priced_costs_nothing(guard: Guard, provider: FakeProvider) -> None:
-    """Not even a look at the balance; `"*"` prices the rest, and None lets one of them pass."""
+    """Not even a balance request; `"*"` prices the rest, and None exempts one of them."""
     provider.credits = 5
     free = Specs(guard, {"deep_spec": 50})
     await free.call("fast_spec", prompt="one")
@@ -458,14 +533,14 @@ async def test_release_on_is_about_what_the_tool_raised(
         return breaks(prompt)
 
     specs.server.add_tool((lambda prompt: breaks(prompt)) if plain else awaited, name="breaks")  # noqa: PLW0108
-    for _ in range(2):  # the server's tool stays as it is between two calls
+    for _ in range(2):  # the server's tool does not change between two calls
         assert (await specs.call("breaks")).is_error
         assert guard.available == left
         left -= 100 - left
 
 
 async def test_a_tool_that_calls_another_is_followed_alone(guard: Guard) -> None:
-    """What the server's own code calls is no call of the client's, and ends no hold of one."""
+    """A call by the server's own code is not the client's, and does not end the client's hold."""
     terms = {"min": 30, "release_on": ToolError}
     specs = Specs(guard, {"deep_spec": terms, "fast_spec": terms})
 
@@ -496,16 +571,16 @@ async def test_a_low_level_handler_that_raises_is_heard(guard: Guard) -> None:
 
 
 async def test_an_extension_around_the_tools_hides_nothing(guard: Guard) -> None:
-    """One that looks at each call."""
+    """An extension that sees each call."""
 
-    class Looks(Extension):
-        identifier = "com.example/looks"
+    class RefreshSchedule(Extension):
+        identifier = "com.example/sees"
 
         async def intercept_tool_call(self, params: Any, ctx: Any, call_next: Any) -> Any:
             return await call_next(ctx)
 
     terms = {"min": 30, "release_on": OSError}
-    specs = Specs(guard, {"deep_spec": terms}, extensions=[Looks()])
+    specs = Specs(guard, {"deep_spec": terms}, extensions=[RefreshSchedule()])
 
     async def fail() -> None:
         breaks("x")
@@ -540,7 +615,7 @@ async def test_two_guards_may_watch_one_server(
 
 
 async def test_a_plain_tool_is_waited_for(guard: Guard, clock: HandClock) -> None:
-    """It runs in a thread, and a client that gives up on it ends its hold no sooner."""
+    """It runs in a thread, so its hold remains open after the client has given up."""
     slow = Slow()
     specs = Specs(guard, {"slow": {"min": 50, "linger": 0, "lag": 0}})
     specs.server.add_tool(slow.call, name="slow")
@@ -622,7 +697,7 @@ async def test_over_a_socket(
 
 
 async def test_a_decorated_function_inside_of_a_tool(guard: Guard) -> None:
-    """The words of its refusal stay on the server; those of a ToolError go to the client."""
+    """The text of its refusal remains on the server; that of a ToolError goes to the client."""
     server: MCPServer[Any] = MCPServer("specs")
 
     @server.tool()

@@ -12,9 +12,9 @@ import pytest
 from needed import need
 from scenes import (
     COULD_NOT,
-    ENDS,
     FIVE,
     NOT_AGAIN,
+    OUTCOMES,
     REFUSED,
     UNKNOWN,
     Kept,
@@ -51,6 +51,7 @@ from agents import (
     UserError,
     WebSearchTool,
     function_tool,
+    handoff,
     tool_input_guardrail,
     tool_namespace,
 )
@@ -195,7 +196,7 @@ def ask_for(
 
 
 def test_a_refusal_is_the_tools_result(ask: Ask, guard: Guard, tool: Noting) -> None:
-    """The model reads it and goes on; the tool never ran, and nothing is booked."""
+    """The model reads it and continues; the tool never ran, and nothing is held or charged."""
     assert ask_for(ask, guard, tool.named(), {"deep_spec": 120}) == [REFUSED]
     assert tool.ran == []
     assert guard.available == 100
@@ -369,11 +370,11 @@ def test_a_behaviour_error_of_the_tools_own_is_kept(ask: Ask, guard: Guard, kept
     kept(guard, 50)
 
 
-@ENDS
+@OUTCOMES
 def test_a_thread_that_works_on_holds_on(
     clock: HandClock, provider: FakeProvider, error: Any, release_on: Any, after: int
 ) -> None:
-    """When its run is cancelled only the waiting ends: the credits stay held until the thread ends."""
+    """When its run is cancelled only the wait is over: the credits remain held until the thread has finished."""
     slow = Slow(error)
 
     async def given_up(guard: Guard) -> None:
@@ -387,7 +388,7 @@ def test_a_thread_that_works_on_holds_on(
 
 
 def test_a_sibling_that_fails_ends_no_thread(clock: HandClock, provider: FakeProvider) -> None:
-    """The run ends with its error, and the other call is held for until it has ended."""
+    """The run stops with its error, and the other call remains held until it has finished."""
     slow = Slow()
 
     @function_tool(failure_error_function=None)
@@ -497,20 +498,20 @@ def test_a_refusal_is_never_settled(ask: Ask, guard: Guard, tool: Noting) -> Non
         (
             {"deep_spek": 50},
             ValueError,
-            "costs names 'deep_spek', but no tool is called that. Did you mean deep_spec?",
+            "costs names 'deep_spek', but no tool has that name. Did you mean deep_spec?",
         ),
         (
             {"x": 50},
             ValueError,
-            "costs names a tool that is not there (its 1st name). There is: deep_spec, web_search.",
+            "costs names a tool that does not exist (its 1st name). There is: deep_spec, web_search.",
         ),
         (
             {"web_search": 5},
             TypeError,
-            "web_search is no function tool, but WebSearchTool: it cannot be guarded here",
+            "web_search is WebSearchTool, not a function tool: it cannot be guarded here",
         ),
         ({"deep_spec": -1}, ValueError, "min must not be negative: -1"),
-        ({}, ValueError, 'costs names no tool: {"deep_spec": 50}, or {"*": 10} for all'),
+        ({}, ValueError, 'costs is empty: pass {"deep_spec": 50}, or {"*": 10} for all tools'),
     ],
 )
 def test_a_price_that_guards_nothing_is_said_at_once(
@@ -520,6 +521,27 @@ def test_a_price_that_guards_nothing_is_said_at_once(
     with pytest.raises(kind) as said:
         guarded_tools([tool.named(), WebSearchTool()], guard, costs)
     assert str(said.value) == words
+
+
+def _bare(prompt: str) -> str:
+    return prompt
+
+
+@pytest.mark.parametrize("costs", [{"deep_spec": 50}, {"*": 50}])
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([_bare], "'s tools, not function: decorate the function with function_tool"),
+        ([Agent("deep_spec")], "'s tools, not Agent: give it agent.as_tool(...)"),
+        ([handoff(Agent("deep_spec"))], "'s tools, not Handoff"),
+        (function_tool(_bare), " a list of tools, not FunctionTool"),
+    ],
+)
+def test_what_is_no_tool_is_said_at_once(guard: Guard, given: Any, words: str, costs: Any) -> None:
+    """Rather than handed on without a guard, or an AttributeError of this package's own."""
+    with pytest.raises(TypeError) as said:
+        guarded_tools(given, guard, costs)
+    assert str(said.value) in {f"guarded_tools takes{words}", f"guarded_tools takes the SDK{words}"}
 
 
 def test_the_tools_that_are_given_stay_as_they_are(ask: Ask, guard: Guard, tool: Noting) -> None:
@@ -595,7 +617,9 @@ def test_a_tool_is_guarded_once(
 ) -> None:
     """A second guard around it could not tell what the first refused from what failed."""
     tools = guarded_tools([make(tool), tool.named("other")], guard, {"deep_spec": 10})
-    with pytest.raises(TypeError, match="deep_spec is guarded already; for a second account"):
+    with pytest.raises(
+        TypeError, match="deep_spec is already guarded; to guard it for a second account"
+    ):
         guarded_tools(tools, guard, {"*": 10})
     other = guarded_tools(tools, guard, {"other": 10})
     assert other[0] is tools[0]

@@ -11,10 +11,10 @@ import pytest
 from needed import need
 from scenes import (
     COULD_NOT,
-    ENDS,
     FIVE,
     MISSPELLED,
     NOT_AGAIN,
+    OUTCOMES,
     REFUSED,
     UNKNOWN,
     Kept,
@@ -160,7 +160,7 @@ def ask_for(
 
 @pytest.mark.parametrize("ask", [by_run, by_run_sync, by_run_stream])
 def test_a_refusal_is_the_tools_result(ask: Ask, guard: Guard, tool: Noting) -> None:
-    """The model reads a failed tool and goes on; it never ran, and nothing is booked."""
+    """The model reads a failed tool and continues; it never ran, and nothing is held or charged."""
     [result] = ask_for(ask, tool.named(), BudgetCapability(guard, {"deep_spec": 120}))
     assert (result.content, result.outcome) == (REFUSED, "failed")
     assert tool.ran == []
@@ -256,7 +256,7 @@ def test_a_tool_that_wants_other_arguments(
 
 
 def test_arguments_that_pydantic_turns_down_cost_nothing(ask: Ask, guard: Guard) -> None:
-    """They are looked at before the guard is asked."""
+    """They are checked before anything is held."""
 
     class Learning(Scripted):
         def reply(self, messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
@@ -393,11 +393,11 @@ def test_an_mcp_server_that_is_out_of_time_is_kept(guard: Guard, kept: Kept) -> 
     kept(guard, 50)
 
 
-@ENDS
+@OUTCOMES
 def test_a_thread_that_works_on_holds_on(
     clock: HandClock, provider: FakeProvider, error: Any, release_on: Any, after: int
 ) -> None:
-    """When it is out of time only the waiting ends: the credits stay held until the thread ends."""
+    """When it is out of time only the wait is over: the credits remain held until the thread has finished."""
     slow = Slow(error)
 
     async def given_up(guard: Guard) -> None:
@@ -702,7 +702,7 @@ def test_guards_that_are_off_let_all_pass(ask: Ask, guard: Guard, tool: Noting) 
 )
 def test_what_cannot_be_is_said_at_once(guard: Guard, costs: Any, options: Any) -> None:
     """When the capability is made, not when a tool is called."""
-    with pytest.raises(ValueError, match=r"costs names|min must|on_refusal must"):
+    with pytest.raises(ValueError, match=r"costs is empty|min must|on_refusal must"):
         BudgetCapability(guard, costs, **options)
 
 
@@ -719,7 +719,7 @@ def test_the_example() -> None:
 
 
 def test_a_decorated_function_inside_of_a_tool(ask: Ask, guard: Guard) -> None:
-    """By itself its refusal ends the run; as ToolFailed it is the tool's result."""
+    """Its refusal stops the run; as ToolFailed it is the tool's result."""
 
     def raising(prompt: str) -> str:
         return too_dear(guard)(prompt)

@@ -49,43 +49,43 @@ def lacking(needed: str, available: str, **figures: Any) -> InsufficientCredits:
         (
             lacking("50", "12"),
             (
-                "BUDGET: needs 50 credits, 12 available (looked 14 s ago). "
+                "BUDGET: needs 50 credits, 12 available (as of 14 s ago). "
                 "Do not retry; ask for a top-up: https://example.com/top-up"
             ),
         ),
         (
             lacking("0.25", "0.20", top_up_url=None, age=0.3),
             (
-                "BUDGET: needs 0.25 credits, 0.2 available (looked just now). "
+                "BUDGET: needs 0.25 credits, 0.2 available (as of just now). "
                 "Do not retry; ask for a top-up."
             ),
         ),
         (
             lacking("50", "-30", held=Decimal(42)),
             (
-                "BUDGET: needs 50 credits, 0 available (looked 14 s ago). "
+                "BUDGET: needs 50 credits, 0 available (as of 14 s ago). "
                 "Do not retry; ask for a top-up: https://example.com/top-up"
             ),
         ),
         (
             lacking("50", "20", basis="cap"),
             (
-                "BUDGET: needs 50 credits, 20 available (looked 14 s ago). "
-                "Do not retry: the account's cost limit allows no single call of that cost."
+                "BUDGET: needs 50 credits, 20 available (as of 14 s ago). "
+                "Do not retry: the account's cost limit does not allow a single call at that cost."
             ),
         ),
         (
             lacking("50", "12", retry_after=5.2),
             (
-                "BUDGET: needs 50 credits, 12 available (looked 14 s ago). "
-                "Other calls hold the rest: do not retry before 6 s have passed."
+                "BUDGET: needs 50 credits, 12 available (as of 14 s ago). "
+                "The rest is counted for other calls: wait 6 s before you retry."
             ),
         ),
         (
             lacking("50", "12", retry_after=0.0),
             (
-                "BUDGET: needs 50 credits, 12 available (looked 14 s ago). "
-                "Other calls hold the rest: do not retry before 1 s have passed."
+                "BUDGET: needs 50 credits, 12 available (as of 14 s ago). "
+                "The rest is counted for other calls: wait 1 s before you retry."
             ),
         ),
         (
@@ -94,7 +94,7 @@ def lacking(needed: str, available: str, **figures: Any) -> InsufficientCredits:
             ),
             (
                 "BUDGET: 3 of 3 sessions at Anchor Browser are in use. "
-                "Do something else first, or go on without."
+                "Do something else first, or continue without this tool."
             ),
         ),
         (
@@ -102,22 +102,22 @@ def lacking(needed: str, available: str, **figures: Any) -> InsufficientCredits:
                 operation="browse", limit=3, in_use=1, provider="Anchor Browser", needed=4
             ),
             (
-                "BUDGET: needs 4 sessions, and Anchor Browser allows 3 at once. "
-                "Do not retry; go on without, and tell the user."
+                "BUDGET: needs 4 sessions, but Anchor Browser allows 3 at once. "
+                "Do not retry; continue without this tool, and tell the user."
             ),
         ),
         (
             BalanceUnavailable(provider="pre.dev", reason="no answer within 10 s", retry_after=3),
             (
                 "BUDGET: the balance at pre.dev is not known, so nothing was started. "
-                "Do not retry; go on without, and tell the user."
+                "Do not retry; continue without this tool, and tell the user."
             ),
         ),
         (
             InvalidCredentials(provider="pre.dev", reason="it answered 401"),
             (
                 "BUDGET: the balance at pre.dev is not known, so nothing was started. "
-                "Do not retry; go on without, and tell the user."
+                "Do not retry; continue without this tool, and tell the user."
             ),
         ),
         (
@@ -126,7 +126,7 @@ def lacking(needed: str, available: str, **figures: Any) -> InsufficientCredits:
         ),
         (
             HoldClosed(operation="deep_spec", state="settled", verb="settle"),
-            "BUDGET: The hold of deep_spec is settled already: settle() came too late.",
+            "BUDGET: The hold of deep_spec is already settled: settle() came too late.",
         ),
     ],
     ids=[
@@ -150,7 +150,7 @@ def test_what_a_model_reads(error: BudgetGuardError, words: str) -> None:
 
 
 def test_every_error_has_its_words() -> None:
-    """None is left out above: what is added to the tree has to be looked at here."""
+    """None is left out above: a class that is added must be added here as well."""
     kinds = {kind.__name__ for kind in BudgetGuardError.__subclasses__()}
     assert kinds == {
         "BalanceUnavailable",
@@ -164,17 +164,21 @@ def test_every_error_has_its_words() -> None:
 @pytest.mark.parametrize(
     ("costs", "kind", "words"),
     [
-        ({}, ValueError, 'costs names no tool: {"deep_spec": 50}, or {"*": 10} for all'),
+        ({}, ValueError, 'costs is empty: pass {"deep_spec": 50}, or {"*": 10} for all tools'),
         ({"x": -1}, ValueError, "min must not be negative: -1"),
-        ({"x": "much"}, ValueError, "min is not a number, but another text"),
+        ({"x": "much"}, ValueError, "min is not a number"),
         ({"x": True}, TypeError, "min takes an int, float, Decimal or str, not bool"),
         ({"x": [1]}, TypeError, "min takes an int, float, Decimal or str, not list"),
         ({"x": {}}, TypeError, "require_credits needs at least one of min, cost and slots"),
-        ({"x": {"mn": 1}}, TypeError, "it names 'mn', but no argument of require_credits is"),
-        ({"x": {"min": 1, "actual": 3}}, TypeError, "actual takes a callable given the result"),
+        ({"x": {"mn": 1}}, TypeError, "it names 'mn', but no argument of require_credits has"),
+        (
+            {"x": {"min": 1, "actual": 3}},
+            TypeError,
+            "actual takes a callable that receives the result",
+        ),
         ({"*": -1}, ValueError, "min must not be negative: -1"),
-        ({len: 1}, TypeError, "costs takes the names of tools, not a builtin_function_or_method"),
-        (50, TypeError, "costs takes a mapping of tools' names to costs, not int"),
+        ({len: 1}, TypeError, "costs takes tool names as keys, not a builtin_function_or_method"),
+        (50, TypeError, "costs takes a mapping of tool names to costs, not int"),
         (["deep_spec"], TypeError, "not list"),
     ],
 )
@@ -240,7 +244,7 @@ def test_a_price_that_was_meant_for_another_name_is_told(
     for _ in range(2):
         tools.expect(["fast_spec", "deep_spec"])
     assert caplog.messages == [
-        "costs names 'deep_spek', but no tool is called that. Did you mean deep_spec?"
+        "costs names 'deep_spek', but no tool has that name. Did you mean deep_spec?"
     ]
 
 
@@ -254,7 +258,7 @@ def test_prices_for_other_agents_are_not_told(
 
 
 def test_a_tool_without_a_price_asks_nobody(clock: HandClock, ask: Callable[..., Any]) -> None:
-    """Not even a balance is looked at, and its end is nobody's business."""
+    """Not even a balance is fetched, and what becomes of the call does not matter."""
     provider = FakeProvider(100)
     tools = Tools(Guard(provider), {"deep_spec": {"min": 50, "actual": lambda _: 1 / 0}})
     with ask(tools, "other", {}) as hold:
@@ -279,7 +283,7 @@ def test_a_name_of_ones_own(guard: Guard, ask: Callable[..., Any]) -> None:
 
 
 def test_settling_asks_what_it_cost(guard: Guard, ask: Callable[..., Any]) -> None:
-    """Where there is nobody to ask, it is the cost; a hold that has ended stays as it is."""
+    """Without `actual`, it is the cost; a hold that has ended does not change."""
     tools = Tools(guard, {"deep_spec": {"min": 50, "actual": len}, "fast_spec": 10})
     hold = ask(tools, "deep_spec", {})
     tools.settle("deep_spec", hold, "seven..")
@@ -320,7 +324,7 @@ def test_an_error_of_the_users_own_is_logged(
     with caplog.at_level(logging.ERROR, "budgetguard"):
         words = Tools(guard, {"x": 1}).refusal("deep_spec", error)
     assert words == (
-        "BUDGET: deep_spec was not run, because the credits for it could not be set aside "
+        "BUDGET: deep_spec was not run because the credits for it could not be set aside "
         "(LookupError: no price for shop). Do not retry with the same arguments."
     )
     [record] = caplog.records

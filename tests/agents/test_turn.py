@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from budgetguard import Guard
-from budgetguard.integrations._turn import Refused, Turn
+from budgetguard.integrations._tool_call import Refused, Turn
 
 LEAVE: list[Callable[[Turn], None]] = [
     lambda turn: turn.left(),
@@ -36,7 +36,9 @@ def test_what_nobody_waits_for_does_not_begin(
     ran: list[str] = []
     leave(turn)
     assert (turn.hold.state, guard.available) == ("released", 100)
-    with pytest.raises(RuntimeError, match="was given up before it began, and does not run"):
+    with pytest.raises(
+        RuntimeError, match="does not run: its caller stopped waiting before it began"
+    ):
         turn.run(ran.append, "x")
     assert ran == []
 
@@ -114,7 +116,7 @@ def test_a_body_that_another_guard_kept_out_costs_nothing(guard: Guard, turn: Tu
 
 
 def test_what_a_plain_body_gives_back_to_be_awaited_is_its_work(turn: Turn) -> None:
-    """It ends when that has been."""
+    """It finishes when that has been awaited."""
 
     async def later() -> str:
         assert turn.hold.state == "open"

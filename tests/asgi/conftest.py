@@ -36,8 +36,8 @@ class Told:
 
     def kinds(self) -> list[str]:
         """What befell the calls, in order."""
-        ends = {"admitted", "refused", "settled", "kept", "released", "overrun"}
-        return [event.kind for event in self.events if event.kind in ends]
+        kinds = {"admitted", "refused", "settled", "kept", "released", "overrun"}
+        return [event.kind for event in self.events if event.kind in kinds]
 
     def wait(self, kind: str, times: int = 1) -> None:
         """Return once that many events of a kind were told."""
@@ -46,7 +46,7 @@ class Told:
         assert told, self.kinds()
 
 
-class Gate:
+class FastPath:
     """Closed, for coroutines of any loop, until somebody opens it."""
 
     def __init__(self) -> None:
@@ -148,9 +148,9 @@ def guard(clock: HandClock, told: Told) -> Guard:
 
 
 @pytest.fixture
-def gate() -> Gate:
+def gate() -> FastPath:
     """A gate that is closed."""
-    return Gate()
+    return FastPath()
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def scope() -> Callable[..., dict[str, Any]]:
 def gone() -> Callable[..., Any]:
     """Put an app inside one that opens a gate when the client has gone."""
 
-    def around(app: Any, gate: Gate) -> Any:
+    def around(app: Any, gate: FastPath) -> Any:
         async def watched(scope: Any, receive: Any, send: Any) -> None:
             async def watch() -> None:
                 while (await receive())["type"] != "http.disconnect":
@@ -239,7 +239,7 @@ def hypercorn() -> Iterator[Callable[..., int]]:
     need("hypercorn")
     config = importlib.import_module("hypercorn").Config()
     config.errorlog = None
-    ended = Gate()
+    ended = FastPath()
     with ExitStack() as stack:
 
         def start(app: Any, loop: str) -> int:

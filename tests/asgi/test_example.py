@@ -1,4 +1,4 @@
-"""The example of a web service, run as a user would run it, and held against the books."""
+"""The example of a web service, run as a user would run it, and compared with the provider's records."""
 
 import re
 
@@ -23,7 +23,7 @@ def test_in_the_sandbox() -> None:
     assert output.count("200: ") == 3
     [refused] = [line for line in output.splitlines() if line.startswith("402: ")]
     assert "100 are held by 2 running calls" in refused
-    assert re.search(r"to be tried again in \d+ s\. deep_spec needs 50 credits", refused)
+    assert re.search(r"Retry-After: \d+\. deep_spec needs 50 credits", refused)
     assert output.endswith(f"The sandbox charged {costs(output)}, for specs that died: 0.\n")
 
 

@@ -1,4 +1,4 @@
-"""The FastAPI dependency: when it refuses, how its hold ends, and what the documentation says."""
+"""The FastAPI dependency: when it refuses, what becomes of its hold, and what the documentation says."""
 
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -363,7 +363,7 @@ class TestServed:
         """Not when the endpoint returns, but when its stream and background tasks have ended."""
         app = FastAPI()
         app.add_middleware(GuardMiddleware)
-        ends: list[list[str]] = []
+        kinds: list[list[str]] = []
 
         async def parts() -> AsyncIterator[bytes]:
             yield b"first,"
@@ -372,24 +372,24 @@ class TestServed:
 
         @app.get("/paid", dependencies=[Depends(require(guard, min=10))])
         async def paid(tasks: BackgroundTasks) -> StreamingResponse:
-            tasks.add_task(lambda: ends.append(told.kinds()))
+            tasks.add_task(lambda: kinds.append(told.kinds()))
             return StreamingResponse(parts(), background=tasks)
 
         url = f"http://127.0.0.1:{serve(app)}/paid"
         with httpx.stream("GET", url, trust_env=False) as stream:
-            heard = stream.iter_raw()
-            assert next(heard) == b"first,"
+            delivered = stream.iter_raw()
+            assert next(delivered) == b"first,"
             assert told.kinds() == ["admitted"]
             gate.open()
-            assert b"".join(heard) == b"second"
+            assert b"".join(delivered) == b"second"
         told.wait("settled")
-        assert ends == [["admitted"]]
+        assert kinds == [["admitted"]]
 
     @pytest.mark.parametrize("how", ["response", "endpoint", "sync"])
     def test_hanging_up_half_way(
         self, app: FastAPI, guard: Guard, told: Any, serve: Any, hang_up: Any, how: str, gate: Any
     ) -> None:
-        """A stream that was not heard to its end is kept, with the middleware and without."""
+        """A stream that was not received to its end is kept, with the middleware and without."""
         credits = Depends(require(guard, min=10))
 
         async def parts() -> AsyncIterator[bytes]:

@@ -1,4 +1,4 @@
-"""A server that tells of a hang-up only to who waits for it, and what is heard of it all the same."""
+"""A server that reports a disconnect only to a pending `receive`, and how it is detected."""
 
 import asyncio
 import importlib.util
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from budgetguard import Guard
+from budgetguard._engine.binding import binding_of
 from budgetguard.asgi import GuardMiddleware
 from budgetguard.testing import FakeProvider, HandClock
 
@@ -91,9 +92,9 @@ def serve(guard: Guard, app: Callable[..., Any], *incoming: dict[str, Any] | Exc
 
 def kept(guard: Guard) -> int:
     """Credits of calls whose outcome is unknown."""
-    guard.account.flush()
-    assert guard.account.ledger.held == 0
-    return guard.account.ledger.kept.total // 1_000_000
+    binding_of(guard).account.flush()
+    assert binding_of(guard).account.ledger.held == 0
+    return binding_of(guard).account.ledger.kept.total // 1_000_000
 
 
 @pytest.mark.parametrize("goes", [True, False], ids=["gone", "there"])
@@ -126,15 +127,15 @@ def test_an_app_that_does_not_listen(
 
 def test_an_app_that_listens(guard: Guard) -> None:
     """It hears all there is, once; asked again, the server answers."""
-    heard: list[Any] = []
+    delivered: list[Any] = []
 
     async def app(scope: Any, receive: Any, _: Any) -> None:
-        heard.append(await receive())
+        delivered.append(await receive())
         scope["server"].gone.set()
-        heard.extend([await receive(), await receive(), await receive()])
+        delivered.extend([await receive(), await receive(), await receive()])
 
     serve(guard, app, request(b"a"))
-    assert heard == [request(b"a"), GONE, GONE, GONE]
+    assert delivered == [request(b"a"), GONE, GONE, GONE]
     assert kept(guard) == 10
 
 
@@ -256,10 +257,10 @@ def test_the_real_server(granian: tuple[int, Callable[[], str]], path: str, goes
         connection.sendall(
             f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nhi".encode()
         )
-        heard = b""
-        while path == "/stream" and b"first" not in heard:
-            heard += connection.recv(1000)
+        delivered = b""
+        while path == "/stream" and b"first" not in delivered:
+            delivered += connection.recv(1000)
         assert told() == "admitted"
-        while not goes and b"last" not in heard:
-            heard += connection.recv(1000)
+        while not goes and b"last" not in delivered:
+            delivered += connection.recv(1000)
     assert told() == ("kept" if goes else "settled")

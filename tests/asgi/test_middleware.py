@@ -327,8 +327,8 @@ class TestByHand:
         await call(GuardMiddleware(app(lambda hold: hold.settle(3), START), guard, RULES))
         await call(GuardMiddleware(app(lambda hold: hold.release(), START, LAST), guard, RULES))
         await call(GuardMiddleware(app(lambda hold: hold.charged(4), START, LAST), guard, RULES))
-        ends: list[Any] = [(event.kind, event.credits) for event in told.events]
-        assert [end for end in ends if end[0] in {"settled", "released"}] == [
+        kinds: list[Any] = [(event.kind, event.credits) for event in told.events]
+        assert [end for end in kinds if end[0] in {"settled", "released"}] == [
             ("settled", 3),
             ("released", 10),
             ("settled", 10),
@@ -568,7 +568,7 @@ class TestByHand:
         assert [pool[tenant].available for tenant in "ab"] == [0, 0]
         with pytest.raises(KeyError):
             await call(middleware, scope())
-        with pytest.raises(TypeError, match="has to return a Guard"):
+        with pytest.raises(TypeError, match="must return a Guard"):
             await call(GuardMiddleware(sending(), lambda scope: None, RULES), scope())  # type: ignore[arg-type,return-value]
 
     async def test_the_default_guard(self, guard: Guard, told: Any, call: Any) -> None:
@@ -759,7 +759,7 @@ class TestServed:
             assert client.get("/free").status_code == 404
 
     def test_lifespan(self, guard: Guard, serve: Any) -> None:
-        """The app starts and ends."""
+        """The app starts and stops."""
         seen: list[str] = []
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -810,14 +810,14 @@ class TestServed:
         rules = {("GET", "/paid"): 60}
         url = f"http://127.0.0.1:{serve(GuardMiddleware(app, guard, rules))}/paid"
         with httpx.Client(trust_env=False) as client, client.stream("GET", url) as stream:
-            heard = stream.iter_raw()
-            assert next(heard) == b"first,"
+            delivered = stream.iter_raw()
+            assert next(delivered) == b"first,"
             refused = [client.get(url) for _ in range(3)]
             assert {answer.status_code for answer in refused} == {402}
             assert int(refused[0].headers["retry-after"]) > 0
             assert told.kinds() == ["admitted", "refused", "refused", "refused"]
             gate.open()
-            assert b"".join(heard) == b"second"
+            assert b"".join(delivered) == b"second"
         told.wait("settled")
 
     def test_hanging_up_half_way(

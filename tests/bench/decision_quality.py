@@ -1,10 +1,10 @@
 """Ways to guard the same calls, side by side: what each lets die, wastes, refuses and asks.
 
     python tests/bench/decision_quality.py                       all scenarios, a table of each
-    python tests/bench/decision_quality.py --plot picture.svg    and a picture (extra `bench`)
+    python tests/bench/decision_quality.py --plot picture.svg    and two pictures, for a light and a dark page (extra `bench`)
     python tests/bench/decision_quality.py --seeds 2 --check     exit with 1 where an aim is missed
 
-Time is simulated; the guard, its loop of looks and its books are the real ones. Amounts are
+Time is simulated; the guard, its refreshes and its ledger are the real ones. Amounts are
 credits. A refusal is wrong where there was headroom: the true balance, less all that running calls
 may still cost, less what was worked in the last `lag` seconds, covers the call. `in hindsight`
 leaves out the last part, which only the provider can know.
@@ -89,6 +89,9 @@ class Row:
 
 Table = dict[str, dict[str, Row]]
 
+# The colours of text, of our ways and of the others, on a light and on a dark page.
+THEMES = {"light": ("#212529", "#2a6f97", "#adb5bd"), "dark": ("#e9ecef", "#61a5c2", "#6c757d")}
+
 
 def measure(scenarios: list[Scenario], seeds: int) -> Table:
     """Run every way through every scenario, telling how far it is."""
@@ -167,7 +170,7 @@ def _others_spend(rows: dict[str, Row]) -> bool:
 
 
 def plot(table: Table, path: Path) -> None:
-    """Draw what each way costs, summed over the scenarios."""
+    """Draw what each way costs, summed over the scenarios, for a light and for a dark page."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -186,21 +189,27 @@ def plot(table: Table, path: Path) -> None:
             sum(rows[name].requests for rows in alone) / len(alone) for name in names
         ],
     }
-    figure, axes = plt.subplots(1, len(panels), figsize=(13, 3.6), sharey=True)
-    for axis, (title, figures) in zip(axes, panels.items(), strict=True):
-        colours = ["#2a6f97" if name in OURS else "#adb5bd" for name in names]
-        bars = axis.barh(names, figures, color=colours)
-        words = [
-            f"{value:,.0f}" if value >= 10 or not value else f"{value:.2f}" for value in figures
-        ]
-        axis.bar_label(bars, words, padding=3, fontsize=8)
-        axis.set_title(title, fontsize=10)
-        axis.margins(x=0.25)
-        axis.set_xticks([])
-        axis.spines[["top", "right", "bottom"]].set_visible(False)
-    axes[0].invert_yaxis()
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+    for theme, (ink, ours, theirs) in THEMES.items():
+        mpl.rcParams.update({"text.color": ink, "axes.edgecolor": ink, "ytick.color": ink})
+        # One below the other: on a phone two beside each other could not be read.
+        figure, axes = plt.subplots(len(panels), figsize=(4.5, 7.8))
+        for axis, (title, figures) in zip(axes, panels.items(), strict=True):
+            bars = axis.barh(
+                names, figures, color=[ours if name in OURS else theirs for name in names]
+            )
+            words = [
+                f"{value:,.0f}" if value >= 10 or not value else f"{value:.2f}" for value in figures
+            ]
+            axis.bar_label(bars, words, padding=3, fontsize=9)
+            axis.set_title(title, fontsize=10, loc="left")
+            axis.margins(x=0.25, y=0.02)
+            axis.invert_yaxis()
+            axis.tick_params(labelsize=9)
+            axis.set_xticks([])
+            axis.spines[["top", "right", "bottom"]].set_visible(False)
+        figure.tight_layout()
+        target = path.with_stem(f"{path.stem}-{theme}")
+        figure.savefig(target, metadata={"Date": None}, transparent=True)
 
 
 def main() -> int:
@@ -210,7 +219,12 @@ def main() -> int:
     )
     parser.add_argument("--seeds", type=int, default=10, help="runs of each scenario")
     parser.add_argument("--only", metavar="WORDS", default="", help="scenarios whose name has them")
-    parser.add_argument("--plot", type=Path, metavar="PATH", help="an .svg or .png to write")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="PATH",
+        help="an .svg or .png to write, as PATH-light and PATH-dark",
+    )
     parser.add_argument("--check", action="store_true", help="exit with 1 where an aim is missed")
     options = parser.parse_args()
     chosen = [scenario for scenario in SCENARIOS if options.only in scenario.name]

@@ -83,10 +83,52 @@ def llm_cost_guard(plain: Function) -> Function:
     return guarded
 
 
+def pyrate_limiter(plain: Function) -> Function:
+    """One try at a token bucket's worth, in memory."""
+    package = import_module("pyrate_limiter")
+    limiter = package.Limiter(package.InMemoryBucket([package.Rate(PLENTY, 3_600_000)]))
+
+    def guarded(x: int) -> Any:
+        if not limiter.try_acquire("calls", blocking=False):
+            raise RuntimeError
+        return plain(x)
+
+    return guarded
+
+
+def throttled(plain: Function) -> Function:
+    """One look at a fixed window, in memory."""
+    package = import_module("throttled")
+    limiter = package.Throttled(key="calls", using="fixed_window", quota=package.per_hour(PLENTY))
+
+    def guarded(x: int) -> Any:
+        if limiter.limit().limited:
+            raise RuntimeError
+        return plain(x)
+
+    return guarded
+
+
+def floe_guard(plain: Function) -> Function:
+    """Reserve a tool's price, call, settle."""
+    budget = import_module("floe_guard").BudgetGuard(limit_usd=PLENTY)
+
+    def guarded(x: int) -> Any:
+        handle = budget.reserve_tool(1e-6)
+        result = plain(x)
+        budget.settle_tool("plain", 1e-6, reserved=handle)
+        return result
+
+    return guarded
+
+
 OTHERS: dict[str, Callable[[Function], Function]] = {
     "limits, hit": limits,
     "pybreaker, closed": pybreaker,
     "circuitbreaker, closed": circuitbreaker,
     "spendguard, reserve and commit": spendguard,
     "llm-cost-guard, reserve and finalize": llm_cost_guard,
+    "pyrate-limiter, try": pyrate_limiter,
+    "throttled-py, limit": throttled,
+    "floe-guard, reserve and settle a tool": floe_guard,
 }

@@ -1,15 +1,18 @@
-"""What a guarded call costs, as ratios to a bare wrapt pass-through timed in the same run.
+"""What a guarded call costs, as ratios to something else timed in the same run.
 
     python tests/bench/overhead.py
 
-Each figure is the median of many short loops, taken in turns with the baseline, so that a machine
-whose speed drifts drifts for both. Needs nothing but the package itself; where `limits`, `pybreaker`,
-`circuitbreaker`, `spendguard` or `llm-cost-guard` are installed, their guards are timed beside it.
+Decorated functions are compared to a bare wrapt pass-through, all other ways in to one hit of a fixed
+window in the memory of `limits`, where that is installed, and a transport's requests to the mock
+request below. Each figure is the median of many short loops, taken in turns with the baseline, so that
+a machine whose speed drifts drifts for both. Needs nothing but the package itself; where other
+packages' guards are installed (see `others.py`), they are timed beside it.
 """
 
 import argparse
 import asyncio
 import functools
+import itertools
 import statistics
 import subprocess
 import sys
@@ -27,9 +30,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from others import guarded_by_others
 
 from budgetguard import Guard
+from budgetguard.integrations.tools import Tools
 from budgetguard.testing import FakeProvider
 
 CALLS = 2000
+_HIT = "limits, hit"
+_NO_ARGUMENTS: dict[str, Any] = {}
 
 
 def plain(x: int) -> int:
@@ -119,17 +125,72 @@ def time_tasks(function: Callable[[int], Awaitable[Any]]) -> float:
 
 
 def compare(
-    timer: Callable[[Any], float], baseline: Any, functions: dict[str, Any], rounds: int
+    timer: Callable[[Any], float],
+    baseline: Any,
+    functions: dict[str, Any],
+    rounds: int,
+    named: str = "bare wrapt",
 ) -> None:
     """Print the median of each function's ratio to the baseline, timed right before it."""
     bases = [timer(baseline) for _ in range(rounds)]
-    print(f"  {'baseline: bare wrapt':<36} 1.00   ({statistics.median(bases) * 1e9:.0f} ns)")
+    print(f"  {f'baseline: {named}':<40} 1.00   ({statistics.median(bases) * 1e9:.0f} ns)")
     for name, function in functions.items():
         ratios = []
         for _ in range(rounds):
             base = timer(baseline)
             ratios.append(timer(function) / base)
-        print(f"  {name:<36} {statistics.median(ratios):.2f}")
+        print(f"  {name:<40} {statistics.median(ratios):.2f}")
+
+
+def other_ways(guard: Guard) -> dict[str, Callable[[int], Any]]:
+    """The ways in that give a Hold, or ask a callable."""
+    tools = Tools(guard, {"spec": 1})
+
+    def block(_: int) -> None:
+        with guard.require_credits(min=1):
+            pass
+
+    def settled_at(_: int) -> None:
+        guard.acquire(2).settle(1)
+
+    def tool(_: int) -> None:
+        tools.open("spec", _NO_ARGUMENTS).finish(None)
+
+    amounts = itertools.cycle(range(1, 1000))
+    return {
+        "with guard.require_credits(min=1)": block,
+        "acquire(1).settle()": lambda _: guard.acquire(1).settle(),
+        "acquire(2).settle(1)": settled_at,
+        "decorated, callable min": guard.require_credits(min=lambda x: x)(plain),
+        "decorated, callable min, any amount": guard.require_credits(min=lambda _: next(amounts))(
+            plain
+        ),
+        "a tool, through the tools' path": tool,
+    }
+
+
+def transport(guard: Guard, rounds: int) -> None:
+    """Print what a guarded request costs more than the mock request below it, over that."""
+    import httpx
+
+    from budgetguard.transport import GuardTransport
+
+    url = "https://api.example.com"
+    below = httpx.MockTransport(lambda _: httpx.Response(200, json={"creditsUsed": 1}))
+    above = GuardTransport(guard, transport=below, prices={("POST", "/spec"): 5}, base_url=url)
+
+    def timed(through: Any) -> float:
+        requests = [httpx.Request("POST", f"{url}/spec", json={}) for _ in range(100)]
+        started = time.perf_counter()
+        for request in requests:
+            through.handle_request(request).read()
+        return (time.perf_counter() - started) / len(requests)
+
+    ratios = []
+    for _ in range(rounds):
+        base = timed(below)
+        ratios.append(timed(above) / base - 1)
+    print(f"  a request, more than the mock below it   {statistics.median(ratios):.2f}")
 
 
 def with_open_holds(open_holds: int) -> Callable[[int], int]:
@@ -188,9 +249,11 @@ def main() -> None:
     hold, check = guard.require_credits(min=1), guard.require_credits(min=1, cost=0)
     actual = guard.require_credits(min=1, actual=lambda _: 1)
     slots = guard.require_credits(min=1, slots=1)
+    listened = Guard(FakeProvider(10**9), on_event=lambda _: None)
+    listened.balance()
 
     print(f"Python {sys.version.split()[0]}, {options.rounds} rounds of {CALLS} calls\n")
-    print("sync, a call")
+    print("decorated, sync, a call")
     functions = {
         "functools.wraps": bare_wraps(plain),
         "threading.Lock": lock_pair(),
@@ -198,16 +261,24 @@ def main() -> None:
         "check only": check(plain),
         "hold and settle": hold(plain),
         "hold, settle at actual": actual(plain),
-        "the long way (slots=1)": slots(plain),
+        "hold and settle, with on_event": listened.require_credits(min=1)(plain),
+        "the slow path (slots=1)": slots(plain),
     }
     compare(time_sync, bare_wrapt(plain), functions, options.rounds)
-    print("\nasync, a call")
+    print("\ndecorated, async, a call")
     functions = {"check only": check(plain_async), "hold and settle": hold(plain_async)}
     compare(time_async, bare_wrapt(plain_async), functions, options.rounds)
+    others, missing = guarded_by_others(plain)
+    if _HIT in others:
+        print("\nother ways in, sync, a call")
+        compare(time_sync, others[_HIT], other_ways(guard), options.rounds, _HIT)
+    print("\na transport, sync")
+    transport(guard, options.rounds)
     print("\n8 threads, a call")
-    compare(
-        time_threads, bare_wrapt(plain), {"hold and settle": hold(plain)}, -(-options.rounds // 4)
-    )
+    in_threads = {"hold and settle": hold(plain)}
+    compare(time_threads, bare_wrapt(plain), in_threads, -(-options.rounds // 4))
+    one = time_sync(hold(plain))
+    print(f"  over one thread                          {time_threads(hold(plain)) / one:.2f}")
     print("\n1,000 tasks, a call")
     compare(
         time_tasks, bare_wrapt(plain_async), {"hold and settle": hold(plain_async)}, options.rounds
@@ -217,7 +288,6 @@ def main() -> None:
     crowded = {"hold and settle": with_open_holds(100_000)}
     compare(time_sync, bare_wrapt(plain), crowded, options.rounds)
     del crowded
-    others, missing = guarded_by_others(plain)
     print("\nother packages, sync, a call")
     compare(time_sync, bare_wrapt(plain), others, options.rounds)
     if missing:

@@ -7,7 +7,7 @@ from decimal import Decimal
 from workload import Died, Refused, Unknown, Way, World
 
 from budgetguard import BalanceUnavailable, Guard, Hold, InsufficientCredits
-from budgetguard.process import runtime_of
+from budgetguard._engine.account_registry import runtime_of
 
 FIVE_MINUTES = 300.0
 

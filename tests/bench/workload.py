@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from virtual import VirtualClock, VirtualLoop, VirtualRuntime
 
 from budgetguard import Balance
-from budgetguard.failures import Transient
+from budgetguard._core.refresh_failure import Transient
 
 MICRO = 10**6
 MINUTE = 60.0

@@ -11,8 +11,8 @@ import pytest
 from anchorbrowser import Anchorbrowser, AsyncAnchorbrowser
 
 from budgetguard import AnchorBrowser, Guard
+from budgetguard._core.clock import Instant
 from budgetguard.browser import Journal, Patience
-from budgetguard.clock import Instant
 from budgetguard.testing import HandClock
 from budgetguard.testing.sandbox import Sandbox
 

@@ -4,7 +4,7 @@ Reads a number a line. For each it forks a child, which kills itself (SIGKILL) w
 point of its way, and prints "killed", or "finished" where the way has no such point. The points are
 right after each call that changes a file or the wire, or reads from it: what lies between two of them
 is seen by nobody but the process itself. A number with a point in it is so many seconds, after which
-the kernel ends the child wherever it is (SIGALRM, which nobody handles).
+the kernel kills the child wherever it is (SIGALRM, which nobody handles).
 """
 
 import asyncio
@@ -37,7 +37,7 @@ EFFECTS = FILES | WIRE
 
 
 def plain(key: str, url: str, folder: str) -> None:
-    """Open a session, look at it, leave it."""
+    """Open a session, refresh it, leave it."""
     guard = Guard(AnchorBrowser(key, base_url=url))
     with (
         DefaultHttpxClient(verify=UNUSED_TLS) as http,
@@ -92,8 +92,8 @@ def main(way: str, *where: str) -> None:
             WAYS[way](*where)
             os._exit(0)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        ends = {0: "finished", -signal.SIGKILL: "killed", -signal.SIGALRM: "killed"}
-        said = ends.get(status, f"failed with {status}")
+        states = {0: "finished", -signal.SIGKILL: "killed", -signal.SIGALRM: "killed"}
+        said = states.get(status, f"failed with {status}")
         sys.stdout.write(f"{said}\n")
         sys.stdout.flush()
 

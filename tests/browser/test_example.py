@@ -1,4 +1,4 @@
-"""The example, run as a user would run it, and held against the sandbox's books."""
+"""The example, run as a user would run it, and compared with the sandbox's records."""
 
 import pytest
 from example import run
@@ -17,8 +17,10 @@ def test_in_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Opened one for at most 0.015 credits." in output
     assert "The page does not load. The session is over, its hold settled." in output
     assert "A task was cancelled; its session is over too." in output
-    assert "The next one ended 1 and left 0 of others alone.\nNot confirmed: 0.\n" in output
-    assert output.endswith("0 of 3 are open still.\n")
+    assert (
+        "The next one closed 1 and left 0 of other processes alone.\nNot confirmed: 0.\n" in output
+    )
+    assert output.endswith("0 of 3 are still open.\n")
 
 
 def test_by_the_books(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A process is killed at every point of its way: no id is lost, and one reap ends what it left."""
+"""A process is killed at every possible point: no id is lost, and one reap closes what it left."""
 
 import os
 import subprocess
@@ -66,7 +66,7 @@ def quiesce(scene: Any) -> None:
 
 
 class Aftermath:
-    """What is looked at after each death."""
+    """What is checked after each death."""
 
     def __init__(self, scene: Any) -> None:
         self.orphans = 0
@@ -76,8 +76,8 @@ class Aftermath:
         later = replace(scene.waits, began=scene.waits.began + 24 * 3600)
         self._tomorrow = replace(self._patience, clock=later)
 
-    def look(self, where: object) -> None:
-        """One reap ends what was left, and nothing else."""
+    def snapshot(self, where: object) -> None:
+        """One reap closes what was left, and nothing else."""
         scene = self._scene
         quiesce(scene)
         before = scene.own
@@ -97,7 +97,7 @@ class Aftermath:
         assert scene.files == [], where
 
     def close(self) -> None:
-        """Nothing is left, nothing was ended twice, and the books agree."""
+        """Nothing is left open, nothing was ended twice, and the records agree."""
         scene = self._scene
         assert scene.files == []
         assert self._reap() == Reaped()
@@ -115,11 +115,11 @@ class Aftermath:
 def test_killed_at_every_point(
     open_scene: Callable[..., Any], victim: Callable[..., Victim], way: str
 ) -> None:
-    """What was opened is ended by one reap, what is not its own is not touched, the books agree."""
+    """One reap closes what was opened, touches nothing else, and the records agree."""
     scene = open_scene(1000, max_concurrent_browsers=-1, lag=60)
     doomed, aftermath, point = victim(way, scene), Aftermath(scene), 0
     while (said := doomed.die_at(point := point + 1)) == "killed":
-        aftermath.look(point)
+        aftermath.snapshot(point)
     assert said == "finished"
     # The way is long enough, and was cut where it hurts: a session was open at many of its points.
     assert point > 20
@@ -131,7 +131,7 @@ def test_killed_at_every_point(
 def test_killed_at_any_moment(
     open_scene: Callable[..., Any], victim: Callable[..., Victim], way: str
 ) -> None:
-    """The same where the kernel ends it in the midst of anything, at moments drawn by a seed."""
+    """The same if the kernel kills it at any moment, drawn from a seed."""
     scene = open_scene(1000, max_concurrent_browsers=-1, lag=60)
     doomed, aftermath = victim(way, scene), Aftermath(scene)
     draw = Random(way)
@@ -143,5 +143,5 @@ def test_killed_at_any_moment(
             longest = max(moment, 0.01)
         else:
             assert said == "killed"
-            aftermath.look(moment)
+            aftermath.snapshot(moment)
     aftermath.close()

@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from budgetguard.browser import Journal, Reaped, areap, browser_session, reap
-from budgetguard.browser.journal import Entry, Note, account_of
+from budgetguard.browser._journal import JournalEntry, Note, account_of
 
 MINUTES = 5
 ID = "session-000002"  # the first after the foreign one
@@ -100,7 +100,7 @@ def test_another_account_is_left_alone(scene: Any) -> None:
 
 
 def test_not_confirmed_is_not_forgotten(scene: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """What the provider does not confirm stays for the next reap."""
+    """A session that the provider does not confirm remains for the next reap."""
     leave_one(scene)
     scene.sandbox.fault(SESSION, method="DELETE", status=500)
     assert reap_all(scene) == Reaped(left=(ID,))
@@ -115,7 +115,7 @@ def test_not_confirmed_is_not_forgotten(scene: Any, caplog: pytest.LogCaptureFix
 
 @pytest.mark.parametrize("status", [400, 409, 410, 422])
 def test_ended_by_itself(scene: Any, status: int) -> None:
-    """A session that cannot be deleted because it is over does not stay in the journal for ever."""
+    """A session that cannot be deleted because it is over does not remain in the journal."""
     leave_one(scene)
     scene.sandbox.fault(SESSION, method="DELETE", status=status)
     if status != 410:
@@ -174,7 +174,7 @@ def test_a_filter_that_does_not_filter(scene: Any) -> None:
 
 
 def test_a_session_nobody_saw(scene: Any) -> None:
-    """It is looked for until it would have ended by itself, because it may turn up late."""
+    """It is searched for until it would have ended by itself, because it may appear late."""
     write(scene)
     lost = Reaped(unseen=("budgetguard-lost",))
     assert (reap_all(scene), reap_all(scene), len(scene.files)) == (lost, lost, 1)
@@ -191,7 +191,7 @@ def test_a_session_nobody_saw(scene: Any) -> None:
 
 
 def test_a_tag_that_cannot_be_looked_for(scene: Any) -> None:
-    """A failing look says nothing about a session, however old."""
+    """A failed search proves nothing about a session, however old."""
     write(scene)
     scene.sandbox.fault("/v1/sessions", method="GET", status=500)
     much_later = replace(scene.waits, began=scene.waits.began + 10**6).patience()
@@ -289,13 +289,13 @@ def test_a_whole_line_after_a_broken_one(scene: Any) -> None:
 def test_what_makes_no_sense_stays(
     scene: Any, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It does not keep the others from being reaped, and is somebody's to look at."""
+    """It does not prevent the others from being reaped, and is reported."""
     id = leave_one(scene)
     (scene.journal.folder / "session-0.jsonl").write_bytes(content)
     (scene.journal.folder / "session-1.jsonl").symlink_to("elsewhere")
     (scene.journal.folder / "other.txt").write_text("not ours")
     assert reap_all(scene) == Reaped(gone=(id,), unreadable=2)
-    assert "session-0.jsonl is not to be read as a session's journal" in caplog.text
+    assert "session-0.jsonl cannot be read as the record of a session" in caplog.text
     assert len(scene.files) == 3
 
 
@@ -320,7 +320,7 @@ def test_a_reaper_between_making_and_locking(scene: Any, monkeypatch: pytest.Mon
 def test_an_entry_that_is_dropped(scene: Any) -> None:
     """Nobody's entry is everybody's."""
     note = Note("budgetguard-lost", MINUTES, scene.waits.wall(), account_of(scene.client))
-    entry: Entry | None = scene.journal.begin(note)
+    entry: JournalEntry | None = scene.journal.begin(note)
     assert reap_all(scene) == Reaped(living=1)
     del entry
     assert reap_all(scene) == Reaped(unseen=("budgetguard-lost",))
@@ -349,7 +349,7 @@ signal.pause()
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 def test_a_forked_child(scene: Any) -> None:
-    """It ends no session of its parent's, and does not keep a dead parent's from being reaped."""
+    """It closes no session of its parent's, and does not prevent a dead parent's from being reaped."""
     where = [scene.sandbox.anchor_key, scene.sandbox.url, str(scene.journal.folder)]
     parent = subprocess.Popen([sys.executable, "-c", FORKING, *where], stdout=subprocess.PIPE)
     assert parent.stdout is not None

@@ -8,9 +8,9 @@ from typing import Any
 from virtual import VirtualClock, VirtualLoop, VirtualRuntime
 
 from budgetguard import Balance, BalanceUnavailable, Guard, InsufficientCredits
-from budgetguard.events import Event
-from budgetguard.failures import Transient
-from budgetguard.process import runtime_of
+from budgetguard._core.events import Event
+from budgetguard._core.refresh_failure import Transient
+from budgetguard._engine.account_registry import runtime_of
 
 BEFORE, DOWN, AFTER = 200.0, 600.0, 75.0
 LATENCY = 0.05

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from budgetguard import Guard, PreDev
+from budgetguard._engine.binding import binding_of
 
 guard = Guard(
     PreDev(os.environ["PREDEV_API_KEY"], base_url=os.environ["PREDEV_BASE_URL"]), fresh_for=3600
@@ -32,7 +33,7 @@ locked = threading.Event()
 
 def hold_the_lock() -> None:
     """As any thread may while a fork comes, but for good."""
-    with guard.account.lock:
+    with binding_of(guard).account.lock:
         locked.set()
         threading.Event().wait()
 
@@ -55,7 +56,7 @@ def application(
         "inside": str(inside),
         "ids": [hold.id, mine.id],
         "state": mine.state,
-        "jitter": repr(guard.runtime.jitter(0, 1)),
+        "jitter": repr(binding_of(guard).account.runtime.jitter(0, 1)),
     }
     start_response("200 OK", [("content-type", "application/json")])
     yield json.dumps(told).encode() + b"\n"

@@ -18,6 +18,7 @@ import httpx
 from soaked import Figures
 
 from budgetguard import BudgetGuardError, Guard, PreDev
+from budgetguard._engine.binding import binding_of
 from budgetguard.testing.sandbox import FAST_SPEC
 
 SPEED = 600
@@ -61,7 +62,7 @@ class Soak:
     def _run(self, server: "subprocess.Popen[str]") -> int:
         assert server.stdout is not None
         words = ""
-        while "Books" not in words:
+        while "ANCHORBROWSER_BASE_URL" not in words:
             words += server.stdout.readline()
         self.url = re.findall(r"Sandbox at (\S+),", words)[0]
         self.key = re.findall(r"PREDEV_API_KEY=(\S+)", words)[0]
@@ -105,7 +106,7 @@ class Soak:
             for guard in (self.guard, self.plain):
                 with contextlib.suppress(BudgetGuardError):
                     guard.balance(max_age=0)
-        books = [guard.account.ledger for guard in (self.guard, self.plain)]
+        books = [binding_of(guard).account.ledger for guard in (self.guard, self.plain)]
         there = json.loads(self._control("state"))["predev"]["balance"]
         if self.guard.available != there:
             self.figures.troubles.append(f"{self.guard.available} available, {there} there")

@@ -14,9 +14,10 @@ from soaked import Figures
 from virtual import VirtualClock, VirtualLoop, VirtualRuntime
 
 from budgetguard import Balance, BudgetGuardError, Guard, GuardPool
-from budgetguard.errors import BalanceUnavailable
-from budgetguard.failures import Transient
-from budgetguard.process import runtime_of
+from budgetguard._core.errors import BalanceUnavailable
+from budgetguard._core.refresh_failure import Transient
+from budgetguard._engine.account_registry import runtime_of
+from budgetguard._engine.binding import binding_of
 from budgetguard.testing import FakeProvider
 
 MICRO = 10**6
@@ -34,14 +35,14 @@ class Failed(Exception):
 
 
 class Account:
-    """Books what was worked up to LAG seconds later; its replies fail now and then."""
+    """Charges what was worked up to LAG seconds later; its replies fail now and then."""
 
     name = "soaked"
     lag, linger = LAG, LINGER
 
     def __init__(self, clock: VirtualClock, random: Random) -> None:
         self.true = self.reported = self.lowest = 5_000 * MICRO
-        self.looks = 0
+        self.schedule = 0
         self.sound = False
         self.down_until = 0.0
         self._clock = clock
@@ -60,7 +61,7 @@ class Account:
         self.reported += credits * MICRO
 
     async def fetch(self, _: Any) -> Balance:
-        self.looks += 1
+        self.schedule += 1
         await asyncio.sleep(self._random.uniform(0, 1))
         mishap = ""
         if not self.sound and (self._clock.mono < self.down_until or self._random.random() < 0.1):
@@ -142,7 +143,7 @@ class Soak:
         # Which the runtime notes for the simulation, of every look.
         getattr(self.runtime, "starts", []).clear()
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(self.counts.items()))
-        self.figures.take(f"day {day}: {counts}, {self.account.looks} looks")
+        self.figures.take(f"day {day}: {counts}, {self.account.schedule} looks")
 
     async def _end(self) -> int:
         """What is held or pending once everything ended, and the books are the provider's again."""
@@ -162,11 +163,11 @@ class Soak:
         self._tell(round(self.days))
         left = 0
         for guard in (self.guard, self.told, *map(self.pool.__getitem__, range(200))):
-            ledger = guard.account.ledger
-            left += (
-                ledger.held + ledger.running + ledger.slots_in_use + len(guard.account.line.queue)
-            )
-        ledger = self.guard.account.ledger
+            account = binding_of(guard).account
+            account.flush()
+            ledger = account.ledger
+            left += ledger.held + ledger.running + ledger.slots_in_use + len(account.queue)
+        ledger = binding_of(self.guard).account.ledger
         return left + ledger.pending
 
     def _weather(self) -> None:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from interpreter import LONG
 
 from budgetguard import Balance, BalanceUnavailable, Guard, PreDev
-from budgetguard.clock import SYSTEM
-from budgetguard.loop import Runtime
-from budgetguard.process import runtime_of
+from budgetguard._core.clock import SYSTEM
+from budgetguard._engine.account_registry import runtime_of
+from budgetguard._io.loop import Runtime
 
 PATIENT = settings(
     deadline=None,

@@ -19,13 +19,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::R
 PATIENCE = 30
 FIRST = """
 import asyncio, socket, sys, threading, time
+from budgetguard._engine.binding import binding_of
 from budgetguard import Guard, InsufficientCredits, PreDev
 from budgetguard.testing import FakeProvider
 
 def tell_when_waiting(guard, address):
     main = threading.main_thread().ident
     def watch():
-        while not guard.account.line.queue:
+        while not binding_of(guard).account.wait_queue.queue:
             time.sleep(0.001)
         while sys._current_frames()[main].f_code.co_name not in {"wait", "select"}:
             time.sleep(0.001)

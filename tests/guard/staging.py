@@ -1,5 +1,6 @@
-"""How these tests set a scene: looks that take their time, crowds, and callers in threads."""
+"""How these tests set a scene: refreshes that take their time, concurrent callers, and callers in threads."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -11,6 +12,7 @@ import anyio.lowlevel
 import httpx
 
 from budgetguard import Balance, Guard
+from budgetguard._engine.binding import binding_of
 from budgetguard.testing import FakeProvider, HandClock
 
 _TURNS = 200_000
@@ -54,11 +56,13 @@ class Caller(threading.Thread):
 
 
 def waiting(guard: Guard) -> int:
-    """How many callers wait to be let in; there is no public view of them.
+    """How many callers wait to be admitted; there is no public view of them.
 
-    Who has joined the queue may still have a look to start; who can be woken has nothing left to do.
+    Who has joined the queue may still have a refresh to start; who can be woken has nothing left to do.
     """
-    return sum(ticket._bell is not None for ticket in list(guard.account.line.queue))
+    return sum(
+        waiter._waker is not None for waiter in list(binding_of(guard).account.wait_queue.queue)
+    )
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -72,13 +76,13 @@ def until(true: Callable[[], bool]) -> None:
 
 
 def under_way(clock: HandClock, provider: FakeProvider, requests: int) -> None:
-    """Let the look that is the `requests`-th one begin, before time is turned on."""
+    """Let the refresh that is the `requests`-th one begin, before time is turned on."""
     until(lambda: provider.requests == requests)
     clock.advance(0)
 
 
 def refreshing(clock: HandClock, guard: Guard) -> None:
-    """Let the balance grow stale, and the look behind it begin."""
+    """Let the balance grow stale, and the refresh behind it begin."""
     before = guard.provider.requests
     clock.advance(301)
     guard.acquire(1).release()
@@ -86,7 +90,7 @@ def refreshing(clock: HandClock, guard: Guard) -> None:
 
 
 def queue_up(guard: Guard, works: Iterable[Callable[[], object]]) -> list[Caller]:
-    """Callers in threads, each of which waits before the next one comes."""
+    """Start callers in threads; each of them waits before the next one starts."""
     callers = []
     for work in works:
         before = waiting(guard)
@@ -95,11 +99,11 @@ def queue_up(guard: Guard, works: Iterable[Callable[[], object]]) -> list[Caller
     return callers
 
 
-def crowd(guard: Guard, work: Callable[[], object], callers: int) -> list[Caller]:
-    """Callers in threads that came at once, and all of whom wait."""
-    crowd = [Caller(work) for _ in range(callers)]
+def start_together(guard: Guard, work: Callable[[], object], callers: int) -> list[Caller]:
+    """Start callers in threads at the same time, and return once all of them wait."""
+    together = [Caller(work) for _ in range(callers)]
     until(lambda: waiting(guard) == callers)
-    return crowd
+    return together
 
 
 async def let_run() -> None:
@@ -128,3 +132,19 @@ def answered(status: int, **headers: str) -> httpx.HTTPStatusError:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     response = httpx.Response(status, headers=named, request=request)
     return httpx.HTTPStatusError(f"{status}", request=request, response=response)
+
+
+def calls(work: Callable[[], object]) -> int:
+    """How many Python functions are called in this thread."""
+    count = 0
+
+    def note(_: object, event: str, __: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count

@@ -1,4 +1,4 @@
-"""Alerts: `low` once for each time that credits run low, told by whoever's call it is."""
+"""Alerts: one `low` event each time that credits run low, delivered by the call that causes it."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ class Alerts:
 
 @pytest.fixture
 def alerts() -> Alerts:
-    """What was told."""
+    """The events that were delivered."""
     return Alerts()
 
 
@@ -189,7 +189,7 @@ def test_what_another_guard_spends_on_the_fast_path_is_told_at_once(
 async def test_what_tasks_spend_on_the_fast_path_is_told_at_once(
     provider: FakeProvider, alerts: Alerts
 ) -> None:
-    """Coroutine functions have an edge of their own."""
+    """Coroutine functions have a fast path of their own."""
     watching = Guard(provider, alert_below=20, on_event=alerts)
 
     @Guard(provider).require_credits(min=10)

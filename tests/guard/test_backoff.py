@@ -1,4 +1,4 @@
-"""Failing looks: attempts within one, the backoff between them, and what callers are told."""
+"""Failing refreshes: the attempts within one, the backoff between them, and the callers' errors."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -6,9 +6,10 @@ from email.utils import format_datetime
 
 import httpx
 import pytest
-from staging import Caller, answered, crowd, under_way, waiting
+from staging import Caller, answered, start_together, under_way, waiting
 
 from budgetguard import BalanceUnavailable, Guard, InvalidCredentials
+from budgetguard._engine.binding import binding_of
 from budgetguard.testing import FakeProvider, HandClock
 
 
@@ -22,10 +23,10 @@ def provider() -> FakeProvider:
 
 @pytest.fixture
 def guard(clock: HandClock, provider: FakeProvider) -> Guard:
-    """A guard whose jitter is always the most."""
+    """A guard whose jitter is always at its maximum."""
     del clock
     guard = Guard(provider)
-    guard.runtime.jitter = lambda _, longest: longest
+    binding_of(guard).account.runtime.jitter = lambda _, longest: longest
     return guard
 
 
@@ -37,7 +38,7 @@ def unavailable(guard: Guard) -> BalanceUnavailable:
 
 
 def fail_until_told(guard: Guard, clock: HandClock, step: float = 0.25) -> BalanceUnavailable:
-    """The error of a call that waits for its look's attempts while time passes."""
+    """The error of a call that waits for its refresh's attempts while time passes."""
     caller = Caller(lambda: guard.acquire(1))
     under_way(clock, guard.provider, 1)
     while waiting(guard):
@@ -48,7 +49,7 @@ def fail_until_told(guard: Guard, clock: HandClock, step: float = 0.25) -> Balan
 
 
 def attempts_come_after(guard: Guard, clock: HandClock, *waits: float) -> None:
-    """See the attempts of a call's look: a second one and more, each when its wait is over."""
+    """See the attempts of a call's refresh: a second one and more, each when its wait is over."""
     caller = Caller(lambda: guard.acquire(1))
     under_way(clock, guard.provider, 1)
     for number, wait in enumerate(waits, start=1):
@@ -94,7 +95,7 @@ def attempts_come_after(guard: Guard, clock: HandClock, *waits: float) -> None:
         "nonsense",
     ],
 )
-def test_a_look_makes_up_to_three_attempts_where_that_may_help(
+def test_a_refresh_makes_up_to_three_attempts_where_that_may_help(
     clock: HandClock, guard: Guard, provider: FakeProvider, failure: Exception, attempts: int
 ) -> None:
     """All inside its one deadline."""
@@ -105,10 +106,10 @@ def test_a_look_makes_up_to_three_attempts_where_that_may_help(
     assert clock.monotonic() - before <= 10
 
 
-def test_a_look_that_succeeds_at_its_last_attempt_is_a_look(
+def test_a_refresh_that_succeeds_at_its_last_attempt_is_a_refresh(
     clock: HandClock, guard: Guard, provider: FakeProvider
 ) -> None:
-    """Its callers never hear of the attempts before."""
+    """Its callers never notice the earlier attempts."""
     caller = Caller(lambda: guard.acquire(10).settle())
     under_way(clock, provider, 1)
     clock.advance(0.5)
@@ -132,10 +133,10 @@ def test_attempts_keep_to_retry_after(
     attempts_come_after(guard, clock, 3, 3)
 
 
-def test_the_wait_between_looks_doubles_up_to_sixty_seconds(
+def test_the_wait_between_refreshes_doubles_up_to_sixty_seconds(
     clock: HandClock, guard: Guard, provider: FakeProvider
 ) -> None:
-    """Failure after failure, and no look before its time."""
+    """Failure after failure, and no refresh before its time."""
     provider.failure = ConnectionError("down")
     waits = []
     for number in range(1, 12):
@@ -150,10 +151,10 @@ def test_the_wait_between_looks_doubles_up_to_sixty_seconds(
     assert waits == [0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
 
 
-def test_the_backoff_goes_on_from_the_attempts_within_a_look(
+def test_the_backoff_goes_on_from_the_attempts_within_a_refresh(
     clock: HandClock, guard: Guard
 ) -> None:
-    """Three attempts are three failures: the next look waits for two seconds, not half a one."""
+    """Three attempts are three failures: the next refresh waits for two seconds, not half a one."""
     assert fail_until_told(guard, clock).retry_after == pytest.approx(2, abs=0.25)
 
 
@@ -181,7 +182,7 @@ def test_the_wait_is_drawn_from_nothing_to_the_most(
         drawn.append((least, most))
         return share * most
 
-    guard.runtime.jitter = jitter
+    binding_of(guard).account.runtime.jitter = jitter
     provider.failure = ConnectionError("down")
     for most in (0.5, 1, 2):
         error = unavailable(guard)
@@ -211,7 +212,7 @@ def _as_a_date(seconds: float, clock: HandClock) -> str:
 
 @pytest.mark.parametrize("spelled", [_in_seconds, _as_a_date], ids=["seconds", "date"])
 @pytest.mark.parametrize(("asked", "kept"), [(20, 20), (3600, 60), (9_999_999_999, 60)], ids=str)
-def test_retry_after_keeps_the_next_look_away(
+def test_retry_after_keeps_the_next_refresh_away(
     clock: HandClock,
     guard: Guard,
     provider: FakeProvider,
@@ -248,7 +249,7 @@ def test_a_retry_after_that_says_nothing_is_ignored(
 def test_backing_off_goes_by_the_clock_that_never_jumps(
     clock: HandClock, guard: Guard, provider: FakeProvider
 ) -> None:
-    """A wall clock that is set forward does not bring the next look closer."""
+    """A wall clock that is set forward does not bring the next refresh closer."""
     provider.failure = answered(429, retry_after="50")
     unavailable(guard)
     clock.set_wall(clock.wall() + 1_000)
@@ -284,7 +285,7 @@ def test_a_refused_key_is_told_from_a_provider_that_is_down(
 def test_a_refused_key_is_logged_until_one_is_accepted(
     clock: HandClock, guard: Guard, provider: FakeProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Once, and again after a look that succeeded; a provider that is down is not."""
+    """Once, and again after a refresh that succeeded; a provider that is down is not."""
     provider.failure = answered(404)
     unavailable(guard)
     assert not caplog.records
@@ -298,16 +299,16 @@ def test_a_refused_key_is_logged_until_one_is_accepted(
         guard.balance(max_age=0)
         clock.advance(700)
     said = [record.getMessage() for record in caplog.records]
-    assert said == ["The balance at fake cannot be read: the provider answered 401."] * 2
+    assert said == ["The balance at fake is not available: the provider answered 401."] * 2
 
 
-def test_a_failed_look_is_shared_and_each_caller_gets_an_error_of_its_own(
+def test_a_failed_refresh_is_shared_and_each_caller_gets_an_error_of_its_own(
     clock: HandClock, guard: Guard, provider: FakeProvider
 ) -> None:
     """With the cause that they have in common."""
     broken = ConnectionError("broken")
     provider.failure = httpx.ConnectError("first")
-    callers = crowd(guard, lambda: guard.acquire(1), 10)
+    callers = start_together(guard, lambda: guard.acquire(1), 10)
     under_way(clock, provider, 1)
     provider.failure = broken
     clock.advance(0.5)

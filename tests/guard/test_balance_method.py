@@ -8,6 +8,7 @@ import pytest
 from staging import Caller, Slow, let_run, under_way, until
 
 from budgetguard import Balance, BalanceUnavailable, Guard
+from budgetguard._engine.binding import binding_of
 from budgetguard.testing import FakeProvider, HandClock
 
 
@@ -27,7 +28,7 @@ def test_the_first_call_asks(clock: HandClock) -> None:
 
 
 def test_the_default_age_is_fresh_for(clock: HandClock) -> None:
-    """Up to it the balance at hand is returned, beyond it callers wait for another."""
+    """Up to it the cached balance is returned, beyond it callers wait for another."""
     provider = FakeProvider(100)
     guard = Guard(provider, fresh_for=100)
     first = guard.balance()
@@ -41,7 +42,7 @@ def test_the_default_age_is_fresh_for(clock: HandClock) -> None:
 
 @pytest.mark.parametrize(("max_age", "requests"), [(10, 1), (9.9, 2), (0, 2), (10**6, 1)], ids=str)
 def test_max_age_says_how_old_it_may_be(clock: HandClock, max_age: float, requests: int) -> None:
-    """Ten seconds after the last look."""
+    """Ten seconds after the last refresh."""
     provider = FakeProvider(100)
     guard = Guard(provider)
     guard.balance()
@@ -60,7 +61,7 @@ def test_a_max_age_that_cannot_be_is_refused(max_age: float) -> None:
     assert provider.requests == 0
 
 
-def test_max_age_zero_never_joins_a_look_that_was_sent_before(clock: HandClock) -> None:
+def test_max_age_zero_never_joins_a_refresh_that_was_sent_before(clock: HandClock) -> None:
     """It waits for that one to end, and for the next one."""
     provider = Slow(100)
     provider.takes = 3
@@ -70,7 +71,7 @@ def test_max_age_zero_never_joins_a_look_that_was_sent_before(clock: HandClock) 
     clock.advance(1)
     provider.credits = 50
     second = Caller(lambda: guard.balance(max_age=0))
-    until(lambda: len(guard.account.line.readers) == 2)  # no public view of them
+    until(lambda: len(binding_of(guard).account.wait_queue.readers) == 2)  # no public view of them
     clock.advance(2)
     assert first.outcome().credits == 100
     under_way(clock, provider, 2)
@@ -79,7 +80,7 @@ def test_max_age_zero_never_joins_a_look_that_was_sent_before(clock: HandClock) 
     assert provider.requests == 2
 
 
-def test_a_look_under_way_that_is_young_enough_is_joined(clock: HandClock) -> None:
+def test_a_refresh_under_way_that_is_young_enough_is_joined(clock: HandClock) -> None:
     """One request serves all."""
     provider = Slow(100)
     provider.takes = 3
@@ -88,16 +89,16 @@ def test_a_look_under_way_that_is_young_enough_is_joined(clock: HandClock) -> No
     under_way(clock, provider, 1)
     clock.advance(1)
     callers += [Caller(lambda: guard.balance(max_age=2)) for _ in range(10)]
-    until(lambda: len(guard.account.line.readers) == 20)  # no public view of them
+    until(lambda: len(binding_of(guard).account.wait_queue.readers) == 20)  # no public view of them
     clock.advance(2)
     assert {caller.outcome().credits for caller in callers} == {100}
     assert provider.requests == 1
 
 
-def test_a_balance_that_cannot_be_had_is_an_error_even_if_an_old_one_is_at_hand(
+def test_a_balance_that_cannot_be_had_is_an_error_even_if_an_old_one_is_cached(
     clock: HandClock,
 ) -> None:
-    """Who names an age means it; admission still goes by the old one."""
+    """An explicit age applies to this call; admission still uses the older balance."""
     provider = FakeProvider(100)
     guard = Guard(provider)
     guard.balance()

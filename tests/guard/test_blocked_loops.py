@@ -14,16 +14,17 @@ import trio
 from staging import Slow, under_way, until, waiting
 
 from budgetguard import Guard, InsufficientCredits
+from budgetguard._engine.binding import binding_of
 from budgetguard.testing import FakeProvider, HandClock
 
 pytestmark = pytest.mark.anyio
 
-WORDS = r"has to wait, and the (asyncio|trio) event loop .* Use `async with .*aacquire"
+WORDS = r"has to wait, which blocks the (asyncio|trio) event loop .* Use `async with .*aacquire"
 
 
 @pytest.fixture
 def cold(clock: HandClock) -> Callable[[], Any]:
-    """Make a guard that has to look first, which takes until somebody waits for it."""
+    """Make a guard that has to refresh first, which takes until somebody waits for it."""
 
     @contextmanager
     def make() -> Iterator[Guard]:
@@ -74,7 +75,7 @@ def function(guard: Guard) -> None:
 
 
 def priced(guard: Guard) -> None:
-    """Call one whose price has to be asked for."""
+    """Call a function whose price has to be computed."""
     guard.require_credits(min=lambda: 10)(lambda: None)()
 
 
@@ -112,7 +113,7 @@ async def test_it_warns_where_it_was_called(cold: Any, way: Callable[[Guard], No
 
 @every
 async def test_who_does_not_have_to_wait_is_told_nothing(way: Callable[[Guard], None]) -> None:
-    """With a balance at hand there is nothing to wait for."""
+    """With a cached balance there is nothing to wait for."""
     guard = Guard(FakeProvider(100))
     await guard.abalance()
     with warnings.catch_warnings():
@@ -122,7 +123,7 @@ async def test_who_does_not_have_to_wait_is_told_nothing(way: Callable[[Guard], 
 
 @every
 async def test_a_worker_thread_may_wait(cold: Any, way: Callable[[Guard], None]) -> None:
-    """No loop runs there, whoever waits for it."""
+    """No loop runs there, even if a loop waits for the thread."""
     with cold() as guard, warnings.catch_warnings():
         warnings.simplefilter("error")
         await anyio.to_thread.run_sync(way, guard)
@@ -152,7 +153,7 @@ async def test_once_for_each_place(cold: Any) -> None:
     "run", [lambda main: asyncio.run(main()), trio.run], ids=["asyncio", "trio"]
 )
 def test_once_for_each_loop(cold: Any, run: Callable[[Any], None]) -> None:
-    """The next one is told as well."""
+    """The next loop gets a warning, too."""
 
     async def main() -> None:
         with cold() as guard, pytest.warns(RuntimeWarning, match=WORDS):
@@ -175,7 +176,7 @@ async def test_a_warning_that_is_an_error_leaves_nothing_behind(clock: HandClock
     clock.advance(1)
     until(lambda: guard.available is not None)
     assert guard.available == 100
-    assert not guard.account.line.queue
+    assert not binding_of(guard).account.wait_queue.queue
 
 
 async def test_the_wait_for_ones_own_task(clock: HandClock) -> None:

@@ -130,7 +130,7 @@ def test_one_object_cannot_be_entered_twice_at_once(guard: Guard) -> None:
 
 @pytest.mark.anyio
 async def test_one_object_cannot_be_entered_by_two_tasks_at_once(guard: Guard) -> None:
-    """Not even while the first one still waits for a look."""
+    """Not even while the first one still waits for a refresh."""
     block = guard.require_credits(min=10)
     async with block:
         with pytest.raises(RuntimeError, match="Make a new one"):
@@ -140,7 +140,7 @@ async def test_one_object_cannot_be_entered_by_two_tasks_at_once(guard: Guard) -
 
 
 def test_one_object_cannot_be_entered_while_another_thread_waits_in_it(clock: HandClock) -> None:
-    """Waiting to be let in counts as being inside."""
+    """Waiting to be admitted counts as being inside."""
     provider = Slow(100)
     provider.takes = 1
     block = Guard(provider).require_credits(min=10)
@@ -220,7 +220,7 @@ def test_ending_a_blocks_hold_twice_is_an_error(guard: Guard, end: str) -> None:
     """The block's own end is not, an explicit second one is."""
     with guard.require_credits(min=30) as hold:
         hold.settle(5)
-        with pytest.raises(HoldClosed, match="settled already"):
+        with pytest.raises(HoldClosed, match="already settled"):
             getattr(hold, end)()
     with pytest.raises(HoldClosed):
         getattr(hold, end)()

@@ -9,8 +9,8 @@ import pytest
 from staging import Slow, let_run, under_way, waiting
 
 from budgetguard import Event, Guard, Hold
+from budgetguard._engine.waiters import ThreadWaker
 from budgetguard.testing import FakeProvider, HandClock
-from budgetguard.waiting import Bell
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -142,7 +142,7 @@ def test_a_grant_whose_task_was_cancelled_natively_goes_to_the_next(
 def test_a_cancellation_at_any_turn_of_the_loop_leaks_nothing(
     clock: HandClock, guard: Guard, turns: int, times: int
 ) -> None:
-    """Before, while and after a call is let in, waits, runs and ends."""
+    """Before, while and after a call is admitted, waits, runs and ends."""
 
     @guard.require_credits(min=60, wait=30, release_on=asyncio.CancelledError)
     async def call() -> None:
@@ -173,8 +173,10 @@ def test_a_cancellation_at_any_turn_of_the_loop_leaks_nothing(
 
 
 @pytest.mark.anyio
-async def test_a_caller_that_times_out_itself_leaves_the_look_to_others(clock: HandClock) -> None:
-    """Its own deadline passes while it waits for a look that others wait for too."""
+async def test_a_caller_that_times_out_itself_leaves_the_refresh_to_others(
+    clock: HandClock,
+) -> None:
+    """Its own deadline passes while it waits for a refresh that others wait for too."""
     provider = Slow(100)
     provider.takes = 3
     guard = Guard(provider)
@@ -199,7 +201,7 @@ async def test_a_caller_that_times_out_itself_leaves_the_look_to_others(clock: H
 
 
 @pytest.mark.anyio
-async def test_a_look_that_everybody_left_still_brings_a_balance(clock: HandClock) -> None:
+async def test_a_refresh_that_everybody_left_still_brings_a_balance(clock: HandClock) -> None:
     """Nobody cancels it but its own deadline."""
     provider = Slow(100)
     provider.takes = 3
@@ -257,11 +259,11 @@ def test_an_interrupted_thread_leaves_no_trace(
     """Control-C while a sync caller waits."""
     running = guard.acquire(100)
 
-    def interrupted(_: Bell, __: float) -> bool:
+    def interrupted(_: ThreadWaker, __: float) -> bool:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Bell, "wait", interrupted)
+        patch.setattr(ThreadWaker, "wait", interrupted)
         with pytest.raises(KeyboardInterrupt):
             guard.acquire(60, wait=30)
     clock.advance(0)
@@ -271,7 +273,7 @@ def test_an_interrupted_thread_leaves_no_trace(
 
 
 def test_the_events_of_a_grant_that_nobody_took_add_up(clock: HandClock) -> None:
-    """What was told as admitted is told as released."""
+    """A call that was reported as admitted is reported as released."""
     events: list[Event] = []
     guard = Guard(FakeProvider(100), on_event=events.append)
     guard.balance()

@@ -1,4 +1,4 @@
-"""A guard that is closed keeps its word for those who wait for it already."""
+"""Closing a guard ends the waits for it at once."""
 
 import threading
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import pytest
 from staging import Caller, let_run, queue_up, until, waiting
 
 from budgetguard import Guard
+from budgetguard._engine.binding import GuardBinding, binding_of
 from budgetguard.testing import FakeProvider, HandClock
 
 WAYS: dict[str, Callable[[Guard], object]] = {
@@ -42,7 +43,7 @@ def test_who_waits_for_credits_is_told_at_once(clock: HandClock, way: str) -> No
 
 
 def test_who_waits_for_a_refresh_is_told_at_once(clock: HandClock) -> None:
-    """To be let in, or for the balance; the refresh goes on, for others."""
+    """To be admitted, or for the balance; the refresh goes on, for others."""
     asked, answer = threading.Event(), threading.Event()
     provider = FakeProvider(100)
 
@@ -57,7 +58,9 @@ def test_who_waits_for_a_refresh_is_told_at_once(clock: HandClock) -> None:
     theirs = Caller(lambda: other.acquire(1).amount)
     try:
         assert asked.wait(20)
-        until(lambda: waiting(guard) == 2 and len(guard.account.line.readers) == 1)
+        until(
+            lambda: waiting(guard) == 2 and len(binding_of(guard).account.wait_queue.readers) == 1
+        )
         guard.close()
         assert told(caller.outcome(), "acquire()")
         assert told(reader.outcome(), "balance()")
@@ -89,7 +92,7 @@ async def test_who_awaits_is_told_at_once(clock: HandClock) -> None:
     clock.advance(0)
 
 
-def test_who_stood_behind_is_let_in(clock: HandClock) -> None:
+def test_who_stood_behind_is_admitted(clock: HandClock) -> None:
     """Another guard's caller, of the same account, whom the one that is gone stood in the way of."""
     provider = FakeProvider(100)
     closing, other = Guard(provider), Guard(provider)
@@ -107,10 +110,10 @@ def test_who_stood_behind_is_let_in(clock: HandClock) -> None:
 def test_who_comes_between_the_check_and_the_close(
     clock: HandClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such a caller found the guard open, and is not let in by it."""
+    """Such a caller found the guard open, and is not admitted by it."""
     guard = Guard(FakeProvider(100))
     guard.balance()
-    monkeypatch.setattr(guard, "check_open", lambda _: guard.close())
+    monkeypatch.setattr(GuardBinding, "check_open", lambda *_: guard.close())
     with pytest.raises(RuntimeError, match=r"acquire\(\) was waiting"):
         guard.acquire(1)
     with pytest.raises(RuntimeError, match=r"balance\(\) was waiting"):

@@ -47,10 +47,8 @@ def test_the_figures_of_a_refusal_add_up(clock: HandClock, guard: Guard) -> None
     assert (error.running, error.age, error.status_code) == (1, 2, 402)
     assert str(error) == (
         "spec needs 60 credits, and 50 are available: fake reports 100, 15 are held by 1 running "
-        "call, 20 are counted for calls that just ended, 5 are unresolved for up to 305 s because "
-        "what a call came to is not known, the floor keeps 10 (looked 2 s ago). Try again in 3 s. Of a call that "
-        "never reached the provider nothing need be kept: name what it raises in release_on=, or "
-        "call hold.release()."
+        "call, 20 are counted for calls that just finished, 5 are unresolved for up to 305 s because "
+        "the outcome of a call is not known, the floor reserves 10 (as of 2 s ago). Try again in 3 s."
     )
     held.release()
 
@@ -62,7 +60,7 @@ def test_a_shortfall_of_the_account_itself_is_not_worth_a_retry(guard: Guard) ->
 
 
 def test_a_shortfall_of_open_holds_is_worth_a_retry(clock: HandClock, guard: Guard) -> None:
-    """They may end at any time, so the next look is the bound."""
+    """They may end at any time, so the next refresh is the bound."""
     hold = guard.acquire(50)
     clock.advance(2)
     error = refused(guard, 50)
@@ -126,7 +124,8 @@ def test_the_limit_on_single_calls_is_named_however_much_is_held(clock: HandCloc
     error = refused(guard, 61)
     assert (error.basis, error.cap, error.available) == ("cap", 60, -90)
     assert str(error) == (
-        "spec needs 61 credits, and the cost limit at fake allows 60 for one call (looked just now)."
+        "spec needs 61 credits, and the cost limit at fake allows 60 for one call (as of just now). "
+        f"Raise the cost limit: {guard.provider.top_up_url}"
     )
     for hold in holds:
         hold.release()

@@ -1,4 +1,4 @@
-"""Guarded generators: admitted at the first step, ended on every edge."""
+"""Guarded generators: admitted at the first step, ended in every case."""
 
 import asyncio
 import gc
@@ -15,7 +15,8 @@ import pytest
 from staging import Caller
 
 from budgetguard import BudgetGuardError, Guard, InsufficientCredits
-from budgetguard.inside import CHANGING
+from budgetguard._core.reentrancy import CHANGING
+from budgetguard._engine.binding import binding_of
 from budgetguard.testing import FakeProvider, HandClock
 
 pytestmark = pytest.mark.usefixtures("few_to_collect")
@@ -194,7 +195,7 @@ def test_a_generator_in_a_reference_cycle_is_kept_when_it_is_collected(
 
 
 @pytest.mark.parametrize("kind", ["generator", "hold", "generator that cleans up"])
-def test_collection_in_the_midst_of_the_books_does_not_deadlock(
+def test_collection_in_the_midst_of_the_ledger_does_not_deadlock(
     guard: Guard, clock: HandClock, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Guarded things in cycles are collected while this very thread changes the account."""
@@ -222,7 +223,7 @@ def test_collection_in_the_midst_of_the_books_does_not_deadlock(
     def collecting_now() -> Any:
         # The account reads the clock under its lock.
         nonlocal collected
-        assert CHANGING.get(threading.get_ident()) is guard.account
+        assert CHANGING.get(threading.get_ident()) is binding_of(guard).account
         collected += gc.collect()
         return now()
 
@@ -325,7 +326,7 @@ def test_holds_may_end_in_the_midst_of_anything_the_account_does(guard: Guard) -
     """What a finalizer or a signal handler does at some line of this very thread, done at each."""
     holds = [guard.acquire(0, cost=0) for _ in range(1000)]
     lines: set[tuple[str, int]] = set()
-    changed = ("account.py", "line.py", "opened.py")
+    changed = ("account.py", "wait_queue.py", "reservation.py", "hold.py")
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         # `_change` is where the lock is taken, in two steps that no finalizer can come between.
@@ -474,7 +475,7 @@ def test_a_dropped_async_generator_is_kept_on_asyncio(guard: Guard, clock: HandC
 
 
 def test_an_async_generator_that_outlives_its_loop_is_kept(guard: Guard, clock: HandClock) -> None:
-    """One that nobody can await any more ends when it is collected."""
+    """One that cannot be awaited any more ends when it is collected."""
     loop = asyncio.new_event_loop()
     steps = aecho(guard)()
 

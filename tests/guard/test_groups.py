@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from budgetguard import Guard
-from budgetguard.hold import proves
+from budgetguard._engine.hold import proves
 from budgetguard.testing import FakeProvider, HandClock
 
 

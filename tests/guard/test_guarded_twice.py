@@ -27,7 +27,9 @@ def test_a_call_inside_a_call_is_told_of(caplog: pytest.LogCaptureFixture) -> No
         assert outer() == 98
         assert outer() == 96
     assert len(lines(caplog)) == 2
-    assert lines(caplog)[0].startswith("transport holds credits while decorator, around it, does")
+    assert lines(caplog)[0].startswith(
+        "transport holds credits inside decorator, which holds credits too"
+    )
 
 
 def test_calls_one_after_the_other_are_not(caplog: pytest.LogCaptureFixture) -> None:
@@ -46,7 +48,7 @@ def silent(caplog: pytest.LogCaptureFixture) -> bool:
 
 
 @pytest.fixture
-def crowd(caplog: pytest.LogCaptureFixture) -> Iterator[Guard]:
+def roomy(caplog: pytest.LogCaptureFixture) -> Iterator[Guard]:
     """Give a guard with room for many, and listen."""
     guard = Guard(FakeProvider(1000))
     guard.balance()
@@ -54,25 +56,25 @@ def crowd(caplog: pytest.LogCaptureFixture) -> Iterator[Guard]:
         yield guard
 
 
-def test_holds_side_by_side_are_not(crowd: Guard, caplog: pytest.LogCaptureFixture) -> None:
+def test_holds_side_by_side_are_not(roomy: Guard, caplog: pytest.LogCaptureFixture) -> None:
     """However many are open in one context: none is around the next."""
-    for hold in [crowd.acquire(1) for _ in range(50)]:
+    for hold in [roomy.acquire(1) for _ in range(50)]:
         hold.settle()
     assert silent(caplog)
 
 
 @pytest.mark.anyio
-async def test_work_side_by_side_is_not(crowd: Guard, caplog: pytest.LogCaptureFixture) -> None:
+async def test_work_side_by_side_is_not(roomy: Guard, caplog: pytest.LogCaptureFixture) -> None:
     """Nor coroutines that are made first and run later, nor generators taken in turns."""
-    holds = [await crowd.aacquire(1) for _ in range(50)]
-    later = crowd.require_credits(1)(anyio.lowlevel.checkpoint)
+    holds = [await roomy.aacquire(1) for _ in range(50)]
+    later = roomy.require_credits(1)(anyio.lowlevel.checkpoint)
     awaited = [later() for _ in range(50)]
 
-    @crowd.require_credits(1)
+    @roomy.require_credits(1)
     def steps() -> Iterator[int]:
         yield from range(3)
 
-    @crowd.require_credits(1)
+    @roomy.require_credits(1)
     async def asteps() -> AsyncIterator[int]:
         for each in range(3):
             yield each
@@ -90,12 +92,12 @@ async def test_work_side_by_side_is_not(crowd: Guard, caplog: pytest.LogCaptureF
 
 
 @pytest.mark.anyio
-async def test_tasks_side_by_side_are_not(crowd: Guard, caplog: pytest.LogCaptureFixture) -> None:
+async def test_tasks_side_by_side_are_not(roomy: Guard, caplog: pytest.LogCaptureFixture) -> None:
     """Each is in a context of its own."""
     inside = anyio.Event()
     running: list[int] = []
 
-    @crowd.require_credits(1)
+    @roomy.require_credits(1)
     async def work() -> None:
         running.append(1)
         if len(running) == 10:
@@ -109,53 +111,53 @@ async def test_tasks_side_by_side_are_not(crowd: Guard, caplog: pytest.LogCaptur
 
 
 def test_the_second_call_inside_is_told_of_too(
-    crowd: Guard, caplog: pytest.LogCaptureFixture
+    roomy: Guard, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What ended inside does not hide what is around."""
-    inner = crowd.require_credits(1, name="inner")(lambda: None)
+    inner = roomy.require_credits(1, name="inner")(lambda: None)
 
-    @crowd.require_credits(1, name="outer")
+    @roomy.require_credits(1, name="outer")
     def outer() -> None:
         inner()
-        crowd.acquire(1, name="acquired")
+        roomy.acquire(1, name="acquired")
         inner()
 
     outer()
     assert [line.partition(",")[0] for line in lines(caplog)] == [
-        "inner holds credits while outer",
-        "acquired holds credits while outer",
-        "inner holds credits while outer",
+        "inner holds credits inside outer",
+        "acquired holds credits inside outer",
+        "inner holds credits inside outer",
     ]
 
 
 @pytest.mark.anyio
 async def test_in_a_block_and_in_a_coroutine(
-    crowd: Guard, caplog: pytest.LogCaptureFixture
+    roomy: Guard, caplog: pytest.LogCaptureFixture
 ) -> None:
     """There it is inside, and after it no more."""
 
-    @crowd.require_credits(1, name="coroutine")
+    @roomy.require_credits(1, name="coroutine")
     async def coroutine() -> None:
-        crowd.acquire(1).settle()
+        roomy.acquire(1).settle()
 
-    async with crowd.require_credits(1, name="block"):
+    async with roomy.require_credits(1, name="block"):
         await coroutine()
     await coroutine()
-    outers = [line.split(" while ")[1].partition(",")[0] for line in lines(caplog)]
+    outers = [line.split(" inside ")[1].partition(",")[0] for line in lines(caplog)]
     assert outers == ["block", "coroutine", "coroutine"]
 
 
 def test_replies_that_are_read_later_are_not(
-    crowd: Guard, caplog: pytest.LogCaptureFixture
+    roomy: Guard, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A stream may be read while another request is made; one inside of a call is told of."""
+    """A stream may be read while another request is made; a request inside a call is logged."""
     behind = httpx.MockTransport(lambda _: httpx.Response(200, content=iter([b"x"])))
     transport = GuardTransport(
-        crowd, transport=behind, prices={("GET", "/a"): 1}, base_url="https://a.example"
+        roomy, transport=behind, prices={("GET", "/a"): 1}, base_url="https://a.example"
     )
     with httpx.Client(transport=transport) as client:
         with client.stream("GET", "https://a.example/a"):
             client.get("https://a.example/a")
         assert silent(caplog)
-        crowd.require_credits(1, name="around")(lambda: client.get("https://a.example/a"))()
-    assert "GET /a holds credits while around" in lines(caplog)[0]
+        roomy.require_credits(1, name="around")(lambda: client.get("https://a.example/a"))()
+    assert "GET /a holds credits inside around" in lines(caplog)[0]

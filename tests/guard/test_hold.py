@@ -4,6 +4,7 @@ import copy
 import gc
 import pickle
 import threading
+import weakref
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -21,18 +22,19 @@ from budgetguard import (
     InsufficientCredits,
     set_active,
 )
+from budgetguard._engine.binding import binding_of
 from budgetguard.testing import FakeProvider, HandClock
 
 
 @pytest.fixture
 def provider() -> FakeProvider:
-    """An account with 100 credits whose bookings show after five seconds."""
+    """An account with 100 credits whose charges show after five seconds."""
     return FakeProvider(100, lag=5, linger=300)
 
 
 @pytest.fixture
 def events() -> list[Event]:
-    """What the guard told, looks left out."""
+    """The guard's events, without refreshes."""
     return []
 
 
@@ -78,7 +80,7 @@ def test_a_hold_ends_once(guard: Guard, end: str, state: str, available: int) ->
         "charged": (5,),
         "extend": (5,),
     }.items():
-        with pytest.raises(HoldClosed, match=f"{state} already: {again}") as closed:
+        with pytest.raises(HoldClosed, match=f"already {state}: {again}") as closed:
             getattr(hold, again)(*arguments)
         assert (closed.value.state, closed.value.retryable) == (state, False)
     assert (hold.state, guard.available) == (state, available)
@@ -152,7 +154,7 @@ def test_a_hold_may_be_ended_by_another_thread(guard: Guard) -> None:
 
 @pytest.mark.usefixtures("eager_switching")
 def test_of_many_threads_that_end_a_hold_one_is_first(guard: Guard) -> None:
-    """The others get `HoldClosed`, and it is booked once."""
+    """The others get `HoldClosed`, and it is recorded once."""
     for _ in range(20):
         hold = guard.acquire(1)
         together = threading.Barrier(8)
@@ -168,7 +170,7 @@ def test_of_many_threads_that_end_a_hold_one_is_first(guard: Guard) -> None:
 
 
 def test_charged_moves_from_held_to_spent(guard: Guard, events: list[Event]) -> None:
-    """What is available stays the same, and a smaller total changes nothing."""
+    """What is available remains the same, and a smaller total changes nothing."""
     hold = guard.acquire(50)
     for total in (10, 20, 15, 20, 0):
         hold.charged(total)
@@ -242,11 +244,12 @@ def test_extend_is_refused_like_any_other(guard: Guard) -> None:
 
 
 def test_an_extension_that_comes_as_the_hold_ends_holds_nothing(guard: Guard) -> None:
-    """Another thread may end it between the look at its state and the change of the ledger."""
+    """Another thread may end it between the check of its state and the change of the ledger."""
     hold = guard.acquire(50)
-    opened = hold._open
+    binding = binding_of(guard)
+    call = guard.require_credits(min=20).spec._call(binding, "session", 20, 20)
     hold.release()
-    assert guard.account.extend(opened.call, opened.entry) is None
+    assert binding.account.extend(call, hold) is None
     assert guard.available == 100
 
 
@@ -263,7 +266,7 @@ async def test_aextend_does_the_same(guard: Guard) -> None:
         await hold.aextend(1)
 
 
-def test_extend_decides_on_the_balance_at_hand_and_starts_a_look(clock: HandClock) -> None:
+def test_extend_decides_on_the_cached_balance_and_starts_a_refresh(clock: HandClock) -> None:
     """It does not wait for it, so a top-up helps the next try."""
     provider = Slow(100)
     guard = Guard(provider)
@@ -352,3 +355,43 @@ def test_a_hold_ends_with_the_work_and_not_with_the_submission(clock: HandClock)
     clock.advance(5)
     guard.balance(max_age=0)
     assert guard.available == 88
+
+
+@pytest.mark.parametrize("end", ["settle", "release", "keep", "drop", "block", "wait"])
+def test_a_hold_leaves_no_garbage(guard: Guard, end: str) -> None:
+    """It is gone with its last reference, however it ended, and the collector has nothing to find."""
+    kept: list[object] = []
+    gc.collect()
+    gc.disable()
+    try:
+        if end == "block":
+            with guard.require_credits(min=10) as hold:
+                pass
+        else:
+            hold = guard.acquire(10, wait=60 if end == "wait" else 0)
+        if end in {"settle", "release", "keep"}:
+            getattr(hold, end)()
+        kept.append(weakref.ref(hold))
+        del hold
+        binding_of(guard).account.flush()  # what was dropped open is posted
+        assert kept[0]() is None  # type: ignore[operator]
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+    assert guard.available == (100 if end == "release" else 90)
+
+
+def test_a_hold_that_was_waited_for_is_kept_as_soon_as_it_is_dropped(
+    guard: Guard, clock: HandClock
+) -> None:
+    """The queue remembers its waiter until the deadline, and does not keep the hold for so long."""
+    first = guard.acquire(60)
+    (caller,) = queue_up(guard, [lambda: guard.acquire(70, wait=1000)])
+    first.release()
+    hold = caller.outcome()
+    caller._outcome = None
+    gone = weakref.ref(hold)
+    del hold
+    clock.advance(0)
+    assert gone() is None
+    assert sum(binding_of(guard).account.ledger.kept.calls.values()) == 1

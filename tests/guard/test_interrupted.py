@@ -1,4 +1,4 @@
-"""A signal's handler, or a finalizer, that comes while its own thread changes an account's books.
+"""A signal's handler, or a finalizer, that comes while its own thread changes an account's ledger.
 
 It must not wait: reads are answered from what is known, what can be done later is, and the rest is
 a RuntimeError. The account reads the clock under its lock, and there these tests come in.
@@ -17,6 +17,8 @@ import pytest
 from staging import Caller, let_run, queue_up
 
 from budgetguard import Event, Guard, GuardPool, set_default_guard
+from budgetguard._core.reentrancy import CHANGING
+from budgetguard._engine.binding import binding_of
 from budgetguard.defaults import DEFAULT
 from budgetguard.testing import FakeProvider, HandClock
 
@@ -56,7 +58,7 @@ class Scene:
 
         self._clock.now = interrupted  # type: ignore[method-assign]
         try:
-            self.changing.account.overdue()
+            binding_of(self.changing).account.overdue()
         finally:
             self._clock.now = now  # type: ignore[method-assign]
         self._clock.advance(0)
@@ -97,11 +99,11 @@ def test_reads_are_answered(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("way", "operation"),
     [
-        (lambda scene: scene.guard.acquire(1), "acquire()"),
-        (lambda scene: scene.guard.acquire(1, wait=5), "acquire()"),
-        (lambda scene: scene.guard.aacquire(1).send(None), "aacquire()"),
-        (lambda scene: scene.guard.require_credits(min=1).__enter__(), "this block"),
-        (lambda scene: scene.guard.require_credits(min=1)(print)(), "print"),
+        (lambda scene: scene.guard.acquire(51), "acquire()"),
+        (lambda scene: scene.guard.acquire(51, wait=5), "acquire()"),
+        (lambda scene: scene.guard.aacquire(51).send(None), "aacquire()"),
+        (lambda scene: scene.guard.require_credits(min=51).__enter__(), "this block"),
+        (lambda scene: scene.guard.require_credits(min=51)(print)(), "print"),
         (lambda scene: scene.hold.extend(1), "acquire()"),
         (lambda scene: scene.guard.balance(max_age=0), "balance()"),
         (lambda scene: scene.guard.abalance(max_age=0).send(None), "balance()"),
@@ -121,7 +123,7 @@ def test_what_would_wait_is_refused(
 
 
 def test_the_fast_path_is_refused_too(scene: Scene) -> None:
-    """In the middle of a change of its own account, whose books may be half changed."""
+    """In the middle of a change of its own account, whose ledger may be half changed."""
     own = scene.changing is scene.guard
     name = "Scene.__init__.<locals>.<lambda>"
     outcome = scene.amid(scene.decorated)
@@ -136,29 +138,55 @@ def test_ends_are_posted(scene: Scene, way: str) -> None:
     """And taken in by the change that was interrupted, or right after it."""
     assert scene.amid(getattr(scene.hold, way)) is None
     assert scene.hold.state == {"settle": "settled", "release": "released", "keep": "kept"}[way]
-    assert scene.guard.account.ledger.held == 0
+    binding_of(scene.guard).account.flush()
+    assert binding_of(scene.guard).account.ledger.held == 0
+
+
+@pytest.mark.parametrize("whose", ["its own", "another"])
+def test_a_listener_is_called_outside_every_lock(clock: HandClock, whose: str) -> None:
+    """A hold that a handler ends inside a change is reported once the change is over."""
+    scene = Scene(clock, whose)
+    told: list[tuple[str, bool]] = []
+
+    def listen(event: Event) -> None:
+        told.append((event.kind, threading.get_ident() in CHANGING))
+
+    listened = Guard(scene.provider, on_event=listen)
+    hold, other = listened.acquire(1), listened.acquire(1)
+    told.clear()
+    assert scene.amid(hold.settle) is None
+    binding_of(listened).account.flush()
+    assert told == [("settled", False)]
+    refusal = scene.amid(lambda: listened.acquire(1))
+    assert refused(refusal, "acquire()")
+    assert told == [("settled", False)]
+    other.settle()
 
 
 def test_mark_exhausted_is_posted(scene: Scene) -> None:
-    """No call is let in after it."""
+    """No call is admitted after it."""
     assert scene.amid(scene.guard.mark_exhausted) is None
     assert scene.guard.available == -50
 
 
 def test_a_guard_is_made(scene: Scene) -> None:
-    """It shares the account, and is told of what comes."""
+    """It shares the account, and gets later events."""
     events: list[Event] = []
     made: Any = scene.amid(lambda: Guard(scene.provider, on_event=events.append))
     assert isinstance(made, Guard)
-    assert made.account is scene.guard.account
-    assert made in {guard for guard in [made] if guard.asker in scene.guard.account.askers}
+    assert binding_of(made).account is binding_of(scene.guard).account
+    assert made in {
+        guard
+        for guard in [made]
+        if binding_of(guard).subscriber in binding_of(scene.guard).account.subscribers
+    }
     hold = made.acquire(1)
     assert [event.kind for event in events] == ["admitted"]
     hold.release()
 
 
 def test_a_guard_is_closed(scene: Scene, clock: HandClock) -> None:
-    """And who waits for it is told."""
+    """And its waiters get an error."""
     caller = queue_up(scene.guard, [lambda: scene.guard.acquire(90, wait=30)])[0]
     assert scene.amid(scene.guard.close) is None
     assert isinstance(caller.outcome(), RuntimeError)
@@ -179,7 +207,7 @@ def test_a_finalizer_does_all_of_it(scene: Scene) -> None:
             scene.hold.release()
             Guard(scene.provider).close()
             try:
-                scene.guard.acquire(1)
+                scene.guard.acquire(60)
             except RuntimeError as error:
                 told.append(type(error))
 
@@ -190,7 +218,7 @@ def test_a_finalizer_does_all_of_it(scene: Scene) -> None:
     finally:
         gc.enable()
     assert told == [50, RuntimeError]
-    assert scene.guard.account.ledger.held == 0
+    assert binding_of(scene.guard).account.ledger.held == 0
 
 
 def test_two_threads_that_are_interrupted_do_not_wait_for_each_other(clock: HandClock) -> None:
@@ -213,7 +241,7 @@ def test_two_threads_that_are_interrupted_do_not_wait_for_each_other(clock: Hand
 
     clock.now = interrupted  # type: ignore[method-assign]
     threads = [
-        threading.Thread(target=guard.account.overdue, name=name)
+        threading.Thread(target=binding_of(guard).account.overdue, name=name)
         for guard, name in zip(guards, ["first", "second"], strict=True)
     ]
     for thread in threads:
@@ -223,7 +251,7 @@ def test_two_threads_that_are_interrupted_do_not_wait_for_each_other(clock: Hand
         assert not thread.is_alive()
     clock.now = now  # type: ignore[method-assign]
     clock.advance(0)
-    assert [guard.account.ledger.held for guard in guards] == [0, 0]
+    assert [binding_of(guard).account.ledger.held for guard in guards] == [0, 0]
 
 
 def test_a_handler_that_wakes_its_own_thread(clock: HandClock) -> None:
@@ -232,19 +260,19 @@ def test_a_handler_that_wakes_its_own_thread(clock: HandClock) -> None:
     hold = guard.acquire(60)
 
     class Interrupted:
-        """A desk whose waiter is interrupted right before it blocks."""
+        """A decider whose waiter is interrupted right before it blocks."""
 
-        overdue, abandon = guard.account.overdue, guard.account.abandon
+        overdue, abandon = binding_of(guard).account.overdue, binding_of(guard).account.abandon
 
         def monotonic(self) -> float:
             if hold.state == "open":
                 hold.release()
-            return guard.account.monotonic()
+            return binding_of(guard).account.monotonic()
 
-    ticket: Any = guard.require_credits(min=60, wait=30)._start("it", (), {})[-1]
-    assert not ticket.done
-    ticket.wait(Interrupted())
-    ticket.check()
+    _, waiter = guard.require_credits(min=60, wait=30).spec.begin("it")
+    assert not waiter.done
+    waiter.wait(Interrupted())
+    waiter.check()
     clock.advance(0)
 
 
@@ -340,3 +368,34 @@ class TestWhatAListenerStarts:
         Guard(provider).balance()
         assert "inside budgetguard" in str(outcomes[0])
         clock.advance(0)
+
+
+WAITS: dict[str, Callable[[Guard], object]] = {
+    "balance": lambda guard: guard.balance(),
+    "acquire": lambda guard: guard.acquire(1),
+    "decorated": lambda guard: guard.require_credits(min=1)(lambda: None)(),
+    "block": lambda guard: guard.require_credits(min=1).__enter__(),
+}
+
+
+@pytest.mark.parametrize("way", WAITS)
+def test_right_before_a_refresh_is_launched(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler that would wait for the refresh that its own thread is about to launch gets an error."""
+    guard = Guard(FakeProvider(100), timeout=0.5)
+    runtime = binding_of(guard).account.runtime
+    submit, outcomes = runtime.submit, list[object]()
+
+    def interrupted(work: Any) -> None:
+        if not outcomes:
+            outcomes.append(None)
+            try:
+                outcomes[0] = WAITS[way](guard)
+            except BaseException as error:
+                outcomes[0] = error
+        submit(work)
+
+    monkeypatch.setattr(runtime, "submit", interrupted)
+    assert guard.balance().credits == 100
+    assert isinstance(outcomes[0], RuntimeError)
+    assert "signal handler" in str(outcomes[0])
+    assert guard.available == 100

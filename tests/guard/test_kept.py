@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from asyncio import CancelledError
 from collections.abc import Callable
 from typing import Any
 
@@ -18,14 +19,15 @@ from budgetguard import (
     require_credits,
     set_default_guard,
 )
-from budgetguard.debits import MOST_BUCKETS
+from budgetguard._core.debits import MOST_BUCKETS
+from budgetguard._engine.binding import binding_of
 from budgetguard.integrations import guarded
 from budgetguard.testing import FakeProvider, HandClock
 
 
 @pytest.fixture
 def guard(clock: HandClock) -> Guard:
-    """A guard of 120 credits whose provider works on for 300 s, and books within 5 s."""
+    """A guard of 120 credits whose provider works on for 300 s, and posts charges within 5 s."""
     del clock
     return Guard(FakeProvider(120, lag=5, linger=300, max_concurrency=2))
 
@@ -140,7 +142,7 @@ every_way = pytest.mark.parametrize("way", WAYS)
 def test_a_bug_in_ones_own_function_is_named_in_what_it_keeps_away(
     clock: HandClock, guard: Guard, way: Callable[[Guard], Callable[[BaseException], object]]
 ) -> None:
-    """The third call hears of both, when it can fit, and what to do; no top-up would help. And then it fits."""
+    """The third call's error names both, when it can fit, and what to do; no top-up would help. Then it fits."""
     call = way(guard)
     for _ in range(2):
         with pytest.raises(NameError):
@@ -154,13 +156,33 @@ def test_a_bug_in_ones_own_function_is_named_in_what_it_keeps_away(
     assert (error.unresolved_for, error.retry_after) == (300, 300)
     assert str(error) == (
         "spec needs 50 credits, and 20 are available: fake reports 120, 100 are unresolved for up to "
-        "300 s because 2 calls raised NameError (looked just now). Try again in 300 s. Of a call that "
-        "never reached the provider nothing need be kept: name what it raises in release_on=, or call "
-        "hold.release()."
+        "300 s because 2 calls raised NameError (as of just now). Try again in 300 s. If the call "
+        "never reached the provider, its credits need not be kept: list the exception in release_on=, "
+        "or call hold.release()."
     )
     clock.advance(300)
     with pytest.raises(NameError):
         call(NameError("clinet"))
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit, CancelledError])
+def test_a_call_that_was_interrupted_had_begun(
+    clock: HandClock, interrupt: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    """So neither the log nor a refusal suggests that it cost nothing."""
+    guard = Guard(FakeProvider(120), lag=0, linger=300)
+    with pytest.raises(interrupt), guard.require_credits(min=100, name="spec"):
+        raise interrupt
+    clock.advance(5)
+    with pytest.raises(InsufficientCredits) as refused:
+        guard.acquire(50, name="spec")
+    assert refused.value.causes == {interrupt.__name__: 1}
+    assert "release_on" not in str(refused.value)
+    (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert record.getMessage() == (
+        f"The cost of spec is not known, because it raised {interrupt.__name__}. "
+        "The guard counts 100 credits for it until a refresh in 300 s shows the charge."
+    )
 
 
 def test_a_slot_of_a_call_that_failed_says_so_too(clock: HandClock) -> None:
@@ -175,12 +197,22 @@ def test_a_slot_of_a_call_that_failed_says_so_too(clock: HandClock) -> None:
     assert (error.unresolved, error.causes) == (1, {"NameError": 1})
     assert (error.unresolved_for, error.retry_after) == (1250, 1250)
     assert str(error) == (
-        "browse needs 1 slot, and the provider allows 1 at once, and 1 is in use, unresolved for up to "
-        "1250 s because a call raised NameError. Try again in 1250 s. Of a call that never reached the "
-        "provider nothing need be kept: name what it raises in release_on=, or call hold.release()."
+        "browse needs 1 slot, but 1 of the 1 that the provider allows is in use, unresolved for up to "
+        "1250 s because a call raised NameError. Try again in 1250 s. If the call never reached the "
+        "provider, its credits need not be kept: list the exception in release_on=, or call "
+        "hold.release()."
     )
     clock.advance(1250)
     guard.acquire(min=1, slots=1).release()
+
+
+def test_a_slot_of_a_call_that_raised_nothing_comes_without_advice(guard: Guard) -> None:
+    """There is nothing to name in `release_on`, as of work that goes on behind a transport's reply."""
+    for _ in range(2):
+        guard.acquire(1, slots=1).keep()
+    with pytest.raises(ConcurrencyLimit) as refused:
+        guard.acquire(slots=1, name="browse")
+    assert str(refused.value).endswith("the outcome of calls is not known. Try again in 305 s.")
 
 
 def test_sessions_that_run_are_told_apart_from_those_that_may(guard: Guard) -> None:
@@ -191,14 +223,15 @@ def test_sessions_that_run_are_told_apart_from_those_that_may(guard: Guard) -> N
         guard.acquire(slots=1, name="browse")
     assert (refused.value.retry_after, refused.value.unresolved) == (5, 1)
     assert str(refused.value) == (
-        "browse needs 1 slot, and fake allows 2 at once, and 2 are in use, of which 1 is unresolved for "
-        "up to 305 s because what a call came to is not known. Try again when one has ended, or pass wait=."
+        "browse needs 1 slot, but 2 of the 2 that fake allows are in use, 1 of them unresolved for up to "
+        "305 s because the outcome of a call is not known. Try again when a session has ended, or pass "
+        "wait=."
     )
     running.release()
 
 
 def test_what_a_hold_was_released_for_is_not_kept(guard: Guard) -> None:
-    """What the message advises works: nothing is kept, and nobody refused."""
+    """The advice in the message works: nothing is kept, and no call is refused."""
     call = guard.require_credits(min=50, release_on=NameError)(Client().spec)
     for _ in range(5):
         with pytest.raises(NameError):
@@ -244,9 +277,9 @@ def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], list[tuple[str, str
 
 
 KEPT = (
-    "What spec cost is not known, because it raised NameError. Counting 50 credits for it until a "
-    "refresh can tell, 305 s from now. Of a call that never reached the provider nothing need be kept: "
-    "name what it raises in release_on=, or call hold.release()."
+    "The cost of spec is not known, because it raised NameError. The guard counts 50 credits for it "
+    "until a refresh in 305 s shows the charge. If the call never reached the provider, its credits "
+    "need not be kept: list the exception in release_on=, or call hold.release()."
 )
 
 
@@ -267,15 +300,29 @@ def test_a_kept_hold_is_logged(
         (
             "WARNING",
             (
-                "What other cost is not known. Counting 1 credit and 1 slot for it until a refresh can "
-                "tell, 305 s from now. Of a call that never reached the provider nothing need be kept: "
-                "name what it raises in release_on=, or call hold.release()."
+                "The cost of other is not known. The guard counts 1 credit and 1 slot for it until a "
+                "refresh in 305 s shows the charge."
             ),
         )
     ]
     Guard(FakeProvider(100)).acquire(2, name="at once").keep()
     [(_, said)] = logged()
-    assert "Counting 2 credits for it until the next refresh. Of a call" in said
+    assert said.endswith("The guard counts 2 credits for it until the next refresh.")
+
+
+def test_what_counts_for_nothing_is_not_logged(
+    guard: Guard, logged: Callable[[], list[tuple[str, str]]]
+) -> None:
+    """A call that only checks, and one that was charged all that it held, leave nothing to resolve."""
+    with pytest.raises(NameError), guard.require_credits(min=50, cost=0, name="check"):
+        raise NameError
+    charged = guard.acquire(20, name="charged")
+    charged.charged(20)
+    charged.keep()
+    assert logged() == []
+    guard.acquire(0, slots=1, name="check").keep()
+    [(level, said)] = logged()
+    assert (level, "counts 0 credits and 1 slot" in said) == ("WARNING", True)
 
 
 def test_operations_made_up_at_each_call_do_not_warn_for_ever(
@@ -317,8 +364,8 @@ def test_what_observing_lets_in_is_logged_as_that(
         (
             "INFO",
             (
-                "Observed, and let in: spec needs 50 credits, and 10 are available: fake reports 10 "
-                "(looked just now). Top up: https://example.com/top-up"
+                "Observed and admitted: spec needs 50 credits, and 10 are available: fake reports 10 "
+                "(as of just now). Top up: https://example.com/top-up"
             ),
         )
     ]
@@ -361,7 +408,8 @@ def test_debits_under_an_unknown_balance_do_not_pile_up(clock: HandClock) -> Non
     for _ in range(calls):
         guard.acquire(1).settle()
         clock.advance(1 / 16)
-    settled = guard.account.ledger.settled
+    binding_of(guard).account.flush()
+    settled = binding_of(guard).account.ledger.settled
     assert settled.total == calls * 10**6
     assert len(list(settled.in_order())) <= MOST_BUCKETS
     provider.failure = None

@@ -6,17 +6,18 @@ machine's speed changes.
 
 import gc
 import math
-import sys
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 
 import anyio
 import pytest
-from staging import let_run
+from staging import calls, let_run
 
 from budgetguard import Guard, Hold, InsufficientCredits
+from budgetguard._core.amounts import MICRO
+from budgetguard._engine.binding import binding_of
+from budgetguard._engine.waiters import AdmissionWaiter
 from budgetguard.testing import FakeProvider, HandClock
-from budgetguard.waiting import Admission
 
 FEW, MANY = 100, 10_000
 # Four steps of a Fenwick tree and of a heap for each doubling of the queue's length.
@@ -31,36 +32,20 @@ def provider() -> FakeProvider:
 
 @pytest.fixture
 def guard(clock: HandClock, provider: FakeProvider) -> Iterator[Guard]:
-    """A guard with a balance. What it is asked for waits in the queue, and nobody waits for it."""
+    """A guard with a balance, whose admission requests are queued without a waiting thread."""
     del clock
     guard = Guard(provider, lag=0)
     guard.balance()
     yield guard
-    for ticket in list(guard.account.line.queue):
-        guard.account.abandon(ticket)
-    guard.account.flush()
+    for waiter in list(binding_of(guard).account.wait_queue.queue):
+        binding_of(guard).account.abandon(waiter)
+    binding_of(guard).account.flush()
 
 
-def come(guard: Guard, amount: int, *, slots: int = 0, wait: float = 1e6) -> Admission:
-    """A caller comes, is let in or has to wait; nothing blocks."""
-    requirement = guard.require_credits(amount, slots=slots, wait=wait)
-    return guard.account.ask(requirement._call(guard, "work", (), {}))
-
-
-def calls(work: Callable[[], object]) -> int:
-    """How many Python functions are called in this thread."""
-    count = 0
-
-    def note(_: object, event: str, __: object) -> None:
-        nonlocal count
-        count += event == "call"
-
-    sys.setprofile(note)
-    try:
-        work()
-    finally:
-        sys.setprofile(None)
-    return count
+def come(guard: Guard, amount: int, *, slots: int = 0, wait: float = 1e6) -> AdmissionWaiter:
+    """A caller comes, is admitted or has to wait; nothing blocks."""
+    spec, binding = guard.require_credits(amount, slots=slots, wait=wait).spec, binding_of(guard)
+    return binding.account.ask(spec._call(binding, "work", amount * MICRO, amount * MICRO))
 
 
 def grown(guard: Guard, arrive: Callable[[], object], work: Callable[[], object]) -> int:
@@ -70,12 +55,12 @@ def grown(guard: Guard, arrive: Callable[[], object], work: Callable[[], object]
     few = calls(work)
     for _ in range(MANY - FEW):
         arrive()
-    assert len(guard.account.line.queue) >= MANY - FEW
+    assert len(binding_of(guard).account.wait_queue.queue) >= MANY - FEW
     return calls(work) - few
 
 
 def test_an_end_costs_what_it_lets_in(guard: Guard) -> None:
-    """Whether one waits behind the caller that is let in, or ten thousand do."""
+    """Whether one waits behind the caller that is admitted, or ten thousand do."""
     holds = [guard.acquire(50), guard.acquire(50)]
     assert grown(guard, lambda: come(guard, 50), lambda: holds.pop().release()) <= MORE
     assert guard.available == 0
@@ -90,7 +75,7 @@ def test_an_end_that_lets_nobody_in_costs_no_more(guard: Guard) -> None:
 
 
 def test_an_end_of_a_session_costs_no_more(guard: Guard) -> None:
-    """Those who wait for a slot stand in line as those do who wait for credits."""
+    """Waiters for a slot are queued in the same way as waiters for credits."""
     holds = [guard.acquire(slots=1) for _ in range(5)]
     assert grown(guard, lambda: come(guard, 1, slots=1), lambda: holds.pop().release()) <= MORE
 
@@ -104,29 +89,31 @@ def test_mixed_needs_cost_no_more(guard: Guard) -> None:
         number = next(came)
         come(guard, 1 + number * 7 % 90, slots=number % 3)
 
-    # What is let in differs, and with it the cost: at most two callers, each for some 40 calls.
+    # What is admitted differs, and with it the cost: at most two callers, each for some 40 calls.
     assert grown(guard, arrive, lambda: holds.pop().release()) <= 2 * 40 + 2 * MORE
 
 
 def test_a_waiter_that_leaves_costs_no_more(guard: Guard) -> None:
     """From the middle of the line."""
     guard.acquire(100)
-    tickets: list[Admission] = []
+    waiters: list[AdmissionWaiter] = []
 
     def leave() -> None:
-        guard.account.post(guard.account._abandon, tickets.pop(len(tickets) // 2))
+        binding_of(guard).account.post(
+            binding_of(guard).account._abandon, waiters.pop(len(waiters) // 2)
+        )
 
-    assert grown(guard, lambda: tickets.append(come(guard, 50)), leave) <= MORE
+    assert grown(guard, lambda: waiters.append(come(guard, 50)), leave) <= MORE
 
 
 def test_a_deadline_costs_no_more(guard: Guard, clock: HandClock) -> None:
-    """One waiter's time to queue is over, and it is refused; nobody else is asked."""
+    """One waiter's time is over, and it is refused; no other waiter is decided."""
     guard.acquire(100)
     first, second = come(guard, 50, wait=1), come(guard, 50, wait=2)
 
     def expire() -> None:
         clock._mono += 1  # not `advance`, which has the private loop's thread do the work
-        guard.account.overdue()
+        binding_of(guard).account.overdue()
 
     assert grown(guard, lambda: come(guard, 50), expire) <= MORE
     assert isinstance(first.error, InsufficientCredits)
@@ -139,18 +126,18 @@ def test_a_balance_that_comes_along_costs_no_more(guard: Guard, clock: HandClock
 
     def offer() -> None:
         clock._mono += 0.001
-        guard.account.offer(Decimal(100), clock.now())
+        binding_of(guard).account.offer(Decimal(100), clock.now())
 
     assert grown(guard, lambda: come(guard, 50), offer) <= MORE
 
 
 def test_those_who_left_are_forgotten(guard: Guard) -> None:
-    """Behind somebody who waits for long, many may come and give up."""
+    """Many waiters may come and give up behind one that waits for long."""
     guard.acquire(100)
     come(guard, 50)
     for _ in range(1000):
-        guard.account.post(guard.account._abandon, come(guard, 50))
-    assert len(guard.account.line._deadlines) < 100
+        binding_of(guard).account.post(binding_of(guard).account._abandon, come(guard, 50))
+    assert len(binding_of(guard).account.wait_queue._deadlines) < 100
 
 
 def test_a_guard_whose_callers_have_left_is_forgotten(guard: Guard, clock: HandClock) -> None:
@@ -164,7 +151,7 @@ def test_a_guard_whose_callers_have_left_is_forgotten(guard: Guard, clock: HandC
     assert isinstance(refused.error, InsufficientCredits)
     del other, refused
     gc.collect()
-    assert list(guard.account.askers) == [guard.asker]
+    assert list(binding_of(guard).account.subscribers) == [binding_of(guard).subscriber]
 
 
 def test_one_that_can_fit_no_more_makes_way(guard: Guard, clock: HandClock) -> None:
@@ -172,35 +159,35 @@ def test_one_that_can_fit_no_more_makes_way(guard: Guard, clock: HandClock) -> N
     guard.hold = guard.acquire(40)  # type: ignore[attr-defined]
     large, small = come(guard, 90), come(guard, 40)
     clock.advance(1)
-    guard.account.offer(Decimal(85), clock.now())
+    binding_of(guard).account.offer(Decimal(85), clock.now())
     assert isinstance(large.error, InsufficientCredits)
-    assert small.opened is not None
+    assert small.hold is not None
 
 
 def test_a_balance_that_came_along_is_as_good_as_the_one_waited_for(
     guard: Guard, provider: FakeProvider, clock: HandClock
 ) -> None:
-    """A caller about to be refused waits for a refresh: a newer balance decides, whoever brings it."""
+    """A caller about to be refused waits for a refresh: any newer balance decides."""
     guard.hold = guard.acquire(60)  # type: ignore[attr-defined]
     clock.advance(6)
     provider.on_fetch = lambda: anyio.Event().wait()
     large, small = come(guard, 50, wait=0), come(guard, 45, wait=0)
     assert (large.done, small.done) == (False, False)
     clock._mono += 0.5
-    guard.account.offer(Decimal(106), clock.now())
+    binding_of(guard).account.offer(Decimal(106), clock.now())
     assert isinstance(large.error, InsufficientCredits)
-    assert small.opened is not None
+    assert small.hold is not None
 
 
 def test_one_whose_time_to_queue_is_over_makes_way(
     guard: Guard, provider: FakeProvider, clock: HandClock
 ) -> None:
-    """It waits for a refresh before it is refused, and meanwhile stands in nobody's way."""
+    """It waits for a refresh before it is refused, and meanwhile blocks nobody."""
     guard.hold = guard.acquire(40)  # type: ignore[attr-defined]
     provider.on_fetch = lambda: anyio.Event().wait()
     large, small = come(guard, 60 + 1, wait=10), come(guard, 30, wait=100)
     clock.advance(10)
-    assert small.opened is not None
+    assert small.hold is not None
     assert not large.done
     clock.advance(10)
     assert isinstance(large.error, InsufficientCredits)
@@ -213,13 +200,13 @@ def test_nobody_asks_for_the_sake_of_one_who_left(
     guard.holds = [guard.acquire(50, slots=5)]  # type: ignore[attr-defined]
     for_credits = come(guard, 60)
     come(guard, 0, slots=1)
-    guard.account.post(guard.account._abandon, for_credits)
+    binding_of(guard).account.post(binding_of(guard).account._abandon, for_credits)
     clock.advance(60)
     assert provider.requests == 1
 
 
 @pytest.mark.anyio
-async def test_everybody_is_let_in_by_turns(guard: Guard) -> None:
+async def test_everybody_is_admitted_by_turns(guard: Guard) -> None:
     """A thousand tasks, of which a hundred fit at once, and a tenth is cancelled."""
     order: list[int] = []
 
@@ -241,4 +228,4 @@ async def test_everybody_is_let_in_by_turns(guard: Guard) -> None:
         await let_run()
         hold.release()
     assert sorted(order) == [number for number in range(1000) if number % 10 != 9]
-    assert not guard.account.line.queue
+    assert not binding_of(guard).account.wait_queue.queue

@@ -15,18 +15,20 @@ from budgetguard import (
     require_credits,
     set_default_guard,
 )
-from budgetguard.requirement import Requirement
+from budgetguard._engine.binding import binding_of
+from budgetguard._engine.call_spec import CallSpec
+from budgetguard._engine.waiters import AdmissionWaiter
 from budgetguard.testing import FakeProvider, HandClock
 
 
 @pytest.fixture
 def events() -> list[Event]:
-    """What was told."""
+    """The events that were delivered."""
     return []
 
 
 def test_observing_lets_pass_what_it_would_refuse(clock: HandClock, events: list[Event]) -> None:
-    """It books the call all the same, and says that it did not enforce."""
+    """It records the call all the same, and says that it did not enforce."""
     provider = FakeProvider(10, lag=5)
     guard = Guard(provider, mode="observe", on_event=events.append)
     guard.balance()
@@ -35,14 +37,16 @@ def test_observing_lets_pass_what_it_would_refuse(clock: HandClock, events: list
     call = guard.require_credits(min=50, name="spec")(lambda: "ran")
     assert call() == "ran"
     assert guard.available == -40
-    told = [(event.kind, event.enforced) for event in events if event.kind != "refreshed"]
-    assert told == [("refused", False), ("settled", True)]
-    assert (events[0].credits, events[0].operation) == (50, "spec")
+    told = [event for event in events if event.kind != "refreshed"]
+    kinds = [(event.kind, event.enforced) for event in told]
+    assert kinds == [("refused", False), ("settled", True)]
+    assert [(event.credits, event.operation) for event in told] == [(50, "spec")] * 2
+    assert told[0].hold_id == told[1].hold_id is not None
 
 
 @pytest.mark.usefixtures("clock")
 def test_observing_admits_as_enforcing_would(events: list[Event]) -> None:
-    """What fits is told as admitted."""
+    """A call that fits is reported as admitted."""
     guard = Guard(FakeProvider(100), mode="observe", on_event=events.append)
     guard.balance()
     events.clear()
@@ -64,7 +68,7 @@ def test_observing_admits_as_enforcing_would(events: list[Event]) -> None:
     ids=["credits", "slots", "credits, with wait", "slots, with wait"],
 )
 def test_observing_never_waits(clock: HandClock, need: dict[str, Any], events: list[Event]) -> None:
-    """Not for a first look that hangs, not in a queue, not for a verification."""
+    """Not for a first refresh that hangs, not in a queue, not for a verification."""
     provider = FakeProvider(100, max_concurrency=2)
     provider.on_fetch = anyio.sleep_forever
     guard = Guard(provider, mode="observe", on_event=events.append)
@@ -83,7 +87,7 @@ def test_observing_never_waits(clock: HandClock, need: dict[str, Any], events: l
     assert refusals == [False, False]
 
 
-def test_observing_looks_behind_what_it_lets_pass(clock: HandClock) -> None:
+def test_observing_refreshes_behind_what_it_lets_pass(clock: HandClock) -> None:
     """So that its next decision rests on a newer balance."""
     provider = FakeProvider(10)
     guard = Guard(provider, mode="observe")
@@ -97,7 +101,7 @@ def test_observing_looks_behind_what_it_lets_pass(clock: HandClock) -> None:
 
 
 def test_observing_passes_those_who_queue(clock: HandClock) -> None:
-    """Of two guards on one account, the one that observes holds nobody up and is not held up."""
+    """Of two guards of one account, the observing one blocks nobody and is not blocked."""
     provider = FakeProvider(100)
     enforcing, observing = Guard(provider), Guard(provider, mode="observe")
     running = enforcing.acquire(80)
@@ -149,7 +153,7 @@ def test_unknown_may_be_allowed_and_is_held_all_the_same(clock: HandClock) -> No
     assert guard.available == 80
 
 
-def test_allowing_the_unknown_waits_for_the_look_first(clock: HandClock) -> None:
+def test_allowing_the_unknown_waits_for_the_refresh_first(clock: HandClock) -> None:
     """A balance that can be had is had, and refuses."""
     guard = Guard(FakeProvider(10), if_unknown="allow")
     clock.advance(0)
@@ -158,7 +162,7 @@ def test_allowing_the_unknown_waits_for_the_look_first(clock: HandClock) -> None
 
 
 def test_allowing_the_unknown_waits_no_longer_than_the_timeout(clock: HandClock) -> None:
-    """A provider that hangs holds nobody beyond it."""
+    """A hanging provider delays no call beyond it."""
     provider = FakeProvider(100)
     provider.on_fetch = anyio.sleep_forever
     guard = Guard(provider, if_unknown="allow", timeout=10)
@@ -170,10 +174,10 @@ def test_allowing_the_unknown_waits_no_longer_than_the_timeout(clock: HandClock)
 
 @pytest.mark.usefixtures("clock")
 def test_a_guard_that_is_closed_as_a_call_comes_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That call runs, and the next one does not go the quick way past it."""
+    """That call runs, and the next one does not go the fast path past it."""
     guard = Guard(FakeProvider(100))
     call = guard.require_credits(min=10)(lambda: "ran")
-    admit = Requirement.open
+    admit = CallSpec.wait_for
 
     def admit_and_close(*args: Any, **options: Any) -> Hold:
         hold = admit(*args, **options)
@@ -181,7 +185,7 @@ def test_a_guard_that_is_closed_as_a_call_comes_in(monkeypatch: pytest.MonkeyPat
         return hold
 
     with monkeypatch.context() as patched:
-        patched.setattr(Requirement, "open", admit_and_close)
+        patched.setattr(CallSpec, "wait_for", admit_and_close)
         assert call() == "ran"
     with pytest.raises(RuntimeError, match="closed"):
         call()
@@ -222,7 +226,7 @@ async def test_a_guard_is_an_async_context_manager() -> None:
     """Leaving it closes it."""
     async with Guard(FakeProvider(100)) as guard:
         (await guard.aacquire(1)).release()
-    assert guard.closed
+    assert binding_of(guard).subscriber.closed
     await guard.aclose()
     with pytest.raises(RuntimeError, match="closed"):
         await guard.aacquire(1)
@@ -251,5 +255,23 @@ def test_a_guard_may_be_chosen_by_the_calls_arguments() -> None:
     assert call("a") == "a"
     with pytest.raises(InsufficientCredits):
         call("b")
-    guards["a"].account.flush()
+    binding_of(guards["a"]).account.flush()
     assert guards["a"].available == 50
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_guard_that_is_closed_as_its_fast_path_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that was admitted before finds it closed, and does not open the fast path."""
+    guard = Guard(FakeProvider(100))
+    check = AdmissionWaiter.check
+
+    def check_and_close(waiter: AdmissionWaiter) -> None:
+        check(waiter)
+        guard.close()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AdmissionWaiter, "check", check_and_close)
+        guard.acquire(10).settle()
+    for call in (lambda: guard.acquire(10), guard.require_credits(min=10)(lambda: "ran")):
+        with pytest.raises(RuntimeError, match="closed"):
+            call()

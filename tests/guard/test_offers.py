@@ -1,4 +1,4 @@
-"""Balances that come along with the reply to a call: taken like a look's, as of the call's sending."""
+"""Balances that come along with the reply to a call: taken like a refresh's, as of the call's sending."""
 
 from decimal import Decimal
 
@@ -6,23 +6,24 @@ import pytest
 from staging import Caller, until, waiting
 
 from budgetguard import Balance, Event, Guard
+from budgetguard._engine.binding import binding_of
 from budgetguard.testing import FakeProvider, HandClock
 
 
 def offer(guard: Guard, credits: int, clock: HandClock) -> None:
-    """Say that a call sent now was told this balance."""
-    guard.account.offer(Decimal(credits), clock.now())
+    """Report that the response to a call sent now carried this balance."""
+    binding_of(guard).account.offer(Decimal(credits), clock.now())
 
 
 @pytest.fixture
 def told() -> list[Event]:
-    """Give what the guard tells."""
+    """Give the guard's events."""
     return []
 
 
 @pytest.fixture
 def guard(clock: HandClock, told: list[Event]) -> Guard:
-    """A guard that looked 60 s ago and found 100 credits, and has no more than that at its provider."""
+    """A guard that refreshed 60 s ago and found 100 credits, and has no more than that at its provider."""
     guard = Guard(FakeProvider(100, lag=5, linger=60), on_event=told.append)
     guard.balance()
     clock.advance(60)
@@ -30,7 +31,7 @@ def guard(clock: HandClock, told: list[Event]) -> Guard:
 
 
 def test_it_is_the_balance_from_then_on(guard: Guard, clock: HandClock, told: list[Event]) -> None:
-    """Its age counts from the sending of the call, and it is told of like any other."""
+    """Its age counts from when the call was sent, and it is reported like any other balance."""
     offer(guard, 40, clock)
     assert (guard.available, guard.balance().age) == (40, 0)
     assert [event.kind for event in told] == ["refreshed", "refreshed"]
@@ -52,13 +53,13 @@ def test_an_older_one_changes_nothing(guard: Guard, clock: HandClock, told: list
     before = clock.now()
     clock.advance(1)
     guard.balance(max_age=0)
-    guard.account.offer(Decimal(7), before)
+    binding_of(guard).account.offer(Decimal(7), before)
     assert guard.available == 100
     assert len(told) == 2
 
 
 def test_it_lets_those_in_who_wait(guard: Guard, clock: HandClock) -> None:
-    """A top-up that comes along is as good as one that was looked up."""
+    """A top-up carried by a response counts as much as one found by a refresh."""
     other = guard.acquire(80)
     caller = Caller(lambda: guard.acquire(50, wait=30))
     until(lambda: waiting(guard) == 1)
@@ -69,15 +70,15 @@ def test_it_lets_those_in_who_wait(guard: Guard, clock: HandClock) -> None:
     other.release()
 
 
-def test_without_a_balance_at_hand_it_says_too_little(clock: HandClock) -> None:
-    """Limits come with a look alone."""
+def test_without_a_cached_balance_it_says_too_little(clock: HandClock) -> None:
+    """Limits come with a refresh alone."""
     guard = Guard(FakeProvider(100))
     offer(guard, 40, clock)
     assert guard.available is None
 
 
 def test_limits_stay_as_they_were(clock: HandClock) -> None:
-    """How many sessions may be open is known from the look before."""
+    """How many sessions may be open is known from the refresh before."""
     guard = Guard(lambda: Balance(credits=100, max_concurrency=2))
     guard.balance()
     clock.advance(1)

@@ -18,6 +18,7 @@ import trio
 import trio.testing
 
 from budgetguard import Event, Guard
+from budgetguard._engine.binding import binding_of
 from budgetguard.testing import FakeProvider, HandClock
 
 pytestmark = pytest.mark.usefixtures("few_to_collect")
@@ -39,14 +40,14 @@ class Told:
 
     @property
     def ends(self) -> list[tuple[str, Decimal | None]]:
-        """Kind and credits, without admissions and looks."""
+        """Kind and credits, without admissions and refreshes."""
         before = {"admitted", "refreshed"}
         return [(event.kind, event.credits) for event in self.events if event.kind not in before]
 
 
 @pytest.fixture
 def told() -> Told:
-    """What the guard tells."""
+    """The guard's events."""
     return Told()
 
 
@@ -61,8 +62,8 @@ def guard(request: pytest.FixtureRequest, clock: HandClock, told: Told) -> Guard
 
 
 def ended(guard: Guard, told: Told, *ends: tuple[str, int]) -> bool:
-    """Whether these events were told, where events are."""
-    return guard.asker.on_event is None or told.ends == list(ends)
+    """Whether these events were delivered, where there is a listener."""
+    return binding_of(guard).subscriber.on_event is None or told.ends == list(ends)
 
 
 class TestPlainFunctions:
@@ -220,7 +221,7 @@ class TestWaysIn:
     def test_both_ways_end_alike(
         self, warm: bool, body: Callable[[], object], options: dict[str, Any], available: int
     ) -> None:
-        """What is available after a call does not depend on how it was let in."""
+        """What is available after a call does not depend on how it was admitted."""
         provider = FakeProvider(1000, lag=5, linger=300)
         guard = Guard(provider)
         idle = warm
@@ -519,7 +520,7 @@ def test_an_awaitable_that_is_cancelled_keeps_the_hold(guard: Guard, told: Told,
 
 
 def test_a_dropped_hold_is_kept(guard: Guard, told: Told, clock: HandClock) -> None:
-    """Who forgets a hold has not proved that nothing was charged."""
+    """A dropped hold does not prove that nothing was charged."""
     guard.acquire(30)
     gc.collect()
     clock.advance(0)

@@ -1,4 +1,4 @@
-"""Plain functions as providers, and whose credits are shared with whom."""
+"""Plain functions as providers, and which guards share credits."""
 
 import asyncio
 import functools
@@ -13,6 +13,7 @@ import pytest
 from staging import Caller, until, waiting
 
 from budgetguard import Balance, BalanceUnavailable, Guard, InsufficientCredits
+from budgetguard._engine.binding import binding_of
 from budgetguard.testing import FakeProvider, HandClock
 
 
@@ -172,7 +173,7 @@ def test_a_function_that_would_end_the_program_ends_nothing(
 
 
 def test_a_function_that_hangs_has_no_second_thread_beside_it(clock: HandClock) -> None:
-    """Until it returns, looks fail at once; after that they work again."""
+    """Until it returns, refreshes fail at once; after that they work again."""
     calls = 0
     hanging = threading.Event()
 
@@ -206,7 +207,7 @@ def test_a_function_that_hangs_has_no_second_thread_beside_it(clock: HandClock) 
 
 
 def test_a_coroutine_that_hangs_is_given_up(clock: HandClock) -> None:
-    """It is cancelled at its deadline, and the next look calls it anew."""
+    """It is cancelled at its deadline, and the next refresh calls it anew."""
     calls = 0
     cancelled = 0
 
@@ -251,7 +252,8 @@ def test_a_sync_function_runs_in_a_daemon_thread_of_its_own() -> None:
 def test_a_plain_function_has_a_lag_of_five_seconds_and_no_linger() -> None:
     """The defaults for a provider that says nothing of itself."""
     guard = Guard(lambda: 100)
-    assert (guard.lag, guard.linger) == (5, 0)
+    binding = binding_of(guard)
+    assert (binding.lag, binding.linger) == (5, 0)
 
 
 @pytest.mark.usefixtures("clock")
@@ -266,7 +268,7 @@ def test_two_guards_on_one_function_share_nothing() -> None:
 
 @pytest.mark.usefixtures("clock")
 def test_two_guards_of_one_account_share_one_ledger() -> None:
-    """Looks, holds, debits and refusals."""
+    """Refreshes, holds, debits and refusals."""
     provider = FakeProvider(100, lag=5)
     first, second = Guard(provider), Guard(provider)
     hold = first.acquire(60)

@@ -1,4 +1,4 @@
-"""No refusal is given on an old look: a top-up works within one `recheck_after` and a look."""
+"""No refusal is given on a stale balance: a top-up works within one `recheck_after` and a refresh."""
 
 import anyio
 import pytest
@@ -6,15 +6,17 @@ from staging import (
     Caller,
     Slow,
     answered,
-    crowd,
     let_run,
     queue_up,
     refreshing,
+    start_together,
     under_way,
+    until,
     waiting,
 )
 
 from budgetguard import BalanceUnavailable, Guard, InsufficientCredits
+from budgetguard._engine.binding import binding_of
 from budgetguard.testing import FakeProvider, HandClock
 
 
@@ -25,8 +27,8 @@ def refused(guard: Guard, amount: float) -> InsufficientCredits:
     return error.value
 
 
-def test_a_refusal_is_verified_by_a_look(clock: HandClock) -> None:
-    """The balance at hand is young enough to admit on, and not to refuse on."""
+def test_a_refusal_is_verified_by_a_refresh(clock: HandClock) -> None:
+    """The cached balance is young enough to admit on, and not to refuse on."""
     provider = FakeProvider(100)
     guard = Guard(provider)
     guard.balance()
@@ -38,7 +40,7 @@ def test_a_refusal_is_verified_by_a_look(clock: HandClock) -> None:
 
 
 def test_a_call_that_a_top_up_made_possible_is_admitted_without_a_refusal(clock: HandClock) -> None:
-    """The look that verifies the refusal finds the new balance."""
+    """The refresh that verifies the refusal finds the new balance."""
     provider = FakeProvider(10)
     guard = Guard(provider)
     guard.balance()
@@ -48,8 +50,10 @@ def test_a_call_that_a_top_up_made_possible_is_admitted_without_a_refusal(clock:
         assert guard.available == 10
 
 
-def test_a_refusal_may_rest_on_a_look_sent_less_than_recheck_after_before(clock: HandClock) -> None:
-    """Who asks in a hurry is told what was seen a moment ago, and how long ago."""
+def test_a_refusal_may_rest_on_a_refresh_sent_less_than_recheck_after_before(
+    clock: HandClock,
+) -> None:
+    """A caller soon after a refresh is refused by that balance, and the error says how old it is."""
     provider = FakeProvider(10)
     guard = Guard(provider, recheck_after=5)
     guard.balance()
@@ -101,8 +105,8 @@ def test_repeated_calls_of_a_refused_function_are_admitted_after_a_top_up(clock:
     assert provider.credits == 0
 
 
-def test_a_refused_caller_joins_a_look_that_is_young(clock: HandClock) -> None:
-    """One sent less than `recheck_after` before it came is the one look it waits for."""
+def test_a_refused_caller_joins_a_refresh_that_is_young(clock: HandClock) -> None:
+    """One sent less than `recheck_after` before it came is the one refresh it waits for."""
     provider = Slow(10)
     guard = Guard(provider, recheck_after=5)
     guard.balance()
@@ -117,7 +121,7 @@ def test_a_refused_caller_joins_a_look_that_is_young(clock: HandClock) -> None:
     assert provider.requests == 2
 
 
-def test_a_refused_caller_waits_for_the_look_after_one_that_is_old(clock: HandClock) -> None:
+def test_a_refused_caller_waits_for_the_refresh_after_one_that_is_old(clock: HandClock) -> None:
     """One that was under way for longer is no news; the next one is."""
     provider = Slow(10)
     guard = Guard(provider, recheck_after=5)
@@ -129,13 +133,13 @@ def test_a_refused_caller_waits_for_the_look_after_one_that_is_old(clock: HandCl
     provider.top_up(100)
     clock.advance(1)
     under_way(clock, provider, 3)
-    assert waiting(guard) == 1
+    until(lambda: waiting(guard) == 1)
     clock.advance(6)
     assert caller.outcome() == 50
 
 
 @pytest.mark.anyio
-async def test_a_refused_task_waits_for_its_look_without_blocking_its_loop(
+async def test_a_refused_task_waits_for_its_refresh_without_blocking_its_loop(
     clock: HandClock,
 ) -> None:
     """Others run on while it waits."""
@@ -161,14 +165,16 @@ async def test_a_refused_task_waits_for_its_look_without_blocking_its_loop(
     assert len(outcomes) == 1
 
 
-def test_refused_callers_share_one_look_and_each_gets_an_error_of_its_own(clock: HandClock) -> None:
+def test_refused_callers_share_one_refresh_and_each_gets_an_error_of_its_own(
+    clock: HandClock,
+) -> None:
     """Twenty refusals, one request, twenty exceptions."""
     provider = Slow(10)
     guard = Guard(provider)
     guard.balance()
     provider.takes = 1
     clock.advance(5)
-    callers = crowd(guard, lambda: guard.acquire(50), 20)
+    callers = start_together(guard, lambda: guard.acquire(50), 20)
     under_way(clock, provider, 2)
     clock.advance(1)
     errors = [caller.outcome() for caller in callers]
@@ -189,8 +195,8 @@ def test_a_failed_verification_leaves_the_usable_balance_to_decide(clock: HandCl
     assert provider.requests == 2
 
 
-def test_while_looks_back_off_the_usable_balance_decides_at_once(clock: HandClock) -> None:
-    """The provider is left alone, and nobody waits for it."""
+def test_while_refreshes_back_off_the_usable_balance_decides_at_once(clock: HandClock) -> None:
+    """No request is sent during the backoff, and no caller waits for it."""
     provider = FakeProvider(10)
     guard = Guard(provider)
     guard.balance()
@@ -214,20 +220,20 @@ def test_a_verification_that_hangs_holds_nobody_beyond_the_timeout(clock: HandCl
     caller = Caller(lambda: guard.acquire(50))
     under_way(clock, provider, 2)
     clock.advance(9.9)
-    assert waiting(guard) == 1
+    until(lambda: waiting(guard) == 1)
     clock.advance(0.1)
     error = caller.outcome()
     assert isinstance(error, InsufficientCredits)
     assert error.age == pytest.approx(110)
 
 
-def test_without_a_usable_balance_a_failed_look_is_balance_unavailable_at_once(
+def test_without_a_usable_balance_a_failed_refresh_is_balance_unavailable_at_once(
     clock: HandClock,
 ) -> None:
-    """Until the next look may be made, which `retry_after` says."""
+    """Until the next refresh may be made, which `retry_after` says."""
     provider = FakeProvider(10)
     guard = Guard(provider)
-    guard.runtime.jitter = lambda _, longest: longest
+    binding_of(guard).account.runtime.jitter = lambda _, longest: longest
     provider.failure = ConnectionError("down")
     with pytest.raises(BalanceUnavailable) as first:
         guard.acquire(1)
@@ -250,7 +256,7 @@ def test_a_refusal_changes_nothing(clock: HandClock) -> None:
     guard.acquire(10).release()
 
 
-def test_with_recheck_after_zero_every_refusal_looks(clock: HandClock) -> None:
+def test_with_recheck_after_zero_every_refusal_refreshes(clock: HandClock) -> None:
     """Allowed, for those whose provider does not mind."""
     provider = FakeProvider(10)
     guard = Guard(provider, recheck_after=0)

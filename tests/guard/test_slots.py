@@ -44,7 +44,7 @@ def test_fifty_threads_pass_through_five_slots_in_order_of_arrival(guard: Guard)
     first = [guard.acquire(0, cost=0, slots=1) for _ in range(LIMIT)]
     callers = queue_up(guard, [lambda number=number: work(number) for number in range(WORKERS)])
     assert waiting(guard) == WORKERS
-    # One slot at a time, so that the order in which threads run is that in which they are let in.
+    # One slot at a time, so that the order in which threads run is that in which they are admitted.
     first[0].release()
     for number, caller in enumerate(callers):
         go.release()
@@ -101,7 +101,7 @@ async def test_fifty_tasks_pass_through_five_slots_in_order_of_arrival(guard: Gu
     async with anyio.create_task_group() as group:
         for number in range(WORKERS):
             group.start_soon(call, number)
-    # Those let in together start in an order that is the loop's own.
+    # Those admitted together start in an order that is the loop's own.
     ranks = [arrived.index(number) for number in admitted]
     assert len(admitted) == WORKERS
     assert all(abs(rank - place) < LIMIT for place, rank in enumerate(ranks))
@@ -178,10 +178,10 @@ def test_a_limit_that_falls_refuses_until_enough_have_ended(clock: HandClock) ->
     guard.acquire(slots=1).release()
 
 
-def test_the_slots_of_a_call_that_failed_come_free_with_the_look_that_shows_it(
+def test_the_slots_of_a_call_that_failed_come_free_with_the_refresh_that_shows_it(
     clock: HandClock,
 ) -> None:
-    """Who waits for them gets them then, with nobody calling."""
+    """Waiters for them get them then, without any other call."""
     provider = FakeProvider(100, lag=5, linger=60, max_concurrency=1)
     guard = Guard(provider)
     with pytest.raises(ConnectionError), guard.require_credits(min=1, slots=1):

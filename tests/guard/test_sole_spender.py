@@ -6,13 +6,14 @@ import os
 import pytest
 
 from budgetguard import Event, Guard, InsufficientCredits
+from budgetguard._engine.binding import binding_of
 from budgetguard.testing import FakeProvider, HandClock
 
 TICK = 0.001
 
 
-def look(guard: Guard, clock: HandClock) -> None:
-    """Have the guard ask for the balance now; two looks at one moment would be one."""
+def snapshot(guard: Guard, clock: HandClock) -> None:
+    """Have the guard ask for the balance now; two refreshes at one moment would be one."""
     clock.advance(TICK)
     guard.balance(max_age=0)
 
@@ -25,7 +26,7 @@ def test_a_running_calls_charges_count_once(clock: HandClock, sole: bool, availa
     guard.balance()
     hold = guard.acquire(50)
     provider.charge(30)
-    look(guard, clock)
+    snapshot(guard, clock)
     assert guard.available == available
     hold.release()
 
@@ -36,19 +37,19 @@ def test_an_ended_calls_charges_count_once_before_its_lag_has_passed(clock: Hand
     guard = Guard(provider, sole_spender=True)
     with guard.require_credits(min=50):
         provider.charge(50)
-    look(guard, clock)
+    snapshot(guard, clock)
     assert guard.available == 50
 
 
-def test_the_quick_way_knows_it_too(clock: HandClock) -> None:
-    """Calls of constant cost are let in by the same figure."""
+def test_the_fast_path_knows_it_too(clock: HandClock) -> None:
+    """Calls of constant cost are admitted by the same figure."""
     provider = FakeProvider(100)
     guard = Guard(provider, sole_spender=True)
     call = guard.require_credits(min=10)(lambda: None)
     call()
     hold = guard.acquire(50)
     provider.charge(60)
-    look(guard, clock)
+    snapshot(guard, clock)
     for _ in range(4):
         call()
     with pytest.raises(InsufficientCredits):
@@ -64,14 +65,14 @@ def test_the_figures_of_a_refusal_add_up(clock: HandClock) -> None:
     guard.balance()
     hold = guard.acquire(50)
     provider.charge(30)
-    look(guard, clock)
+    snapshot(guard, clock)
     with pytest.raises(InsufficientCredits) as refused:
         guard.acquire(60, name="deep_spec")
     error = refused.value
     assert (error.balance, error.held, error.overlap, error.available) == (70, 50, 30, 50)
     assert str(error).startswith(
         "deep_spec needs 60 credits, and 50 are available: pre.dev reports 70, 50 are held by 1 "
-        "running call, 30 of these are in the balance already (looked just now)."
+        "running call, 30 of these are already deducted in the balance (as of just now)."
     )
     hold.release()
 
@@ -85,7 +86,7 @@ def test_one_guard_says_it_for_all_guards_of_the_account(clock: HandClock) -> No
     guard.balance()
     hold = guard.acquire(50)
     provider.charge(30)
-    look(guard, clock)
+    snapshot(guard, clock)
     assert guard.available == 50
     hold.release()
 
@@ -100,9 +101,9 @@ def test_another_spender_is_noticed_and_told_of_once(
     guard.balance()
     provider.charge(12)
     with caplog.at_level(logging.WARNING, logger="budgetguard"):
-        look(guard, clock)
+        snapshot(guard, clock)
         provider.charge(1)
-        look(guard, clock)
+        snapshot(guard, clock)
     assert guard.available == 87
     reasons = [event.reason for event in events if event.kind == "refreshed"]
     assert reasons[0] is None
@@ -118,6 +119,6 @@ def test_a_forked_child_is_no_sole_spender(clock: HandClock) -> None:
     guard = Guard(FakeProvider(100), sole_spender=True)
     child = os.fork()
     if child == 0:
-        os._exit(int(guard.account.ledger.sole_spender))
+        os._exit(int(binding_of(guard).account.ledger.head.sole_spender))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert guard.account.ledger.sole_spender
+    assert binding_of(guard).account.ledger.head.sole_spender

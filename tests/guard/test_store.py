@@ -1,4 +1,4 @@
-"""The whole guard against pen and paper: whatever is done with it, its books are the naive ones."""
+"""The whole guard against pen and paper: whatever is done with it, its ledger is the naive one."""
 
 import asyncio
 import contextlib
@@ -17,15 +17,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from virtual import VirtualClock, VirtualLoop, VirtualRuntime
 
 from budgetguard import Balance, Guard, Hold, InsufficientCredits
-from budgetguard.credits import MICRO, UNLIMITED
-from budgetguard.errors import BalanceUnavailable, BudgetGuardError
-from budgetguard.process import runtime_of
+from budgetguard._core.amounts import MICRO, UNLIMITED
+from budgetguard._core.errors import BalanceUnavailable, BudgetGuardError
+from budgetguard._engine.account_registry import runtime_of
+from budgetguard._engine.binding import binding_of
 
 sys.path.append(str(Path(__file__).parents[1]))
-from test_ledger import UNIT, Debit, Paper, Run, SolePaper  # the naive books
+from test_ledger import UNIT, Debit, Paper, Run, SolePaper  # the naive ledger
 
 if TYPE_CHECKING:
-    from budgetguard.clock import Instant
+    from budgetguard._core.clock import Instant
 
 LAG, LINGER = 5.0, 30.0
 FRESH_FOR, STALE_FOR = 60.0, 600.0
@@ -85,7 +86,7 @@ class Guarded:
     lag: float
     linger: float
     ended: "asyncio.Future[int | None]"
-    quick: bool = False
+    constant: bool = False
     run: Run | None = None
     hold: Hold | None = None
     task: "asyncio.Task[None] | None" = None
@@ -115,7 +116,7 @@ class Store(RuleBasedStateMachine):
         self.runtime = VirtualRuntime(self.clock, self.loop, Even(), landed=self.landed)
         self.paper: Paper = SolePaper() if self.sole_spender else Paper()
         self.seen_at: Instant | None = None
-        # Whether those who were let in begin at once, with nothing overrun in between.
+        # Whether those who were admitted begin at once, with nothing overrun in between.
         self.in_order = True
         self.arrived: list[tuple[Instant, Balance]] = []
         self.balance = Balance(credits=100)
@@ -145,7 +146,7 @@ class Store(RuleBasedStateMachine):
         self.loop.run_until_complete(work)
 
     async def turn(self) -> None:
-        """Let all run that can run without time passing, and look what became of it."""
+        """Let all run that can run without time passing, and check the outcome."""
         for _ in range(TURNS):
             await asyncio.sleep(0)
         self.in_order = True
@@ -168,7 +169,7 @@ class Store(RuleBasedStateMachine):
     # On paper.
 
     def landed(self) -> None:
-        """A look is over; nobody who was let in by it has run yet."""
+        """A refresh is over; none that it admitted has run yet."""
         for sent, balance in self.arrived:
             limit, used = balance.cost_limit, balance.credits_used
             ceiling = UNLIMITED if None in {limit, used} else int((limit - used) * MICRO)
@@ -179,7 +180,7 @@ class Store(RuleBasedStateMachine):
         self.arrived.clear()
 
     def begin(self, call: Guarded) -> None:
-        """A call was let in, and its credits are there, unless more happened since."""
+        """A call was admitted, and its credits are there, unless more happened since."""
         if call.needed and self.in_order:
             assert self.paper.available(*(each * MICRO for each in call.terms)) >= call.needed
         call.run = Run(None, call.cost, call.slots)  # type: ignore[arg-type]
@@ -189,7 +190,7 @@ class Store(RuleBasedStateMachine):
         """A call cost so much."""
         run = call.run
         assert run is not None
-        self.paper.book(Debit(max(actual - run.charged, 0), self.now, call.lag))
+        self.paper.record(Debit(max(actual - run.charged, 0), self.now, call.lag))
         run.open = False
         self.in_order = self.in_order and actual <= run.amount
 
@@ -198,7 +199,7 @@ class Store(RuleBasedStateMachine):
         run = call.run
         assert run is not None
         rest = max(run.amount - run.charged, 0)
-        self.paper.book(Debit(rest, self.now, call.linger + call.lag, run.slots))
+        self.paper.record(Debit(rest, self.now, call.linger + call.lag, run.slots))
         run.open = False
 
     async def work(self, call: Guarded, hold: Hold | None) -> int:
@@ -260,13 +261,13 @@ class Store(RuleBasedStateMachine):
     def look_at_first(self, limit: tuple[int, int | None] | None) -> None:
         """Most things need a balance."""
         self.another_balance(100, limit, None)
-        self.look(0)
+        self.snapshot(0)
 
     @rule(which=GUARD, cost=CONSTANT, actual=st.booleans())
     def call(self, which: int, cost: int, actual: bool) -> None:
         """A decorated coroutine function of constant cost is called."""
         call = self.guarded(which, cost, cost)
-        call.quick = not actual
+        call.constant = not actual
         self.start(call, self.decorate(which, cost, actual=actual)(call, None))
 
     @rule(
@@ -284,8 +285,8 @@ class Store(RuleBasedStateMachine):
                 self.end_future(call, said)
                 with contextlib.suppress(BudgetGuardError, Failed, NeverConnected):
                     await self.decorate(which, cost, actual=True)(call, None)
-                if self.guards[0].account._looks.known.in_flight:
-                    # A look that a busy loop holds up for too long counts as lost.
+                if binding_of(self.guards[0]).account._schedule.known.in_flight:
+                    # A refresh that a busy loop holds up for too long counts as lost.
                     await asyncio.sleep(pause * UNIT)
                 else:
                     self.clock.mono += pause * UNIT
@@ -329,7 +330,7 @@ class Store(RuleBasedStateMachine):
 
     @rule(which=GUARD, needed=COST, cost=COST, slots=st.integers(0, 2), wait=WAIT)
     def acquire(self, which: int, needed: int, cost: int, slots: int, wait: int) -> None:
-        """A hold is asked for, and stays with whoever asked."""
+        """A hold is acquired, and its owner keeps it."""
         call = self.guarded(which, needed, cost, slots)
 
         async def ask() -> None:
@@ -353,14 +354,14 @@ class Store(RuleBasedStateMachine):
     # The ways out.
 
     def pick(self, which: int) -> Guarded | None:
-        """A call whose hold is at hand."""
+        """A call whose hold is accessible."""
         found = [call for call in self.calls if call.hold and call.run and call.run.open]
         return found[which % len(found)] if found else None
 
     def end_future(self, call: Guarded, said: Any) -> None:
         """Say how a call ends."""
         if said is None or isinstance(said, int):
-            call.ended.set_result(said if not call.quick else None)
+            call.ended.set_result(said if not call.constant else None)
         else:
             call.ended.set_exception(said())
             call.ended.exception()  # looked at, should nobody await it
@@ -386,7 +387,7 @@ class Store(RuleBasedStateMachine):
     @precondition(lambda self: self.calls)
     @rule(which=ANY, how=st.sampled_from(["settle", "release", "keep"]), said=st.none() | COST)
     def end_by_hand(self, which: int, how: str, said: int | None) -> None:
-        """A hold is told how it ends."""
+        """A hold is ended by hand."""
         call = self.pick(which)
         if call is not None and call.hold is not None and call.run is not None:
             if how == "settle":
@@ -403,7 +404,7 @@ class Store(RuleBasedStateMachine):
     @precondition(lambda self: self.calls)
     @rule(which=ANY, whom=ANY)
     def release_and_cancel(self, which: int, whom: int) -> None:
-        """What comes free goes to one who waits, and who is cancelled before it can know."""
+        """Freed credits go to a waiter that is cancelled before it notices."""
         call = self.pick(which)
         if call is not None and call.run is not None:
             rest = (call.run.amount - call.run.charged) // MICRO
@@ -421,7 +422,7 @@ class Store(RuleBasedStateMachine):
     @precondition(lambda self: self.calls)
     @rule(which=ANY)
     def drop(self, which: int) -> None:
-        """A hold that nobody has any more is kept."""
+        """A hold without any reference is kept."""
         call = self.pick(which)
         if call is not None and call.task is None:
             self.keep(call)
@@ -431,13 +432,13 @@ class Store(RuleBasedStateMachine):
     @precondition(lambda self: self.calls)
     @rule(which=ANY, totals=st.lists(COST, min_size=1, max_size=3))
     def charged(self, which: int, totals: list[int]) -> None:
-        """The provider says what it has booked of a call, in whatever order."""
+        """The provider says what it has charged of a call, in whatever order."""
         call = self.pick(which)
         if call is not None and call.hold is not None and call.run is not None:
             for total in totals:
                 call.hold.charged(total)
                 if total * MICRO > call.run.charged:
-                    self.paper.book(Debit(total * MICRO - call.run.charged, self.now, call.lag))
+                    self.paper.record(Debit(total * MICRO - call.run.charged, self.now, call.lag))
                     call.run.charged = total * MICRO
             self.run(self.turn())
 
@@ -459,7 +460,7 @@ class Store(RuleBasedStateMachine):
 
     @rule(seconds=SIXTEENTHS | st.sampled_from([LAG, LINGER + LAG, FRESH_FOR, STALE_FOR]))
     def time_passes(self, seconds: float) -> None:
-        """Looks come that are due, and waiting callers go that are tired."""
+        """Refreshes come that are due, and waiting callers go that are tired."""
 
         async def pause() -> None:
             await asyncio.sleep(seconds)
@@ -493,7 +494,7 @@ class Store(RuleBasedStateMachine):
         which=GUARD,
     )
     def calls_are_charged(self, quarters: list[int], topped_up: int, which: int) -> None:
-        """Parts of what is held and pending are booked, and a look shows each."""
+        """Parts of what is held and pending are recorded, and a refresh shows each."""
         for quarter in quarters:
             pending = sum(debit.amount for debit in self.paper.debits)
             part = (self.paper.held() + pending) // MICRO * quarter // 4
@@ -503,15 +504,15 @@ class Store(RuleBasedStateMachine):
                 credits=None if credits is None else credits - part + topped_up,
                 credits_used=None if used is None else used + part,
             )
-            self.look(which)
+            self.snapshot(which)
 
     @rule(failing=st.sampled_from([False, False, True]), takes=st.sampled_from([UNIT, UNIT, 3.0]))
     def weather(self, failing: bool, takes: float) -> None:
-        """The provider is up or down, quick or slow."""
+        """The provider is up or down, fast or slow."""
         self.failing, self.takes = failing, takes
 
     @rule(which=GUARD)
-    def look(self, which: int) -> None:
+    def snapshot(self, which: int) -> None:
         """Somebody wants a balance of this moment."""
 
         async def read() -> None:
@@ -532,7 +533,7 @@ class Store(RuleBasedStateMachine):
     # What has to hold.
 
     @invariant()
-    def the_books_are_the_naive_ones(self) -> None:
+    def the_ledger_is_the_naive_one(self) -> None:
         """Every figure of every guard."""
         paper, seen_at = self.paper, self.seen_at
         known = seen_at is not None and self.clock.now().since(seen_at) <= STALE_FOR
@@ -540,7 +541,7 @@ class Store(RuleBasedStateMachine):
             available = guard.available
             naive = paper.available(floor * MICRO, extra * MICRO) if known else None
             assert (None if available is None else float(available) * MICRO) == naive
-        ledger = self.guards[0].account.ledger
+        ledger = binding_of(self.guards[0]).account.ledger
         assert ledger.held == paper.held()
         assert ledger.pending == sum(debit.amount for debit in paper.debits)
         assert ledger.running == sum(run.open for run in paper.runs)
@@ -548,24 +549,24 @@ class Store(RuleBasedStateMachine):
             debit.slots for debit in paper.debits
         )
         if seen_at is not None:
-            assert ledger.look is not None
-            assert ledger.look.sent == seen_at
+            assert ledger.snapshot is not None
+            assert ledger.snapshot.sent == seen_at
             assert ledger.room == paper.available(0, 0)
 
     def teardown(self) -> None:
-        """When all is over and shown, nothing is left; and who waits has nothing to wait for."""
+        """When everything has finished and is shown, nothing is left, and no waiter remains."""
         try:
             self.run(self.end_all())
-            ledger = self.guards[0].account.ledger
+            ledger = binding_of(self.guards[0]).account.ledger
             assert (ledger.held, ledger.pending, ledger.running, ledger.slots_in_use) == (0,) * 4
-            assert not self.guards[0].account.line.queue
+            assert not binding_of(self.guards[0]).account.wait_queue.queue
         finally:
             self.runtime.die()
             self.loop.run_until_complete(asyncio.sleep(0))
             self.loop.close()
 
     async def end_all(self) -> None:
-        """Cancel and drop whatever is open, and look when that can be seen."""
+        """Cancel and drop whatever is open, and refresh when a balance can show it."""
         for call in self.calls:
             if call.task is not None:
                 call.task.cancel()

@@ -1,6 +1,7 @@
 """What a user's code raises on the private loop, whatever it is, ends nothing for anybody else."""
 
 import asyncio
+import contextlib
 import logging
 import sys
 import threading
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 from staging import Caller, until, waiting
 
-from budgetguard import BalanceUnavailable, Event, Guard, InvalidCredentials
+from budgetguard import Balance, BalanceUnavailable, Event, Guard, InvalidCredentials
+from budgetguard._engine.binding import binding_of
 from budgetguard.testing import FakeProvider, HandClock
 
 
@@ -26,7 +28,7 @@ def lives(guard: Guard) -> None:
     other = Guard(FakeProvider(7))
     assert other.balance(max_age=0).credits == 7
     threads = [thread for thread in threading.enumerate() if thread.name == "budgetguard"]
-    assert guard.runtime._thread in threads
+    assert binding_of(guard).account.runtime._thread in threads
 
 
 @every_error
@@ -50,7 +52,7 @@ def test_a_provider(
     guard = Guard({"coroutine": coroutine, "function": function}.get(kind, provider))
     with pytest.raises(BalanceUnavailable) as caught:
         guard.acquire(1)
-    assert caught.value.reason == f"asking raised {type(error).__name__}"
+    assert caught.value.reason == f"the balance request raised {type(error).__name__}"
     assert f"raised {type(error).__name__}" in caplog.text
     lives(guard)
     fails = False
@@ -168,7 +170,7 @@ def test_a_listener_on_the_main_thread(clock: HandClock, error: BaseException) -
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
 def test_a_signal_that_comes_while_a_listener_runs(clock: HandClock, error: BaseException) -> None:
-    """On the main thread both may be a signal's, and reach the caller; nothing stays held, nobody waits on."""
+    """On the main thread both may come from a signal, and reach the caller; nothing remains held or waiting."""
     interrupt = True
 
     def on_event(event: Event) -> None:
@@ -203,7 +205,7 @@ class Raising(logging.Handler):
 
 @pytest.mark.parametrize("denied", [False, True])
 def test_a_handler_of_the_log(clock: HandClock, denied: bool) -> None:
-    """Who waits for the refresh that it was to be told of is answered all the same."""
+    """A caller that waits for the refresh of that event is answered all the same."""
     provider = FakeProvider(100)
     provider.failure = (
         InvalidCredentials(provider="fake", reason="no") if denied else LookupError("no")
@@ -244,7 +246,7 @@ def test_a_loop_whose_files_were_closed_is_made_anew(clock: HandClock) -> None:
     """As a program does that becomes a daemon."""
     guard = Guard(FakeProvider(100))
     guard.balance()
-    runtime = guard.runtime
+    runtime = binding_of(guard).account.runtime
     loop, thread = runtime._made["loop"], runtime._thread
     assert thread is not None
 
@@ -274,10 +276,36 @@ def test_an_exception_thrown_into_the_thread_does_not_end_it(clock: HandClock) -
 
     guard = Guard(FakeProvider(100))
     guard.balance()
-    thread = guard.runtime._thread
+    thread = binding_of(guard).account.runtime._thread
     assert thread is not None
     throw = ctypes.pythonapi.PyThreadState_SetAsyncExc
     assert throw(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit)) == 1
     clock.advance(1)
     assert guard.balance(max_age=0).credits == 100
     lives(guard)
+
+
+def test_a_task_factory_on_the_private_loop() -> None:
+    """One that raises is heard of where a provider needs it, and stops no refresh."""
+
+    def no_tasks(*_: object, **__: object) -> Any:
+        raise LookupError
+
+    class Meddling(FakeProvider):
+        async def fetch(self, client: Any) -> Balance:
+            loop = asyncio.get_running_loop()
+            if loop.get_task_factory() is None:
+                loop.set_task_factory(no_tasks)
+            else:
+                try:
+                    with contextlib.closing(asyncio.sleep(0)) as work:
+                        await loop.create_task(work)
+                finally:
+                    loop.set_task_factory(None)
+            return await super().fetch(client)
+
+    meddling, other = Guard(Meddling(100), timeout=2), Guard(FakeProvider(100), timeout=2)
+    assert meddling.balance().credits == 100
+    assert other.balance().credits == 100
+    with pytest.raises(BalanceUnavailable, match="LookupError"):
+        meddling.balance(max_age=0)

@@ -1,4 +1,4 @@
-"""The wait queue, whatever happens to it: nobody waits who fits, and nobody longer than it may."""
+"""The wait queue, whatever happens to it: no waiter that fits waits, and none waits too long."""
 
 import asyncio
 from decimal import Decimal
@@ -11,13 +11,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from virtual import VirtualClock, VirtualLoop, VirtualRuntime
 
 from budgetguard import Guard
-from budgetguard.policy import NOBODY, Ahead, possible, shortage, usable
-from budgetguard.process import runtime_of
+from budgetguard._core.amounts import MICRO
+from budgetguard._core.policy import NOBODY, QueuedAhead, possible, shortage, usable
+from budgetguard._engine.account_registry import runtime_of
+from budgetguard._engine.binding import binding_of
 from budgetguard.testing import FakeProvider
 
 if TYPE_CHECKING:
-    from budgetguard.opened import Open
-    from budgetguard.waiting import Admission
+    from budgetguard._engine.hold import Hold
+    from budgetguard._engine.waiters import AdmissionWaiter
 
 SLOTS = 3
 # So often a loop turns until all that can run has run, and no time has passed.
@@ -35,11 +37,11 @@ class WaitQueue(RuleBasedStateMachine):
         self.provider = FakeProvider(20, max_concurrency=SLOTS)
         with runtime_of(self.runtime):  # type: ignore[arg-type]
             self.guards = [Guard(self.provider, lag=1, linger=2, floor=floor) for floor in (0, 5)]
-        self.account = self.guards[0].account
+        self.account = binding_of(self.guards[0]).account
         self.loop.run_until_complete(self.guards[0].abalance())
         self.hold = self.guards[0].acquire(8, slots=1)
-        self.open: list[Open] = []
-        self.came: list[Admission] = []
+        self.open: list[Hold] = []
+        self.came: list[AdmissionWaiter] = []
 
     @rule(
         callers=st.lists(
@@ -57,16 +59,20 @@ class WaitQueue(RuleBasedStateMachine):
         """Some callers come."""
         for amount, slots, wait, at in callers:
             guard = self.guards[at]
-            requirement = guard.require_credits(amount, cost=amount // 2, slots=slots, wait=wait)
-            self.came.append(self.account.ask(requirement._call(guard, "work", (), {})))
+            cost = amount // 2
+            spec = guard.require_credits(amount, cost=cost, slots=slots, wait=wait).spec
+            call = spec._call(binding_of(guard), "work", amount * MICRO, cost * MICRO)
+            self.came.append(self.account.ask(call))
 
     @precondition(lambda self: self.open)
     @rule(data=st.data(), way=st.sampled_from(["settle", "release", "keep"]))
     def end(self, data: st.DataObject, way: str) -> None:
-        """A call that was let in ends."""
+        """A call that was admitted ends."""
         opened = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
-        args = (opened.entry.amount // 2,) if way == "settle" else ()
-        self.account.post(getattr(opened, way), self.clock.monotonic(), *args)
+        if way == "settle":
+            opened.end_at(opened.micro // 2)
+        else:
+            getattr(opened, way)()
 
     @precondition(lambda self: self.came)
     @rule(data=st.data())
@@ -74,7 +80,7 @@ class WaitQueue(RuleBasedStateMachine):
         """A caller is cancelled while it waits."""
         gone = self.came.pop(data.draw(st.integers(0, len(self.came) - 1)))
         self.account.post(self.account._abandon, gone)
-        assert gone not in self.account.line.queue
+        assert gone not in self.account.wait_queue.queue
 
     @rule(credits=st.sampled_from([14, 18, 22, 26]))
     def come_along(self, credits: int) -> None:
@@ -102,30 +108,30 @@ class WaitQueue(RuleBasedStateMachine):
         account, now = self.account, self.clock.now()
         with account.lock:
             ahead, ledger = NOBODY, account.ledger
-            for ticket in account.line.queue:
-                need, terms = ticket.call.need, ticket.call.asker.terms
-                assert now.mono <= ticket.deadline(now.mono)
-                if usable(ledger.look, terms, now, need.arrived):
+            for waiter in account.wait_queue.queue:
+                need, terms = waiter.call.need, waiter.call.subscriber.terms
+                assert now.mono <= waiter.deadline(now.mono)
+                if usable(ledger.snapshot, terms, now, need.arrived):
                     assert shortage(ledger, terms, need, ahead) is not None
-                counts = account.line.queue[ticket].counts
+                counts = account.wait_queue.queue[waiter].counts
                 assert not counts or now.mono < need.until
                 assert counts or not (now.mono < need.until and possible(ledger, terms, need))
                 if counts:
-                    ahead = Ahead(ahead.amount + need.amount, ahead.slots + need.slots)
+                    ahead = QueuedAhead(ahead.amount + need.amount, ahead.slots + need.slots)
 
     @invariant()
     def everybody_is_somewhere(self) -> None:
         """Let in, refused, or in the queue with a deadline to come."""
         still = []
-        for ticket in self.came:
-            if ticket.opened is not None:
-                self.open.append(ticket.opened)
-            elif not ticket.done:
-                assert ticket in self.account.line.queue
-                still.append(ticket)
+        for waiter in self.came:
+            if waiter.hold is not None:
+                self.open.append(waiter.hold)
+            elif not waiter.done:
+                assert waiter in self.account.wait_queue.queue
+                still.append(waiter)
         self.came = still
-        deadlines = [ticket.deadline(self.clock.monotonic()) for ticket in still]
-        assert self.account.line.deadline <= min(deadlines, default=float("inf"))
+        deadlines = [waiter.deadline(self.clock.monotonic()) for waiter in still]
+        assert self.account.wait_queue.deadline <= min(deadlines, default=float("inf"))
 
     async def turn(self) -> None:
         """Let all that is due happen."""

@@ -8,6 +8,7 @@ import pytest
 from staging import Caller, let_run, queue_up, under_way, until, waiting
 
 from budgetguard import BalanceUnavailable, ConcurrencyLimit, Guard, Hold, InsufficientCredits
+from budgetguard._engine.binding import binding_of
 from budgetguard.testing import FakeProvider, HandClock
 
 
@@ -67,10 +68,10 @@ def test_every_end_that_frees_something_lets_the_next_in(guard: Guard, way: str)
     assert callers[0].outcome().amount == 40
 
 
-def test_a_queued_caller_is_let_in_by_the_end_of_a_call_that_went_the_quick_way(
+def test_a_queued_caller_is_admitted_by_the_end_of_a_call_that_took_the_fast_path(
     guard: Guard, provider: FakeProvider
 ) -> None:
-    """A function that is called over and over wakes those who wait, too."""
+    """A function that is called over and over wakes waiters, too."""
     callers: list[Caller] = []
 
     @guard.require_credits(min=45, actual=lambda _: 0)
@@ -83,7 +84,7 @@ def test_a_queued_caller_is_let_in_by_the_end_of_a_call_that_went_the_quick_way(
     assert callers[0].outcome().amount == 60
 
 
-def test_callers_are_let_in_in_order_of_arrival(guard: Guard) -> None:
+def test_callers_are_admitted_in_order_of_arrival(guard: Guard) -> None:
     """Each gets in when the one before it has left."""
     running = guard.acquire(100)
     callers = queue_up(guard, [wait_for(guard, 100) for _ in range(5)])
@@ -99,7 +100,7 @@ def test_a_small_caller_does_not_overtake_a_large_one(guard: Guard) -> None:
     """It would fit now, and not on top of what the one before it needs."""
     running = guard.acquire(80)
     large, small = queue_up(guard, [wait_for(guard, 90), wait_for(guard, 15)])
-    guard.account.flush()
+    binding_of(guard).account.flush()
     assert waiting(guard) == 2
     assert guard.available == 20
     running.release()
@@ -123,7 +124,7 @@ def test_a_caller_without_wait_does_not_overtake_the_queue_either(guard: Guard) 
 
 
 def test_a_repeated_call_does_not_overtake_the_queue(guard: Guard) -> None:
-    """The quick way is closed while somebody waits."""
+    """The fast path is closed while somebody waits."""
     call = guard.require_credits(min=1)(lambda: None)
     call()
     call()
@@ -158,7 +159,7 @@ def test_who_needs_no_slot_is_not_held_up_by_those_who_do(guard: Guard) -> None:
 
 
 def test_a_check_that_costs_nothing_does_not_hold_up_the_queue(guard: Guard) -> None:
-    """`cost=0` needs its `min` only at the moment it is let in."""
+    """`cost=0` needs its `min` only at the moment it is admitted."""
     running = guard.acquire(80)
     checking = queue_up(guard, [lambda: guard.acquire(90, cost=0, wait=30)])
     running.release()
@@ -206,7 +207,7 @@ def test_the_floor_counts_among_what_can_never_fit() -> None:
 def test_a_wait_that_runs_out_is_refused_with_the_figures_of_that_moment(
     clock: HandClock, guard: Guard
 ) -> None:
-    """After `wait` and the look that verifies it, and no sooner."""
+    """After `wait` and the refresh that verifies it, and no sooner."""
     running = guard.acquire(80)
     (caller,) = queue_up(guard, [wait_for(guard, 50, wait=30)])
     clock.advance(29.9)
@@ -236,7 +237,7 @@ def test_a_wait_for_a_slot_that_runs_out_is_a_concurrency_limit(
 def test_nobody_is_held_longer_than_wait_and_timeout(
     clock: HandClock, guard: Guard, provider: FakeProvider
 ) -> None:
-    """Not even where every look hangs."""
+    """Not even where every refresh hangs."""
     running = guard.acquire(80)
     provider.on_fetch = anyio.sleep_forever
     (caller,) = queue_up(guard, [wait_for(guard, 50, wait=30)])
@@ -261,10 +262,10 @@ def test_cold_callers_with_wait_are_not_held_longer_than_wait_and_timeout(
     assert isinstance(caller.outcome(), BalanceUnavailable)
 
 
-def test_while_somebody_waits_for_credits_the_guard_looks_every_recheck_after(
+def test_while_somebody_waits_for_credits_the_guard_refreshes_every_recheck_after(
     clock: HandClock, guard: Guard, provider: FakeProvider
 ) -> None:
-    """A top-up reaches who waits, with nobody calling."""
+    """A top-up reaches a waiter without any other call."""
     running = guard.acquire(80)
     (caller,) = queue_up(guard, [wait_for(guard, 50, wait=60)])
     clock.advance(0)
@@ -282,7 +283,7 @@ def test_while_somebody_waits_for_credits_the_guard_looks_every_recheck_after(
     running.release()
 
 
-def test_who_waits_for_a_slot_alone_makes_nobody_look(
+def test_who_waits_for_a_slot_alone_makes_nobody_refresh(
     clock: HandClock, guard: Guard, provider: FakeProvider
 ) -> None:
     """A balance does not say when a session ends."""
@@ -297,7 +298,7 @@ def test_who_waits_for_a_slot_alone_makes_nobody_look(
 
 
 def test_a_debit_that_clears_lets_those_who_wait_in(clock: HandClock) -> None:
-    """The look that shows what a kept hold came to is theirs as well."""
+    """The refresh that shows what a kept hold came to is theirs as well."""
     provider = FakeProvider(100, lag=5, linger=20)
     guard = Guard(provider)
     guard.acquire(80).keep()
@@ -310,7 +311,7 @@ def test_a_debit_that_clears_lets_those_who_wait_in(clock: HandClock) -> None:
 
 
 @pytest.mark.anyio
-async def test_tasks_are_let_in_in_order_of_arrival(guard: Guard) -> None:
+async def test_tasks_are_admitted_in_order_of_arrival(guard: Guard) -> None:
     """On asyncio and trio."""
     running = guard.acquire(100)
     arrived: list[int] = []

@@ -1,7 +1,7 @@
 """General single-line mutants of a module: what a slip of the hand could make of each expression.
 
 A mutant replaces one expression or statement that stands on one line. Left alone are annotations,
-docstrings, texts, assertions, and imports.
+docstrings, texts, assertions, imports, and what would only make None of a False.
 """
 
 import ast
@@ -117,11 +117,11 @@ def _replaced(node: ast.expr | ast.stmt, source: str) -> Iterator[str]:  # noqa:
             yield f"({_text(orelse, source)} if {_text(test, source)} else {_text(body, source)})"
         case ast.Call(func=ast.Name(id=name)) if name in _NAMES:
             yield _NAMES[name] + text[len(name) :]
-        case ast.Return(value=ast.expr() as value) if not _is_none(value):
+        case ast.Return(value=ast.expr() as value) if not _is_falsy(value):
             yield "return None"
         case ast.Expr(value=ast.Call() | ast.Await()):
             yield "pass"
-        case ast.Assign(value=value) if not _is_none(value):
+        case ast.Assign(value=value) if not _is_falsy(value):
             yield f"{text[: -len(_text(value, source))]}None"
         case ast.AugAssign(op=ast.Add()):
             yield text.replace("+=", "-=", 1)
@@ -141,8 +141,9 @@ def _text(node: ast.expr, source: str) -> str:
     return text
 
 
-def _is_none(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and node.value is None
+def _is_falsy(node: ast.expr) -> bool:
+    # False and None decide alike, and that False may be True is a mutant of its own.
+    return isinstance(node, ast.Constant) and node.value in (None, False)
 
 
 def _is_text(node: ast.AST) -> bool:

@@ -4,12 +4,13 @@
     python tests/mutants/sample.py --seed 7 --count 50
 
 First all tests are run once, to see which lines each of them runs. A mutant is then shown to the
-tests that run its line, the quickest first. Prints each survivor as it is found. Exits 1 below 85 %,
-2 if the time was not enough. A mutant that ends in a time-out is killed, one that no test reaches has
-survived.
+tests that run its line, the quickest first. Prints each survivor and each time-out as it is found.
+Exits 1 below 85 %, 2 if the time was not enough. A mutant that ends in a time-out is killed, one that
+no test reaches has survived.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import queue
@@ -20,22 +21,26 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from pathlib import Path
+from typing import Self
 
 from general import General, mutants_of
 
 ROOT = Path(__file__).parents[2]
 MUTATED = [
-    "account.py",
-    "arrivals.py",
-    "line.py",
-    "hold.py",
-    "gate.py",
-    "transport.py",
-    "browser/session.py",
+    "_engine/account.py",
+    "_core/queue_order.py",
+    "_engine/wait_queue.py",
+    "_engine/hold.py",
+    "_decorators/wrappers.py",
+    "_engine/call_spec.py",
+    "_engine/reservation.py",
+    "transport/__init__.py",
+    "browser/_session.py",
 ]
 TESTS = [
-    "tests/test_arrivals.py",
+    "tests/test_queue_order.py",
     "tests/guard",
     "tests/wrapping",
     "tests/transport",
@@ -43,6 +48,7 @@ TESTS = [
     "tests/process",
     "tests/test_pool.py",
     "tests/test_switch.py",
+    "tests/test_arguments.py",
 ]
 # Not needed to find these, and slow; and what counts Python calls sees the coverage's own.
 SKIPPED = [
@@ -52,8 +58,9 @@ SKIPPED = [
 ]
 AIM = 85
 # A mutant is shown to as many tests as take so long together, then once more to the rest of them.
-BUDGETS = (6.0, 40.0)
+BUDGETS = (5.0, 20.0)
 _SLACK = 25.0
+ALWAYS = ["-q", "-p", "no:cacheprovider", "-p", "unshrunk", "--tb=no"]
 
 
 def main() -> int:
@@ -74,7 +81,7 @@ def main() -> int:
             f"{len(everything)} mutants, {len(sample)} drawn; which test runs which line is known",
             flush=True,
         )
-        sample = _compiled(sample)
+        sample = _compiled(sample, copies[0])
         survivors, shown = _show_all(sample, copies, reach, began + 60 * options.minutes)
     killed = shown - len(survivors)
     share = 100 * killed / max(shown, 1)
@@ -97,8 +104,8 @@ class Reach:
         """Their ids."""
         lines = self._lines.get(mutant.file, {})
         tests = lines.get(str(mutant.line), [])
-        if not tests and str(mutant.line) in lines:
-            # It is run as the module is imported: all that use the module may tell.
+        if not tests:
+            # It is run as the module is imported, if at all: all that use the module may tell.
             tests = list(dict.fromkeys(test for tests in lines.values() for test in tests))
         return sorted(tests, key=lambda test: self.seconds.get(test, 0.0))
 
@@ -112,24 +119,71 @@ def _copy(copy: Path) -> Path:
 
 def _reach(copy: Path) -> Reach:
     noted = copy / "covered.json"
-    options = ["-p", "covered", f"--covered={noted}", f"--covered-in={copy / 'budgetguard'}"]
-    done = _pytest(copy, [*options, *TESTS, *(f"--ignore={each}" for each in SKIPPED)], 1800)
-    if done is None or not noted.exists():
+    options = ["-p", "covered", *(f"--ignore={each}" for each in SKIPPED)]
+    command = [sys.executable, "-m", "pytest", *ALWAYS, *options, *TESTS]
+    environment = {**_environment(copy), "COVERED": str(noted)}
+    subprocess.run(command, cwd=copy, env=environment, stdout=subprocess.DEVNULL, check=False)
+    if not noted.exists():
         msg = "the tests came to no end"
         raise SystemExit(msg)
-    return Reach(json.loads(noted.read_text()))
+    reach = Reach(json.loads(noted.read_text()))
+    # What fails without a mutant would kill each of them.
+    with Runner(copy) as runner:
+        code = runner.run(list(reach.seconds), 1800)
+    if code != 0:
+        msg = f"the tests do not pass as they are: pytest ended with {code}"
+        raise SystemExit(msg)
+    return reach
 
 
-def _compiled(sample: list[General]) -> list[General]:
+class Runner:
+    """Runs tests against a copy, see `forked`."""
+
+    def __init__(self, copy: Path) -> None:
+        self.copy = copy
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).parent / "forked.py")],
+            cwd=copy,
+            env=_environment(copy),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, tests: list[str], patience: float, *options: str) -> int | None:
+        """pytest's exit code, None where the time was not enough."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        # In a file, as there may be more than a command line takes.
+        listed = self.copy / "tests.txt"
+        listed.write_text("\n".join(tests))
+        arguments = [patience, *ALWAYS, *options, f"@{listed}"]
+        print(json.dumps(arguments), file=self._process.stdin, flush=True)
+        return json.loads(self._process.stdout.readline())  # type: ignore[no-any-return]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def _environment(copy: Path) -> dict[str, str]:
+    # Also for the programs that tests start, the copy comes before an installed package.
+    path = f"{copy}{os.pathsep}{Path(__file__).parent}"
+    return {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def _compiled(sample: list[General], copy: Path) -> list[General]:
     """Without those that are no Python."""
     kept = []
     for mutant in sample:
-        source = (ROOT / "budgetguard" / mutant.file).read_text(encoding="utf-8")
-        try:
+        source = (copy / "budgetguard" / mutant.file).read_text(encoding="utf-8")
+        with contextlib.suppress(SyntaxError), warnings.catch_warnings(action="ignore"):
             compile(mutant.applied(source), mutant.file, "exec")
-        except SyntaxError:
-            continue
-        kept.append(mutant)
+            kept.append(mutant)
     return kept
 
 
@@ -144,12 +198,16 @@ def _show_all(
     shown: list[General] = []
 
     def work(copy: Path) -> None:
+        with Runner(copy) as runner:
+            work_with(runner)
+
+    def work_with(runner: Runner) -> None:
         while time.monotonic() < until:
             try:
                 mutant = left.get_nowait()
             except queue.Empty:
                 return
-            survived = _survives(mutant, copy, reach)
+            survived = _survives(mutant, runner, reach)
             shown.append(mutant)
             if survived:
                 survivors.append(mutant)
@@ -165,8 +223,8 @@ def _show_all(
     return survivors, len(shown)
 
 
-def _survives(mutant: General, copy: Path, reach: Reach) -> bool:
-    path = copy / "budgetguard" / mutant.file
+def _survives(mutant: General, runner: Runner, reach: Reach) -> bool:
+    path = runner.copy / "budgetguard" / mutant.file
     source = path.read_text(encoding="utf-8")
     path.write_text(mutant.applied(source), encoding="utf-8")
     tests = reach.tests(mutant)
@@ -175,8 +233,10 @@ def _survives(mutant: General, copy: Path, reach: Reach) -> bool:
             chosen, tests = _within(tests, budget, reach.seconds)
             if not chosen:
                 break
-            done = _pytest(copy, ["-x", *chosen], _SLACK + 3 * budget)
-            if done is None or done.returncode != 0:
+            code = runner.run(chosen, _SLACK + 3 * budget, "-x")
+            if code is None:
+                print(f"TIMED OUT {_described(mutant, reach)}", flush=True)
+            if code != 0:
                 return False
     finally:
         path.write_text(source, encoding="utf-8")
@@ -204,28 +264,6 @@ def _described(mutant: General, reach: Reach) -> str:
     old = line.encode()[mutant.start : mutant.end].decode()
     tests = len(reach.tests(mutant))
     return f"{mutant.file}:{mutant.line} ({tests} tests): {old}  ->  {mutant.new}"
-
-
-def _pytest(
-    copy: Path, arguments: list[str], patience: float
-) -> "subprocess.CompletedProcess[bytes] | None":
-    # Also for the programs that tests start, the copy comes before an installed package.
-    path = f"{copy}{os.pathsep}{Path(__file__).parent}"
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
-    options = ["-q", "-p", "no:cacheprovider", "-p", "unshrunk", "--tb=no"]
-    listed = copy / "arguments.txt"
-    listed.write_text("\n".join(arguments))
-    try:
-        return subprocess.run(
-            [sys.executable, "-m", "pytest", *options, f"@{listed}"],
-            cwd=copy,
-            env=environment,
-            capture_output=True,
-            timeout=patience,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return None
 
 
 if __name__ == "__main__":

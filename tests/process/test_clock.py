@@ -8,7 +8,7 @@ import pytest
 from interpreter import Script
 
 from budgetguard import Guard
-from budgetguard.clock import SYSTEM, SystemClock
+from budgetguard._core.clock import SYSTEM, SystemClock
 from budgetguard.testing import FakeProvider
 
 
@@ -90,6 +90,6 @@ def test_the_libraries_that_do_it(script: Script, module: str, frozen: str, impo
 
 def test_the_name_is_not_looked_up_in_the_module() -> None:
     """A library that replaces names where it finds them in modules finds none here."""
-    module = sys.modules["budgetguard.clock"]
+    module = sys.modules["budgetguard._core.clock"]
     assert time.monotonic not in vars(module).values()
     assert time.time not in vars(module).values()

@@ -1,10 +1,17 @@
-"""The interpreter ends at once, whatever the private loop is doing."""
+"""The interpreter exits at once, whatever the private loop is doing."""
+
+import threading
 
 import pytest
 from interpreter import LONG, Script
 
+from budgetguard import Guard
+from budgetguard._engine.binding import binding_of
+from budgetguard.testing import FakeProvider, HandClock
+
 HEAD = """
 import atexit, contextlib, os, socket, sys, threading
+from budgetguard._engine.binding import binding_of
 from budgetguard import Guard, PreDev, BalanceUnavailable
 from budgetguard.testing import FakeProvider
 """
@@ -96,7 +103,7 @@ print(asked.wait(60))
 
 
 def test_a_name_that_is_not_resolved_is_inside_the_deadline(script: Script) -> None:
-    """A resolver that hangs is given up at `timeout`, and the caller told."""
+    """A hanging name resolution is abandoned at `timeout`, and the caller gets an error."""
     assert (
         script(
             HEAD
@@ -232,8 +239,8 @@ for way in ways:
     threading.Thread(target=way, daemon=True).start()
 
 def waiting():
-    lines = [guard.account.line for guard in (hanging, full)]
-    return sum(ticket._bell is not None for line in lines for ticket in (*line.queue, *line.readers))
+    lines = [binding_of(guard).account.wait_queue for guard in (hanging, full)]
+    return sum(waiter._waker is not None for line in lines for waiter in (*line.queue, *line.readers))
 
 while waiting() < len(ways):
     time.sleep(0)
@@ -250,7 +257,7 @@ print("all wait")
 
 
 def test_a_refresh_that_the_exit_breaks_off_is_not_told_of(script: Script) -> None:
-    """A listener hears of no failure that never was."""
+    """A listener gets no event about a failure that did not happen."""
     assert (
         script(
             HEAD
@@ -297,7 +304,7 @@ print("asked")
 
 
 def test_an_exit_handler_that_waits_is_told(script: Script) -> None:
-    """The main thread goes on: for it there is no refresh any more, and it hears so at once."""
+    """The main thread continues: it can have no refresh any more, and gets an error at once."""
     assert (
         script(
             HEAD
@@ -320,7 +327,7 @@ connection.recv(100)
 connection.detach()
 """
         )
-        == "it could not be asked for (RuntimeError: the private loop has been stopped, as at exit)"
+        == "the request could not be made (RuntimeError: the private event loop is stopped, because the interpreter is exiting)"
     )
 
 
@@ -348,3 +355,28 @@ import budgetguard
 print([name for name in ("httpx", "anyio", "trio", "asyncio", "wrapt") if name in sys.modules])
 """
     ) in {"[]", "['asyncio']"}
+
+
+def test_a_loop_is_closed_however_late_its_thread_ends(
+    clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who stops it waits for a moment only; what is left open then would be found by nobody else."""
+    guard = Guard(FakeProvider(100))
+    guard.balance()
+    runtime = binding_of(guard).account.runtime
+    loop, thread = runtime._made["loop"], runtime._thread
+    assert thread is not None
+    blocked, go_on = threading.Event(), threading.Event()
+
+    def block() -> None:
+        blocked.set()
+        assert go_on.wait(20)
+
+    runtime.nudge(block)
+    assert blocked.wait(20)
+    monkeypatch.setattr("budgetguard._io.loop._EXIT_PATIENCE", 0)
+    runtime.stop()
+    assert not loop.is_closed()
+    go_on.set()
+    thread.join(20)
+    assert loop.is_closed()

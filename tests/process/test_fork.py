@@ -10,6 +10,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this
 
 HEAD = """
 import gc, os, sys, threading
+from budgetguard._engine.binding import binding_of
+from budgetguard._engine.binding import binding_of
 from budgetguard import Guard, GuardPool, require_credits, set_default_guard
 from budgetguard.testing import FakeProvider
 
@@ -33,7 +35,7 @@ guard = Guard(provider)
 
 
 def test_a_child_starts_afresh(script: Script) -> None:
-    """No balance, no holds; it looks for itself, and its holds have ids of their own."""
+    """No balance, no holds; it refreshes for itself, and its holds have ids of their own."""
     script(
         HEAD
         + """
@@ -91,7 +93,7 @@ guard.balance()
 holding, done = threading.Semaphore(0), threading.Event()
 
 def hold_account():
-    with guard.account.lock:
+    with binding_of(guard).account.lock:
         holding.release()
         done.wait(60)
 
@@ -193,30 +195,30 @@ for stop_at in range(1, in_all, in_all // """
     )
 
 
-def test_a_fork_while_a_function_learns_its_guard(script: Script) -> None:
+def test_a_fork_while_the_fast_path_is_opened(script: Script) -> None:
     """The child's calls of that function are guarded, and go the fast path as ever."""
     script(
         HEAD
         + """
-from budgetguard.gate import Gate
+from budgetguard._engine import binding as module
 
-learning, done = threading.Event(), threading.Event()
-remember = Gate._remember
+opening, done = threading.Event(), threading.Event()
+open_for = module.open_for
 
-def slowly(self, of):
-    learning.set()
+def slowly(*args):
+    opening.set()
     done.wait(60)
-    remember(self, of)
+    open_for(*args)
 
 @guard.require_credits(min=1)
 def work():
     return "ran"
 
-Gate._remember = slowly
+module.open_for = slowly
 thread = threading.Thread(target=work)
 thread.start()
-learning.wait(60)
-Gate._remember = remember
+opening.wait(60)
+module.open_for = open_for
 
 def child():
     assert [work(), work(), work()] == ["ran"] * 3
@@ -230,7 +232,7 @@ thread.join()
     )
 
 
-@pytest.mark.parametrize("cost", ["10", "lambda **_: 10"], ids=["quick", "long"])
+@pytest.mark.parametrize("cost", ["10", "lambda **_: 10"], ids=["fast path", "slow path"])
 def test_a_fork_inside_a_guarded_call(script: Script, cost: str) -> None:
     """The end of the parent's call in the child changes nothing there, and nothing here."""
     script(
@@ -288,7 +290,7 @@ assert provider.requests == 2
 
 
 def test_a_hundred_forks(script: Script) -> None:
-    """A hundred children one after the other, each spending by its own look."""
+    """A hundred children one after the other, each spending by its own refresh."""
     script(
         HEAD
         + """
@@ -309,7 +311,7 @@ assert provider.requests == 1
 
 @pytest.mark.parametrize("holding", ["for good", "now and then"])
 def test_many_forks_while_the_lock_is_held(script: Script, holding: str) -> None:
-    """No child is stuck, each has ids and jitter of its own, and the parent's holds stay as they were.
+    """No child is stuck, each has ids and jitter of its own, and the parent's holds remain as they were.
 
     With BUDGETGUARD_LONG=1 a thousand children rather than a hundred, half of them each way.
     """
@@ -322,7 +324,7 @@ held[1].settle(5)
 begun, done = threading.Semaphore(0), threading.Event()
 
 def for_good():
-    with guard.account.lock:
+    with binding_of(guard).account.lock:
         begun.release()
         done.wait(600)
 
@@ -335,7 +337,7 @@ mine = []
 
 def tell():
     mine.append(guard.acquire(60))
-    told = mine[-1].id, repr(guard.runtime.jitter(0, 1))
+    told = mine[-1].id, repr(binding_of(guard).account.runtime.jitter(0, 1))
     os.write(1, (" ".join(told) + "\\n").encode())
 
 def child():
@@ -357,8 +359,8 @@ done.set()
 for thread in threads:
     thread.join()
 assert [hold.state for hold in held] == ["open", "settled"]
-assert guard.account.ledger.held == 30_000_000
 assert guard.available == 65, guard.available
+assert binding_of(guard).account.ledger.held == 30_000_000
 assert provider.requests == 1
 held[0].release()
 assert guard.available == 95
@@ -452,7 +454,7 @@ if __name__ == "__main__":
 
 
 def test_a_child_does_not_extend_what_its_parent_holds(script: Script) -> None:
-    """The credits would be held for ever in the child's books; it is told to acquire its own."""
+    """The credits would be held for ever in the child's ledger; the error says to acquire another hold."""
     script(
         HEAD
         + """
@@ -498,7 +500,7 @@ assert guard.available == 100
 
 
 def test_what_a_child_does_with_its_parents_hold_is_nobodys_news(script: Script) -> None:
-    """It ends in the parent's books alone: the child tells, logs and counts nothing of it."""
+    """It ends only in the parent's ledger: the child reports, logs and counts nothing."""
     script(
         HEAD
         + """

@@ -7,6 +7,7 @@ import pytest
 from interpreter import STRICT, Script
 
 from budgetguard import Guard
+from budgetguard._engine.binding import binding_of
 from budgetguard.testing import FakeProvider
 
 
@@ -56,7 +57,7 @@ while interrupted < 1_000:
         interrupted += 1
 guard.balance(max_age=0)
 guard.balance(max_age=0)
-# A call that was interrupted is kept until a look sent later; none is held for good.
+# A call that was interrupted is kept until a balance requested later; none is held for good.
 guard.acquire(10**9).release()
 assert guard.available == 10**9, guard.available
 """,
@@ -69,16 +70,16 @@ assert guard.available == 10**9, guard.available
 
 @pytest.mark.parametrize("started", [True, False], ids=["started", "not yet started"])
 @pytest.mark.parametrize("way", ["decorated", "block", "acquire", "aacquire"])
-def test_an_interrupt_where_the_look_is_started(
+def test_an_interrupt_where_the_refresh_is_started(
     way: str, started: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The caller's own thread starts its look, and may be interrupted there: nothing stays held.
+    """The caller's own thread starts its refresh, and may be interrupted there: nothing remains held.
 
-    The look is made all the same, once.
+    The refresh is made all the same, once.
     """
     provider = FakeProvider(100)
     guard = Guard(provider)
-    submit = guard.runtime.submit
+    submit = binding_of(guard).account.runtime.submit
     interrupts = iter([True])
 
     def interrupted(work: Any) -> None:
@@ -89,7 +90,7 @@ def test_an_interrupt_where_the_look_is_started(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(guard.runtime, "submit", interrupted)
+        patch.setattr(binding_of(guard).account.runtime, "submit", interrupted)
         match way:
             case "decorated":
                 guard.require_credits(min=10)(lambda: None)()
@@ -105,10 +106,11 @@ def test_an_interrupt_where_the_look_is_started(
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads")
 def test_an_interrupt_that_does_not_end_the_wait_is_heard(script: Script) -> None:
-    """Another thread was given the signal: the one that waits for a look is not woken by it."""
+    """Another thread was given the signal: the one that waits for a refresh is not woken by it."""
     script("""
 import signal, sys, threading, time
-from budgetguard import Guard, waiting
+from budgetguard import Guard
+from budgetguard._engine import waiters as waiting
 
 never = threading.Event()
 guard = Guard(never.wait, timeout=3600)
@@ -139,7 +141,7 @@ else:
 """)
 
 
-def test_an_interrupt_as_the_look_goes_out(script: Script) -> None:
+def test_an_interrupt_as_the_refresh_goes_out(script: Script) -> None:
     """The same by real signals: three hundred that arrive when the provider has the request."""
     script(
         """
@@ -189,6 +191,7 @@ def test_a_handler_that_uses_the_guard(script: Script) -> None:
     script(
         """
 import faulthandler, random, signal, threading
+from budgetguard._engine.binding import binding_of
 from budgetguard import Guard, GuardPool
 from budgetguard.testing import FakeProvider
 
@@ -245,7 +248,7 @@ signal.setitimer(signal.ITIMER_REAL, 0)
 done.set()
 other.join()
 guard.balance(max_age=0)
-assert guard.account.ledger.held == 0, guard.account.ledger.held
+assert binding_of(guard).account.ledger.held == 0, binding_of(guard).account.ledger.held
 """,
         COVERAGE_PROCESS_CONFIG="",
     )

@@ -131,7 +131,7 @@ assert slow.available == 100, slow.available
 
 
 def test_a_loop_stopped_under_many_waiting_callers(script: Script) -> None:
-    """asyncio.run that ends by an error cancels those who wait, and no hold stays behind."""
+    """asyncio.run that ends by an error cancels those who wait, and no hold remains behind."""
     script(
         HEAD
         + """
@@ -187,7 +187,7 @@ async def adropped():
     yield 2
 
 @many.require_credits(min=1)
-def quick():
+def short():
     return 1
 
 @many.require_credits(min=lambda: 1)
@@ -211,7 +211,7 @@ for i in range(2_000):
     gc.set_threshold(choose.randrange(1, 60))
     drop(dropped)
     drop(adropped)
-    quick()
+    short()
     long()
     many.available
 gc.set_threshold(700)

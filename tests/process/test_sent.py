@@ -14,7 +14,7 @@ from interpreter import STRICT, Script
 from budgetguard import Guard, GuardPool, InsufficientCredits, require_credits, set_default_guard
 from budgetguard.testing import FakeProvider
 
-WHY_NOT = r"The guard of fake cannot be pickled: .* with budgetguard\.require_credits\(\.\.\.\)"
+WHY_NOT = r"The guard of fake cannot be pickled: .* use budgetguard\.require_credits\(\.\.\.\)"
 
 
 class Spec:
@@ -103,8 +103,8 @@ def test_cloudpickle_sends_what_finds_its_guard_where_it_is_called(kind: str) ->
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_went_the_fast_path_before_is_sent_as_well(kind: str) -> None:
-    """What it learned of a guard stays behind, lock and all."""
+def test_what_took_the_fast_path_before_is_sent_as_well(kind: str) -> None:
+    """What it learned of a guard remains behind, lock and all."""
     set_default_guard(Guard(FakeProvider(1000)))
     function = kinds(require_credits)[kind]
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Nothing left to ask with: callers are told so at once, in their own error, and nobody else is."""
+"""Nothing left to make a request with: callers get an error of their own at once, and nobody else does."""
 
 import pytest
 from interpreter import Script
@@ -6,6 +6,8 @@ from interpreter import Script
 HEAD = """
 import asyncio, os, sys, threading
 import budgetguard
+from budgetguard._engine.binding import binding_of
+from budgetguard._engine.binding import binding_of
 from budgetguard import BalanceUnavailable, Guard, PreDev
 from budgetguard.testing import FakeProvider
 
@@ -35,7 +37,7 @@ def files():
 QUIET = ("-W", "error")
 
 LOADED = """
-import budgetguard.connections, budgetguard.fetching, budgetguard.flight
+import budgetguard._io.connections, budgetguard._io.http, budgetguard._io.refresh_attempts
 """
 
 resource = pytest.importorskip("resource")
@@ -44,7 +46,7 @@ resource = pytest.importorskip("resource")
 @pytest.mark.parametrize("loaded", [False, True], ids=["nothing loaded", "all loaded"])
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_no_file_is_left_for_the_first_refresh(script: Script, loaded: bool, way: str) -> None:
-    """Not for an import, nor for the loop; as soon as there is one, the next caller is let in."""
+    """Not for an import, nor for the loop; as soon as there is one, the next caller is admitted."""
     call = {
         "sync": "amount(guard.acquire(1))",
         # A loop for the caller itself needs files, too.
@@ -70,7 +72,7 @@ loop.close()
 """,
         flags=QUIET,
     ).split("\n") == [
-        "it could not be asked for (OSError: [Errno 24] Too many open files)",
+        "the request could not be made (OSError: [Errno 24] Too many open files)",
         "True 1",
     ]
 
@@ -110,7 +112,7 @@ server_thread.join()
 server.close()
 """
     ).split("\n") == [
-        "it could not be asked for: this machine has run out of something (OSError: Too many open files)",
+        "the request could not be made: this machine has run out of something (OSError: Too many open files)",
         "100",
     ]
 
@@ -121,8 +123,8 @@ def test_no_thread_is_left(script: Script, what: str) -> None:
     provider = {"loop": "FakeProvider(100)", "function": "lambda: 100"}[what]
     first = {"loop": "", "function": "Guard(FakeProvider(100)).balance()"}[what]
     words = {
-        "loop": "it could not be asked for (RuntimeError: can't start new thread)",
-        "function": "it could not be asked for: this machine has no thread left (RuntimeError: can't start new thread)",
+        "loop": "the request could not be made (RuntimeError: can't start new thread)",
+        "function": "the request could not be made: this machine has no thread left (RuntimeError: can't start new thread)",
     }[what]
     assert script(
         HEAD
@@ -163,13 +165,13 @@ print(told(guard.balance))
 gc.collect()
 print(told(guard.balance).credits)
 """
-    ).split("\n") == ["it could not be asked for (MemoryError)", "100"]
+    ).split("\n") == ["the request could not be made (MemoryError)", "100"]
 
 
 @pytest.mark.parametrize("name", ["httpx", "anyio"])
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_a_library_that_does_not_import(script: Script, name: str, way: str) -> None:
-    """It is named, in the caller's own error; once it can be imported, the next caller is let in."""
+    """It is named, in the caller's own error; once it can be imported, the next caller is admitted."""
     call = {"sync": "guard.acquire(1).amount", "async": "asyncio.run(guard.aacquire(1)).amount"}[
         way
     ]
@@ -188,7 +190,7 @@ print(told(lambda: {call}))
 
 
 def test_who_waits_for_credits_does_not_ask_all_the_time(script: Script) -> None:
-    """Where no refresh can be made, the queue tries as often as it would look."""
+    """Where no refresh can be made, the queue tries as often as it would refresh."""
     assert script(
         HEAD
         + """
@@ -200,13 +202,13 @@ def none_left(work):
     tries.append(work)
     raise RuntimeError("can't start new thread")
 
-guard.runtime.submit = none_left
+binding_of(guard).account.runtime.submit = none_left
 waiter = threading.Thread(target=lambda: guard.acquire(60, wait=600).release())
 waiter.start()
-while not guard.account.line.queue:
+while not binding_of(guard).account.wait_queue.queue:
     pass
 for _ in range(100):
-    guard.account.overdue()
+    binding_of(guard).account.overdue()
 hold.release()
 waiter.join()
 print(len(tries))

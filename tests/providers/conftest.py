@@ -7,7 +7,7 @@ import httpx
 import pytest
 from hostile import Server
 
-from budgetguard.connections import make_client
+from budgetguard._io.connections import make_client
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import httpx
 import pytest
 from hostile import KEY, Server, http
 
-from budgetguard.balance import Balance
-from budgetguard.errors import BalanceUnavailable, ConfigurationError, InvalidCredentials
-from budgetguard.failures import Transient
+from budgetguard._core.balance import Balance
+from budgetguard._core.errors import BalanceUnavailable, ConfigurationError, InvalidCredentials
+from budgetguard._core.refresh_failure import Transient
 from budgetguard.providers import AnchorBrowser
 
 pytestmark = pytest.mark.anyio

@@ -1,4 +1,4 @@
-"""The key is looked for wherever a program may print what it did not mean to print."""
+"""The key is searched for wherever a program may print something by accident."""
 
 import copy
 import logging
@@ -12,10 +12,10 @@ import httpx
 import pytest
 from hostile import CASES, KEY, Case, Server, http, predev
 
-from budgetguard.connections import make_client
-from budgetguard.errors import BalanceUnavailable, ConfigurationError
+from budgetguard._core.errors import BalanceUnavailable, ConfigurationError
+from budgetguard._io.connections import make_client
+from budgetguard._io.credentials import Secret
 from budgetguard.providers import AnchorBrowser, PreDev
-from budgetguard.secret import Secret
 
 HERE = str(Path(__file__).parent)
 Provider = PreDev | AnchorBrowser
@@ -35,7 +35,7 @@ def exceptions(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def library_frames(trace: TracebackType | None) -> Iterator[TracebackType]:
-    """The frames that are not this test's own, which of course knows the key."""
+    """The frames that are not this test's own, which of sequence knows the key."""
     while trace is not None:
         if not trace.tb_frame.f_code.co_filename.startswith(HERE):
             yield trace

@@ -11,8 +11,9 @@ import pytest
 import trustme
 from hostile import KEY, Pieces, Server, http, predev
 
-from budgetguard import AnchorBrowser, Balance, Guard, PreDev, connections
-from budgetguard.connections import MOST_CLIENTS, Clients, make_client
+from budgetguard import AnchorBrowser, Balance, Guard, PreDev
+from budgetguard._io import connections
+from budgetguard._io.connections import MOST_CLIENTS, Clients, make_client
 
 Serve = Callable[..., Server]
 TRUE, INVENTED = predev("5"), predev("900")
@@ -171,7 +172,7 @@ async def test_a_bounded_number_of_clients_is_kept() -> None:
 
 @pytest.mark.anyio
 async def test_a_client_that_is_lent_is_not_closed() -> None:
-    """However many others come meanwhile; a second look of its account gets another one."""
+    """However many others come meanwhile; a second refresh of its account gets another one."""
     clients, owner = Clients(), object()
     async with clients.lend(owner, trust_env=False) as first:
         for _ in range(MOST_CLIENTS + 3):

@@ -14,9 +14,9 @@ import trustme
 from hostile import CASES, KEY, Case, Hangup, Server, half_read, http, predev
 
 from budgetguard import _version
-from budgetguard.connections import make_client
-from budgetguard.errors import BalanceUnavailable, InvalidCredentials
-from budgetguard.failures import Transient
+from budgetguard._core.errors import BalanceUnavailable, InvalidCredentials
+from budgetguard._core.refresh_failure import Transient
+from budgetguard._io.connections import make_client
 from budgetguard.providers import AnchorBrowser, PreDev
 
 pytestmark = pytest.mark.anyio
@@ -253,7 +253,7 @@ async def test_nobody_listens(serve: Serve, client: httpx.AsyncClient) -> None:
     server.close()
     error = await refusal(PreDev(KEY, base_url=url), client)
     assert type(error) is Transient
-    assert "no connection could be made" in error.reason
+    assert error.reason == f"nothing answers at {url}: check base_url and the network"
 
 
 async def test_a_name_that_does_not_resolve(client: httpx.AsyncClient) -> None:
@@ -300,7 +300,7 @@ async def test_only_certificates_of_a_known_authority_are_accepted(
 def test_providers_can_be_imported_without_an_http_client() -> None:
     """Whoever only imports budgetguard does not pay for httpx and anyio."""
     code = (
-        "import sys, budgetguard.providers, budgetguard.secret, budgetguard.origin\n"
+        "import sys, budgetguard.providers, budgetguard._io.credentials, budgetguard._io.base_url\n"
         "budgetguard.providers.PreDev('k'); budgetguard.providers.AnchorBrowser('k')\n"
         "sys.exit(', '.join({'httpx', 'anyio', 'ssl', 'asyncio'} & set(sys.modules)) or None)"
     )

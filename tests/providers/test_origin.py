@@ -2,8 +2,9 @@
 
 import pytest
 
-from budgetguard.errors import ConfigurationError
-from budgetguard.origin import check_base_url
+from budgetguard import AnchorBrowser, PreDev
+from budgetguard._core.errors import ConfigurationError
+from budgetguard._io.base_url import check_base_url
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,37 @@ def test_other_urls_are_refused_with_the_right_form(url: object) -> None:
     ],
 )
 def test_plain_http_stays_on_this_machine(url: str) -> None:
-    """Names that only look like loopback do not count."""
+    """Names that only resemble loopback do not count."""
     with pytest.raises(ConfigurationError, match="unencrypted"):
         check_base_url(url)
+
+
+VARIABLES = [(PreDev, "PREDEV_BASE_URL"), (AnchorBrowser, "ANCHORBROWSER_BASE_URL")]
+
+
+@pytest.mark.parametrize(("provider", "variable"), VARIABLES)
+def test_the_environment_names_the_address(
+    monkeypatch: pytest.MonkeyPatch, provider: type[PreDev | AnchorBrowser], variable: str
+) -> None:
+    """An argument wins over the variable, the variable over the provider's own address."""
+    own = provider("key").base_url
+    monkeypatch.setenv(variable, " http://127.0.0.1:8402/ ")
+    assert provider("key").base_url == "http://127.0.0.1:8402"
+    assert provider("key", base_url="https://x.example").base_url == "https://x.example"
+    monkeypatch.setenv(variable, "")
+    assert provider("key").base_url == own
+
+
+@pytest.mark.parametrize(("provider", "variable"), VARIABLES)
+def test_the_environments_address_is_checked_as_any(
+    monkeypatch: pytest.MonkeyPatch, provider: type[PreDev | AnchorBrowser], variable: str
+) -> None:
+    """The error names the variable, and does not show what it holds."""
+    monkeypatch.setenv(variable, "http://api.evil.example")
+    with pytest.raises(ConfigurationError, match=rf"^{variable} would send the key") as caught:
+        provider("key")
+    assert "evil" not in str(caught.value)
+    monkeypatch.setenv(variable, "api.evil.example")
+    with pytest.raises(ConfigurationError, match=rf"^{variable} must be written https:") as caught:
+        provider("key")
+    assert "evil" not in str(caught.value)

@@ -11,11 +11,19 @@ from hostile import KEY
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from budgetguard.balance import Balance
-from budgetguard.errors import BalanceUnavailable
-from budgetguard.fetching import MAX_BODY, Reply, cleaner, judge, longest_wait, retry_after, said
+from budgetguard._core.balance import Balance
+from budgetguard._core.errors import BalanceUnavailable
+from budgetguard._io.credentials import Secret
+from budgetguard._io.http import (
+    MAX_BODY,
+    BalanceReply,
+    cleaner,
+    judge,
+    longest_wait,
+    retry_after,
+    said,
+)
 from budgetguard.providers import AnchorBrowser, PreDev
-from budgetguard.secret import Secret
 
 UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 CLEAN = cleaner(Secret(KEY, "The key"))
@@ -35,7 +43,7 @@ WORST = {
 
 def object_in(body: bytes) -> dict[str, object]:
     """The object that `body` is read as."""
-    value = judge(Reply(200, body), "pre.dev", CLEAN)
+    value = judge(BalanceReply(200, body), "pre.dev", CLEAN)
     assert isinstance(value, dict)
     return value
 
@@ -48,7 +56,9 @@ def object_in(body: bytes) -> dict[str, object]:
 def test_any_bytes_are_an_object_or_a_refusal(body: bytes) -> None:
     """Nothing else comes of them, whatever the status."""
     for status in (200, 400, 401, 500):
-        assert isinstance(judge(Reply(status, body), "pre.dev", CLEAN), dict | BalanceUnavailable)
+        assert isinstance(
+            judge(BalanceReply(status, body), "pre.dev", CLEAN), dict | BalanceUnavailable
+        )
 
 
 JSON = st.recursive(
@@ -142,7 +152,7 @@ def test_endless_recursion_in_the_parser_is_a_refusal() -> None:
     def clean(text: str) -> str:
         return clean(text)
 
-    failure = judge(Reply(200, b'{"a": 1}'), "pre.dev", clean)
+    failure = judge(BalanceReply(200, b'{"a": 1}'), "pre.dev", clean)
     assert isinstance(failure, BalanceUnavailable)
     assert "nested too deeply" in failure.reason
 
@@ -151,9 +161,9 @@ def test_endless_recursion_in_the_parser_is_a_refusal() -> None:
 def test_the_worst_16_kib_cost_less_than_2_mb(body: bytes) -> None:
     """Whatever the parser builds before it refuses."""
     assert len(body) <= MAX_BODY
-    judge(Reply(200, body), "pre.dev", CLEAN)
+    judge(BalanceReply(200, body), "pre.dev", CLEAN)
     tracemalloc.start()
-    judge(Reply(200, body), "pre.dev", CLEAN)
+    judge(BalanceReply(200, body), "pre.dev", CLEAN)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2_000_000
@@ -163,7 +173,7 @@ def test_exactly_16_kib_are_read() -> None:
     """The cap refuses what is beyond it, not what is up to it."""
     body = b'{"a": 1}'.ljust(MAX_BODY)
     assert object_in(body) == {"a": Decimal(1)}
-    assert isinstance(judge(Reply(200, body + b" "), "pre.dev", CLEAN), BalanceUnavailable)
+    assert isinstance(judge(BalanceReply(200, body + b" "), "pre.dev", CLEAN), BalanceUnavailable)
 
 
 @pytest.mark.parametrize(

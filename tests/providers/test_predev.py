@@ -8,9 +8,9 @@ import httpx
 import pytest
 from hostile import KEY, Server, http, predev
 
-from budgetguard.balance import Balance
-from budgetguard.errors import BalanceUnavailable, ConfigurationError, InvalidCredentials
-from budgetguard.failures import Transient
+from budgetguard._core.balance import Balance
+from budgetguard._core.errors import BalanceUnavailable, ConfigurationError, InvalidCredentials
+from budgetguard._core.refresh_failure import Transient
 from budgetguard.providers import PreDev
 
 Serve = Callable[..., Server]
@@ -158,7 +158,7 @@ def test_a_missing_key_names_both_ways_to_give_it(
 def test_a_bad_key_in_the_environment_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     """That is where it has to be mended."""
     monkeypatch.setenv("PREDEV_API_KEY", f"Bearer {KEY}")
-    with pytest.raises(ConfigurationError, match=r"key in PREDEV_API_KEY has white space"):
+    with pytest.raises(ConfigurationError, match=r"key in PREDEV_API_KEY contains white space"):
         PreDev()
     with pytest.raises(ConfigurationError, match=r"The pre.dev key is empty"):
         PreDev("")

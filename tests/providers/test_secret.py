@@ -6,8 +6,8 @@ import traceback
 
 import pytest
 
-from budgetguard.errors import ConfigurationError
-from budgetguard.secret import Credential, Secret
+from budgetguard._core.errors import ConfigurationError
+from budgetguard._io.credentials import Credential, Secret
 
 KEY = "pdk_canary"
 
@@ -22,8 +22,8 @@ def test_white_space_around_a_key_is_stripped() -> None:
     [
         ("", "is empty"),
         (" \n", "is empty"),
-        (f"Bearer {KEY}", "white space inside"),
-        (f"{KEY}\n{KEY}", "white space inside"),
+        (f"Bearer {KEY}", "contains white space"),
+        (f"{KEY}\n{KEY}", "contains white space"),
         (f"{KEY}\x00", "control or non-ASCII"),
         (f"{KEY}\x7f", "control or non-ASCII"),
         (f"{KEY}é", "control or non-ASCII"),
@@ -63,7 +63,7 @@ def test_it_cannot_be_dumped() -> None:
     """Neither pickled, copied, nor read off its state."""
     secret = Secret(KEY, "The key")
     for dump in (pickle.dumps, copy.copy, copy.deepcopy):
-        with pytest.raises(TypeError, match="not pickled") as caught:
+        with pytest.raises(TypeError, match="cannot be pickled") as caught:
             dump(secret)
         assert KEY not in str(caught.value)
     with pytest.raises(TypeError):

@@ -1,4 +1,4 @@
-"""Clients whose every reply is held against the OpenAPI descriptions in tests/data."""
+"""Clients that check every reply against the OpenAPI descriptions in tests/data."""
 
 import re
 import ssl
@@ -35,7 +35,7 @@ def documents() -> dict[tuple[str, str, str], Any]:
 
 
 def _nullable(schema: object) -> object:
-    """Read `nullable`, which the page writes as OpenAPI 3.0 does and OpenAPI 3.1 ignores."""
+    """Translate `nullable`, which the page uses as in OpenAPI 3.0, and which OpenAPI 3.1 ignores."""
     if isinstance(schema, list):
         return [_nullable(each) for each in schema]
     if not isinstance(schema, dict):
@@ -48,7 +48,7 @@ def _nullable(schema: object) -> object:
 
 @pytest.fixture(scope="session")
 def check() -> Callable[[httpx.Response], None]:
-    """Raise unless a reply is one that its page describes, or of an endpoint without a page."""
+    """Raise if an endpoint has a page and its reply is not as the page describes."""
     schemas = documents()
 
     def check(response: httpx.Response) -> None:

@@ -51,7 +51,7 @@ def test_balances(client: Client) -> None:
 
 
 def test_unauthorized(client: Client, manual: Sandbox) -> None:
-    """Without the key every endpoint answers 401, the project's credits in the flat shape."""
+    """Without the key every endpoint answers 401; for the project's credits in the flat shape."""
     http = client(manual, checked=False, **{"anchor-api-key": "wrong"})
     nested = {"error": {"code": 401, "message": "Invalid or missing API key."}}
     for method, path in [
@@ -129,6 +129,17 @@ def test_life(
         assert manual.anchor.charged == BROWSER_CREATED + minutes * BROWSER_MINUTE
 
 
+@pytest.mark.parametrize("start", [1.096, 2.046, 65.561633, 95.820817, 260.958723])
+def test_life_from_any_moment(client: Client, manual: Sandbox, start: float) -> None:
+    """A session ends after its longest life, at any fraction of a second."""
+    http = client(manual)
+    manual.advance(start)
+    ids = [create(http, max_duration=minutes) for minutes in (1, 5)]
+    manual.advance(HOUR)
+    assert [session(http, id)["duration"] for id in ids] == [60, 300]
+    assert manual.anchor.charged == 2 * BROWSER_CREATED + 6 * BROWSER_MINUTE
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -141,7 +152,7 @@ def test_life(
     ],
 )
 def test_bad_requests(client: Client, manual: Sandbox, content: bytes) -> None:
-    """What makes no sense is a 400 in the nested shape, and starts nothing."""
+    """An invalid request is a 400 in the nested shape, and starts nothing."""
     reply = client(manual).post("/v1/sessions", content=content)
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, 400)
     assert not manual.anchor.operations
@@ -185,8 +196,33 @@ def test_creation_rate(client: Client) -> None:
         create(http)
 
 
+@pytest.mark.parametrize("start", [0.382669, 8.570054, 15.92678, 18.134063])
+def test_a_minute_is_over_on_time_from_any_moment(client: Client, start: float) -> None:
+    """The next creation is admitted 60 s later, at any fraction of a second."""
+    with Sandbox(clock="manual", sessions_per_minute=1) as sandbox:
+        http = client(sandbox)
+        sandbox.advance(start)
+        create(http)
+        sandbox.advance(59.999999)
+        assert http.post("/v1/sessions").status_code == 429
+        sandbox.advance(0.000001)
+        create(http)
+
+
+@pytest.mark.parametrize("start", [7.404626, 17.298887, 71.306908, 92.724753])
+def test_a_charge_shows_on_time_from_any_moment(start: float) -> None:
+    """The reported balance shows a charge `lag` later, to the microsecond."""
+    with Sandbox(credits=100, clock="manual", lag=90) as sandbox:
+        sandbox.advance(start)
+        sandbox.anchor.spend(10)
+        sandbox.advance(89.999999)
+        assert sandbox.anchor.reported == 100
+        sandbox.advance(0.000001)
+        assert sandbox.anchor.reported == 90
+
+
 def test_retry_after_is_in_the_clients_seconds(client: Client) -> None:
-    """On a fast clock a client is told to wait as long as it takes for the client."""
+    """With a fast clock, `Retry-After` is in the client's seconds."""
     with Sandbox(speed=2, sessions_per_minute=1) as sandbox:
         http = client(sandbox)
         create(http)
@@ -194,7 +230,7 @@ def test_retry_after_is_in_the_clients_seconds(client: Client) -> None:
 
 
 def test_out_of_credits(client: Client) -> None:
-    """A minute that cannot be paid ends the session, and no other is begun."""
+    """A minute that cannot be paid ends the session, and no other starts."""
     with Sandbox(credits="0.013", clock="manual") as sandbox:
         http = client(sandbox)
         id = create(http)
@@ -210,7 +246,7 @@ def test_out_of_credits(client: Client) -> None:
 
 
 def test_cost_limit(client: Client) -> None:
-    """At the project's cost limit sessions end, and no other is begun."""
+    """At the project's cost limit sessions end, and no other starts."""
     with Sandbox(credits=100, cost_limit="0.02", clock="manual") as sandbox:
         http = client(sandbox)
         create(http)
@@ -237,7 +273,7 @@ def test_history(client: Client, manual: Sandbox) -> None:
 
 
 def test_lag_on_both_figures(client: Client) -> None:
-    """Credits and credits used lag alike, so that they always add up."""
+    """Credits and credits used have the same delay, so that they always add up."""
     with Sandbox(credits=100, clock="manual", lag=90) as sandbox:
         http = client(sandbox)
         create(http)

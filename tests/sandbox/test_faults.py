@@ -2,6 +2,7 @@
 
 import gzip
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import httpx
@@ -49,7 +50,7 @@ def test_times_and_order(client: Client, manual: Sandbox) -> None:
 
 
 def test_until_cleared(client: Client, manual: Sandbox) -> None:
-    """Without a number of times a fault stays until faults are cleared, on its path alone."""
+    """Without `times` a fault remains until faults are cleared, and affects its path alone."""
     http = client(manual)
     manual.fault(BALANCE, status=500)
     assert [http.get(BALANCE).status_code for _ in range(3)] == [500] * 3
@@ -60,7 +61,7 @@ def test_until_cleared(client: Client, manual: Sandbox) -> None:
 
 @pytest.mark.parametrize("wait", [7, "Wed, 04 Nov 2026 00:00:00 GMT"])
 def test_retry_after(client: Client, manual: Sandbox, wait: int | str) -> None:
-    """A wait alone makes a 429, in seconds or as a date."""
+    """A fault with `retry_after` alone is a 429, in seconds or with a date."""
     manual.fault(BALANCE, retry_after=wait)
     reply = client(manual, checked=False).get(BALANCE)
     assert (reply.status_code, reply.headers["retry-after"]) == (429, str(wait))
@@ -86,7 +87,7 @@ def test_bodies(client: Client, manual: Sandbox, body: object, sent: bytes) -> N
 
 
 def test_redirect(client: Client, manual: Sandbox) -> None:
-    """A redirect names any place, and an ordinary answer waits for who follows it."""
+    """A redirect can lead anywhere, and a client that follows it gets an ordinary reply."""
     manual.fault(BALANCE, redirect="/elsewhere", times=1)
     manual.fault("/elsewhere", redirect="https://example.com/", status=308)
     http = client(manual, checked=False)
@@ -96,7 +97,7 @@ def test_redirect(client: Client, manual: Sandbox) -> None:
 
 
 def test_gzip_and_size(client: Client, manual: Sandbox) -> None:
-    """The provider's own answer can be padded and compressed, and stays the same JSON."""
+    """The provider's own reply can be padded and compressed, and is still the same JSON."""
     http = client(manual)
     plain = http.get(BALANCE).json()
     manual.fault(BALANCE, gzip=True, size=1_000_000)
@@ -120,7 +121,7 @@ def test_drip(client: Client, manual: Sandbox) -> None:
 
 
 def test_latency_and_the_real_answer(client: Client, manual: Sandbox) -> None:
-    """A late answer is the provider's own."""
+    """A reply that is delayed is the provider's own."""
     manual.fault(BALANCE, latency=0.001)
     assert client(manual).get(BALANCE).json()["creditsRemaining"] == 100
     manual.fault(CREDITS, latency=3600)
@@ -129,7 +130,7 @@ def test_latency_and_the_real_answer(client: Client, manual: Sandbox) -> None:
 
 
 def test_hang(client: Client, manual: Sandbox) -> None:
-    """A request that hangs gets not a byte, and leaves its work undone."""
+    """A request that hangs gets no reply, and does no work."""
     manual.fault("/v1/sessions", hang=True, times=1)
     http = client(manual)
     with pytest.raises(httpx.ReadTimeout):
@@ -155,7 +156,7 @@ def test_reset(client: Client, manual: Sandbox) -> None:
 def test_faults_that_are_none(
     client: Client, manual: Sandbox, fault: dict[str, Any], error: type[Exception]
 ) -> None:
-    """A misspelt or impossible fault is refused where it is asked for."""
+    """A misspelt or impossible fault is refused when it is added."""
     with pytest.raises(error):
         manual.fault(BALANCE, **fault)
     reply = client(manual).post("/_sandbox/faults", json={"pattern": BALANCE, **fault})
@@ -164,7 +165,7 @@ def test_faults_that_are_none(
 
 
 def test_faults_over_http(client: Client, manual: Sandbox) -> None:
-    """A sandbox that runs alone takes faults over HTTP, and its own routes have none."""
+    """Faults can be added over HTTP, and never affect the sandbox's own routes."""
     http = client(manual)
     fault = {"pattern": "*", "status": 500}
     assert http.post("/_sandbox/faults", json=fault).json() == {"success": True}
@@ -173,3 +174,47 @@ def test_faults_over_http(client: Client, manual: Sandbox) -> None:
     assert http.get(BALANCE).status_code == 200
     assert http.post("/_sandbox/faults", json={}).status_code == 400
     assert set(manual.requests) == {("GET", BALANCE)}
+
+
+def test_failures_by_chance(client: Client) -> None:
+    """A share of the requests fails, the same ones for the same seed, and does nothing."""
+    runs = []
+    for seed in (1, 1, 2):
+        with Sandbox(credits=100, clock="manual", fail=0.5, seed=seed) as sandbox:
+            http = client(sandbox, checked=False)
+            post = partial(http.post, "/fast-spec", json={"input": "x", "async": True})
+            statuses = [post().status_code for _ in range(40)]
+            assert len(sandbox.predev.operations) == statuses.count(200)
+            runs.append(statuses)
+    assert runs[0] == runs[1] != runs[2]
+    assert set(runs[0]) == {200, 500, 503}
+    with Sandbox(fail=1) as sandbox:
+        assert client(sandbox, checked=False).get("/credits-balance").status_code in {500, 503}
+        assert client(sandbox).get("/_sandbox/state").status_code == 200
+
+
+def test_latency(client: Client) -> None:
+    """Every reply is delayed: a client with a shorter time-out gets none."""
+    with Sandbox(latency=3000) as sandbox:
+        impatient = httpx.Timeout(5, read=0.01)
+        with pytest.raises(httpx.ReadTimeout):
+            client(sandbox).get("/credits-balance", timeout=impatient)
+    with Sandbox(latency=0.001) as sandbox:
+        assert client(sandbox).get("/credits-balance").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"latency": -1},
+        {"latency": float("nan")},
+        {"fail": 1.5},
+        {"fail": "0.5"},
+        {"lag": -1},
+        {"max_concurrent_browsers": -2},
+    ],
+)
+def test_options_within_bounds(options: dict[str, Any]) -> None:
+    """A number out of bounds is refused, by the name of its argument."""
+    with pytest.raises(ValueError, match=f"{next(iter(options))} is .* from"):
+        Sandbox(**options)

@@ -78,7 +78,7 @@ def test_either_header_authorizes(client: Client, manual: Sandbox) -> None:
     ],
 )
 def test_bad_requests(client: Client, manual: Sandbox, path: str, content: bytes) -> None:
-    """What makes no sense is a 400 in the documented shape, and costs nothing."""
+    """An invalid request is a 400 in the documented shape, and costs nothing."""
     reply = client(manual).post(path, content=content)
     assert reply.status_code == 400
     assert set(reply.json()) == {"error", "message"}
@@ -158,7 +158,7 @@ def test_out_of_credits_half_way(client: Client) -> None:
 
 
 def test_out_of_credits_half_way_in_a_synchronous_call(client: Client) -> None:
-    """The synchronous call that dies half-way answers with the documented 402."""
+    """A synchronous call whose spec dies answers with the documented 402."""
     with Sandbox(credits=8, speed=1e6) as sandbox:
         reply = client(sandbox).post("/deep-spec", json={"input": "A shop"})
         assert reply.status_code == 402
@@ -185,7 +185,7 @@ def test_out_of_credits_at_the_start(client: Client) -> None:
 
 
 def test_overdraft_dips_by_less_than_one_inference(client: Client) -> None:
-    """With overdraft the last inference is run and then booked, below zero if need be."""
+    """With overdraft the last inference runs and is then charged, even below zero."""
     lowest = []
     for seed in range(20):
         with Sandbox(credits=8, clock="manual", seed=seed, overdraft=True) as sandbox:
@@ -197,7 +197,7 @@ def test_overdraft_dips_by_less_than_one_inference(client: Client) -> None:
 
 
 def test_generation_goes_on_without_its_client(client: Client, manual: Sandbox) -> None:
-    """A client that gives up is charged to the end."""
+    """A spec is charged in full, even if its client gave up."""
     http = client(manual)
     with pytest.raises(httpx.ReadTimeout):
         http.post("/deep-spec", json={"input": "x"}, timeout=httpx.Timeout(5, read=0.01))
@@ -287,7 +287,7 @@ def frames(text: str) -> list[tuple[str, Any]]:
 
 
 def test_stream(client: Client) -> None:
-    """A stream tells of every task and ends with the whole batch."""
+    """A stream reports every task and ends with the whole batch."""
     with Sandbox(speed=1e6) as sandbox:
         reply = client(sandbox).post("/browser-agent", json={"tasks": [TASK] * 3, "stream": True})
         assert reply.headers["content-type"].startswith("text/event-stream")

@@ -106,7 +106,7 @@ def test_predev_stream_dies_half_way() -> None:
 
 
 def test_predev_dies_half_way_behind_a_waiting_client() -> None:
-    """A client that waits for its spec is told of the 402 when the money ends."""
+    """A client that waits for its spec gets the 402 when the credits are used up."""
     with Sandbox(credits=8, clock="manual") as sandbox:
         errors = []
 
@@ -125,7 +125,7 @@ def test_predev_dies_half_way_behind_a_waiting_client() -> None:
 
 
 def test_anchor_sessions() -> None:
-    """Sessions are created, looked at, listed and ended."""
+    """Sessions are created, shown, listed and ended."""
     with Sandbox(clock="manual") as sandbox, anchor(sandbox) as api:
         data = api.sessions.create_session(
             session={"timeout": {"max_duration": -1, "idle_timeout": -1}}

@@ -1,4 +1,4 @@
-"""The sandbox as a server: starting, ending, many at once, under every kind of caller."""
+"""The sandbox as a server: starting, stopping, several at once, with every kind of caller."""
 
 import gc
 import logging
@@ -44,7 +44,7 @@ def test_requests_by_route(client: Client, manual: Sandbox) -> None:
 
 
 def test_wrong_method(client: Client, manual: Sandbox) -> None:
-    """A method that a route has not is a 405 in the provider's shape."""
+    """A method that a route does not have is a 405 in the provider's shape."""
     assert client(manual).delete("/fast-spec").status_code == 405
     assert client(manual).put("/v1/sessions").json()["error"]["code"] == 405
 
@@ -60,7 +60,7 @@ def test_top_up_over_http(client: Client, manual: Sandbox) -> None:
 
 
 def test_state_over_http(client: Client, manual: Sandbox) -> None:
-    """The books are one JSON object, the same over HTTP as from Python."""
+    """The state is one JSON object, the same over HTTP as from Python."""
     http = client(manual)
     http.post("/fast-spec", json={"input": "x", "async": True})
     manual.advance(HOUR)
@@ -82,7 +82,7 @@ def test_several_at_once(client: Client) -> None:
 
 
 def test_leaving_ends_open_requests(client: Client) -> None:
-    """Requests that hang, wait, drip or are not read do not keep a sandbox from ending."""
+    """Requests that hang, wait, drip or are not read do not keep a sandbox from stopping."""
     outcomes: list[httpx.TransportError] = []
 
     def ask(path: str) -> None:
@@ -109,8 +109,8 @@ def test_leaving_ends_open_requests(client: Client) -> None:
     assert len(outcomes) == len(paths)
 
 
-def test_books_stand_still_afterwards(client: Client) -> None:
-    """After the end nothing more is charged, and the books can still be read."""
+def test_the_state_does_not_change_afterwards(client: Client) -> None:
+    """After the end nothing more is charged, and the state can still be read."""
     with Sandbox(speed=1) as sandbox:
         client(sandbox).post("/deep-spec", json={"input": "x", "async": True})
     first = sandbox.state()
@@ -119,7 +119,7 @@ def test_books_stand_still_afterwards(client: Client) -> None:
 
 
 def test_used_once() -> None:
-    """A sandbox that was left is not entered again."""
+    """A sandbox cannot be entered twice."""
     with Sandbox() as sandbox:
         pass
     with pytest.raises(RuntimeError, match="used once"), sandbox:
@@ -127,7 +127,7 @@ def test_used_once() -> None:
 
 
 def test_port() -> None:
-    """A port that is given is taken, and one that is taken is an error."""
+    """The sandbox uses the port that is given; a port in use is an error."""
     with Sandbox() as first:
         port = int(first.url.rpartition(":")[2])
         with pytest.raises(OSError, match="in use"), Sandbox(port=port):
@@ -138,14 +138,14 @@ def test_port() -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "example.com"])
 def test_loopback_only(host: str) -> None:
-    """The sandbox listens where nobody else can reach it."""
+    """The sandbox listens on loopback addresses only."""
     with pytest.raises(ValueError, match=r"loopback|IPv4"):
         Sandbox(host=host)
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
 def test_ipv6(client: Client) -> None:
-    """The other loopback address will do too."""
+    """The IPv6 loopback address works too."""
     with Sandbox(host="::1") as sandbox:
         assert sandbox.url.startswith("http://[::1]:")
         assert client(sandbox).get("/credits-balance").status_code == 200
@@ -180,7 +180,7 @@ async def test_async_callers() -> None:
 
 
 def test_nothing_is_left_behind(client: Client, caplog: pytest.LogCaptureFixture) -> None:
-    """Ending leaves no thread, no socket and no word in the log above INFO."""
+    """Stopping leaves no thread, no socket and no log record above INFO."""
     caplog.set_level(logging.WARNING)
     with Sandbox(clock="manual") as sandbox:
         sandbox.fault("/v1/sessions", hang=True)
@@ -239,4 +239,4 @@ def test_import_without_the_extra() -> None:
         [sys.executable, "-c", MISSING], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert 'pip install "budgetguard-preflight[sandbox]"' in done.stderr
+    assert 'top folder: python -m pip install ".[sandbox]"' in done.stderr

@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from budgetguard import AnchorBrowser, Guard, PreDev
-from budgetguard.events import Event
+from budgetguard._core.events import Event
 from budgetguard.testing.sandbox import Sandbox
 
 OpenSandbox = Callable[..., Sandbox]
@@ -22,8 +22,8 @@ DONE = 300
 AT_ONCE: dict[str, Any] = {"clock": "real", "speed": 1e6}
 
 
-class Ends:
-    """Collects how holds end, and whether the guard was told that the credits are gone."""
+class Outcomes:
+    """Collects what becomes of holds, and whether the guard was marked exhausted."""
 
     def __init__(self) -> None:
         self.kinds: list[str] = []

@@ -30,7 +30,7 @@ def open_sandbox() -> Iterator[Callable[..., Sandbox]]:
 
 @pytest.fixture
 def elapse(clock: HandClock) -> Callable[[Sandbox, float], None]:
-    """Let seconds pass, at the provider first: whoever looks then sees what was booked by then."""
+    """Let seconds pass, at the provider first: a refresh then shows what was charged by then."""
 
     def elapse(sandbox: Sandbox, seconds: float) -> None:
         sandbox.advance(seconds)

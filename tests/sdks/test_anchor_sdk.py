@@ -305,7 +305,7 @@ def arrived(sandbox: Sandbox, sent: int) -> bool:
 def test_clients_that_give_up_never_overspend(
     open_sandbox: OpenSandbox, elapse: Elapse, connect: Callable[..., Anchorbrowser]
 ) -> None:
-    """A session whose creation timed out lives on, billed late: it stays held until that shows."""
+    """A session whose creation timed out goes on and is billed late: it remains held until the balance shows that."""
     sandbox = open_sandbox(100, lag=59, browser_price=1, minute_price=1, max_concurrent_browsers=9)
     guard = anchor_guard(sandbox)
     client = connect(sandbox.url, timeout=httpx.Timeout(10, read=0.02))

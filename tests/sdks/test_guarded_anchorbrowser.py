@@ -12,7 +12,7 @@ from uuid import UUID
 import anyio
 import httpx
 import pytest
-from accounts import Elapse, Ends, OpenSandbox, anchor_guard
+from accounts import Elapse, OpenSandbox, Outcomes, anchor_guard
 from anchorbrowser import (
     Anchorbrowser,
     APIConnectionError,
@@ -24,11 +24,12 @@ from anchorbrowser import (
 )
 
 from budgetguard import AnchorBrowser, ConcurrencyLimit, Guard, InsufficientCredits, PreDev
-from budgetguard.events import Event
+from budgetguard._core.activation import ACTIVATION
+from budgetguard._core.events import Event
+from budgetguard._engine.binding import binding_of
 from budgetguard.integrations._anchor_prices import PRICED
 from budgetguard.integrations.anchorbrowser import guarded
-from budgetguard.providers.anchorbrowser_wire import FETCH, PAGE
-from budgetguard.switch import SWITCH
+from budgetguard.providers.anchorbrowser.billing import FETCH, PAGE
 from budgetguard.testing import FakeProvider
 from budgetguard.testing.sandbox import BROWSER_CREATED, BROWSER_MINUTE, Sandbox
 
@@ -43,6 +44,13 @@ SESSION = AnchorBrowser.BROWSER + AnchorBrowser.BROWSER_HOUR * 21 / 60
 TASK = AnchorBrowser.AI_STEP * 200
 ID = "5b0b5cc2-0b0e-4b5e-9d0e-0a0a0a0a0a0a"
 WHEN = "2026-11-01T00:00:00Z"
+
+
+def running(guard: Guard) -> int:
+    """How many calls run, once all finished ones are charged."""
+    account = binding_of(guard).account
+    account.flush()
+    return account.ledger.running
 
 
 def within(part: str, names: str) -> set[str]:
@@ -72,7 +80,7 @@ FREE = {
         " keyboard_shortcut keyboard_type list_sessions mouse_click mouse_double_click"
         " mouse_down mouse_move mouse_up paste scroll set_clipboard upload_file",
     ),
-    # Tells of, or ends, what was priced when it began.
+    # Reports on, or concludes, work that was priced when it began.
     "batch_sessions.delete_batch_session",
     "batch_sessions.get_batch_session",
     "batch_sessions.list_batch_sessions",
@@ -174,7 +182,7 @@ def begin(open_sandbox: OpenSandbox, connect: Connect) -> Begin:
     """Open a sandbox; give it with a guard of its project, and a client of that kind behind it."""
 
     def begin(
-        credits: float | str, on_event: Ends | None = None, **options: Any
+        credits: float | str, on_event: Outcomes | None = None, **options: Any
     ) -> tuple[Sandbox, Guard, Any]:
         sandbox = open_sandbox(credits, **options)
         guard = anchor_guard(sandbox, on_event=on_event)
@@ -183,9 +191,9 @@ def begin(open_sandbox: OpenSandbox, connect: Connect) -> Begin:
     return begin
 
 
-def books(sandbox: Sandbox, guard: Guard, elapse: Elapse) -> None:
-    """Hold the guard's books against the provider's: none is open, and none was promised too much."""
-    assert guard.account.ledger.running == 0
+def check_ledger(sandbox: Sandbox, guard: Guard, elapse: Elapse) -> None:
+    """Compare the guard's ledger with the provider's records: no hold is open, and nothing was promised twice."""
+    assert running(guard) == 0
     assert guard.available is not None
     assert guard.available <= sandbox.anchor.balance
     assert sandbox.anchor.died == 0
@@ -226,7 +234,7 @@ async def test_every_priced_method_is_refused_unsent(
     arguments = {
         "create_batch_session": {"count": 1},
         "retry_batch_session": {"batch_id": ID},
-        "perform_web_task": {"prompt": "Look"},
+        "perform_web_task": {"prompt": "BalanceSnapshot"},
         "fetch_webpage": {"url": "https://example.com"},
         "create_page_pdf": {"url": "https://example.com"},
         "run_task": {"task_id": ID, "input_params": {}},
@@ -249,13 +257,13 @@ async def test_a_session_lives_until_it_is_deleted(begin: Begin, elapse: Elapse)
         await got(client.sessions.create_session())
     elapse(sandbox, 150)
     assert (await got(client.sessions.get_session(created.data.id))).data.status == "running"
-    assert guard.account.ledger.running == 1
+    assert running(guard) == 1
     await got(client.sessions.delete_session(created.data.id))
     assert guard.available == 1 - BROWSER_CREATED - 3 * BROWSER_MINUTE
     again = await got(client.sessions.create_session())
     await got(client.sessions.delete_session(session_id=again.data.id))
     assert sandbox.anchor.max_concurrency_seen == 1
-    books(sandbox, guard, elapse)
+    check_ledger(sandbox, guard, elapse)
 
 
 @pytest.mark.anyio
@@ -282,20 +290,20 @@ async def test_what_a_session_may_cost(
 @pytest.mark.anyio
 async def test_a_session_at_its_longest_never_costs_more(begin: Begin, elapse: Elapse) -> None:
     """Nobody deletes these; they end by themselves and make room, credits and slot."""
-    ends = Ends()
-    sandbox, guard, client = begin("0.12", max_concurrent_browsers=1, on_event=ends)
+    outcomes = Outcomes()
+    sandbox, guard, client = begin("0.12", max_concurrent_browsers=1, on_event=outcomes)
     for number in range(3):
         await got(client.sessions.create_session())
-        assert ends.kinds == ["settled"] * number
+        assert outcomes.kinds == ["settled"] * number
         elapse(sandbox, 60 * 20)
         elapse(sandbox, AnchorBrowser.lag)
         guard.balance(max_age=0)
-    # The last one's end is heard of here, too late for a look that shows it.
+    # The last one's end is detected here, too late for a balance that shows it.
     with pytest.raises(InsufficientCredits) as refused:
         await got(client.sessions.create_session())
     assert refused.value.retryable
     assert sandbox.anchor.finished == 3
-    books(sandbox, guard, elapse)
+    check_ledger(sandbox, guard, elapse)
 
 
 @pytest.mark.anyio
@@ -306,7 +314,7 @@ async def test_a_life_without_an_end_needs_a_price(
     """Until it has one nothing is sent; then the session is held until it is deleted."""
     sandbox, guard, client = begin(1)
     session = {"timeout": {"max_duration": life}}
-    with pytest.raises(ValueError, match=r"max_duration=.* name it by costs="):
+    with pytest.raises(ValueError, match=r"max_duration=.* set it with costs="):
         await got(client.sessions.create_session(session=session))
     with pytest.raises(ValueError, match="max_duration="):
         await got(
@@ -321,7 +329,7 @@ async def test_a_life_without_an_end_needs_a_price(
         with pytest.raises(InsufficientCredits):
             await got(client.sessions.create_session())
         await got(client.sessions.delete_session(created.data.id))
-        books(sandbox, guard, elapse)
+        check_ledger(sandbox, guard, elapse)
 
 
 @pytest.mark.anyio
@@ -331,9 +339,9 @@ async def test_a_life_without_an_end_needs_a_price(
 async def test_an_ended_session_of_unknown_cost_is_kept(
     begin: Begin, elapse: Elapse, used: Any
 ) -> None:
-    """It is deleted all the same, and counts until a late enough look."""
-    ends = Ends()
-    sandbox, guard, client = begin(1, on_event=ends)
+    """It is deleted nevertheless, and counts until a late enough balance."""
+    outcomes = Outcomes()
+    sandbox, guard, client = begin(1, on_event=outcomes)
     id = (await got(client.sessions.create_session())).data.id
     fault: dict[str, Any] = {"body": {"data": {"credits_used": used}}}
     if isinstance(used, int) and used > 0:
@@ -347,9 +355,9 @@ async def test_an_ended_session_of_unknown_cost_is_kept(
     sandbox.fault("/v1/sessions/*", method="GET", **fault)
     deleted = await got(client.sessions.delete_session(id))
     assert deleted.data.status == "success"
-    assert ends.kinds == ["kept"]
+    assert outcomes.kinds == ["kept"]
     assert guard.available == 1 - SESSION
-    books(sandbox, guard, elapse)
+    check_ledger(sandbox, guard, elapse)
 
 
 @pytest.mark.anyio
@@ -389,12 +397,12 @@ LEFT = 1 - Decimal("0.010834")  # PAGE, in whole micro-credits
 @pytest.mark.anyio
 @pytest.mark.parametrize("how", ["closed", "dropped"])
 async def test_a_page_that_is_streamed(begin: Begin, how: str) -> None:
-    """Its hold ends when it is closed; one that is dropped half-way is kept."""
-    ends = Ends()
-    sandbox, guard, client = begin(1, on_event=ends)
+    """Its hold is settled when it is closed; one that is dropped half-way is kept."""
+    outcomes = Outcomes()
+    sandbox, guard, client = begin(1, on_event=outcomes)
     sandbox.fault("/v1/tools/screenshot", body=b"\x89PNG" * 1000, content_type="image/png")
     page = await got(client.tools.screenshot_webpage(url="a", extra_headers=STREAMED))
-    assert (ends.kinds, guard.available) == ([], LEFT)
+    assert (outcomes.kinds, guard.available) == ([], LEFT)
     assert page.status_code == 200
     if how == "closed":
         await got(page.close())
@@ -404,19 +412,19 @@ async def test_a_page_that_is_streamed(begin: Begin, how: str) -> None:
         gc.collect()
         await got(own.close())
         guard.balance(max_age=0)  # takes in what a finalizer told
-    assert ends.kinds == ["settled" if how == "closed" else "kept"]
+    assert outcomes.kinds == ["settled" if how == "closed" else "kept"]
     assert guard.available == LEFT
 
 
 @pytest.mark.anyio
 async def test_a_page_that_was_read(begin: Begin) -> None:
     """It can be closed as well, and nobody does: its hold has ended with the call."""
-    ends = Ends()
-    sandbox, guard, client = begin(1, on_event=ends)
+    outcomes = Outcomes()
+    sandbox, guard, client = begin(1, on_event=outcomes)
     sandbox.fault("/v1/tools/screenshot", body=b"\x89PNG", content_type="image/png")
     page = await got(client.tools.screenshot_webpage(url="a"))
     assert await got(page.read()) == b"\x89PNG"
-    assert ends.kinds == ["settled"]
+    assert outcomes.kinds == ["settled"]
     assert guard.available == LEFT
 
 
@@ -433,28 +441,28 @@ async def test_a_cost_in_words_is_read(begin: Begin) -> None:
 @pytest.mark.anyio
 async def test_a_session_that_could_not_be_deleted_stays_held(begin: Begin, elapse: Elapse) -> None:
     """Not after an error of the server; one that the provider does not know is kept."""
-    ends = Ends()
-    sandbox, guard, client = begin(1, on_event=ends)
+    outcomes = Outcomes()
+    sandbox, guard, client = begin(1, on_event=outcomes)
     id = (await got(client.sessions.create_session())).data.id
     for status in (500, 404):
-        assert ends.kinds == []
-        assert guard.account.ledger.running == 1
+        assert outcomes.kinds == []
+        assert running(guard) == 1
         sandbox.fault("/v1/sessions/*", method="DELETE", times=1, status=status)
         with pytest.raises(APIStatusError):
             await got(client.sessions.delete_session(id))
-    assert ends.kinds == ["kept"]
+    assert outcomes.kinds == ["kept"]
     with pytest.raises(NotFoundError):
         await got(client.sessions.delete_session("session_of_nobody"))
     await got(client.sessions.delete_session(id))
-    books(sandbox, guard, elapse)
+    check_ledger(sandbox, guard, elapse)
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("status", [400, 404, 409, 410, 422, 500])
 async def test_a_session_that_ended_by_itself(begin: Begin, elapse: Elapse, status: int) -> None:
     """Its deletion is turned down, which the caller hears; its hold and slot come free."""
-    ends = Ends()
-    sandbox, guard, client = begin(1, on_event=ends, max_concurrent_browsers=1)
+    outcomes = Outcomes()
+    sandbox, guard, client = begin(1, on_event=outcomes, max_concurrent_browsers=1)
     session = {"timeout": {"max_duration": 20, "idle_timeout": 2}}
     id = (await got(client.sessions.create_session(session=session))).data.id
     sandbox.fault("/v1/sessions/*", method="DELETE", status=status)
@@ -462,7 +470,7 @@ async def test_a_session_that_ended_by_itself(begin: Begin, elapse: Elapse, stat
     with pytest.raises(APIStatusError) as refused:
         await got(client.sessions.delete_session(id))
     assert refused.value.status_code == status
-    assert ends.kinds == ["settled"]
+    assert outcomes.kinds == ["settled"]
     assert guard.available == sandbox.anchor.balance
     await got(client.sessions.create_session())
     assert sandbox.anchor.running == 1
@@ -470,9 +478,9 @@ async def test_a_session_that_ended_by_itself(begin: Begin, elapse: Elapse, stat
 
 @pytest.mark.anyio
 async def test_a_refused_deletion_of_what_runs(begin: Begin, elapse: Elapse) -> None:
-    """Nothing ends, however the question after it is answered."""
-    ends = Ends()
-    sandbox, guard, client = begin(1, on_event=ends)
+    """No hold is concluded, however the question after it is answered."""
+    outcomes = Outcomes()
+    sandbox, guard, client = begin(1, on_event=outcomes)
     id = (await got(client.sessions.create_session())).data.id
     sandbox.fault("/v1/sessions/*", method="DELETE", status=422, times=4)
     for seen in ({"status": 500}, {"body": {}}, {"body": {"data": {"credits_used": 1}}}, None):
@@ -480,17 +488,17 @@ async def test_a_refused_deletion_of_what_runs(begin: Begin, elapse: Elapse) -> 
             sandbox.fault("/v1/sessions/*", method="GET", times=1, **seen)
         with pytest.raises(APIStatusError):
             await got(client.sessions.delete_session(id))
-    assert ends.kinds == []
+    assert outcomes.kinds == []
     await got(client.sessions.delete_session(id))
-    assert ends.kinds == ["settled"]
-    books(sandbox, guard, elapse)
+    assert outcomes.kinds == ["settled"]
+    check_ledger(sandbox, guard, elapse)
 
 
 @pytest.mark.anyio
 async def test_a_refused_deletion_of_all(begin: Begin, elapse: Elapse) -> None:
     """Of several, those are settled that ended by themselves; where nobody answers, none is."""
-    ends = Ends()
-    sandbox, guard, client = begin(1, on_event=ends)
+    outcomes = Outcomes()
+    sandbox, guard, client = begin(1, on_event=outcomes)
     short = {"timeout": {"max_duration": 20, "idle_timeout": 2}}
     for session in (short, {}, short):
         await got(client.sessions.create_session(session=session))
@@ -500,25 +508,25 @@ async def test_a_refused_deletion_of_all(begin: Begin, elapse: Elapse) -> None:
     for settled, questions in ((0, 1), (2, 4)):
         with pytest.raises(APIStatusError):
             await got(client.sessions.delete_all_sessions())
-        assert ends.kinds == ["settled"] * settled
+        assert outcomes.kinds == ["settled"] * settled
         assert sandbox.requests["GET", "/v1/sessions/{session_id}"] == questions
     await got(client.sessions.delete_all_sessions())
-    assert ends.kinds == ["settled"] * 3
-    books(sandbox, guard, elapse)
+    assert outcomes.kinds == ["settled"] * 3
+    check_ledger(sandbox, guard, elapse)
 
 
 @pytest.mark.anyio
 async def test_all_sessions_are_ended_at_once(begin: Begin, elapse: Elapse) -> None:
     """Each is settled at its own cost."""
-    ends = Ends()
-    sandbox, guard, client = begin(1, on_event=ends)
+    outcomes = Outcomes()
+    sandbox, guard, client = begin(1, on_event=outcomes)
     for _ in range(3):
         await got(client.sessions.create_session())
         elapse(sandbox, 60)
     await got(client.sessions.delete_all_sessions())
-    assert ends.kinds == ["settled"] * 3
+    assert outcomes.kinds == ["settled"] * 3
     assert guard.available == sandbox.anchor.balance
-    books(sandbox, guard, elapse)
+    check_ledger(sandbox, guard, elapse)
 
 
 @pytest.mark.anyio
@@ -526,10 +534,10 @@ async def test_a_session_without_an_id_is_kept(open_sandbox: OpenSandbox, connec
     """A browser may run that nobody can name."""
     sandbox = open_sandbox(1)
     sandbox.fault("/v1/sessions", method="POST", body={"data": {}})
-    ends = Ends()
-    guard = anchor_guard(sandbox, on_event=ends)
+    outcomes = Outcomes()
+    guard = anchor_guard(sandbox, on_event=outcomes)
     await got(connect(sandbox.url, guard).sessions.create_session())
-    assert ends.kinds == ["kept"]
+    assert outcomes.kinds == ["kept"]
 
 
 def async_status(status: str, session: str | None = None) -> dict[str, Any]:
@@ -549,8 +557,8 @@ def async_status(status: str, session: str | None = None) -> dict[str, Any]:
 @pytest.mark.parametrize("last", ["ready", "failed", "cancelled"])
 async def test_a_session_asked_for_asynchronously(begin: Begin, last: str) -> None:
     """Held by its request, then by its own id; kept where there never was one."""
-    ends = Ends()
-    sandbox, guard, client = begin(1, on_event=ends)
+    outcomes = Outcomes()
+    sandbox, guard, client = begin(1, on_event=outcomes)
     data = {"request_id": ID, "status": "pending", "session_id": None}
     sandbox.fault("/v1/sessions/async", body={"data": data})
     session = str(UUID(int=7)) if last == "ready" else None
@@ -561,14 +569,14 @@ async def test_a_session_asked_for_asynchronously(begin: Begin, last: str) -> No
     asked = await got(client.sessions.create_session_async())
     for _ in range(2):
         assert guard.available == 1 - SESSION
-        assert ends.kinds == []
+        assert outcomes.kinds == []
         await got(client.sessions.get_async_session_status(str(asked.data.request_id)))
     if last == "ready":
         await got(client.sessions.delete_session(str(UUID(int=7))))
-        assert ends.kinds == ["settled"]
+        assert outcomes.kinds == ["settled"]
         assert guard.available == 1 - Decimal("0.02")
     await got(client.sessions.get_async_session_status(str(asked.data.request_id)))
-    assert ends.kinds == ["settled" if last == "ready" else "kept"]
+    assert outcomes.kinds == ["settled" if last == "ready" else "kept"]
 
 
 BATCH = {"data": {"batch_id": ID, "status": "pending", "total_requests": 4}}
@@ -581,7 +589,7 @@ async def test_a_batch_costs_as_many_sessions(begin: Begin, how: str) -> None:
     sandbox, guard, client = begin(2)
     sandbox.fault("/v1/batch-sessions*", body=BATCH)
     configuration = {"session": {"timeout": {"max_duration": 59}}}
-    with pytest.raises(ValueError, match="was not begun here"):
+    with pytest.raises(ValueError, match="was not started here"):
         await got(client.batch_sessions.retry_batch_session(ID))
     batch = await got(
         client.batch_sessions.create_batch_session(count=4, configuration=configuration)
@@ -590,12 +598,12 @@ async def test_a_batch_costs_as_many_sessions(begin: Begin, how: str) -> None:
     assert guard.available == 2 - cost
     await got(client.batch_sessions.retry_batch_session(str(batch.data.batch_id)))
     assert guard.available == 2 - 2 * cost
-    assert guard.account.ledger.running == 1
+    assert running(guard) == 1
     if how == "delete":
         await got(client.batch_sessions.delete_batch_session(ID))
     else:
         await got(client.batch_sessions.update_batch_session(batch_id=ID, status="cancelled"))
-    assert guard.account.ledger.running == 0
+    assert running(guard) == 0
     assert guard.available == 2 - 2 * cost
     with pytest.raises(ValueError, match="count="):
         await got(client.batch_sessions.create_batch_session(count=-3))
@@ -603,15 +611,98 @@ async def test_a_batch_costs_as_many_sessions(begin: Begin, how: str) -> None:
 
 @pytest.mark.anyio
 async def test_a_batch_that_is_ended_in_part(begin: Begin) -> None:
-    """Sessions that could not be deleted run on: it stays held until none is left."""
+    """Sessions that could not be deleted go on: it remains held until none is left."""
     sandbox, guard, client = begin(1)
     sandbox.fault("/v1/batch-sessions", body=BATCH)
     await got(client.batch_sessions.create_batch_session(count=2))
-    for failed, running in ((1, 1), (0, 0)):
+    for failed, still in ((1, 1), (0, 0)):
         body = {"data": {"deleted_sessions": 1, "failed_deletions": failed}}
         sandbox.fault("/v1/batch-sessions/*", times=1, body=body)
         await got(client.batch_sessions.delete_batch_session(ID))
-        assert guard.account.ledger.running == running
+        assert running(guard) == still
+
+
+async def begun_batch(sandbox: Sandbox, client: Any, count: int, status: str = "completed") -> None:
+    """Begin a batch, whose sessions are ordinary ones to whoever asks about them."""
+    sandbox.fault("/v1/batch-sessions", body=BATCH)
+    configuration = {"session": {"timeout": {"max_duration": 20}}}
+    await got(client.batch_sessions.create_batch_session(count=count, configuration=configuration))
+    sessions = [{"session_id": f"s{number}", "status": "completed"} for number in range(count - 1)]
+    sessions.append({"status": "failed"})
+    body = {"data": {"batch_id": ID, "status": status, "sessions": sessions}}
+    sandbox.fault("/v1/batch-sessions/*", method="GET", body=body)
+
+
+def seen(status: str, used: object) -> dict[str, object]:
+    """What a session's own page says."""
+    return {"data": {"status": status, "credits_used": used}}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("refused", [400, 409, 422, None])
+@pytest.mark.parametrize(("used", "end"), [(0.03, "settled"), (None, "kept"), (0.001, "kept")])
+async def test_a_batch_that_ended_by_itself(
+    begin: Begin, refused: int | None, used: float | None, end: str
+) -> None:
+    """Turned down or without effect, its deletion is no reason to hold on: its sessions are over."""
+    outcomes = Outcomes()
+    sandbox, guard, client = begin(1, on_event=outcomes)
+    await begun_batch(sandbox, client, 3)
+    sandbox.fault("/v1/sessions/*", method="GET", body=seen("completed", used))
+    if refused is None:
+        body: dict[str, Any] = {"data": {"deleted_sessions": 0, "failed_deletions": 2}}
+        sandbox.fault("/v1/batch-sessions/*", method="DELETE", body=body)
+        await got(client.batch_sessions.delete_batch_session(ID))
+    else:
+        sandbox.fault("/v1/batch-sessions/*", method="DELETE", status=refused)
+        with pytest.raises(APIStatusError):
+            await got(client.batch_sessions.delete_batch_session(ID))
+    assert outcomes.kinds == [end]
+    if end == "settled":
+        assert guard.available == 1 - 2 * Decimal("0.03")
+
+
+@pytest.mark.anyio
+async def test_a_refused_deletion_of_a_batch_that_runs(begin: Begin) -> None:
+    """No hold is concluded, however the questions after it are answered."""
+    outcomes = Outcomes()
+    sandbox, _, client = begin(1, on_event=outcomes)
+    await begun_batch(sandbox, client, 3)
+    sandbox.fault("/v1/batch-sessions/*", method="DELETE", status=409)
+    for answer in (
+        {"body": seen("running", 1)},
+        {"body": {}},
+        {"status": 500},
+        {"status": 404},
+    ):
+        sandbox.fault("/v1/sessions/*", method="GET", times=1, **answer)
+        with pytest.raises(APIStatusError):
+            await got(client.batch_sessions.delete_batch_session(ID))
+    assert outcomes.kinds == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("status", ["completed", "processing"])
+async def test_a_batch_lives_no_longer_than_its_sessions(
+    begin: Begin, elapse: Elapse, status: str
+) -> None:
+    """Once it begins no more of them: from when it was seen so, for their longest life."""
+    outcomes = Outcomes()
+    sandbox, guard, client = begin(1, on_event=outcomes)
+    await begun_batch(sandbox, client, 2, status)
+    await got(client.batch_sessions.get_batch_session(ID))
+    elapse(sandbox, 20 * 60 - 1)
+    await got(client.sessions.create_session())
+    assert outcomes.kinds == []
+    elapse(sandbox, 2)
+    await got(client.sessions.create_session())
+    assert outcomes.kinds[:1] == (["settled"] if status == "completed" else [])
+    assert guard.available is not None
+    # It may be tried again, and costs what it cost.
+    before = guard.available
+    sandbox.fault(f"/v1/batch-sessions/{ID}/retry", body=BATCH)
+    await got(client.batch_sessions.retry_batch_session(ID))
+    assert guard.available == before - 2 * SESSION
 
 
 DONE = {"data": {"result": {"answer": 42}}}
@@ -634,14 +725,14 @@ async def test_a_task_costs_its_steps(
     begin: Begin, arguments: dict[str, Any], cost: Decimal
 ) -> None:
     """And a session, unless it runs in one that is paid for."""
-    ends = Ends()
-    sandbox, guard, client = begin(5, on_event=ends)
+    outcomes = Outcomes()
+    sandbox, guard, client = begin(5, on_event=outcomes)
     sandbox.fault("/v1/tools/perform-web-task", body=DONE)
-    await got(client.tools.perform_web_task(prompt="Look", **arguments))
+    await got(client.tools.perform_web_task(prompt="BalanceSnapshot", **arguments))
     assert guard.available == 5 - cost
-    assert ends.kinds == ["settled"]
+    assert outcomes.kinds == ["settled"]
     with pytest.raises(ValueError, match="max_steps="):
-        await got(client.tools.perform_web_task(prompt="Look", max_steps="many"))
+        await got(client.tools.perform_web_task(prompt="BalanceSnapshot", max_steps="many"))
 
 
 @pytest.mark.anyio
@@ -655,30 +746,30 @@ async def test_a_task_costs_its_steps(
 )
 async def test_a_task_in_the_background(begin: Begin, last: dict[str, Any]) -> None:
     """It is held until its status says that it is over."""
-    ends = Ends()
-    sandbox, guard, client = begin(5, on_event=ends)
+    outcomes = Outcomes()
+    sandbox, guard, client = begin(5, on_event=outcomes)
     sandbox.fault("/v1/tools/perform-web-task", body=STARTED)
     sandbox.fault("/v1/tools/*/status", times=1, body={"data": {"status": "RUNNING"}})
     sandbox.fault("/v1/tools/*/status", body={"data": last})
-    await got(client.tools.perform_web_task(prompt="Look", async_=True, session_id="s"))
+    await got(client.tools.perform_web_task(prompt="BalanceSnapshot", async_=True, session_id="s"))
     await got(client.tools.get_perform_web_task_status("w1"))
-    assert ends.kinds == []
+    assert outcomes.kinds == []
     await got(client.tools.get_perform_web_task_status(workflow_id="w1"))
     await got(client.tools.get_perform_web_task_status("w1"))
-    assert ends.kinds == ["settled"]
+    assert outcomes.kinds == ["settled"]
     assert guard.available == 5 - TASK
 
 
 @pytest.mark.anyio
 async def test_what_the_provider_does_not_know_is_kept(begin: Begin) -> None:
     """Nobody will hear of its end."""
-    ends = Ends()
-    sandbox, _, client = begin(5, on_event=ends)
+    outcomes = Outcomes()
+    sandbox, _, client = begin(5, on_event=outcomes)
     sandbox.fault("/v1/tools/perform-web-task", body=STARTED)
     data = {"request_id": ID, "status": "pending", "session_id": None}
     sandbox.fault("/v1/sessions/async", body={"data": data})
     sandbox.fault("/v1/*/status", status=404)
-    await got(client.tools.perform_web_task(prompt="Look", session_id="s"))
+    await got(client.tools.perform_web_task(prompt="BalanceSnapshot", session_id="s"))
     await got(client.sessions.create_session_async())
     for poll, id in (
         (client.tools.get_perform_web_task_status, "w1"),
@@ -686,43 +777,43 @@ async def test_what_the_provider_does_not_know_is_kept(begin: Begin) -> None:
     ):
         with pytest.raises(NotFoundError):
             await got(poll(id))
-    assert ends.kinds == ["kept"] * 2
+    assert outcomes.kinds == ["kept"] * 2
 
 
 @pytest.mark.anyio
 async def test_a_reply_that_says_nothing_is_kept(begin: Begin) -> None:
     """Without a result, or an id to ask for it, work may go on."""
-    ends = Ends()
-    sandbox, _, client = begin(50, on_event=ends)
+    outcomes = Outcomes()
+    sandbox, _, client = begin(50, on_event=outcomes)
     sandbox.fault("*", method="POST", body={})
-    await got(client.tools.perform_web_task(prompt="Look"))
+    await got(client.tools.perform_web_task(prompt="BalanceSnapshot"))
     await got(client.tasks.run_task(ID, input_params={}))
     await got(client.tasks.generate_task(task_name="a", task_prompt="b"))
     await got(client.tasks_legacy.run_adhoc_task(task_id=ID))
     await got(client.tasks_legacy.run_task_by_name("a"))
     await got(client.batch_sessions.create_batch_session(count=1))
     await got(client.sessions.create_session_async())
-    assert ends.kinds == ["kept"] * 7
+    assert outcomes.kinds == ["kept"] * 7
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("first", ["queued", "success"])
 async def test_tasks_are_held_while_they_run(begin: Begin, first: str) -> None:
     """A run, and the writing of a task, until their status says that they are over."""
-    ends = Ends()
-    sandbox, guard, client = begin(50, on_event=ends)
+    outcomes = Outcomes()
+    sandbox, guard, client = begin(50, on_event=outcomes)
     sandbox.fault("/v2/tasks/t/run", body={"run_id": "r", "status": first})
     sandbox.fault("/v2/tasks/generate", body={"id": "g", "status": "generating"})
     sandbox.fault("/v2/tasks/runs/r/status", body={"run_id": "r", "status": "timeout"})
     sandbox.fault("/v2/tasks/g/generation-status", body={"id": "g", "status": "ready"})
     await got(client.tasks.run_task("t", input_params={}))
-    assert ends.kinds == ["settled"] * (first == "success")
+    assert outcomes.kinds == ["settled"] * (first == "success")
     await got(client.tasks.get_task_run_status("r"))
-    assert ends.kinds == ["settled"]
+    assert outcomes.kinds == ["settled"]
     await got(client.tasks.generate_task(task_name="a", task_prompt="b"))
-    assert ends.kinds == ["settled"]
+    assert outcomes.kinds == ["settled"]
     await got(client.tasks.get_task_generation_status("g"))
-    assert ends.kinds == ["settled"] * 2
+    assert outcomes.kinds == ["settled"] * 2
     assert guard.available == 50 - 2 * (TASK + SESSION)
 
 
@@ -741,7 +832,7 @@ async def test_pages_cost_a_browsers_minute(begin: Begin) -> None:
     sandbox.anchor.top_up(9)
     guard.balance(max_age=0)
     await got(client.tasks_legacy.run_adhoc_task(task_id=ID))
-    assert guard.account.ledger.running == 0
+    assert running(guard) == 0
 
 
 PROJECT_LIMIT = {"error": {"code": 403, "message": "Project cost limit reached."}}
@@ -749,7 +840,7 @@ PROJECT_LIMIT = {"error": {"code": 403, "message": "Project cost limit reached."
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("fault", "ends"),
+    ("fault", "outcomes"),
     [
         ({"status": 400}, ["released"]),
         ({"status": 401}, ["released"]),
@@ -770,19 +861,19 @@ async def test_what_an_error_says_of_the_hold(
     open_sandbox: OpenSandbox,
     connect: Connect,
     fault: dict[str, Any],
-    ends: list[str],
+    outcomes: list[str],
     retries: int,
 ) -> None:
     """Refusals release, want of credits is told to the guard, all else is kept, and none is resent."""
     sandbox = open_sandbox(1)
     sandbox.fault("/v1/sessions", method="POST", **fault)
-    told = Ends()
+    told = Outcomes()
     guard = anchor_guard(sandbox, on_event=told)
     client = connect(sandbox.url, guard, max_retries=retries)
     with pytest.raises(ValueError if "body" in fault and len(fault) == 1 else APIError):
         await got(client.sessions.create_session())
-    assert told.kinds == ends
-    assert guard.account.ledger.running == 0
+    assert told.kinds == outcomes
+    assert running(guard) == 0
     assert sandbox.requests["POST", "/v1/sessions"] == 1
     assert client.max_retries == retries
 
@@ -802,7 +893,7 @@ async def test_what_is_free_is_sent_again(
     await got(client.sessions.delete_session(created.data.id))
     assert sandbox.requests["DELETE", "/v1/sessions/{session_id}"] == 2
     assert guard.available == 1 - BROWSER_CREATED - BROWSER_MINUTE
-    books(sandbox, guard, elapse)
+    check_ledger(sandbox, guard, elapse)
 
 
 @pytest.mark.anyio
@@ -837,7 +928,7 @@ async def test_a_connection_that_was_never_made_releases(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("cause", "ends"),
+    ("cause", "outcomes"),
     [
         (httpx.ConnectTimeout, ["released"]),
         (httpx.PoolTimeout, ["released"]),
@@ -846,7 +937,7 @@ async def test_a_connection_that_was_never_made_releases(
     ],
 )
 async def test_the_cause_tells_whether_it_was_sent(
-    open_sandbox: OpenSandbox, cause: type[Exception], ends: list[str]
+    open_sandbox: OpenSandbox, cause: type[Exception], outcomes: list[str]
 ) -> None:
     """What a loopback socket cannot be brought to do, the SDK's own transport is made to say."""
 
@@ -854,7 +945,7 @@ async def test_the_cause_tells_whether_it_was_sent(
         raise cause(str(request.url))
 
     sandbox = open_sandbox(1)
-    told = Ends()
+    told = Outcomes()
     guard = anchor_guard(sandbox, on_event=told)
     async with httpx.AsyncClient(transport=httpx.MockTransport(fail)) as http:
         client = guarded(
@@ -862,7 +953,7 @@ async def test_the_cause_tells_whether_it_was_sent(
         )
         with pytest.raises(APIConnectionError):
             await client.sessions.create_session()
-    assert told.kinds == ends
+    assert told.kinds == outcomes
 
 
 @pytest.mark.anyio
@@ -892,8 +983,8 @@ async def test_kept_for_as_long_as_it_may_live(
 ) -> None:
     """A life longer than the guard's `linger` is the hold's own; what costs say comes before."""
     sandbox = open_sandbox(1)
-    ends = Ends()
-    guard = anchor_guard(sandbox, on_event=ends)
+    outcomes = Outcomes()
+    guard = anchor_guard(sandbox, on_event=outcomes)
     timeout = {"max_duration": 120}
     configuration = {"session": {"timeout": timeout}}
     held = AnchorBrowser.session_cost(120)
@@ -925,7 +1016,7 @@ async def test_kept_for_as_long_as_it_may_live(
     await begin()
     elapse(sandbox, 120 * 60 + AnchorBrowser.lag - 1)
     guard.balance(max_age=0)
-    assert "kept" in ends.kinds
+    assert "kept" in outcomes.kinds
     assert guard.available is not None
     assert sandbox.anchor.balance - guard.available == pytest.approx(held, abs=Decimal("0.000001"))
     elapse(sandbox, 1)
@@ -943,8 +1034,8 @@ async def test_a_cancelled_creation_is_kept(open_sandbox: OpenSandbox) -> None:
     """Whoever stops waiting does not stop the browser."""
     sandbox = open_sandbox(1)
     sandbox.fault("/v1/sessions", method="POST", hang=True)
-    ends = Ends()
-    guard = anchor_guard(sandbox, on_event=ends)
+    outcomes = Outcomes()
+    guard = anchor_guard(sandbox, on_event=outcomes)
     async with (
         AsyncAnchorbrowser(api_key=sandbox.anchor_key, base_url=sandbox.url) as own,
         anyio.create_task_group() as tasks,
@@ -953,7 +1044,7 @@ async def test_a_cancelled_creation_is_kept(open_sandbox: OpenSandbox) -> None:
         while not sandbox.requests["POST", "/v1/sessions"]:
             await anyio.lowlevel.checkpoint()
         tasks.cancel_scope.cancel()
-    assert ends.kinds == ["kept"]
+    assert outcomes.kinds == ["kept"]
     assert guard.available == 1 - SESSION
 
 
@@ -961,10 +1052,10 @@ async def test_a_cancelled_creation_is_kept(open_sandbox: OpenSandbox) -> None:
 async def test_cancelled_while_it_asks_what_a_session_used(
     open_sandbox: OpenSandbox, elapse: Elapse
 ) -> None:
-    """The session is gone, at a cost that nobody heard: kept."""
+    """The session is gone, but its cost is unknown: kept."""
     sandbox = open_sandbox(1)
-    ends = Ends()
-    guard = anchor_guard(sandbox, on_event=ends)
+    outcomes = Outcomes()
+    guard = anchor_guard(sandbox, on_event=outcomes)
     async with AsyncAnchorbrowser(api_key=sandbox.anchor_key, base_url=sandbox.url) as own:
         client = guarded(own, guard)
         created: Any = await client.sessions.create_session()
@@ -974,13 +1065,13 @@ async def test_cancelled_while_it_asks_what_a_session_used(
             while not sandbox.requests["GET", "/v1/sessions/{session_id}"]:
                 await anyio.lowlevel.checkpoint()
             tasks.cancel_scope.cancel()
-    assert ends.kinds == ["kept"]
-    books(sandbox, guard, elapse)
+    assert outcomes.kinds == ["kept"]
+    check_ledger(sandbox, guard, elapse)
 
 
 @pytest.mark.anyio
 async def test_the_projects_limit_is_no_wish(begin: Begin, elapse: Elapse) -> None:
-    """After its 403 nothing is sent until a look that is late enough."""
+    """After its 403 nothing is sent until a late enough balance."""
     sandbox, guard, client = begin(10)
     sandbox.fault("/v1/sessions", method="POST", times=1, status=403, body=PROJECT_LIMIT)
     with pytest.raises(APIStatusError):
@@ -1017,7 +1108,7 @@ async def test_copies_are_guarded_and_share_the_holds(
         with pytest.raises(InsufficientCredits):
             await got(copy.tools.fetch_webpage(url="https://example.com"))
     assert copies[0].timeout == 5
-    books(sandbox, guard, elapse)
+    check_ledger(sandbox, guard, elapse)
 
 
 class NoBrowser:
@@ -1058,14 +1149,16 @@ async def test_an_agents_task_is_held_once(
 
     guard = anchor_guard(sandbox, on_event=note)
     client = connect(sandbox.url, guard)
-    done = await got(client.agent.task("Look"))
+    done = await got(client.agent.task("BalanceSnapshot"))
     assert done.data.result == {"answer": 42}
     assert admitted == [("sessions.create_session", SESSION), ("tools.perform_web_task", TASK)]
     [session] = sandbox.anchor.operations
-    await got(client.agent.task("Look", session_id=session, task_options={"max_steps": 7}))
+    await got(
+        client.agent.task("BalanceSnapshot", session_id=session, task_options={"max_steps": 7})
+    )
     assert admitted[2:] == [("tools.perform_web_task", Decimal("0.07"))]
     await got(client.sessions.delete_session(session))
-    books(sandbox, guard, elapse)
+    check_ledger(sandbox, guard, elapse)
 
 
 def test_a_browser_task_is_held_once(open_sandbox: OpenSandbox, elapse: Elapse) -> None:
@@ -1075,15 +1168,15 @@ def test_a_browser_task_is_held_once(open_sandbox: OpenSandbox, elapse: Elapse) 
     guard = anchor_guard(sandbox)
     with Anchorbrowser(api_key=sandbox.anchor_key, base_url=sandbox.url) as own:
         client = guarded(own, guard)
-        task = client.agent.browser_task("Look", task_options={"max_steps": 5})
+        task = client.agent.browser_task("BalanceSnapshot", task_options={"max_steps": 5})
         assert task["task_result_task"].result(30).data.result == {"answer": 42}
         assert guard.available == Decimal("0.2") - SESSION - Decimal("0.05")
         client.sessions.delete_session(task["session_id"])
-        refused = client.agent.browser_task("Look")
+        refused = client.agent.browser_task("BalanceSnapshot")
         assert isinstance(refused["task_result_task"].exception(30), InsufficientCredits)
         client.sessions.delete_session(refused["session_id"])
     assert sandbox.requests["POST", "/v1/tools/perform-web-task"] == 1
-    books(sandbox, guard, elapse)
+    check_ledger(sandbox, guard, elapse)
 
 
 def test_an_async_browser_task_is_held_once(open_sandbox: OpenSandbox, elapse: Elapse) -> None:
@@ -1095,13 +1188,13 @@ def test_an_async_browser_task_is_held_once(open_sandbox: OpenSandbox, elapse: E
     async def run() -> None:
         async with AsyncAnchorbrowser(api_key=sandbox.anchor_key, base_url=sandbox.url) as own:
             client = guarded(own, guard)
-            task = await client.agent.browser_task("Look", task_options={"max_steps": 5})
+            task = await client.agent.browser_task("BalanceSnapshot", task_options={"max_steps": 5})
             await task["task_result_task"]
             assert guard.available == Decimal("0.2") - SESSION - Decimal("0.05")
             await client.sessions.delete_session(task["session_id"])
 
     anyio.run(run)
-    books(sandbox, guard, elapse)
+    check_ledger(sandbox, guard, elapse)
 
 
 @pytest.mark.anyio
@@ -1113,7 +1206,7 @@ async def test_a_browser_is_held_once(begin: Begin, elapse: Elapse) -> None:
     assert guard.available == 1 - SESSION
     [session] = sandbox.anchor.operations
     await got(client.sessions.delete_session(session))
-    books(sandbox, guard, elapse)
+    check_ledger(sandbox, guard, elapse)
 
 
 def test_many_threads(open_sandbox: OpenSandbox, elapse: Elapse, pool: ThreadPoolExecutor) -> None:
@@ -1135,7 +1228,7 @@ def test_many_threads(open_sandbox: OpenSandbox, elapse: Elapse, pool: ThreadPoo
         list(pool.map(visit, range(16)))
     assert sandbox.anchor.finished == sandbox.requests["POST", "/v1/sessions"] == 16
     assert sandbox.anchor.max_concurrency_seen == 3
-    books(sandbox, guard, elapse)
+    check_ledger(sandbox, guard, elapse)
 
 
 def test_a_session_is_settled_once(
@@ -1143,22 +1236,22 @@ def test_a_session_is_settled_once(
 ) -> None:
     """However many threads delete it."""
     sandbox = open_sandbox(1)
-    ends = Ends()
-    guard = anchor_guard(sandbox, on_event=ends)
+    outcomes = Outcomes()
+    guard = anchor_guard(sandbox, on_event=outcomes)
     with Anchorbrowser(api_key=sandbox.anchor_key, base_url=sandbox.url) as own:
         client = guarded(own, guard)
         created: Any = client.sessions.create_session()
         list(pool.map(client.sessions.delete_session, [created.data.id] * 8))
-    assert ends.kinds == ["settled"]
-    books(sandbox, guard, elapse)
+    assert outcomes.kinds == ["settled"]
+    check_ledger(sandbox, guard, elapse)
 
 
 def test_dropped_with_its_copies_it_keeps(open_sandbox: OpenSandbox, elapse: Elapse) -> None:
     """The holds end with the last of them, at once: nothing waits for the garbage collector."""
     sandbox = open_sandbox(1)
     sandbox.fault("/v1/batch-sessions*", body=BATCH)
-    ends = Ends()
-    guard = anchor_guard(sandbox, on_event=ends)
+    outcomes = Outcomes()
+    guard = anchor_guard(sandbox, on_event=outcomes)
     with Anchorbrowser(api_key=sandbox.anchor_key, base_url=sandbox.url) as own:
         client = guarded(own, guard)
         client.sessions.create_session()
@@ -1168,21 +1261,21 @@ def test_dropped_with_its_copies_it_keeps(open_sandbox: OpenSandbox, elapse: Ela
         gc.disable()
         try:
             del client
-            assert guard.account.ledger.running == 3
+            assert running(guard) == 3
             del copy
             assert guard.available == 1 - 4 * SESSION
-            assert guard.account.ledger.running == 0
+            assert running(guard) == 0
         finally:
             gc.enable()
         elapse(sandbox, 60 * 20)
         guard.balance(max_age=0)
-    assert ends.kinds == ["kept"] * 3
-    books(sandbox, guard, elapse)
+    assert outcomes.kinds == ["kept"] * 3
+    check_ledger(sandbox, guard, elapse)
 
 
 @pytest.mark.anyio
 async def test_costs_of_ones_own(open_sandbox: OpenSandbox, connect: Connect) -> None:
-    """A number, a callable, or terms, whose other parts stay what they are."""
+    """A number, a callable, or options; options that are left out keep their defaults."""
     sandbox = open_sandbox(1, max_concurrent_browsers=1)
     guard = anchor_guard(sandbox)
     costs = {
@@ -1210,7 +1303,7 @@ async def test_costs_of_ones_own(open_sandbox: OpenSandbox, connect: Connect) ->
         (None, {}, TypeError, "not None"),
         (1, {"sessions.crate": 1}, AttributeError, "sessions has no 'crate' to guard"),
         (1, {"sesions.create_session": 1}, AttributeError, "Did you mean sessions"),
-        (1, {"sessions": 1}, TypeError, "is no method"),
+        (1, {"sessions": 1}, TypeError, "is a part of the client, not a method"),
         (1, {"sessions.delete_session": 1}, ValueError, "sessions.delete_session only calls"),
         (1, {"with_options": 1}, ValueError, "with_options only calls"),
         (1, {"agent.task": 1}, ValueError, "agent.task only calls"),
@@ -1232,10 +1325,10 @@ def test_what_cannot_be_guarded_is_said_at_once(
 def test_the_guard_is_of_the_account_that_pays() -> None:
     """Another provider's credits do not pay for these calls, and one guard is enough."""
     client = Anchorbrowser(api_key="key")
-    with pytest.raises(TypeError, match=r"of pre\.dev's account.*pass Guard\(AnchorBrowser"):
+    with pytest.raises(TypeError, match=r"for an account at pre\.dev.*pass Guard\(AnchorBrowser"):
         guarded(client, Guard(PreDev("key")))
     once = guarded(client, Guard(FakeProvider(100)))
-    with pytest.raises(TypeError, match="this Anchorbrowser is guarded already"):
+    with pytest.raises(TypeError, match="this Anchorbrowser is already guarded"):
         guarded(once, Guard(FakeProvider(100)))
 
 
@@ -1273,9 +1366,9 @@ async def test_it_is_the_client_in_all_else(begin: Begin) -> None:
 
 @pytest.mark.anyio
 async def test_switched_off_it_is_the_bare_client(begin: Begin) -> None:
-    """Nothing is looked at, held, or settled."""
+    """Nothing is fetched, held, or settled."""
     sandbox, guard, client = begin("0.012")
-    SWITCH.set_active(False)
+    ACTIVATION.set_active(False)
     created = await got(client.sessions.create_session())
     await got(client.sessions.delete_session(created.data.id))
     assert sandbox.balance_requests == 0
@@ -1296,7 +1389,7 @@ async def test_a_session_of_many_years_is_kept_for_one(
     assert 9000 - 8335 < guard.available < 9000 - 8333  # type: ignore[operator]
     elapse(sandbox, 366 * 86_400 + AnchorBrowser.lag - 1)
     guard.balance(max_age=0)
-    assert guard.account.ledger.kept.total > 0
+    assert binding_of(guard).account.ledger.kept.total > 0
     elapse(sandbox, 1)
     guard.balance(max_age=0)
     assert guard.available == 9000

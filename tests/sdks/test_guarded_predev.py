@@ -15,8 +15,8 @@ from accounts import (
     DONE,
     TASKS,
     Elapse,
-    Ends,
     OpenSandbox,
+    Outcomes,
     anchor_guard,
     impatient,
     predev_guard,
@@ -25,8 +25,9 @@ from predev_api import InsufficientCreditsError, PredevAPI, PredevAPIError
 from predev_api.exceptions import QueueFullError, SubscriptionRequiredError
 
 from budgetguard import Guard, InsufficientCredits, PreDev
+from budgetguard._core.activation import ACTIVATION
+from budgetguard._engine.binding import binding_of
 from budgetguard.integrations.predev import guarded
-from budgetguard.switch import SWITCH
 from budgetguard.testing import FakeProvider
 from budgetguard.testing.sandbox import Sandbox
 
@@ -47,6 +48,13 @@ FREE = {
 }
 
 
+def running(guard: Guard) -> int:
+    """How many calls run, once all finished ones are charged."""
+    account = binding_of(guard).account
+    account.flush()
+    return account.ledger.running
+
+
 def sdk(sandbox: Sandbox, guard: Guard, base_url: str | None = None, **costs: Any) -> Any:
     """Make pre.dev's client, guarded; whose replies are no objects, whatever its types say."""
     api = PredevAPI(sandbox.predev_key, base_url or sandbox.url)
@@ -58,7 +66,7 @@ def begin(open_sandbox: OpenSandbox) -> Begin:
     """Open a sandbox; give it with a guard of its account, and pre.dev's client behind it."""
 
     def begin(
-        credits: float | str, on_event: Ends | None = None, **options: Any
+        credits: float | str, on_event: Outcomes | None = None, **options: Any
     ) -> tuple[Sandbox, Guard, Any]:
         sandbox = open_sandbox(credits, **options)
         guard = predev_guard(sandbox, on_event=on_event)
@@ -69,11 +77,11 @@ def begin(open_sandbox: OpenSandbox) -> Begin:
 
 @pytest.fixture
 def balanced(elapse: Elapse) -> Balanced:
-    """Hold the guard's books against the provider's: none is open, and none was promised too much."""
+    """Compare the guard's ledger with the provider's records: no hold is open, and nothing was promised twice."""
 
     def balanced(sandbox: Sandbox, guard: Guard) -> None:
         assert guard.available is not None
-        assert guard.account.ledger.running == 0
+        assert running(guard) == 0
         assert guard.available <= sandbox.predev.balance
         assert sandbox.predev.lowest_balance >= 0
         assert sandbox.predev.died == 0
@@ -85,7 +93,7 @@ def balanced(elapse: Elapse) -> Balanced:
 
 
 def elapse_all(sandbox: Sandbox, guard: Guard, elapse: Elapse) -> None:
-    """Wait until a look shows everything that was spent."""
+    """Wait until a balance shows everything that was spent."""
     elapse(sandbox, CLEAR)
     guard.balance(max_age=0)
 
@@ -164,7 +172,7 @@ def test_a_cost_that_makes_no_sense(
     guard = predev_guard(sandbox)
     assert call(sdk(sandbox, guard))["status"] == "completed"
     assert guard.available == 100 - cost
-    assert guard.account.ledger.running == 0
+    assert running(guard) == 0
 
 
 def test_a_crowd_goes_as_far_as_the_credits(
@@ -202,7 +210,7 @@ def test_submitted_and_polled(
             break
         elapse(sandbox, PreDev.lag)
         guard.balance(max_age=0)
-        # Counted twice is only what was booked after the provider was asked.
+        # Only what was charged after the balance request was sent is counted twice.
         assert guard.available == 100 - cost - (sandbox.predev.charged - spec["creditsUsed"])
         polls += 1
     assert polls
@@ -213,21 +221,21 @@ def test_submitted_and_polled(
 def test_many_threads_hear_of_the_end(
     begin: Begin, elapse: Elapse, pool: ThreadPoolExecutor, balanced: Balanced
 ) -> None:
-    """A hold ends once, and whoever asks gets the answer."""
-    ends = Ends()
-    sandbox, guard, api = begin(100, on_event=ends)
+    """A hold is settled once, and every caller gets the answer."""
+    outcomes = Outcomes()
+    sandbox, guard, api = begin(100, on_event=outcomes)
     id = api.deep_spec_async("A shop")["specId"]
     elapse(sandbox, DONE)
     specs = list(pool.map(api.get_spec_status, [id] * 16))
     assert {spec["status"] for spec in specs} == {"completed"}
-    assert ends.kinds == ["settled"]
+    assert outcomes.kinds == ["settled"]
     balanced(sandbox, guard)
 
 
 def test_the_end_is_heard_of_during_a_poll(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever was told before that it goes on gets that answer, and the hold is settled once."""
-    ends = Ends()
-    sandbox, guard, api = begin(100, on_event=ends)
+    outcomes = Outcomes()
+    sandbox, guard, api = begin(100, on_event=outcomes)
     id = api.deep_spec_async("A shop")["specId"]
     bodies = ({"status": "processing", "creditsUsed": 3}, {"status": "completed", "creditsUsed": 9})
     for body in bodies:
@@ -241,7 +249,7 @@ def test_the_end_is_heard_of_during_a_poll(begin: Begin, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("budgetguard.integrations.predev.to_credits", in_between)
     assert api.get_spec_status(id)["status"] == "processing"
-    assert ends.kinds == ["settled"]
+    assert outcomes.kinds == ["settled"]
     assert guard.available == 91
 
 
@@ -273,9 +281,9 @@ def test_a_list_settles_too(begin: Begin) -> None:
     sandbox.fault("/find-specs", body={"specs": entries})
     api.list_specs()
     assert api.list_specs(limit=3) == ["?"]
-    assert guard.account.ledger.running == 2
+    assert running(guard) == 2
     assert api.find_specs("shop")["specs"] == entries
-    assert guard.account.ledger.running == 1
+    assert running(guard) == 1
     assert guard.available == 100 - 12 - 50
 
 
@@ -288,20 +296,20 @@ def test_failed_at_a_known_cost(begin: Begin, elapse: Elapse) -> None:
     elapse(sandbox, DONE)
     spec = api.get_spec_status(id)
     assert spec["status"] == "failed"
-    assert guard.account.ledger.running == 0
+    assert running(guard) == 0
     assert guard.available == 100 - spec["creditsUsed"]
 
 
 def test_failed_at_an_unknown_cost(begin: Begin, elapse: Elapse) -> None:
     """What is known was charged, and the rest may have been."""
-    ends = Ends()
-    sandbox, guard, api = begin(100, on_event=ends)
+    outcomes = Outcomes()
+    sandbox, guard, api = begin(100, on_event=outcomes)
     id = api.deep_spec_async("A shop")["specId"]
     for body in ({"status": "processing", "creditsUsed": 20}, {"status": "failed"}):
         sandbox.clear_faults()
         sandbox.fault("/spec-status/*", body=body)
         api.get_spec_status(id)
-    assert ends.kinds == ["kept"]
+    assert outcomes.kinds == ["kept"]
     elapse(sandbox, PreDev.lag)
     guard.balance(max_age=0)
     assert guard.available == 100 - 30  # 20 of the 50 are the balance's to show by now
@@ -312,8 +320,8 @@ def test_what_predev_does_not_know_is_kept(
     begin: Begin, elapse: Elapse, balanced: Balanced, submitted: str
 ) -> None:
     """Nobody will hear of its end; an error of the server says nothing about it."""
-    ends = Ends()
-    sandbox, guard, api = begin(100, on_event=ends)
+    outcomes = Outcomes()
+    sandbox, guard, api = begin(100, on_event=outcomes)
     if submitted == "spec":
         id, poll, route = api.deep_spec_async("A shop")["specId"], api.get_spec_status, "/spec-*"
     else:
@@ -323,7 +331,7 @@ def test_what_predev_does_not_know_is_kept(
         sandbox.fault(route, status=status, body={"error": "No"}, times=1)
         with pytest.raises(PredevAPIError, match=str(status)):
             poll(id)
-        assert ends.kinds == ended
+        assert outcomes.kinds == ended
     elapse(sandbox, DONE)
     assert poll(id)["status"] == "completed"
     balanced(sandbox, guard)
@@ -334,13 +342,13 @@ def test_what_predev_does_not_know_is_kept(
 def test_an_unknown_outcome_is_kept(
     begin: Begin, elapse: Elapse, balanced: Balanced, name: str, fault: dict[str, Any]
 ) -> None:
-    """A spec may be written behind an error: its cost counts until a late enough look."""
-    ends = Ends()
-    sandbox, guard, api = begin(100, on_event=ends)
+    """A spec may be written behind an error: its cost counts until a late enough balance."""
+    outcomes = Outcomes()
+    sandbox, guard, api = begin(100, on_event=outcomes)
     sandbox.fault("/deep-spec", **fault)
     with pytest.raises(PredevAPIError):
         getattr(api, name)("A shop")
-    assert ends.kinds == ["kept"]
+    assert outcomes.kinds == ["kept"]
     elapse(sandbox, CLEAR - 1)
     guard.balance(max_age=0)
     assert guard.available == 50
@@ -351,10 +359,10 @@ def test_a_submission_without_an_id_is_kept(open_sandbox: OpenSandbox) -> None:
     """Nobody could ask for it."""
     sandbox = open_sandbox(100)
     sandbox.fault("/deep-spec", body={"status": "pending"})
-    ends = Ends()
-    guard = predev_guard(sandbox, on_event=ends)
+    outcomes = Outcomes()
+    guard = predev_guard(sandbox, on_event=outcomes)
     assert sdk(sandbox, guard).deep_spec_async("A shop") == {"status": "pending"}
-    assert ends.kinds == ["kept"]
+    assert outcomes.kinds == ["kept"]
 
 
 def test_an_answer_that_is_not_final_is_followed(begin: Begin) -> None:
@@ -419,7 +427,7 @@ BROWSER_GATE = {"error": "Need ~2 credits", "code": "INSUFFICIENT_CREDITS", "act
 
 
 @pytest.mark.parametrize(
-    ("name", "status", "body", "ends"),
+    ("name", "status", "body", "outcomes"),
     [
         ("deep_spec", 401, None, ["released"]),
         ("deep_spec", 403, {"error": "Subscription required"}, ["released"]),
@@ -441,10 +449,10 @@ BROWSER_GATE = {"error": "Need ~2 credits", "code": "INSUFFICIENT_CREDITS", "act
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_an_error_says_of_the_hold(
-    begin: Begin, name: str, status: int, body: object, ends: list[str], stream: bool
+    begin: Begin, name: str, status: int, body: object, outcomes: list[str], stream: bool
 ) -> None:
     """Refusals of a request release, want of credits is told to the guard, all else is kept."""
-    told = Ends()
+    told = Outcomes()
     sandbox, guard, api = begin(100, on_event=told)
     sandbox.fault("/*-spec", status=status, body=body)
     sandbox.fault("/browser-agent", status=status, body=body)
@@ -453,8 +461,8 @@ def test_what_an_error_says_of_the_hold(
             list(api.browser_agent(TASKS, stream=True))
         else:
             getattr(api, name)(TASKS if name == "browser_agent" else "A shop")
-    assert told.kinds == ends
-    assert guard.account.ledger.running == 0
+    assert told.kinds == outcomes
+    assert running(guard) == 0
 
 
 def test_after_a_402_nothing_is_sent(
@@ -501,9 +509,9 @@ def test_a_stubs_zero_is_not_final(begin: Begin, elapse: Elapse, balanced: Balan
     stub = api.browser_agent(TASKS, run_async=True)
     assert (stub["totalCreditsUsed"], stub["status"]) == (0, "processing")
     assert guard.available == 8
-    running = api.get_browser_agent(stub["id"], include_events=True)
-    assert running["totalCreditsUsed"] == 0.4
-    assert guard.account.ledger.running == 1
+    begun = api.get_browser_agent(stub["id"], include_events=True)
+    assert begun["totalCreditsUsed"] == 0.4
+    assert running(guard) == 1
     elapse(sandbox, PreDev.lag)
     guard.balance(max_age=0)
     assert guard.available == 8
@@ -535,7 +543,7 @@ def test_a_stream_is_settled_by_its_last_event(begin: Begin, balanced: Balanced)
     with pytest.raises(InsufficientCredits):
         next(api.browser_agent(TASKS * 2, stream=True))
     assert sandbox.requests["POST", "/browser-agent"] == 1
-    assert guard.account.ledger.running == 0
+    assert running(guard) == 0
 
 
 def frames(*events: tuple[str, str]) -> bytes:
@@ -547,7 +555,7 @@ RESULT = ("task_result", '{"taskIndex": 0, "creditsUsed": 0.3}')
 
 
 def test_results_move_from_held_to_spent(open_sandbox: OpenSandbox, elapse: Elapse) -> None:
-    """While a stream runs, a look that shows its results does not count them twice."""
+    """While a stream runs, a balance that includes its results does not count them twice."""
     sandbox = open_sandbox(10)
     done = ("done", '{"totalCreditsUsed": 0.7}')
     sandbox.fault("/browser-agent", body=frames(RESULT, RESULT, done))
@@ -565,7 +573,7 @@ def test_results_move_from_held_to_spent(open_sandbox: OpenSandbox, elapse: Elap
 
 
 @pytest.mark.parametrize(
-    ("last", "counted", "ends"),
+    ("last", "counted", "outcomes"),
     [
         (("done", '{"status": "completed"}'), 2, ["settled"]),
         (("done", '{"totalCreditsUsed": "N/A"}'), 2, ["settled"]),
@@ -578,21 +586,21 @@ def test_results_move_from_held_to_spent(open_sandbox: OpenSandbox, elapse: Elap
     ids=str,
 )
 def test_how_a_stream_may_end(
-    open_sandbox: OpenSandbox, last: tuple[str, str], counted: int, ends: list[str]
+    open_sandbox: OpenSandbox, last: tuple[str, str], counted: int, outcomes: list[str]
 ) -> None:
     """Without a total at its cost, without `done` kept: work had begun, whatever is said later."""
     sandbox = open_sandbox(10)
     sandbox.fault("/browser-agent", body=frames(RESULT, last))
-    told = Ends()
+    told = Outcomes()
     guard = predev_guard(sandbox, on_event=told)
     stream = sdk(sandbox, guard).browser_agent(TASKS, stream=True)
     try:
         list(stream)
     except (PredevAPIError, ValueError):
-        assert "settled" not in ends
-    assert told.kinds == ends
-    assert guard.account.ledger.running == 0
-    if "exhausted" not in ends:
+        assert "settled" not in outcomes
+    assert told.kinds == outcomes
+    assert running(guard) == 0
+    if "exhausted" not in outcomes:
         assert guard.available == 10 - counted
 
 
@@ -652,12 +660,12 @@ class Making:
 def test_a_spec_that_is_streamed(open_sandbox: OpenSandbox, how: str) -> None:
     """Its hold goes with the stream: settled at its last figure, kept where it is left half-way."""
     sandbox = open_sandbox(100, **AT_ONCE)
-    ends = Ends()
-    guard = predev_guard(sandbox, on_event=ends)
+    outcomes = Outcomes()
+    guard = predev_guard(sandbox, on_event=outcomes)
     api: Any = guarded(Streaming(sandbox.predev_key, sandbox.url), guard)
     stream = api.deep_spec("A shop")
     assert next(stream)["event"] == "progress"
-    assert (ends.kinds, guard.available) == ([], 50)
+    assert (outcomes.kinds, guard.available) == ([], 50)
     if how == "exhausted":
         [done] = stream
         assert guard.available == 100 - Decimal(done["data"]["creditsUsed"])
@@ -667,29 +675,29 @@ def test_a_spec_that_is_streamed(open_sandbox: OpenSandbox, how: str) -> None:
         del stream
         gc.collect()
     guard.balance(max_age=0)  # takes in what a finalizer told
-    assert ends.kinds == ["settled" if how == "exhausted" else "kept"]
+    assert outcomes.kinds == ["settled" if how == "exhausted" else "kept"]
     never_begun = api.deep_spec("A club") if how == "exhausted" else None
     del never_begun
     guard.balance(max_age=0)
-    assert ends.kinds[1:] == ["kept"] * (how == "exhausted")
+    assert outcomes.kinds[1:] == ["kept"] * (how == "exhausted")
 
 
 @pytest.mark.parametrize("raised", [None, ZeroDivisionError])
 def test_a_spec_in_a_block(open_sandbox: OpenSandbox, raised: type[Exception] | None) -> None:
     """What is lazy is held until it is left, and settled at what the block was given."""
     sandbox = open_sandbox(100, **AT_ONCE)
-    ends = Ends()
-    guard = predev_guard(sandbox, on_event=ends)
+    outcomes = Outcomes()
+    guard = predev_guard(sandbox, on_event=outcomes)
     api: Any = guarded(Streaming(sandbox.predev_key, sandbox.url), guard)
     try:
         with api.fast_spec("A shop") as spec:
-            assert (ends.kinds, guard.available) == ([], 90)
+            assert (outcomes.kinds, guard.available) == ([], 90)
             if raised is not None:
                 raise raised
     except ZeroDivisionError:
-        assert ends.kinds == ["kept"]
+        assert outcomes.kinds == ["kept"]
     else:
-        assert ends.kinds == ["settled"]
+        assert outcomes.kinds == ["settled"]
         assert guard.available == 100 - Decimal(spec["creditsUsed"])
 
 
@@ -707,27 +715,27 @@ def test_a_stream_that_is_never_begun_holds_nothing(open_sandbox: OpenSandbox) -
 def test_without_anybody_who_polls_the_holds_end_with_the_client(
     begin: Begin, elapse: Elapse, balanced: Balanced
 ) -> None:
-    """They are kept, so that a late enough look shows what became of the work."""
-    ends = Ends()
-    sandbox, guard, api = begin(100, on_event=ends)
+    """They are kept, until a late enough balance shows what the work cost."""
+    outcomes = Outcomes()
+    sandbox, guard, api = begin(100, on_event=outcomes)
     api.deep_spec_async("A shop")
     api.fast_spec_async("A shop")
     api.browser_agent(TASKS, run_async=True)
-    assert guard.account.ledger.running == 3
+    assert running(guard) == 3
     gc.disable()
     try:
         del api  # there is no cycle for the collector to find
         assert guard.available == 100 - 50 - 10 - 2
-        assert guard.account.ledger.running == 0
+        assert running(guard) == 0
     finally:
         gc.enable()
     elapse(sandbox, DONE)
-    assert ends.kinds == ["kept"] * 3
+    assert outcomes.kinds == ["kept"] * 3
     balanced(sandbox, guard)
 
 
 def test_costs_of_ones_own(open_sandbox: OpenSandbox) -> None:
-    """A number, a callable, or terms, whose other parts stay what they are."""
+    """A number, a callable, or options; options that are left out keep their defaults."""
     sandbox = open_sandbox(100, **AT_ONCE)
     guard = Guard(FakeProvider(30))
     api = sdk(
@@ -769,10 +777,15 @@ def test_a_cost_callable_that_fails_lets_nothing_through(open_sandbox: OpenSandb
         (PredevAPI, {}, TypeError, "guarded() takes a PredevAPI"),
         (None, {}, TypeError, "guarded() takes a PredevAPI, not None"),
         (PredevAPI("key"), {"deep_spek": 1}, AttributeError, "Did you mean deep_spec"),
-        (PredevAPI("key"), {"headers": 1}, TypeError, "PredevAPI.headers is no method"),
+        (PredevAPI("key"), {"headers": 1}, TypeError, "PredevAPI.headers is not a method"),
         (PredevAPI("key"), {"deep_spec": -1}, ValueError, "min must not be negative"),
         (PredevAPI("key"), {"deep_spec": {"mn": 1}}, TypeError, "mn"),
-        (PredevAPI("key"), {"get_spec_status": 1}, ValueError, "get_spec_status: free"),
+        (
+            PredevAPI("key"),
+            {"get_spec_status": 1},
+            ValueError,
+            "leave get_spec_status out of costs: free",
+        ),
     ],
 )
 def test_what_cannot_be_guarded_is_said_at_once(
@@ -789,16 +802,16 @@ def test_the_guard_is_of_the_account_that_pays(open_sandbox: OpenSandbox) -> Non
     sandbox = open_sandbox(100)
     other = anchor_guard(sandbox)
     api = PredevAPI(sandbox.predev_key, sandbox.url)
-    with pytest.raises(TypeError, match=r"of Anchor Browser's account.*pass Guard\(PreDev"):
+    with pytest.raises(TypeError, match=r"for an account at Anchor Browser.*pass Guard\(PreDev"):
         guarded(api, other)
-    with pytest.raises(TypeError, match="this PredevAPI is guarded already"):
+    with pytest.raises(TypeError, match="this PredevAPI is already guarded"):
         guarded(guarded(api, predev_guard(sandbox)), predev_guard(sandbox))
     assert guarded(api, Guard(FakeProvider(100))).base_url == sandbox.url
     assert not sandbox.requests
 
 
 def test_it_is_the_api_in_all_else(open_sandbox: OpenSandbox) -> None:
-    """Its class, signatures and free methods are the SDK's, and the api itself stays as it was."""
+    """Its class, signatures and free methods are the SDK's, and the api itself is unchanged."""
     sandbox = open_sandbox(100)
     own = PredevAPI(sandbox.predev_key, sandbox.url)
     api = guarded(own, predev_guard(sandbox))
@@ -811,9 +824,9 @@ def test_it_is_the_api_in_all_else(open_sandbox: OpenSandbox) -> None:
 
 
 def test_switched_off_it_is_the_bare_api(begin: Begin) -> None:
-    """Nothing is looked at, held, or settled."""
+    """Nothing is fetched, held, or settled."""
     sandbox, guard, api = begin(49, **AT_ONCE)
-    SWITCH.set_active(False)
+    ACTIVATION.set_active(False)
     api.get_spec_status(api.deep_spec_async("A shop")["specId"])
     sandbox.predev.top_up(9)
     assert [each["event"] for each in api.browser_agent(TASKS, stream=True)]
@@ -822,7 +835,7 @@ def test_switched_off_it_is_the_bare_api(begin: Begin) -> None:
 
 
 def test_any_provider_will_do(open_sandbox: OpenSandbox) -> None:
-    """The guard may look at another account's balance, or at none."""
+    """The guard may fetch another account's balance, or none."""
     sandbox = open_sandbox(100, **AT_ONCE)
     provider = FakeProvider(60)
     guard = Guard(provider)
@@ -848,3 +861,16 @@ def test_the_sdks_own_errors_come_through(open_sandbox: OpenSandbox) -> None:
         sandbox.fault("/browser-agent", times=1, status=402, body={"error": "No.", "code": code})
         with pytest.raises(kind):
             api.browser_agent(TASKS)
+
+
+def test_a_client_at_its_default_address_goes_where_the_environment_says(
+    open_sandbox: OpenSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a guard that watches a sandbox would stand before calls to the real account."""
+    sandbox = open_sandbox(credits=100, clock="real", speed=36000)
+    monkeypatch.setenv("PREDEV_BASE_URL", sandbox.url)
+    guarded(PredevAPI(sandbox.predev_key), Guard(PreDev(sandbox.predev_key))).fast_spec("A shop")
+    assert sandbox.predev.charged > 0
+    other = PredevAPI(sandbox.predev_key, "https://specs.example/v2")
+    guarded(other, Guard(FakeProvider()))
+    assert other.base_url == "https://specs.example/v2"

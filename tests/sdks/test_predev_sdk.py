@@ -23,7 +23,7 @@ from budgetguard import (
 )
 from budgetguard.testing.sandbox import Sandbox
 
-# After this a look shows what a kept hold came to.
+# After this, a balance shows what a kept hold really cost.
 CLEAR = PreDev.linger + PreDev.lag
 
 
@@ -330,7 +330,7 @@ def crowd_that_gives_up(
 def test_clients_that_give_up_never_overspend(
     open_sandbox: OpenSandbox, elapse: Elapse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A timed-out spec is charged on, and late: it stays held until the balance shows it."""
+    """A timed-out spec is still charged, and late: it remains held until the balance shows it."""
     sandbox = open_sandbox(400, lag=4)
     sent = crowd_that_gives_up(sandbox, predev_guard(sandbox), elapse, monkeypatch)
     assert sandbox.predev.died == sandbox.predev.refused == 0
@@ -362,7 +362,7 @@ def test_submitted_and_polled(open_sandbox: OpenSandbox, elapse: Elapse) -> None
             hold.charged(spec["creditsUsed"])
             elapse(sandbox, PreDev.lag)
             guard.balance(max_age=0)
-            # Counted twice is only what was booked after the provider was asked.
+            # Only what was charged after the balance request was sent is counted twice.
             assert guard.available == 50 - (sandbox.predev.charged - Decimal(spec["creditsUsed"]))
             polls += 1
         hold.settle(spec["creditsUsed"])
@@ -448,7 +448,7 @@ def test_browser_agents_as_a_stream(open_sandbox: OpenSandbox) -> None:
 
 
 def test_a_stream_left_half_way_keeps(open_sandbox: OpenSandbox, elapse: Elapse) -> None:
-    """Who closes a stream early does not end the batch: its cost stays held."""
+    """Closing a stream early does not stop the batch: its cost remains held."""
     sandbox = open_sandbox(10)
     guard, api = predev_guard(sandbox), sdk(sandbox)
 

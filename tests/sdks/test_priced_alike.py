@@ -15,6 +15,7 @@ from anchorbrowser import Anchorbrowser, APIStatusError, AsyncAnchorbrowser
 from predev_api import PredevAPI
 
 from budgetguard import Event, Guard
+from budgetguard._engine.binding import binding_of
 from budgetguard.integrations import anchorbrowser, predev
 from budgetguard.integrations._anchor_prices import PRICED, RETRY
 from budgetguard.testing.sandbox import Sandbox
@@ -42,13 +43,17 @@ CALLS: dict[str, list[dict[str, Any]]] = {
     ],
     RETRY: [{"batch_id": ID}, {"batch_id": ID, "max_retries": 2}],
     "tools.perform_web_task": [
-        {"prompt": "Look"},
-        {"prompt": "Look", "max_steps": 3},
-        {"prompt": "Look", "max_steps": 0},
-        {"prompt": "Look", "session_id": "s"},
-        {"prompt": "Look", "session_id": "s", "max_steps": 3},
-        {"prompt": "Look", "extra_query": {"sessionId": "s"}, "extra_body": {"max_steps": 5}},
-        {"prompt": "Look", "session_id": "", "async_": True},
+        {"prompt": "BalanceSnapshot"},
+        {"prompt": "BalanceSnapshot", "max_steps": 3},
+        {"prompt": "BalanceSnapshot", "max_steps": 0},
+        {"prompt": "BalanceSnapshot", "session_id": "s"},
+        {"prompt": "BalanceSnapshot", "session_id": "s", "max_steps": 3},
+        {
+            "prompt": "BalanceSnapshot",
+            "extra_query": {"sessionId": "s"},
+            "extra_body": {"max_steps": 5},
+        },
+        {"prompt": "BalanceSnapshot", "session_id": "", "async_": True},
     ],
     "tools.fetch_webpage": [{"url": "https://example.com"}],
     "tools.screenshot_webpage": [{}, {"url": "https://example.com", "session_id": "s"}],
@@ -72,7 +77,7 @@ UNPRICED: list[tuple[str, dict[str, Any]]] = [
         {"count": 1, "configuration": {"session": {"timeout": {"max_duration": -1}}}},
     ),
     (RETRY, {"batch_id": "of-somebody-else"}),
-    ("tools.perform_web_task", {"prompt": "Look", "max_steps": "many"}),
+    ("tools.perform_web_task", {"prompt": "BalanceSnapshot", "max_steps": "many"}),
 ]
 KINDS = [(path, how) for path, each in CALLS.items() for how in each]
 
@@ -192,7 +197,7 @@ async def test_what_nobody_can_price_is_not_sent(
 ) -> None:
     """In front that is a ValueError, below a refusal; both say how to name a price."""
     sandbox = open_sandbox(CREDITS)
-    words = "may cost at most is not known: name it by costs= .* or by prices="
+    words = "is not known: set it with costs= .* or with prices="
     in_front = await connect(anchor_guard(sandbox), "in front")
     with pytest.raises(ValueError, match=words):
         await got(method(in_front, path)(**how))
@@ -242,7 +247,9 @@ async def test_anchor_browsers_helpers_cost_the_same(
         sandbox.fault("/v1/tools/perform-web-task", body={"data": {"result": {"answer": 42}}})
         admitted = Admitted()
         client = await connect(anchor_guard(sandbox, on_event=admitted), where)
-        started = await got(method(client, name)(*([] if name == "browser.create" else ["Look"])))
+        started = await got(
+            method(client, name)(*([] if name == "browser.create" else ["BalanceSnapshot"]))
+        )
         if name == "agent.browser_task":
             task = started["task_result_task"]
             await task if way[1] is AsyncAnchorbrowser else task.result(30)
@@ -273,7 +280,7 @@ async def test_a_transport_remembers_what_a_batch_cost(
         await got(batches.retry_batch_session(ID[:-1] + str(number)))
     first, second, _, *retries = admitted.credits
     assert retries == [first, second]
-    assert guard.account.ledger.kept.total == 4 * 27_500 + 14 * 27_500
+    assert binding_of(guard).account.ledger.kept.total == 4 * 27_500 + 14 * 27_500
 
 
 # pre.dev, whose SDK goes by `requests`: what it sends is handed to a guarded client of httpx.
@@ -361,7 +368,7 @@ def test_predevs_calls_cost_the_same(
     name: str,
     how: dict[str, Any],
 ) -> None:
-    """What is held, and how it ends, is the same in front and below."""
+    """The hold, and what becomes of it, is the same in front and below."""
     told = []
     for where in ("in front", "below"):
         sandbox = open_sandbox(CREDITS, **AT_ONCE)

@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING
 
 from provider import MICRO
 
-from budgetguard.account import Account
-from budgetguard.errors import BudgetGuardError, InsufficientCredits
-from budgetguard.events import Event
-from budgetguard.looks import GRACE, LATER
-from budgetguard.policy import NEVER
+from budgetguard._core.errors import BudgetGuardError, InsufficientCredits
+from budgetguard._core.events import Event
+from budgetguard._core.policy import NEVER
+from budgetguard._engine.account import Account
+from budgetguard._engine.binding import binding_of
+from budgetguard._engine.refresh_schedule import GRACE, LATER
 
 if TYPE_CHECKING:
     from scenario import Facts, Simulation
 
-    from budgetguard.waiting import Admission
+    from budgetguard._engine.waiters import AdmissionWaiter
 
 COSTS = (1, 5, 10, 50)
 ENDS = ("settled", "kept", "released")
@@ -40,7 +41,7 @@ class Watch:
         self._last_start = NEVER
         self.lost = False
         self._covered: dict[int, float] = {}
-        self._first_covered: tuple[Admission, float] | None = None
+        self._first_covered: tuple[AdmissionWaiter, float] | None = None
         self._blocked = NEVER
         self._landed = NEVER
         self._newest = self._before = float("inf")
@@ -48,7 +49,7 @@ class Watch:
     @property
     def account(self) -> Account:
         """The account under test, of the process that lives now."""
-        return self.simulation.guard.account
+        return binding_of(self.simulation.guard).account
 
     def begin_anew(self) -> None:
         """The process died; nothing of it is left."""
@@ -75,23 +76,27 @@ class Watch:
             msg = f"S6: {provider.most_in_flight} looks in flight at once"
             raise Broken(msg)
         self._held()
-        look, ledger = self.account.ledger.look, self.account.ledger
-        if look is not None:
-            if look.sent.mono < self._last_sent:
+        snapshot, ledger = self.account.ledger.snapshot, self.account.ledger
+        if snapshot is not None:
+            if snapshot.sent.mono < self._last_sent:
                 msg = "S4: an older look replaced a newer one"
                 raise Broken(msg)
-            self._last_sent = look.sent.mono
+            self._last_sent = snapshot.sent.mono
             for debits in (ledger.settled, ledger.kept):
                 stamp = debits.next_clears_at
-                if stamp is not None and stamp <= look.sent.mono and look.refused_until is None:
-                    msg = f"S2: a debit of {stamp} outlived a look sent at {look.sent.mono}"
+                if (
+                    stamp is not None
+                    and stamp <= snapshot.sent.mono
+                    and snapshot.refused_until is None
+                ):
+                    msg = f"S2: a debit of {stamp} outlived a look sent at {snapshot.sent.mono}"
                     raise Broken(msg)
         self._first_in_line()
 
     def _held(self) -> None:
         """S2: what the open calls hold is held; a caller between its answer and its call as well."""
         account = self.account
-        if account.ends or account._posts or any(account.ledger.ends.values()):
+        if account.ledger.ends or account._posts or any(account.ledger.ends_at_cost.values()):
             return
         known = sum(facts.rest() for facts in self.simulation.open.values())
         if account.ledger.held < known:
@@ -102,18 +107,18 @@ class Watch:
         """S1 and S3: there is a balance, and it covers this call on top of all that run."""
         simulation, ledger = self.simulation, self.account.ledger
         self.counts["admitted"] += 1
-        terms = simulation.guard.asker.terms
-        look = ledger.look
-        if look is None:
+        terms = binding_of(simulation.guard).subscriber.terms
+        snapshot = ledger.snapshot
+        if snapshot is None:
             msg = f"S3: call {number} was let in without a balance"
             raise Broken(msg)
-        age = simulation.clock.mono - look.sent.mono
+        age = simulation.clock.mono - snapshot.sent.mono
         if age > max(terms.stale_for, terms.timeout) + EPSILON:
             msg = f"S3: call {number} was let in on a balance {age:.0f} s old"
             raise Broken(msg)
         # Who was let in as a look landed may go by the look before.
         at_once = simulation.clock.mono == self._landed
-        seen = min(look.sent.mono, self._before) if at_once else look.sent.mono
+        seen = min(snapshot.sent.mono, self._before) if at_once else snapshot.sent.mono
         others = simulation.provider.spent_since(seen)
         spare = simulation.spare() + others - terms.floor
         if spare < 0:
@@ -138,14 +143,14 @@ class Watch:
         if error.available >= error.needed:
             msg = f"refused although enough was available: {error}"
             raise Broken(msg)
-        now, terms = self.simulation.clock.mono, self.simulation.guard.asker.terms
+        now, terms = self.simulation.clock.mono, binding_of(self.simulation.guard).subscriber.terms
         asked = arrived if error.retry_after is None else min(arrived + wait, now)
         simulation = self.simulation
-        looks = simulation.runtime.starts[-1:] + simulation.provider.sent[-1:]
-        newest = max([*looks, simulation.exhausted_at])
+        schedule = simulation.runtime.starts[-1:] + simulation.provider.sent[-1:]
+        newest = max([*schedule, simulation.exhausted_at])
         verified = newest >= asked - terms.recheck_after - EPSILON
         verified = verified or now >= arrived + wait + terms.timeout - EPSILON
-        if not verified and now >= self.account._looks.known.blocked_until:
+        if not verified and now >= self.account._schedule.known.blocked_until:
             msg = f"S5: refused on a look {now - newest:.1f} s old, recheck {terms.recheck_after}"
             raise Broken(msg)
         since = self._covered.get(need)
@@ -169,8 +174,8 @@ class Watch:
             ledger.pending,
             ledger.running,
             ledger.slots_in_use,
-            ledger.look,
-            len(self.account.line.queue),
+            ledger.snapshot,
+            len(self.account.wait_queue.queue),
         )
 
     def mine(self, error: BudgetGuardError) -> None:
@@ -185,11 +190,14 @@ class Watch:
     def look_begins(self) -> None:
         """Looks keep their distance, but for those due to age; nothing breaks the backoff."""
         account, now = self.account, self.simulation.clock.now()
-        terms, look = self.simulation.guard.asker.terms, account.ledger.look
+        terms, snapshot = (
+            binding_of(self.simulation.guard).subscriber.terms,
+            account.ledger.snapshot,
+        )
         if now.mono < self._blocked - EPSILON:
             msg = f"S6: a look {self._blocked - now.mono:.1f} s before its backoff was over"
             raise Broken(msg)
-        aged = look is None or now.since(look.sent) >= terms.fresh_for
+        aged = snapshot is None or now.since(snapshot.sent) >= terms.fresh_for
         # One that was lost is made anew, a moment after its deadline.
         again = terms.timeout + GRACE if self.lost else LATER
         near = now.mono - self._last_start < min(terms.recheck_after, again) - EPSILON
@@ -200,10 +208,10 @@ class Watch:
 
     def look_landed(self) -> None:
         """Remember until when the provider is to be left alone, and what was known before."""
-        self._blocked = self.account._looks.known.blocked_until
-        look = self.account.ledger.look
-        if look is not None and look.sent.mono != self._newest:
-            self._newest, self._before = look.sent.mono, self._newest
+        self._blocked = self.account._schedule.known.blocked_until
+        snapshot = self.account.ledger.snapshot
+        if snapshot is not None and snapshot.sent.mono != self._newest:
+            self._newest, self._before = snapshot.sent.mono, self._newest
             self._landed = self.simulation.clock.mono
 
     # L1: who is covered for long enough gets in.
@@ -211,8 +219,8 @@ class Watch:
     def happened(self) -> None:
         """Note since when each cost has been covered, and for whom that is first in line."""
         now, spare = self.simulation.clock.mono, self._knowably_spare()
-        queue = self.account.line.queue
-        ahead = sum(ticket.call.need.amount for ticket in queue)
+        queue = self.account.wait_queue.queue
+        ahead = sum(waiter.call.need.amount for waiter in queue)
         for cost in COSTS:
             if spare is None or spare - ahead < cost * MICRO:
                 self._covered.pop(cost, None)
@@ -241,7 +249,7 @@ class Watch:
         A debit that became old within that time, and a top-up, may still wait for the look that shows
         it.
         """
-        terms, now = self.simulation.guard.asker.terms, self.simulation.clock.mono
+        terms, now = binding_of(self.simulation.guard).subscriber.terms, self.simulation.clock.mono
         patience = terms.recheck_after + terms.timeout + EPSILON
         spare = self._knowably_spare(before=now - patience)
         if spare is None or now - since <= patience:
@@ -256,7 +264,7 @@ class Watch:
         simulation, ledger, now = self.simulation, self.account.ledger, self.simulation.clock.mono
         if not simulation.reachable() or now <= simulation.exhausted_until:
             return None
-        floor = simulation.guard.asker.terms.floor
+        floor = binding_of(simulation.guard).subscriber.terms.floor
         sent = now if before is None else before
         young = sum(
             int(amount)
@@ -281,7 +289,7 @@ class Watch:
         if counted != (0, 0, 0, 0):
             msg = f"L2: held, pending, running and slots are {counted}"
             raise Broken(msg)
-        true = simulation.provider.true - simulation.guard.asker.terms.floor
+        true = simulation.provider.true - binding_of(simulation.guard).subscriber.terms.floor
         available = simulation.guard.available
         if available is None or int(available * MICRO) != true:
             msg = f"L2: {available} available, {true / MICRO} there"

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from virtual import VirtualClock
 
-from budgetguard.balance import Balance
-from budgetguard.errors import BalanceUnavailable
-from budgetguard.failures import Transient
+from budgetguard._core.balance import Balance
+from budgetguard._core.errors import BalanceUnavailable
+from budgetguard._core.refresh_failure import Transient
 
 MICRO = 10**6
 

@@ -12,11 +12,12 @@ from invariants import COSTS, Broken, Watch
 from provider import MICRO, Nature, Provider
 from virtual import VirtualClock, VirtualLoop, VirtualRuntime
 
-from budgetguard.errors import BalanceUnavailable, ConcurrencyLimit, InsufficientCredits
-from budgetguard.events import Event
+from budgetguard._core.errors import BalanceUnavailable, ConcurrencyLimit, InsufficientCredits
+from budgetguard._core.events import Event
+from budgetguard._engine.account_registry import runtime_of
+from budgetguard._engine.binding import binding_of
+from budgetguard._engine.hold import Hold
 from budgetguard.guard import Guard
-from budgetguard.hold import Hold
-from budgetguard.process import runtime_of
 
 # For how long after an outage a guard may still be backing off.
 BACKOFF = 62.0
@@ -403,7 +404,7 @@ class Simulation:
 
     async def _end(self) -> None:
         """Let everything come to rest, and look at the books once more."""
-        terms = self.guard.asker.terms
+        terms = binding_of(self.guard).subscriber.terms
         self.reading = True
         self.nature = self.provider.nature = replace(
             self.nature, failing=0.0, latency=0.05, others=0.0

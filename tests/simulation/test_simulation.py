@@ -9,9 +9,10 @@ import pytest
 from invariants import Broken
 from scenario import Simulation
 
-from budgetguard import line, policy
-from budgetguard.debits import Debits
-from budgetguard.ledger import Ledger
+from budgetguard._core import policy
+from budgetguard._core.debits import Debits
+from budgetguard._core.ledger import Ledger
+from budgetguard._engine import wait_queue as line
 
 SEEDS = 300
 
@@ -55,8 +56,10 @@ def test_it_finds_a_guard_that_is_too_trusting(terms: dict[str, Any], first: int
 def with_recheck_after(seconds: float) -> Callable[..., policy.Decision]:
     """A policy that is told another distance between looks than the guard's."""
 
-    def decide(ledger: Any, looking: Any, terms: policy.Terms, *rest: Any) -> policy.Decision:
-        return policy.decide(ledger, looking, replace(terms, recheck_after=seconds), *rest)
+    def decide(
+        ledger: Any, refreshing: Any, terms: policy.GuardTerms, *rest: Any
+    ) -> policy.Decision:
+        return policy.decide(ledger, refreshing, replace(terms, recheck_after=seconds), *rest)
 
     return decide
 
@@ -66,12 +69,16 @@ def forget_the_debits(debits: Debits, sent: float) -> None:
 
 
 def no_look_for_the_queue(
-    ledger: Ledger, looking: policy.Looking, terms: policy.Terms, need: policy.Need, *rest: Any
+    ledger: Ledger,
+    refreshing: policy.RefreshState,
+    terms: policy.GuardTerms,
+    need: policy.CallNeed,
+    *rest: Any,
 ) -> policy.Decision:
     """A policy that never looks for those who came to wait."""
-    decision = policy.decide(ledger, looking, terms, need, *rest)
-    waits = need.until > need.arrived and ledger.look is not None
-    return policy.Stay(None) if isinstance(decision, policy.Stay) and waits else decision
+    decision = policy.decide(ledger, refreshing, terms, need, *rest)
+    waits = need.until > need.arrived and ledger.snapshot is not None
+    return policy.Wait(None) if isinstance(decision, policy.Wait) and waits else decision
 
 
 def half_a_release(ledger: Ledger, held: int) -> None:
@@ -83,7 +90,7 @@ def half_a_release(ledger: Ledger, held: int) -> None:
 @pytest.mark.parametrize(
     ("owner", "name", "instead", "words"),
     [
-        (policy, "usable", lambda look, *_: look is not None, "S3: "),
+        (policy, "usable", lambda snapshot, *_: snapshot is not None, "S3: "),
         (Debits, "clear", forget_the_debits, "S2: a debit of"),
         (line, "decide", with_recheck_after(600), "S5: refused on a look"),
         (line, "decide", with_recheck_after(0), "S6: a look"),

@@ -9,8 +9,8 @@ from contextvars import Context
 from random import Random
 from typing import Any
 
-from budgetguard.clock import Instant
-from budgetguard.inside import INSIDE, Inside
+from budgetguard._core.clock import Instant
+from budgetguard._core.reentrancy import INSIDE, Inside
 
 START = 1_000_000.0
 

@@ -11,6 +11,7 @@ import pytest
 from web import Web
 
 from budgetguard import Guard
+from budgetguard._engine.binding import binding_of
 from budgetguard.testing import FakeProvider, HandClock
 from budgetguard.transport import GuardTransport
 
@@ -84,10 +85,10 @@ async def begin(
     return service
 
 
-def books(guard: Guard) -> tuple[Any, int, int, int]:
+def figures(guard: Guard) -> tuple[Any, int, int, int]:
     """What is available, and what is held, settled and kept, in micro-credits."""
-    guard.account.flush()
-    ledger = guard.account.ledger
+    binding_of(guard).account.flush()
+    ledger = binding_of(guard).account.ledger
     return guard.available, ledger.held, ledger.settled.total, ledger.kept.total
 
 
@@ -111,13 +112,13 @@ async def test_what_did_nothing_is_admitted_once(
     follows = how == "followed"
     reply = await web.send("POST", f"{HERE}/spec/", json={}, follow_redirects=follows)
     if not follows:
-        assert books(guard) == (60, 0, 0, 0)
+        assert figures(guard) == (60, 0, 0, 0)
         next_one = reply.next_request
         if how == "by hand":
             next_one = web.client.build_request("POST", f"{HERE}/spec", json={})
         reply = await send(web, next_one)
     assert (reply.status_code, len(service.asked)) == (200, 2)
-    assert books(guard) == (10, 0, 50_000_000, 0)
+    assert figures(guard) == (10, 0, 50_000_000, 0)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303])
@@ -135,7 +136,7 @@ async def test_what_may_be_done_goes_on_by_its_hold(
     follows = how == "followed"
     reply = await web.send("POST", f"{HERE}/spec", json={}, follow_redirects=follows)
     if not follows:
-        assert books(guard) == (10, 50_000_000, 0, 0)
+        assert figures(guard) == (10, 50_000_000, 0, 0)
         if how == "by hand":
             reply = await web.send(
                 "GET", reply.headers["location"].replace("/specs", f"{HERE}/specs")
@@ -143,7 +144,7 @@ async def test_what_may_be_done_goes_on_by_its_hold(
         else:
             reply = await send(web, reply.next_request)
     assert (reply.status_code, service.asked[1]) == (200, f"GET {HERE}/specs/1")
-    assert books(guard) == (10, 0, 50_000_000, 0)
+    assert figures(guard) == (10, 0, 50_000_000, 0)
 
 
 async def test_by_hand_the_same_once_more(web: Web, guard: Guard) -> None:
@@ -154,7 +155,7 @@ async def test_by_hand_the_same_once_more(web: Web, guard: Guard) -> None:
     other = await web.send("POST", f"{HERE}/spec", json={"x": 2})
     assert (other.status_code, len(service.asked)) == (402, 1)
     same = await web.send("POST", f"{HERE}/spec", json={"x": 1})
-    assert (same.status_code, books(guard)) == (200, (10, 0, 50_000_000, 0))
+    assert (same.status_code, figures(guard)) == (200, (10, 0, 50_000_000, 0))
     assert (await web.send("POST", f"{HERE}/spec", json={"x": 1})).status_code == 402
 
 
@@ -176,7 +177,7 @@ async def test_what_follows_may_fail(
         await web.send("POST", f"{HERE}/spec/", json={}, follow_redirects=True)
     except web.library.ConnectError:
         assert answer == 0
-    _, held, settled, now_kept = books(guard)
+    _, held, settled, now_kept = figures(guard)
     assert (held, settled, now_kept) == (0, 0, kept * 1_000_000)
 
 
@@ -190,9 +191,9 @@ async def test_to_another_origin(web: Web, guard: Guard, status: int) -> None:
     }
     await begin(web, guard, answers)
     reply = await web.send("POST", f"{HERE}/spec", json={}, follow_redirects=True)
-    assert (reply.status_code, books(guard)) == (200, (10, 0, 50_000_000, 0))
+    assert (reply.status_code, figures(guard)) == (200, (10, 0, 50_000_000, 0))
     reply = await web.send("POST", f"{HERE}/spec", json={}, follow_redirects=True)
-    assert (reply.status_code, books(guard)) == (402, (10, 0, 50_000_000, 0))
+    assert (reply.status_code, figures(guard)) == (402, (10, 0, 50_000_000, 0))
 
 
 async def test_a_redirect_to_what_is_free_costs_what_it_did(web: Web, guard: Guard) -> None:
@@ -200,7 +201,7 @@ async def test_a_redirect_to_what_is_free_costs_what_it_did(web: Web, guard: Gua
     answers = {("POST", f"{HERE}/spec"): (308, "/v2/spec"), ("POST", f"{HERE}/v2/spec"): (200, "x")}
     await begin(web, guard, answers)
     await web.send("POST", f"{HERE}/spec", json={}, follow_redirects=True)
-    assert books(guard) == (10, 0, 50_000_000, 0)
+    assert figures(guard) == (10, 0, 50_000_000, 0)
 
 
 async def test_a_chain(web: Web, guard: Guard) -> None:
@@ -213,7 +214,7 @@ async def test_a_chain(web: Web, guard: Guard) -> None:
     }
     service = await begin(web, guard, answers)
     await web.send("POST", f"{HERE}/spec", json={}, follow_redirects=True)
-    assert (len(service.asked), books(guard)) == (4, (10, 0, 0, 50_000_000))
+    assert (len(service.asked), figures(guard)) == (4, (10, 0, 0, 50_000_000))
 
 
 async def test_what_only_shows_did_nothing(web: Web, guard: Guard) -> None:
@@ -221,7 +222,7 @@ async def test_what_only_shows_did_nothing(web: Web, guard: Guard) -> None:
     answers = {("GET", f"{HERE}/spec"): (302, "/a"), ("GET", f"{HERE}/a"): (404, "x")}
     await begin(web, guard, answers, prices={("GET", "/spec"): 50})
     await web.send("GET", f"{HERE}/spec", follow_redirects=True)
-    assert books(guard) == (60, 0, 0, 0)
+    assert figures(guard) == (60, 0, 0, 0)
 
 
 @pytest.mark.parametrize("close", [False, True], ids=["in time", "by the client's end"])
@@ -231,12 +232,12 @@ async def test_what_nobody_follows_is_kept(
     """Its outcome is as unknown as that of any call that broke off."""
     await begin(web, guard, {("POST", f"{HERE}/spec"): (302, "/a")})
     await web.send("POST", f"{HERE}/spec", json={})
-    assert books(guard) == (10, 50_000_000, 0, 0)
+    assert figures(guard) == (10, 50_000_000, 0, 0)
     if close:
         await web.close()
     else:
         clock.advance(65)
-    assert books(guard) == (10, 0, 0, 50_000_000)
+    assert figures(guard) == (10, 0, 0, 50_000_000)
 
 
 async def test_one_request_follows(web: Web, guard: Guard) -> None:
@@ -248,7 +249,7 @@ async def test_one_request_follows(web: Web, guard: Guard) -> None:
     assert (await send(web, first)).status_code == 402
     assert (await send(web, following)).status_code == 200
     assert (await send(web, following)).status_code == 402
-    assert books(guard) == (10, 0, 50_000_000, 0)
+    assert figures(guard) == (10, 0, 50_000_000, 0)
 
 
 async def test_a_retry_after_what_followed_failed(web: Web, guard: Guard) -> None:
@@ -257,12 +258,12 @@ async def test_a_retry_after_what_followed_failed(web: Web, guard: Guard) -> Non
     await begin(web, guard, answers)
     count = {"x-stainless-retry-count": "0"}
     await web.send("POST", f"{HERE}/spec", json={}, headers=count, follow_redirects=True)
-    assert books(guard) == (10, 50_000_000, 0, 0)
+    assert figures(guard) == (10, 50_000_000, 0, 0)
     answers["GET", f"{HERE}/a"] = (200, "x")
     count = {"x-stainless-retry-count": "1"}
     reply = await web.send("POST", f"{HERE}/spec", json={}, headers=count, follow_redirects=True)
     # What the attempt before may have cost is counted as well.
-    assert (reply.status_code, books(guard)) == (200, (-40, 0, 50_000_000, 50_000_000))
+    assert (reply.status_code, figures(guard)) == (200, (-40, 0, 50_000_000, 50_000_000))
 
 
 @pytest.mark.parametrize("status", [307, 308])
@@ -275,7 +276,7 @@ async def test_did_nothing_and_names_no_place(web: Web, guard: Guard, status: in
 
     web.transport._made["behind"] = web.library.MockTransport(answer)
     await web.send("POST", f"{HERE}/spec", json={})
-    assert (service.asked, books(guard)) == ([], (60, 0, 0, 0))
+    assert (service.asked, figures(guard)) == ([], (60, 0, 0, 0))
 
 
 @pytest.mark.parametrize("location", ["", "https://[", "http://a.example:port/"])
@@ -285,11 +286,11 @@ async def test_a_location_that_is_none(web: Web, guard: Guard, location: str) ->
     with contextlib.suppress(web.library.RemoteProtocolError):
         await web.send("POST", f"{HERE}/spec", json={})
     await web.close()
-    assert books(guard)[2:] == (0, 50_000_000)
+    assert figures(guard)[2:] == (0, 50_000_000)
 
 
 def test_two_transports_of_one_client(clock: HandClock) -> None:
-    """What goes on at another guard's provider is the first one's call, settled in its books."""
+    """What goes on at another guard's provider is the first one's call, settled in its ledger."""
     guards = [Guard(FakeProvider(60, linger=LINGER)), Guard(FakeProvider(60, linger=LINGER))]
     answers = {f"{HERE}/spec": httpx.Response(303, headers={"location": f"{THERE}/spec"})}
 
@@ -303,7 +304,7 @@ def test_two_transports_of_one_client(clock: HandClock) -> None:
     }
     with httpx.Client(mounts=mounts, follow_redirects=True) as client:
         assert client.post(f"{HERE}/spec", json={}).status_code == 200
-    first, second = map(books, guards)
+    first, second = map(figures, guards)
     assert (first, second[1:]) == ((10, 0, 50_000_000, 0), (0, 0, 0))
 
 
@@ -339,4 +340,4 @@ def test_by_an_sdk(sdk: Callable[..., Any], guard: Guard, status: int) -> None:
 
     with sdk(answer) as client:
         client.post("/models/x", cast_to=object, body={})
-    assert books(guard) == (10, 0, 50_000_000, 0)
+    assert figures(guard) == (10, 0, 50_000_000, 0)

@@ -12,6 +12,7 @@ from anchorbrowser import APIConnectionError as AnchorConnectionError
 from needed import need
 
 from budgetguard import AnchorBrowser, Guard, InsufficientCredits
+from budgetguard._engine.binding import binding_of
 from budgetguard.testing import HandClock
 from budgetguard.testing.sandbox import Sandbox
 from budgetguard.transport import AsyncGuardTransport, GuardTransport
@@ -112,7 +113,9 @@ def test_who_wraps_what_is_raised(
     guard = predev if sdk == "anthropic" else anchor
     call, wrapped = raising(guard, sandbox.url, sdk, retries)
     refusals: list[Any] = []
-    guard.asker.on_event = lambda event: event.kind == "refused" and refusals.append(event)
+    binding_of(guard).subscriber.on_event = lambda event: (
+        event.kind == "refused" and refusals.append(event)
+    )
     with guard.acquire(guard.available or 0), pytest.raises(wrapped) as refused:
         call()
     assert isinstance(refused.value.__cause__, InsufficientCredits)
@@ -134,8 +137,8 @@ def test_a_stream_that_openai_has_read_is_over(predev: Guard, sandbox: Sandbox) 
     with openai_client(predev, sandbox.url, httpx2) as client:
         chunks = client.chat.completions.create(model="m", messages=HELLO, stream=True)
         assert len(list(chunks)) == 1
-    ledger = predev.account.ledger
-    predev.account.flush()
+    ledger = binding_of(predev).account.ledger
+    binding_of(predev).account.flush()
     assert (ledger.running, ledger.kept.total, ledger.settled.total) == (0, 0, 1_400_000)
 
 
@@ -150,7 +153,7 @@ def test_a_retry_by_openai_is_one_call(predev: Guard, sandbox: Sandbox) -> None:
         client.chat.completions.create(model="m", messages=HELLO)
         rest.release()
     assert sandbox.requests["POST", COMPLETIONS] == 3
-    assert predev.account.ledger.running == 0
+    assert binding_of(predev).account.ledger.running == 0
 
 
 @pytest.mark.anyio
@@ -201,7 +204,7 @@ def test_anchor_browser(anchor: Guard, sandbox: Sandbox) -> None:
 
 @pytest.mark.anyio
 async def test_anchor_browser_awaiting(clock: HandClock, sandbox: Sandbox) -> None:
-    """A guard without a balance looks first, and holds up nobody's loop."""
+    """A guard without a balance fetches it first, and blocks no event loop."""
     guard = Guard(AnchorBrowser(Sandbox.anchor_key, base_url=sandbox.url))
     http = httpx.AsyncClient(transport=AsyncGuardTransport(guard))
     async with AsyncAnchorbrowser(
@@ -209,4 +212,4 @@ async def test_anchor_browser_awaiting(clock: HandClock, sandbox: Sandbox) -> No
     ) as client:
         await client.sessions.create_session()
     assert sandbox.requests["POST", "/v1/sessions"] == 1
-    assert guard.account.ledger.kept.total > 0
+    assert binding_of(guard).account.ledger.kept.total > 0

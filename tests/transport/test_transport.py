@@ -26,10 +26,11 @@ from budgetguard import (
     PreDev,
     set_active,
 )
-from budgetguard.streams import watched
+from budgetguard._engine.binding import binding_of
 from budgetguard.testing import FakeProvider, HandClock
 from budgetguard.testing.sandbox import Sandbox
 from budgetguard.transport import AsyncGuardTransport, GuardTransport
+from budgetguard.transport._body import watched
 
 pytestmark = [
     pytest.mark.anyio,
@@ -68,8 +69,8 @@ async def web(way: tuple[str, str]) -> AsyncIterator[Web]:
 
 def held(guard: Guard) -> int:
     """Micro-credits held by open calls."""
-    guard.account.flush()
-    return guard.account.ledger.held
+    binding_of(guard).account.flush()
+    return binding_of(guard).account.ledger.held
 
 
 async def test_a_call_is_settled_at_what_its_reply_says(
@@ -95,8 +96,8 @@ async def test_a_refusal_never_leaves(web: Web, predev: Guard, sandbox: Sandbox)
     assert (body["error"], body["generationsAvailable"]) == ("Insufficient credits", 0)
     assert body["message"].startswith("POST /deep-spec needs 50 credits, and 40 are available")
     assert sandbox.requests["POST", "/deep-spec"] == 0
-    assert predev.account.ledger.look is not None
-    assert predev.account.ledger.look.refused_until is None
+    assert binding_of(predev).account.ledger.snapshot is not None
+    assert binding_of(predev).account.ledger.snapshot.refused_until is None
 
 
 async def test_a_refusal_is_raised_where_it_is_asked_for(
@@ -208,7 +209,7 @@ async def test_a_stream_that_nobody_reads_on_is_kept(
         assert await anext(lines) == ":ok"
     assert (guard.available, held(guard)) == (100 - Decimal("1.5"), 0)
     clock.advance(PreDev.lag)
-    # The floor of 0.1 for each is booked at the submission.
+    # The minimum of 0.1 for each is charged at the submission.
     assert guard.balance(max_age=0).credits == 100 - Decimal("0.3")
     assert guard.available == 100 - Decimal("0.3") - Decimal("1.5")
 
@@ -286,9 +287,9 @@ async def test_a_402_from_the_provider(
     await web.open(predev, key=KEY)
     reply = await web.send("POST", f"{sandbox.url}{path}", json={"tasks": [{}]})
     assert (reply.status_code, reply.json()) == (402, body)
-    look = predev.account.ledger.look
-    assert look is not None
-    assert (look.refused_until is not None) is exhausted
+    snapshot = binding_of(predev).account.ledger.snapshot
+    assert snapshot is not None
+    assert (snapshot.refused_until is not None) is exhausted
     assert held(predev) == 0
 
 
@@ -297,9 +298,9 @@ async def test_a_402_to_what_is_free(web: Web, predev: Guard, sandbox: Sandbox) 
     sandbox.fault("/v1/models", status=402, body={"error": {"code": "insufficient_credits"}})
     await web.open(predev, key=KEY)
     await web.send("GET", f"{sandbox.url}/v1/models")
-    look = predev.account.ledger.look
-    assert look is not None
-    assert look.refused_until is not None
+    snapshot = binding_of(predev).account.ledger.snapshot
+    assert snapshot is not None
+    assert snapshot.refused_until is not None
     assert held(predev) == 0
 
 
@@ -310,7 +311,7 @@ async def test_a_spec_that_died_half_way_counts_until_a_look_shows_it(
     sandbox.fault("/fast-spec", status=402)
     await web.open(predev, key=KEY)
     await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC)
-    assert predev.account.ledger.kept.total == 10_000_000
+    assert binding_of(predev).account.ledger.kept.total == 10_000_000
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 422, 429])
@@ -438,7 +439,7 @@ async def test_a_reply_that_breaks_off_is_kept(web: Web, predev: Guard, sandbox:
 
 
 async def test_an_unknown_balance_is_a_503(web: Web, clock: HandClock, sandbox: Sandbox) -> None:
-    """With the time of the next look, in the provider's shape; nothing leaves."""
+    """With the time of the next refresh, in the provider's shape; nothing is sent."""
     sandbox.fault("/credits-balance", status=200, body={})
     guard = Guard(PreDev(KEY, base_url=sandbox.url))
     await web.open(guard, key=KEY)
@@ -524,8 +525,8 @@ async def test_what_is_tried_again_after(
     await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC, headers={RETRY: "0"})
     assert (predev.available, held(predev)) == (90, 10_000_000)
     await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC, headers={RETRY: "1"})
-    predev.account.flush()
-    assert (held(predev), predev.account.ledger.kept.total) == (0, 10_000_000)
+    binding_of(predev).account.flush()
+    assert (held(predev), binding_of(predev).account.ledger.kept.total) == (0, 10_000_000)
 
 
 async def test_a_transport_that_is_closed_by_itself_waits_for_no_retry(
@@ -665,10 +666,14 @@ async def test_what_browsers_may_cost(
 @pytest.mark.parametrize(
     ("path", "body", "words"),
     [
-        ("/v1/sessions", {"session": {"timeout": {"max_duration": -1}}}, "max_duration=-1 may"),
+        (
+            "/v1/sessions",
+            {"session": {"timeout": {"max_duration": -1}}},
+            "max_duration=-1 is not known",
+        ),
         ("/v1/sessions", {"session": {"timeout": {"max_duration": "sk-1"}}}, "max_duration=<str>"),
-        ("/v1/batch-sessions", {"configuration": {}}, "count=None may"),
-        ("/v1/batch-sessions/b/retry", {}, "a batch that was not begun here may"),
+        ("/v1/batch-sessions", {"configuration": {}}, "count=None is not known"),
+        ("/v1/batch-sessions/b/retry", {}, "a batch that was not started here"),
     ],
 )
 async def test_browsers_that_may_cost_anything(
@@ -679,7 +684,7 @@ async def test_browsers_that_may_cost_anything(
     reply = await web.send("POST", f"{sandbox.url}{path}", json=body)
     assert (reply.status_code, anchor.available) == (400, 100)
     assert words in reply.json()["error"]["message"]
-    assert reply.json()["error"]["message"].endswith("or by prices= of a transport")
+    assert reply.json()["error"]["message"].endswith("or with prices= of a transport")
     assert not any(method == "POST" for method, _ in sandbox.requests)
     await web.close()
     await web.open(anchor, key=Sandbox.anchor_key, prices={("POST", path): 3})
@@ -700,17 +705,17 @@ async def test_what_nobody_can_price_is_raised_where_refusals_are(
 async def test_a_session_counts_for_its_longest_life(
     web: Web, anchor: Guard, sandbox: Sandbox, clock: HandClock
 ) -> None:
-    """The reply that it is open ends nothing."""
+    """The reply that opens it does not end the hold."""
     await web.open(anchor, key=Sandbox.anchor_key)
     body = {"session": {"timeout": {"max_duration": 60}}}
     reply = await web.send("POST", f"{sandbox.url}/v1/sessions", json=body)
     assert reply.status_code == 200
     clock.advance(3600 + AnchorBrowser.lag - 1)
     anchor.balance(max_age=0)
-    assert anchor.account.ledger.kept.total == 60_834
+    assert binding_of(anchor).account.ledger.kept.total == 60_834
     clock.advance(1)
     anchor.balance(max_age=0)
-    assert anchor.account.ledger.kept.total == 0
+    assert binding_of(anchor).account.ledger.kept.total == 0
 
 
 async def test_what_broke_a_request_is_named_by_what_it_keeps_away(
@@ -746,10 +751,10 @@ async def test_a_session_of_many_years_counts_for_one(
     assert 9100 - 8335 < anchor.available < 9100 - 8333  # type: ignore[operator]
     clock.advance(366 * 86_400 + AnchorBrowser.lag - 1)
     anchor.balance(max_age=0)
-    assert anchor.account.ledger.kept.total > 0
+    assert binding_of(anchor).account.ledger.kept.total > 0
     clock.advance(1)
     anchor.balance(max_age=0)
-    assert anchor.account.ledger.kept.total == 0
+    assert binding_of(anchor).account.ledger.kept.total == 0
 
 
 async def test_a_refused_browser(web: Web, anchor: Guard, sandbox: Sandbox) -> None:
@@ -762,7 +767,7 @@ async def test_a_refused_browser(web: Web, anchor: Guard, sandbox: Sandbox) -> N
     assert sandbox.requests["POST", "/v1/sessions"] == 0
 
 
-# Odds and ends.
+# Other cases.
 
 
 async def test_switched_off_nothing_is_held(web: Web, predev: Guard, sandbox: Sandbox) -> None:
@@ -789,7 +794,7 @@ async def test_observing_lets_all_through_and_books_it(
 
 
 async def test_it_is_of_both_libraries_kinds(web: Web, predev: Guard) -> None:
-    """Who composes transports checks their type; and what it is besides stays as it was."""
+    """Code that composes transports checks their type; its other types do not change."""
     await web.open(predev)
     kinds = [[each.BaseTransport, each.AsyncBaseTransport] for each in (httpx, httpx2)]
     for kind, awaiting_kind in kinds:
@@ -836,6 +841,31 @@ async def test_the_transport_behind_may_be_any(
     reply = await web.send("POST", f"{sandbox.url}/fast-spec")
     assert reply.json() == {"creditsUsed": 4}
     assert predev.available == 96
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["plain", "awaiting"])
+async def test_closing_closes_the_transport_behind(predev: Guard, plain: bool) -> None:
+    """As a client does, by hand or as a context manager, which is the guarded transport itself."""
+    told: list[str] = []
+
+    class Behind(httpx.BaseTransport, httpx.AsyncBaseTransport):
+        def close(self) -> None:
+            told.append("closed")
+
+        async def aclose(self) -> None:
+            told.append("closed")
+
+    if plain:
+        transport = GuardTransport(predev, transport=Behind())
+        with transport as entered:
+            assert entered is transport
+        transport.close()
+    else:
+        awaiting = AsyncGuardTransport(predev, transport=Behind())
+        async with awaiting as entered:
+            assert entered is awaiting
+        await awaiting.aclose()
+    assert told == ["closed", "closed"]
 
 
 async def test_a_request_may_be_of_a_class_of_ones_own(
@@ -928,7 +958,7 @@ def test_a_base_url_with_a_path(clock: HandClock) -> None:
             TypeError,
             "release_on",
         ),
-        ({"prices": {}, "base_url": "https://a.example"}, ValueError, "prices names no request"),
+        ({"prices": {}, "base_url": "https://a.example"}, ValueError, "prices is empty"),
         ({"on_refusal": "stop"}, ValueError, "'answer' or 'raise'"),
         ({"transport": httpx.AsyncHTTPTransport()}, TypeError, "handle_request"),
         ({"transport": httpx.HTTPTransport}, TypeError, "takes an object"),
@@ -979,6 +1009,14 @@ def test_a_price_that_cannot_be_is_named(clock: HandClock) -> None:
     with pytest.raises(ValueError, match="not a number") as said:
         GuardTransport(Guard(FakeProvider(100)), prices=prices, base_url="https://a.example")
     assert said.value.__notes__ == ["in the price of POST /b"]
+
+
+def test_a_price_whose_path_may_be_a_key_is_told_by_its_place(clock: HandClock) -> None:
+    """Nothing that could be a secret is shown."""
+    prices: Any = {("POST", "/a"): 1, ("POST", "/sk-0123456789abcdef"): "much"}
+    with pytest.raises(ValueError, match="not a number") as said:
+        GuardTransport(Guard(FakeProvider(100)), prices=prices, base_url="https://a.example")
+    assert said.value.__notes__ == ["in the 2nd price"]
 
 
 def test_a_plain_client_over_the_awaiting_transport(predev: Guard, sandbox: Sandbox) -> None:

@@ -13,6 +13,7 @@ import uvicorn
 from httpx2.websockets import WebSocketUpgradeError
 
 from budgetguard import Guard
+from budgetguard._engine.binding import binding_of
 from budgetguard.testing import FakeProvider, HandClock
 from budgetguard.transport import AsyncGuardTransport, GuardTransport
 
@@ -103,10 +104,10 @@ def awaiting(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
-def books(guard: Guard) -> tuple[Any, int, int]:
+def figures(guard: Guard) -> tuple[Any, int, int]:
     """What is available, and what is held and kept, in micro-credits."""
-    guard.account.flush()
-    ledger = guard.account.ledger
+    binding_of(guard).account.flush()
+    ledger = binding_of(guard).account.ledger
     return guard.available, ledger.held, ledger.kept.total
 
 
@@ -118,8 +119,8 @@ async def test_a_websocket_is_held_while_it_is_open(
     """What was said over it nobody read, so it counts at its price until a balance shows it."""
     talks = Talks(guard, f"http://{place}", key, awaiting=awaiting)
     async with talks.open(f"{scheme}://{place}/talk") as said:
-        assert (said, books(guard)) == ("hello", (70, 30_000_000, 0))
-    assert books(guard) == (70, 0, 30_000_000)
+        assert (said, figures(guard)) == ("hello", (70, 30_000_000, 0))
+    assert figures(guard) == (70, 0, 30_000_000)
     with await guard.aacquire(60), pytest.raises(WebSocketUpgradeError) as refused:
         async with talks.open(f"{scheme}://{place}/talk"):
             raise AssertionError
@@ -135,7 +136,7 @@ async def test_a_websocket_that_is_turned_away_costs_nothing(
     with pytest.raises(WebSocketUpgradeError):
         async with talks.open(f"ws://{place}/no"):
             raise AssertionError
-    assert books(guard) == (100, 0, 0)
+    assert figures(guard) == (100, 0, 0)
     await talks.close()
 
 
@@ -156,3 +157,17 @@ def test_what_is_no_websocket_pays_no_websockets_price(guard: Guard, key: tuple[
         client.get("wss://a.example/work")
         assert before is not None
         assert guard.available == before - 10
+
+
+@pytest.mark.parametrize("offer", ["websocket", "WebSocket", "h2c, websocket", "websocket,foo/2"])
+def test_an_upgrade_may_be_one_of_several(guard: Guard, offer: str) -> None:
+    """A server takes the websocket out of a list as well, so it is paid for."""
+    behind = httpx2.MockTransport(lambda _: httpx2.Response(101))
+    transport = GuardTransport(
+        guard, transport=behind, prices={("WEBSOCKET", "/talk"): 30}, base_url="https://a.example"
+    )
+    with httpx2.Client(transport=transport) as client:
+        client.get("https://a.example/talk", headers={"upgrade": offer})
+        assert guard.available == 70
+        client.get("https://a.example/talk", headers={"upgrade": "h2c"})
+        assert guard.available == 70

@@ -27,7 +27,7 @@ def make_guard() -> Guard:
 
 
 def check(guard: Guard) -> None:
-    """Everything is available again, at once to whoever needs all of it."""
+    """Everything is available again, at once, to a call that needs all of it."""
     guard.balance(max_age=0)
     assert guard.available == 20
     guard.acquire(20).release()
@@ -156,7 +156,7 @@ def step() -> Iterator[None]:
     yield
 
 
-@pytest.mark.parametrize("min_", [10, lambda: 10], ids=["quick", "long"])
+@pytest.mark.parametrize("min_", [10, lambda: 10], ids=["fast path", "slow path"])
 def test_coroutines_closed_half_way(min_: Any) -> None:
     """A coroutine driven by hand, and closed or dropped after any number of steps."""
     guard = make_guard()

@@ -147,7 +147,7 @@ USES: list[tuple[type, Callable[[Any], Awaitable[Any]]]] = [
     (Connection, entered_plainly),
     (Connection, iterated_plainly),
 ]
-TERMS: dict[str, dict[str, Any]] = {"quick": {"min": 10}, "long": {"min": lambda *_: 10}}
+TERMS: dict[str, dict[str, Any]] = {"fast path": {"min": 10}, "slow path": {"min": lambda *_: 10}}
 
 terms = pytest.mark.parametrize("terms", TERMS.values(), ids=TERMS)
 each_use = pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_keyword_arguments_of_any_name_pass() -> None:
 
 
 def test_methods_bind_to_their_instance() -> None:
-    """Each instance gets its own method; through the class it stays a function."""
+    """Each instance gets its own method; through the class it remains a function."""
     one, other = Client(), Client()
     assert one.method.__self__ is one  # type: ignore[attr-defined]
     assert other.method.__self__ is other  # type: ignore[attr-defined]
@@ -154,7 +154,7 @@ def test_methods_bind_to_their_instance() -> None:
 
 
 def test_a_cached_function_keeps_its_cache() -> None:
-    """`cache_info` and `cache_clear` of an lru_cache below stay within reach."""
+    """`cache_info` and `cache_clear` of an lru_cache below remain within reach."""
     calls = []
 
     @GUARD.require_credits(min=1)

@@ -9,7 +9,7 @@ from kinds import KINDS, Kind, Meter, run
 from budgetguard import Guard, InsufficientCredits, set_active
 
 # Plain functions that return something to await look first here, inside the loop that will await it.
-pytestmark = pytest.mark.filterwarnings("ignore:.* has to wait, and the:RuntimeWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.* has to wait, which blocks the:RuntimeWarning")
 
 every = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 TESTS = (
@@ -46,7 +46,7 @@ def test_results_are_those_of_the_bare_callable(guard: Guard, kind: Kind) -> Non
 
 @every
 def test_the_kind_is_kept(guard: Guard, kind: Kind) -> None:
-    """`inspect` tells the same of a guarded callable as of the bare one."""
+    """`inspect` reports the same about a guarded callable as about the bare one."""
     guarded, undecorated = kind.build(guard.require_credits(min=10)), kind.build(bare)
     assert [test(guarded) for test in TESTS] == [test(undecorated) for test in TESTS]
     called, called_bare = (
@@ -67,7 +67,7 @@ def test_signature_and_names_are_kept(guard: Guard, kind: Kind) -> None:
 
 @every
 def test_a_call_that_returns_is_settled(guard: Guard, meter: Meter, kind: Kind) -> None:
-    """The hold of a call that returns is settled, the long way and the quick way."""
+    """The hold of a call that returns is settled, on the slow path and on the fast path."""
     guarded = kind.build(guard.require_credits(min=10))
     for x in (1, 2, 3):
         with meter:
@@ -77,7 +77,7 @@ def test_a_call_that_returns_is_settled(guard: Guard, meter: Meter, kind: Kind) 
 
 @every
 def test_a_call_that_raises_is_kept(guard: Guard, meter: Meter, kind: Kind) -> None:
-    """The hold of a call that raises is kept, the long way and the quick way."""
+    """The hold of a call that raises is kept, on the slow path and on the fast path."""
     guarded = kind.build(guard.require_credits(min=10))
     for x in (-1, -2, -3):
         with meter:
@@ -88,7 +88,7 @@ def test_a_call_that_raises_is_kept(guard: Guard, meter: Meter, kind: Kind) -> N
 
 @every
 def test_a_call_that_proves_to_be_free_is_released(guard: Guard, meter: Meter, kind: Kind) -> None:
-    """What release_on names releases the hold, the long way and the quick way."""
+    """What release_on names releases the hold, on the slow path and on the fast path."""
     guarded = kind.build(guard.require_credits(min=10, release_on=ValueError))
     for x in (-1, -2, -3):
         with meter:
@@ -148,7 +148,7 @@ def test_actual_is_given_the_result(guard: Guard, kind: Kind) -> None:
 
 @every
 def test_switched_off_it_runs_as_if_undecorated(guard: Guard, kind: Kind) -> None:
-    """With guards off nothing is looked up, held or asked."""
+    """With guards off nothing is requested or held, and no callable is called."""
 
     def ask(*_: Any, **__: Any) -> int:
         raise AssertionError

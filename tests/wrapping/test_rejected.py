@@ -5,6 +5,7 @@ import functools
 import inspect
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Self
 from unittest.mock import Mock
@@ -175,6 +176,7 @@ class Queue:
 
 
 QUEUE = Queue()
+SEEN: list[object] = []
 
 
 class Runs:
@@ -332,6 +334,72 @@ class Reaches(Runs):
         return self._function(*args)
 
 
+class HandsOn:
+    """A class of one's own around a queue's task, which answers for all that it has not."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._task = WithDelay(function)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._task(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+
+class CallsItself(Runs):
+    """By another name."""
+
+    def schedule(self, *args: Any) -> Any:
+        return self(*args)
+
+
+class CallsItselfLater(Runs):
+    """Where what comes first are other calls."""
+
+    def all_of(self, many: list[Any]) -> list[Any]:
+        return [*map(str, many), self(*many)]
+
+
+class StartsItself(Runs):
+    """In a thread, which is given no arguments."""
+
+    def start(self) -> None:
+        threading.Thread(target=self).start()
+
+
+class SubmitsItself(Runs):
+    """To a pool."""
+
+    def enter(self, pool: Any, *args: Any) -> Any:
+        return pool.submit(self, args)
+
+
+class ShowsIt(Runs):
+    """As a property."""
+
+    @property
+    def original(self) -> Callable[..., Any]:
+        return self._function
+
+
+class ShowsItOnce(Runs):
+    """As a property that is kept."""
+
+    @functools.cached_property
+    def original(self) -> Callable[..., Any]:
+        return self._function
+
+
+class InPart(Runs):
+    """With some of its arguments."""
+
+    def _apply(self, *args: Any) -> Any:
+        return self._function(*args)
+
+    twice = functools.partialmethod(_apply, 2)
+
+
 def with_an_attribute(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function that can be sent away."""
 
@@ -379,6 +447,14 @@ TASKS: list[tuple[Callable[[Any], Any], str, str]] = [
     (as_celery, r"deep_spec \(Task\)", "run"),
     (WithGraph, "WithGraph", "graph"),
     (Reaches, "Reaches", "later"),
+    (HandsOn, "HandsOn", "delay"),
+    (CallsItself, "CallsItself", "schedule"),
+    (CallsItselfLater, "CallsItselfLater", "all_of"),
+    (StartsItself, "StartsItself", "start"),
+    (SubmitsItself, "SubmitsItself", "enter"),
+    (ShowsIt, "ShowsIt", "original"),
+    (ShowsItOnce, "ShowsItOnce", "original"),
+    (InPart, "InPart", "twice"),
     (with_an_attribute, "function", "delay"),
     (with_the_function, "function", "fn"),
     (with_a_sender, "function", "send"),
@@ -448,13 +524,52 @@ class Client:
 
 
 class Named(Runs):
-    """One that tells of its function, without a way to run it."""
+    """One that shows its function, without a way to run it."""
 
     def describe(self) -> str | None:
         return self._function.__doc__
 
     def clear(self, key: str) -> str:
         return key
+
+    @property
+    def title(self) -> str:
+        return self._function.__name__
+
+    def also(self, *more: Any) -> "Named":
+        SEEN.append(self)
+        if more:
+            self.clear(*more)
+        return self
+
+
+class Background(Runs):
+    """One with a thread for something else, which it passes itself to."""
+
+    def start(self) -> None:
+        threading.Thread(target=self._write, args=(self,), name=repr(self)).start()
+
+    def watch(self) -> None:
+        threading.Thread(target=self._write, name=f"{self} writes").start()
+
+    def _write(self, *_: Any) -> None:
+        SEEN.append(self)
+
+
+class Answers(Runs):
+    """One with a few more names than it was written with."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "model":
+            return "one"
+        raise AttributeError(name)
+
+
+class Anything(Runs):
+    """One that takes any name for one of a path, as clients of JSON-RPC do."""
+
+    def __getattr__(self, name: str) -> "Anything":
+        return Anything(self._function)
 
 
 @wrapt.decorator
@@ -480,6 +595,9 @@ def test_a_plain_class_with_other_methods_is_guarded(guard: Guard) -> None:
     "thing",
     [
         Named(function),
+        Answers(function),
+        Background(function),
+        Anything(function),
         functools.partial(function),
         functools.lru_cache(function),
         functools.update_wrapper(Runs(function), function),
@@ -499,7 +617,7 @@ def test_what_is_made_of_a_function_is_guarded(guard: Guard, thing: Any) -> None
 
 
 def test_at_the_bottom_of_a_stack() -> None:
-    """In an exit handler and in a new thread nobody's code called: that is no bare decorator."""
+    """In an exit handler and in a new thread there is no calling code: that is no bare decorator."""
     code = (
         "import atexit, _thread, time\n"
         "from budgetguard import Guard, require_credits\n"
@@ -526,7 +644,7 @@ def test_at_the_bottom_of_a_stack() -> None:
 
 
 class TestAsync:
-    """Amounts and guards are wanted at once: who would have to be awaited is refused."""
+    """Amounts and guards are needed at once: callables that would have to be awaited are rejected."""
 
     class Awaited:
         """Objects and methods."""
@@ -573,7 +691,7 @@ class TestAsync:
     def test_at_decoration(self, guard: Guard, what: str, kind: Any) -> None:
         """Whatever kind of callable it is, and wherever it is given."""
         terms = {"min": 1, what: kind}
-        with pytest.raises(TypeError, match=f"{what} takes a plain function: nobody would await"):
+        with pytest.raises(TypeError, match=f"{what} takes a plain function: an async function"):
             require_credits(**terms)
         if what != "guard":
             with pytest.raises(TypeError, match=f"{what} takes a plain function"):
@@ -613,7 +731,7 @@ class TestAsync:
     def test_what_actual_returns_to_await(
         self, guard: Guard, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """The call is settled at cost, which is told; its own result is what is returned."""
+        """The call is settled at cost, which is logged; its own result is returned."""
         actual: Any = lambda _: TestAsync.later()  # noqa: E731
         function = guard.require_credits(min=10, actual=actual)(lambda: "done")
         assert [function(), function()] == ["done", "done"]
@@ -623,7 +741,7 @@ class TestAsync:
     def test_a_guard_to_await(self) -> None:
         """It is closed, too."""
         guard: Any = lambda *_: TestAsync.later()  # noqa: E731
-        with pytest.raises(TypeError, match="has to return a Guard, and returned coroutine"):
+        with pytest.raises(TypeError, match="must return a Guard, not coroutine"):
             require_credits(1, guard=guard)(lambda: None)()
-        with pytest.raises(TypeError, match="has to return a Guard, not coroutine"):
+        with pytest.raises(TypeError, match="must return a Guard, not coroutine"):
             GuardPool(guard)[1]

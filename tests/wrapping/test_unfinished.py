@@ -5,7 +5,6 @@ import contextlib
 import functools
 import gc
 import inspect
-import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -40,8 +39,9 @@ class Calls:
 
 def by_guarded(requirement: Any, function: Function) -> Function:
     """Through the methods of a whole object."""
-    terms = {"min": 10, "actual": requirement.actual, "release_on": requirement.release_on}
-    through = guarded(Calls(function), requirement.guard, {"method": terms})
+    spec = requirement.spec
+    terms = {"min": 10, "actual": spec.actual, "release_on": spec.release_on}
+    through = guarded(Calls(function), spec.guard, {"method": terms})
     return through.method
 
 
@@ -67,7 +67,7 @@ WAYS: dict[str, Way] = {
     "guarded object": by_guarded,
 }
 # Both ways in: with nothing to decide, and through a Hold.
-TERMS: dict[str, dict[str, Any]] = {"quick": {"min": 10}, "long": {"min": lambda *_: 10}}
+TERMS: dict[str, dict[str, Any]] = {"fast path": {"min": 10}, "slow path": {"min": lambda *_: 10}}
 
 ways = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 terms = pytest.mark.parametrize("terms", TERMS.values(), ids=TERMS)
@@ -296,9 +296,6 @@ async def test_an_async_generator_is_held_for_to_its_end(
             assert await meter.aending() == "settled"
 
 
-@pytest.mark.skipif(
-    sys.version_info < (3, 12), reason="CPython 3.11 does not tell that it has begun"
-)
 @backends
 async def test_an_async_generator_that_has_begun_is_still_one(guard: Guard, meter: Meter) -> None:
     """It can be sent something at once, and is closed as ever."""
@@ -357,7 +354,7 @@ async def test_actual_of_an_async_generator_is_said_to_be_unheard(
     function = guard.require_credits(min=10, actual=lambda _: 3, name="stream")(plainly(asteps))
     assert [item async for item in function()] == [1, 2]
     assert guard.available == 90
-    assert "actual of stream was not asked" in caplog.text
+    assert "actual of stream was not called" in caplog.text
 
 
 @backends
@@ -423,7 +420,7 @@ async def test_an_awaitable_is_held_for_until_it_is_done(
 def test_a_future_is_held_for_until_it_is_done(
     guard: Guard, meter: Meter, way: Way, terms: dict[str, Any]
 ) -> None:
-    """An executor's: the caller gets the very future, and its end is told by whoever works."""
+    """An executor's future: the caller gets it unchanged, and the worker's thread reports its end."""
     futures: list[Future[str]] = []
 
     def submit() -> Future[str]:
@@ -524,7 +521,7 @@ def test_a_coroutine_on_another_threads_loop(guard: Guard, meter: Meter) -> None
         return await future
 
     def settled() -> None:
-        """Let the loop get to what it was told."""
+        """Let the loop run what was scheduled."""
         for _ in range(3):
             asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result()
 
@@ -555,7 +552,7 @@ def test_a_coroutine_on_another_threads_loop(guard: Guard, meter: Meter) -> None
 
 
 def test_a_future_that_is_done_just_now_on_another_threads_loop(guard: Guard, meter: Meter) -> None:
-    """Between the question whether it is and the wish to be told, which then is for its own thread."""
+    """Between the check whether it is done and adding a callback, which is then left to its own thread."""
     loop = asyncio.new_event_loop()
     loop.set_debug(True)  # asyncio refuses then what it cannot promise to do
     thread = threading.Thread(target=loop.run_forever)

@@ -148,7 +148,7 @@ class Client:
 
 
 TERMS: dict[str, dict[str, Any]] = {
-    "quick": {"min": 10, "until": "close"},
+    "fast path": {"min": 10, "until": "close"},
     "long": {"min": lambda *_: 10, "until": "close"},
 }
 terms = pytest.mark.parametrize("terms", TERMS.values(), ids=TERMS)
@@ -480,7 +480,7 @@ def test_an_error_around_all_of_it_is_none_of_its(guard: Guard, meter: Meter) ->
 
 
 def test_a_step_that_raises_is_kept(guard: Guard, meter: Meter) -> None:
-    """The provider broke off: nobody knows what it charged."""
+    """The connection broke off: it is not known what the provider charged."""
 
     class Broken(Stream):
         def __next__(self) -> int:
@@ -529,7 +529,7 @@ async def test_a_wait_for_a_step_that_is_cancelled_is_no_end(guard: Guard, meter
 
 
 def test_a_close_that_raises_is_kept(guard: Guard, meter: Meter) -> None:
-    """Whether the provider heard of it nobody knows."""
+    """It is not known whether the provider received it."""
 
     class Stuck(Stream):
         def close(self) -> None:
@@ -655,7 +655,7 @@ def test_methods_of_models_are_given_the_model_itself(guard: Guard) -> None:
 def test_it_is_close_or_nothing(guard: Guard, require: Any) -> None:
     """Anything else is refused at once, without showing what it was."""
     make = functools.partial(require, guard) if require is Guard.require_credits else require
-    with pytest.raises(ValueError, match=r'^until takes "close" or None, not another text$'):
+    with pytest.raises(ValueError, match=r'^until takes "close" or None, not another string$'):
         make(min=1, until="sk-secret")
     with pytest.raises(TypeError, match=r'^until takes "close" or None, not bool$'):
         make(min=1, until=True)
@@ -665,7 +665,7 @@ def test_it_is_close_or_nothing(guard: Guard, require: Any) -> None:
 
 def test_a_block_takes_no_until(guard: Guard) -> None:
     """A block has no result, nor has acquire."""
-    with pytest.raises(TypeError, match="until= is about a function's result"):
+    with pytest.raises(TypeError, match="until= applies to a function's result"):
         guard.require_credits(min=1, until="close").__enter__()
     with pytest.raises(TypeError, match="until"):
         guard.acquire(1, until="close")  # type: ignore[call-arg]
@@ -676,7 +676,7 @@ def test_a_block_takes_no_until(guard: Guard) -> None:
 @pytest.mark.anyio
 async def test_an_async_block_takes_no_until(guard: Guard) -> None:
     """Likewise."""
-    with pytest.raises(TypeError, match="until= is about a function's result"):
+    with pytest.raises(TypeError, match="until= applies to a function's result"):
         await guard.require_credits(min=1, until="close").__aenter__()
 
 

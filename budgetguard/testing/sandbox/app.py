@@ -1,4 +1,4 @@
-"""The ASGI application: counts each request, lets a fault have its way, else routes it."""
+"""The ASGI application: it counts each request, then applies a fault or routes the request."""
 
 import asyncio
 from collections.abc import Callable, MutableMapping
@@ -20,7 +20,7 @@ Reset = Callable[[Scope], None]
 
 
 def build(world: World, reset: Reset) -> ASGIApp:
-    """The application over this world; `reset(scope)` resets that request's connection."""
+    """Make the application for this world; `reset(scope)` resets a request's connection."""
     routes = [*predev_api.routes(world), *anchor_api.routes(world)]
     provider = Starlette(
         routes=[*routes, *control.routes(world)],
@@ -34,6 +34,8 @@ def build(world: World, reset: Reset) -> ASGIApp:
             return
         full = (route.path for route in routes if route.matches(scope)[0] is Match.FULL)
         world.count(method, next(full, path))
+        if world.latency:
+            await asyncio.sleep(world.latency)
         fault = world.faults.take(method, path)
         if fault is None:
             await provider(scope, receive, send)
@@ -62,7 +64,7 @@ async def _spoil(
     if fault.reset:
         reset(scope)
     if fault.reset or fault.hang:
-        # Returning before the connection is gone would make uvicorn answer with a 500.
+        # If this returned before the connection is closed, uvicorn would answer with a 500.
         while (await receive())["type"] != "http.disconnect":
             pass
         return

@@ -1,4 +1,4 @@
-"""pre.dev's browser agents: batches of tasks that run on so many browsers at a time."""
+"""pre.dev's browser agents: batches of tasks, of which a limited number runs at a time."""
 
 import random
 from dataclasses import dataclass, field
@@ -7,13 +7,13 @@ from typing import Any
 
 from budgetguard.testing.sandbox.account import Account, Operation, number
 from budgetguard.testing.sandbox.bell import Bell
-from budgetguard.testing.sandbox.clock import Clock
+from budgetguard.testing.sandbox.clock import Clock, after
 from budgetguard.testing.sandbox.replies import Refusal, predev_browser
 
-# Every task is charged this at submission, also one that fails (plans-and-credits page, 2026-11;
-# the page of July 2026 said that failed tasks are free).
+# Every task is charged this at submission, even if it fails later (plans-and-credits page,
+# 2026-11; in July 2026 the page said that failed tasks are free).
 TASK_FLOOR = 100_000
-# The documented bounds of one batch and of a caller's live tasks (pages and SDK, 2026-11).
+# The documented limits of one batch and of a caller's live tasks (pages and SDK, 2026-11).
 LARGEST_BATCH = 1_000
 LIVE_TASKS = 1_000
 BUY_MORE = "https://pre.dev/projects/key?upgrade=credits"
@@ -34,26 +34,41 @@ class Batch:
 
     @property
     def done(self) -> bool:
-        """Whether nothing more will happen."""
+        """Whether the batch has ended."""
         return self.operation.state != "running"
 
-    def body(self) -> dict[str, Any]:
-        """The batch as `GET /browser-agent/{id}` shows it."""
+    @property
+    def live(self) -> int:
+        """How many of its tasks have not ended."""
+        return 0 if self.done else len(self.tasks) - len(self.results)
+
+    def body(self, *, with_events: bool = False) -> dict[str, Any]:
+        """The body that `GET /browser-agent/{id}` replies with."""
+        results = [
+            self.results[index] | ({"events": self._events(index)} if with_events else {})
+            for index in sorted(self.results)
+        ]
         return {
             "id": self.operation.id,
             "total": len(self.tasks),
             "completed": len(self.results),
-            "results": [self.results[index] for index in sorted(self.results)],
+            "results": results,
             "totalCreditsUsed": number(self.operation.micros),
             "status": "completed" if self.done else "processing",
         }
 
+    def _events(self, index: int) -> list[dict[str, Any]]:
+        frames = (data for kind, data in self.frames if kind == "task_event")
+        return [event for event in frames if event["taskIndex"] == index]
+
 
 class Batches:
-    """The queue of browser tasks. The meter's figures are the sandbox's own; the pages give none.
+    """All batches of browser tasks.
 
-    A batch whose task cannot be paid dies: what was charged is lost, and the tasks still open end
-    as errors. How pre.dev ends such a batch is not documented.
+    A task that succeeds is charged 0 to 0.4 credits on top of the floor; the pages document no
+    figures for this, so the sandbox chooses them. If a task cannot be paid, its batch dies: the
+    charges already made remain, and the unfinished tasks end with an error. How pre.dev ends such
+    a batch is not documented.
     """
 
     def __init__(self, account: Account, clock: Clock, seed: int) -> None:
@@ -63,16 +78,12 @@ class Batches:
         self._batches: dict[str, Batch] = {}
 
     def submit(self, tasks: list[dict[str, Any]], concurrency: int) -> Batch:
-        """Start a batch; raises the documented 400, 402 and 429."""
+        """Start a batch. Raises the documented 400, 402 and 429."""
         if len(tasks) > LARGEST_BATCH:
             error = f"At most {LARGEST_BATCH} tasks per batch, got {len(tasks)}."
             raise predev_browser(400, error, "BATCH_TOO_LARGE")
         with self._clock.settled() as now:
-            live = sum(
-                len(each.tasks) - len(each.results)
-                for each in self._batches.values()
-                if not each.done
-            )
+            live = sum(each.live for each in self._batches.values())
             if live + len(tasks) > LIVE_TASKS:
                 raise predev_browser(429, f"{live} tasks are in flight.", "QUEUE_FULL")
             floor = TASK_FLOOR * len(tasks)
@@ -92,8 +103,19 @@ class Batches:
             return batch
 
     def find(self, id: str) -> Batch | None:
-        """The batch of that id."""
+        """The batch with that id, or None."""
         return self._batches.get(id)
+
+    def all(self) -> list[Batch]:
+        """All batches, the newest first."""
+        return [*reversed(self._batches.values())]
+
+    def queue(self) -> tuple[int, int]:
+        """How many tasks are running, and how many are waiting for a browser."""
+        with self._clock.settled():
+            live = [each for each in self._batches.values() if not each.done]
+            running = sum(each.started - len(each.results) for each in live)
+            return running, sum(each.live for each in live) - running
 
     def _start(self, batch: Batch, when: float) -> None:
         if batch.started == len(batch.tasks):
@@ -104,7 +126,7 @@ class Batches:
         metered = batch.draw.randint(0, 4) * 100_000
         event = {"taskIndex": index, "type": "navigation", "url": batch.tasks[index]["url"]}
         batch.frames.append(("task_event", event))
-        self._clock.at(when + seconds, partial(self._finish, batch, index, seconds, metered))
+        self._clock.at(after(when, seconds), partial(self._finish, batch, index, seconds, metered))
 
     def _finish(self, batch: Batch, index: int, seconds: int, metered: int, when: float) -> None:
         if batch.done:

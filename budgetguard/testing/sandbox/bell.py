@@ -1,4 +1,4 @@
-"""Telling requests that wait on the server's loop about changes made by any thread."""
+"""Notifies requests that wait on the server's loop of changes that any thread makes."""
 
 import asyncio
 import threading
@@ -7,25 +7,25 @@ from contextlib import suppress
 
 
 class Bell:
-    """Rung after each change of one piece of work."""
+    """Rings after each change of one piece of work."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: set[asyncio.Future[None]] = set()
 
     def ring(self) -> None:
-        """Wake everybody who waits."""
+        """Wake all waiting requests."""
         with self._lock:
             waiting, self._waiting = self._waiting, set()
         for future in waiting:
-            with suppress(RuntimeError):  # the server has ended in the meantime
+            with suppress(RuntimeError):  # the server has stopped in the meantime
                 future.get_loop().call_soon_threadsafe(_wake, future)
 
     async def until(self, true: Callable[[], bool]) -> None:
-        """Wait on the server's loop until `true()`."""
+        """Wait on the server's loop until `true()` returns True."""
         while True:
             future = asyncio.get_running_loop().create_future()
-            # Listed before looking: a change between the two then rings for this future.
+            # Added before the check, so that a change between the two rings for this future.
             with self._lock:
                 self._waiting.add(future)
             try:

@@ -1,4 +1,4 @@
-"""Anchor Browser's sessions: billed by the minute begun, a few at a time."""
+"""Anchor Browser's sessions: charged for each minute as it begins, and limited in number."""
 
 import math
 from collections import deque
@@ -6,14 +6,15 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from budgetguard.testing.sandbox.account import Account, Amount, Operation, micro, number
-from budgetguard.testing.sandbox.clock import Clock, date
-from budgetguard.testing.sandbox.replies import anchor
+from budgetguard.testing.sandbox.bounds import within
+from budgetguard.testing.sandbox.clock import Clock, after, date
+from budgetguard.testing.sandbox.replies import anchor, uuid
 
-# Third-party readings of the pricing page (July 2026): 0.01 a browser, 0.05 a browser-hour billed
-# by the minute, here rounded up to a whole micro-credit.
+# Third-party readings of the pricing page (July 2026): 0.01 for a browser, and 0.05 for an hour,
+# billed by the minute. Here a minute is rounded up to a whole micro-credit.
 BROWSER_CREATED = Decimal("0.01")
 BROWSER_MINUTE = Decimal("0.000834")
 # Minutes: `session.timeout.max_duration` of the API reference (2026-11).
@@ -23,7 +24,7 @@ UNLIMITED = -1
 
 @dataclass(slots=True)
 class Session:
-    """One browser."""
+    """One browser session."""
 
     configuration: dict[str, Any]
     created: float
@@ -33,26 +34,26 @@ class Session:
 
     @property
     def tags(self) -> list[str]:
-        """The labels that it was given, as `_check_tags` found them."""
+        """Its labels, which `_check_tags` has checked."""
         tags: list[str] = self.configuration.get("session", {}).get("tags", [])
         return tags
 
     @property
     def status(self) -> str:
-        """The sandbox's words: the pages list none."""
+        """Its status. The pages list no words for it, so these are the sandbox's own."""
         words = {"running": "running", "finished": "completed", "died": "failed"}
         return words[self.operation.state]
 
     def duration(self, now: float) -> int:
         """Whole seconds from its creation to its end, or to now."""
-        return int((now if self.ended is None else self.ended) - self.created)
+        return int(after(now if self.ended is None else self.ended, -self.created))
 
 
 class Browsers:
-    """The project's browsers.
+    """All sessions of the project.
 
-    A minute is charged as it begins. One that cannot be paid ends the session, and what it was
-    charged counts as wasted.
+    A minute is charged as it begins. If that cannot be paid, the session dies, and the credits
+    that it was charged count as wasted.
     """
 
     def __init__(
@@ -67,59 +68,80 @@ class Browsers:
     ) -> None:
         self._account = account
         self._clock = clock
-        self.max_concurrent = max_concurrent
+        words = "max_concurrent_browsers is -1 for any number, or a whole number"
+        self.max_concurrent = int(within(max_concurrent, -1, 1e6, words))
         self._per_minute = per_minute
-        self._created_price = micro(created_price)
-        self._minute_price = micro(minute_price)
+        self.created_price = micro(created_price)
+        self.minute_price = micro(minute_price)
         self._creations: deque[float] = deque()
         self._sessions: dict[str, Session] = {}
+        self._open = 0
+        self.reserved = 0
 
     def create(self, configuration: dict[str, Any]) -> Session:
-        """Start a browser; raises the documented 400, 402, 403 and 429."""
-        life = _life(configuration)
-        _check_tags(configuration)
+        """Start a session. Raises the documented 400, 402, 403 and 429."""
+        checked(configuration)
         with self._clock.settled() as now:
             self._check_rate(now)
-            if 0 <= self.max_concurrent <= self._account.running:
-                # The pages document the limit, and no words of its own for passing it.
-                raise anchor(429, "Concurrent browser limit reached.")
-            first = self._created_price + self._minute_price
-            if not self._account.within_limit(first):
-                # Documented for asynchronous creation only.
-                self._account.refuse()
-                raise anchor(403, "Project cost limit reached.")
-            if not self._account.covers(first):
-                self._account.refuse()
-                raise anchor(402, "Insufficient credits to allocate a new browser")
-            id = f"session-{len(self._sessions) + 1:06d}"
-            operation = self._account.begin("session", id)
-            session = Session(configuration, now, now + life, operation)
-            self._sessions[id] = session
+            # The pages document the limit, but not the message for exceeding it.
+            self.check(1, "Concurrent browser limit reached.")
             self._creations.append(now)
-            self._account.charge(operation, first, now)
-            self._go_on(session, now)
-            return session
+            return self._start(f"session-{len(self._sessions) + 1:06d}", configuration, now)
+
+    def check(self, count: int, full: str) -> None:
+        """Check that `count` more sessions may start. Raises 429 (message `full`), 403 and 402."""
+        if 0 <= self.max_concurrent < self._open + self.reserved + count:
+            raise anchor(429, full)
+        check_payable(self._account, count * self.first_price)
+
+    def start(self, configuration: dict[str, Any], when: float) -> Session | None:
+        """Start a session that was reserved. Returns None if it can no longer be paid."""
+        if not self._account.payable(self.first_price):
+            return None
+        # The SDK's models require UUIDs here, but accept any text as the id in `create`.
+        return self._start(uuid("session", len(self._sessions) + 1), configuration, when)
+
+    @property
+    def first_price(self) -> int:
+        """Micro-credits that a session is charged when it starts."""
+        return self.created_price + self.minute_price
 
     def find(self, id: str) -> Session | None:
-        """The session of that id, running or over."""
+        """The session with that id, or None."""
         return self._sessions.get(id)
 
+    def running(self, id: str) -> Session:
+        """The running session with that id. Raises 404 if there is none."""
+        session = self._sessions.get(id)
+        if session is None or session.ended is not None:
+            raise anchor(404, "Session not found.")
+        return session
+
+    def all(self) -> list[Session]:
+        """All sessions, the oldest first."""
+        return [*self._sessions.values()]
+
+    def end(self, session: Session, when: float) -> None:
+        """End a session. If it has ended already, nothing happens."""
+        if session.ended is None:
+            self._over(session, "finished", when)
+
     def delete(self, id: str) -> None:
-        """End a session; nothing happens to one that is over. Raises 404 for none at all."""
+        """End the session with that id, as `end` does. Raises 404 if there is none."""
         with self._clock.settled() as now:
             session = self._sessions.get(id)
             if session is None:
                 raise anchor(404, "Session not found.")
-            self._end(session, now)
+            self.end(session, now)
 
     def delete_all(self) -> None:
         """End every session."""
         with self._clock.settled() as now:
             for session in self._sessions.values():
-                self._end(session, now)
+                self.end(session, now)
 
     def body(self, session: Session) -> dict[str, Any]:
-        """The session as `GET /v1/sessions/{id}` shows it."""
+        """The data that `GET /v1/sessions/{id}` replies with."""
         with self._clock.settled() as now:
             return {
                 "session_id": session.operation.id,
@@ -134,7 +156,7 @@ class Browsers:
             }
 
     def page(self, page: int, limit: int, tags: AbstractSet[str] = frozenset()) -> dict[str, Any]:
-        """One page of `GET /v1/sessions`, the newest first, of sessions that carry all `tags`."""
+        """One page of `GET /v1/sessions`: the sessions that have all `tags`, the newest first."""
         with self._clock.settled() as now:
             newest = [each for each in reversed(self._sessions.values()) if tags <= {*each.tags}]
             shown = newest[(page - 1) * limit : page * limit]
@@ -145,27 +167,47 @@ class Browsers:
                 "total_pages": math.ceil(len(newest) / limit),
             }
 
+    def usage(self) -> dict[str, Any]:
+        """The body of `GET /v1/sessions/history`: one data point for all sessions."""
+        with self._clock.settled() as now:
+            sessions = self.all()
+            seconds = sum(each.duration(now) for each in sessions)
+            credits = number(sum(each.operation.micros for each in sessions))
+        figures = {"session_hours": seconds / 3600, "credits_used": credits}
+        point = {"date": date(now), "session_count": len(sessions), **figures}
+        totals = {f"total_{name}": figure for name, figure in figures.items()}
+        return {"data": [point], "summary": {"total_sessions": len(sessions), **totals}}
+
+    def _start(self, id: str, configuration: dict[str, Any], now: float) -> Session:
+        life = _life(configuration)
+        operation = self._account.begin("session", id)
+        session = Session(configuration, now, after(now, life), operation)
+        self._sessions[id] = session
+        self._open += 1
+        self._account.charge(operation, self.first_price, now)
+        self._go_on(session, now)
+        return session
+
     def _go_on(self, session: Session, when: float) -> None:
-        self._clock.at(min(when + 60, session.ends), partial(self._minute, session))
+        self._clock.at(min(after(when, 60), session.ends), partial(self._minute, session))
 
     def _minute(self, session: Session, when: float) -> None:
         if session.ended is not None:
             return
         if when >= session.ends:
-            self._end(session, when)
-        elif self._account.charge(session.operation, self._minute_price, when):
+            self._over(session, "finished", when)
+        elif self._account.charge(session.operation, self.minute_price, when):
             self._go_on(session, when)
         else:
-            session.ended = when
-            self._account.end(session.operation, "died")
+            self._over(session, "died", when)
 
-    def _end(self, session: Session, when: float) -> None:
-        if session.ended is None:
-            session.ended = when
-            self._account.end(session.operation, "finished")
+    def _over(self, session: Session, state: Literal["finished", "died"], when: float) -> None:
+        session.ended = when
+        self._open -= 1
+        self._account.end(session.operation, state)
 
     def _check_rate(self, now: float) -> None:
-        while self._creations and self._creations[0] <= now - 60:
+        while self._creations and after(self._creations[0], 60) <= now:
             self._creations.popleft()
         if self._per_minute is None or len(self._creations) < self._per_minute:
             return
@@ -180,11 +222,29 @@ class Browsers:
         raise anchor(429, "Session creation rate limit exceeded.", headers)
 
 
+def check_payable(account: Account, micros: int) -> None:
+    """Raise 403 if the cost limit, or 402 if the balance, does not allow this charge."""
+    if not account.within_limit(micros):
+        # The pages document this for asynchronous creation only.
+        account.refuse()
+        raise anchor(403, "Project cost limit reached.")
+    if not account.covers(micros):
+        account.refuse()
+        raise anchor(402, "Insufficient credits to allocate a new browser")
+
+
+def checked(configuration: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a session. Raises 400 if it is not valid."""
+    _life(configuration)
+    _check_tags(configuration)
+    return configuration
+
+
 def _life(configuration: dict[str, Any]) -> float:
     """How many seconds a session lives at most.
 
-    `idle_timeout` counts only where it is named: no client connects to a browser of the sandbox,
-    and the default of 5 minutes after the last one left would end each session early.
+    `idle_timeout` counts only if the request names it. No client ever connects to a browser of the
+    sandbox, so the default of 5 minutes without a client would end every session early.
     """
     timeout: Any = configuration
     for name in ("session", "timeout"):

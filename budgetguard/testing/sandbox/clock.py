@@ -1,8 +1,8 @@
-"""Provider time: how late it is at the providers, and what is due when.
+"""The providers' clock, and the work that is scheduled on it.
 
-All work of the sandbox is a timed callback run in order under one lock, not a task that sleeps.
-So it goes on when a client has gone, nobody ever reads a half-made step, and moving a manual clock
-leaves every charge booked by the time `advance` returns.
+All work of the sandbox consists of timed callbacks that run in order under one lock; there are no
+tasks that sleep. So work continues after its client has gone, no reader sees an unfinished step,
+and every charge that is due has been made by the time `advance` returns.
 """
 
 import heapq
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from budgetguard.wrong import shown
+from budgetguard._core.argument_types import shown
 
 if TYPE_CHECKING:
     import asyncio
@@ -25,9 +25,9 @@ _MICRO = 1_000_000
 
 
 class Clock:
-    """Seconds at the providers since the sandbox was made.
+    """Counts provider seconds since the sandbox was made.
 
-    `speed` is how many of them pass per real second; `None`: they pass by `advance` alone.
+    `speed` is how many of them pass per real second. With `None`, only `advance` moves the time.
     """
 
     def __init__(self, speed: float | None, *, timer: Callable[[], float] = time.monotonic) -> None:
@@ -37,7 +37,7 @@ class Clock:
         self._speed = speed
         self._timer = timer
         self._started = timer()
-        # Whole microseconds: ten steps of 0.1 s are then exactly 1 s.
+        # In whole microseconds, so that ten steps of 0.1 s are exactly 1 s.
         self._stopped_at: int | None = 0 if speed is None else None
         self._due: list[tuple[int, int, Callable[[float], None]]] = []
         self._order = itertools.count()
@@ -50,23 +50,23 @@ class Clock:
 
     @contextmanager
     def settled(self) -> Iterator[float]:
-        """Hold the lock with everything done that is due by now; gives the time."""
+        """Do everything that is due, then hold the lock for the block and yield the time."""
         with self._lock:
             now = self._read()
             self._run_until(now)
             yield now / _MICRO
 
     def at(self, when: float, do: Callable[[float], None]) -> None:
-        """Call `do(when)` once that time has come; callers hold the lock."""
+        """Call `do(when)` at the time `when`. The caller holds the lock."""
         heapq.heappush(self._due, (round(when * _MICRO), next(self._order), do))
         if self._loop is not None and not self._waking:
             self._waking = True
             self._loop.call_soon_threadsafe(self._wake)
 
     def advance(self, seconds: float) -> None:
-        """Move a manual clock on, doing what falls due on the way in order."""
+        """Advance a manual clock, and do everything that becomes due on the way, in order."""
         if self._speed is not None:
-            msg = 'this sandbox keeps its own time; make it with clock="manual" to move it by hand'
+            msg = 'the clock of this sandbox runs by itself; to advance it, make it with clock="manual"'
             raise RuntimeError(msg)
         if not 0 <= seconds < math.inf:
             msg = f"time moves forward by a number of seconds, not by {shown(seconds)}"
@@ -76,25 +76,25 @@ class Clock:
             self._run_until(target)
 
     def wait_until(self, true: Callable[[], bool], timeout: float) -> bool:
-        """Block until `true()`, looked at after each change; False after `timeout` real seconds."""
+        """Block until `true()`, which is called after each change; False after `timeout` real seconds."""
         with self._changed:
             return self._changed.wait_for(true, timeout)
 
     def tell(self) -> None:
-        """Have those in `wait_until` look again; callers hold the lock."""
+        """Let every `wait_until` check its condition again. The caller holds the lock."""
         self._changed.notify_all()
 
     def real(self, seconds: float) -> float:
-        """How many of a client's seconds these provider seconds take."""
+        """Convert provider seconds to real seconds."""
         return seconds if self._speed is None else seconds / self._speed
 
     def follow(self, loop: "asyncio.AbstractEventLoop") -> None:
-        """Do what falls due on `loop`, from now until `stop`."""
+        """Do scheduled work on `loop`, from now until `stop`."""
         if self._speed is not None:
             self._loop = loop
 
     def stop(self) -> None:
-        """Freeze the time: nothing more falls due. A manual clock can still be moved."""
+        """Stop the time, so that nothing more becomes due. A manual clock can still be advanced."""
         with self.settled():
             if self._stopped_at is None:
                 self._stopped_at = self._read()
@@ -110,7 +110,7 @@ class Clock:
     def _run_until(self, limit: int) -> None:
         if self._running or not self._due or self._due[0][0] > limit:
             return
-        self._running = True  # a callback may read the books that it is writing
+        self._running = True  # a callback may read the account that it changes
         began = self._timer()
         try:
             while self._due and self._due[0][0] <= limit:
@@ -118,8 +118,8 @@ class Clock:
                 do(when / _MICRO)
         finally:
             self._running = False
-            # Time stands still meanwhile: on a clock faster than this loop each round would
-            # otherwise find more to do than the one before, for ever.
+            # The time stops meanwhile. On a clock that is faster than this loop, each round
+            # would otherwise find more to do than the one before, without end.
             self._started += self._timer() - began
 
     def _wake(self) -> None:
@@ -132,6 +132,15 @@ class Clock:
                 self._handle = self._loop.call_later(delay, self._wake)
 
 
+def after(when: float, seconds: float) -> float:
+    """The time `seconds` after `when`, rounded to whole microseconds as the clock's times are.
+
+    The sum of two floats may be a fraction of a microsecond too large. Code that compares it with
+    the clock's time would then be late, or wait without end.
+    """
+    return round(when + seconds, 6)
+
+
 def date(when: float) -> str:
-    """The provider's date at that time, in ISO 8601."""
+    """The provider's date and time at `when`, in ISO 8601."""
     return (EPOCH + timedelta(seconds=when)).isoformat().replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""The sandbox's own routes, for those who run it alone: faults, top-ups, the books."""
+"""The sandbox's own routes, for a sandbox that runs by itself: faults, top-ups, its state."""
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -12,7 +12,7 @@ PREFIX = "/_sandbox/"
 
 
 def routes(world: World) -> list[Route]:
-    """`/_sandbox/...` over this world."""
+    """The routes below `/_sandbox/` for this world."""
 
     async def add_fault(request: Request) -> Response:
         try:
@@ -26,7 +26,7 @@ def routes(world: World) -> list[Route]:
         return JSONResponse({"success": True})
 
     async def top_up(request: Request) -> Response:
-        """`{"credits": n}` for both accounts, or for the one that `provider` names."""
+        """Read `{"credits": n}`, for both accounts or for the one that `provider` names."""
         body = await json_object(request) or {}
         accounts = {"predev": world.predev, "anchorbrowser": world.anchor}
         provider = body.get("provider")

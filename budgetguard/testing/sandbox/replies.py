@@ -1,14 +1,17 @@
-"""The error bodies of both providers, word for word where their pages give the words (2026-11)."""
+"""The error bodies of both providers, with the exact words that their pages give (2026-11)."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
+from uuid import NAMESPACE_OID, uuid5
 
 Body = dict[str, Any]
 
+_GATEWAY = ("/v1/chat/", "/v1/messages", "/v1/models", "/v1/generation", "/v1/usage")
+
 
 class Refusal(Exception):
-    """A documented answer other than 200, raised from wherever it is found out."""
+    """A documented reply with a status other than 200, raised by any code below a route."""
 
     def __init__(self, status: int, body: Body, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(status, body)
@@ -18,18 +21,18 @@ class Refusal(Exception):
 
 
 def predev(status: int, error: str, message: str) -> Refusal:
-    """An error in pre.dev's shape for the account and for specs."""
+    """An error in the shape that pre.dev uses for the account and for specs."""
     return Refusal(status, {"error": error, "message": message})
 
 
 def predev_browser(status: int, error: str, code: str, action_url: str | None = None) -> Refusal:
-    """An error in pre.dev's shape for browser agents: with a code, perhaps with a link."""
+    """An error in the shape that pre.dev uses for browser agents."""
     link = {} if action_url is None else {"actionUrl": action_url}
     return Refusal(status, {"error": error, "code": code, **link})
 
 
 def predev_out_of_credits() -> Refusal:
-    """A spec that the account cannot pay, at its start or half-way."""
+    """The error for a spec that the account cannot pay, or cannot continue to pay."""
     message = "You have insufficient credits to generate a spec."
     body = {"error": "Insufficient credits", "message": message, "generationsAvailable": 0}
     return Refusal(HTTPStatus.PAYMENT_REQUIRED, body)
@@ -41,16 +44,37 @@ def anchor(status: int, message: str, headers: Mapping[str, str] | None = None) 
 
 
 def anchor_flat(status: int, message: str) -> Refusal:
-    """An error in the flat shape that Anchor Browser has on its project credits page alone."""
+    """An error in the flat shape that Anchor Browser uses only for the project's credits."""
     return Refusal(status, {"error": message, "code": int(status)})
 
 
+def gateway(status: int, code: str, message: str, **predev: Any) -> Refusal:
+    """An error of pre.dev's AI gateway, in OpenAI's shape, with pre.dev's own figures."""
+    error = {"message": message, "type": code, "code": code, "param": None}
+    return Refusal(status, {"error": error | ({"predev": predev} if predev else {})})
+
+
+def is_gateway(path: str) -> bool:
+    """Whether a path below `/v1/` belongs to pre.dev's AI gateway, not to Anchor Browser."""
+    return path.startswith(_GATEWAY)
+
+
+def uuid(kind: str, number: int) -> str:
+    """The UUID of the piece of work with that number; it is the same in every sandbox."""
+    return str(uuid5(NAMESPACE_OID, f"{kind} {number}"))
+
+
 def documented(path: str, status: int) -> Body:
-    """What the provider's page shows for a status of this path; its plain shape where none is."""
+    """The body that the provider documents for this path and status, or one in its usual shape."""
     phrase = HTTPStatus(status).phrase if status in {*HTTPStatus} else "Error"
     if path.startswith("/v1/projects/"):
         flat = {404: "Project not found.", 500: "Failed to get project credits."}
         return anchor_flat(status, flat.get(status, phrase)).body
+    if is_gateway(path):
+        codes = {402: "insufficient_credits", 429: "rate_limit_exceeded"}
+        codes |= {503: "balance_unavailable"}
+        code = codes.get(status, phrase.lower().replace(" ", "_"))
+        return gateway(status, code, phrase).body
     if path.startswith("/v1/"):
         nested = {
             402: "Insufficient credits to allocate a new browser",

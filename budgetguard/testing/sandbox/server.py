@@ -1,7 +1,8 @@
-"""The sandbox on the wire: uvicorn on a daemon thread, on loopback only."""
+"""The sandbox as a server: uvicorn on a daemon thread, on loopback only."""
 
 import asyncio
 import ipaddress
+import os
 import socket
 import struct
 import sys
@@ -18,37 +19,52 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from budgetguard.discreet import discreet
+from budgetguard._core.argument_types import other
+from budgetguard._core.clean_tracebacks import clean_traceback
 from budgetguard.testing.sandbox.account import Account, Amount
 from budgetguard.testing.sandbox.app import build
 from budgetguard.testing.sandbox.browsers import BROWSER_CREATED, BROWSER_MINUTE
 from budgetguard.testing.sandbox.clock import Clock
 from budgetguard.testing.sandbox.faults import Fault
 from budgetguard.testing.sandbox.world import ANCHOR_KEY, PREDEV_KEY, PROJECT_ID, World
-from budgetguard.wrong import other
 
 
 class Sandbox:
-    """Both providers' APIs on a real HTTP server, with `credits` in each of the two accounts.
+    """A real HTTP server on loopback that serves both providers' APIs, for tests and demos.
 
-    All durations are provider seconds, of which `speed` pass in a real one. With
-    `clock="manual"` they pass only by `advance`. A synchronous spec then answers when somebody
-    has advanced far enough: submit it from a thread, or asynchronously.
+    It is a context manager. Entering it returns when connections are accepted; leaving it ends
+    all open requests. Sync code, asyncio, trio and several threads can use it, and several
+    sandboxes can run at once. A sandbox can be entered only once.
 
-    `seed` decides what each piece of work costs and how long it takes, by order of submission.
-    `lag`, `overdraft` and `cost_limit` are those of `Account`; `cost_limit` is Anchor Browser's.
-    `max_concurrent_browsers` may be -1 for any number, `sessions_per_minute` None likewise.
+    - `credits`: the credits in each of the two accounts.
+    - `seed`: decides what each piece of work costs, how long it takes and which requests fail,
+      in the order in which they are submitted.
+    - `speed`: how many provider seconds pass per real second. All durations here are in provider
+      seconds, except where they are called real.
+    - `clock`: with `"manual"`, only `advance` moves the time. The reply to a synchronous request
+      then arrives when the time has been advanced far enough, so send it from another thread, or
+      submit the work asynchronously.
+    - `lag`, `overdraft`: those of `Account`, for both accounts.
+    - `cost_limit`: that of `Account`, for Anchor Browser alone.
+    - `max_concurrent_browsers`: how many sessions may be open at once; -1 means any number.
+    - `sessions_per_minute`: how many sessions may be created in a minute; None means any number.
+    - `browser_price`, `minute_price`: credits for the creation of a browser, and for each minute.
+    - `latency`: real seconds that pass before every reply, from 0 to 3,600.
+    - `fail`: the share of requests, from 0 to 1, that are answered with 500 or 503 and not
+      carried out.
+    - `tier`: the plan that Anchor Browser's balance endpoints report.
+    - `host`, `port`: the address; a port of 0 takes a free one. Entering raises `OSError` if the
+      port is in use.
 
-    A context manager: entering returns once connections are accepted, leaving ends open requests.
-    It serves sync code, asyncio, trio and several threads alike, and several at once are fine.
-    Raises `OSError` on entering if `port` is taken; 0 takes a free one.
+    The attributes `predev_key`, `anchor_key` and `project_id` are what its clients log in with;
+    `url` is the base URL of both APIs.
     """
 
     predev_key = PREDEV_KEY
     anchor_key = ANCHOR_KEY
     project_id = PROJECT_ID
 
-    @discreet
+    @clean_traceback
     def __init__(
         self,
         credits: Amount = 100,
@@ -63,6 +79,8 @@ class Sandbox:
         browser_price: Amount = BROWSER_CREATED,
         minute_price: Amount = BROWSER_MINUTE,
         cost_limit: Amount | None = None,
+        latency: float = 0.0,
+        fail: float = 0.0,
         tier: str = "free",
         host: str = "127.0.0.1",
         port: int = 0,
@@ -71,7 +89,7 @@ class Sandbox:
             msg = f'clock is "real" or "manual", not {other(clock)}'
             raise ValueError(msg)
         if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
-            msg = "the sandbox listens on loopback only, not elsewhere"
+            msg = "the sandbox listens on loopback addresses only"
             raise ValueError(msg)
         self._address = ("127.0.0.1" if host == "localhost" else host, port)
         self._world = World(
@@ -85,6 +103,8 @@ class Sandbox:
             browser_price=browser_price,
             minute_price=minute_price,
             cost_limit=cost_limit,
+            latency=latency,
+            fail=fail,
             tier=tier,
         )
         self._server: _Server | None = None
@@ -92,12 +112,12 @@ class Sandbox:
 
     def __enter__(self) -> Self:
         if self._server is not None:
-            msg = "a sandbox is used once; make another one"
+            msg = "a sandbox can be used once; make another one"
             raise RuntimeError(msg)
         family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
-        # Bound here rather than by uvicorn: a port that is taken raises in the caller's thread.
-        # With its protocol named, which `socket.create_server` leaves out: only then does asyncio
-        # switch Nagle's algorithm off, which costs 40 ms a request.
+        # Bound here and not by uvicorn, so that a port in use raises in the caller's thread. The
+        # protocol is named, which `socket.create_server` does not do: only then does asyncio
+        # switch off Nagle's algorithm, which costs 40 ms a request.
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -124,48 +144,49 @@ class Sandbox:
 
     @property
     def predev(self) -> Account:
-        """pre.dev's account."""
+        """The account at pre.dev."""
         return self._world.predev
 
     @property
     def anchor(self) -> Account:
-        """Anchor Browser's account."""
+        """The account at Anchor Browser."""
         return self._world.anchor
 
     @property
     def requests(self) -> Counter[tuple[str, str]]:
-        """How many requests came, by method and route; also those that met a fault."""
+        """How many requests arrived, by method and route, including those that met a fault."""
         return self._world.requests
 
     @property
     def balance_requests(self) -> int:
-        """How many times one of the three balance endpoints was asked."""
+        """How many requests the three balance endpoints received."""
         return self._world.balance_requests
 
     def fault(self, pattern: str, **fault: Any) -> None:
-        """Answer requests for paths that match `pattern` as `Fault` says."""
+        """Add a `Fault` for the paths that match `pattern`; `fault` are its other fields."""
         self._world.faults.add(Fault(pattern=pattern, **fault))
 
     def clear_faults(self) -> None:
-        """Answer as documented again."""
+        """Remove all faults, so that replies are as documented again."""
         self._world.faults.clear()
 
     def advance(self, seconds: float) -> None:
-        """Move the manual clock on; returns when all that fell due is booked.
+        """Advance the manual clock. When this returns, every charge that became due is made.
 
         Raises `RuntimeError` if the clock is not manual.
         """
         self._world.clock.advance(seconds)
 
     def wait_until(self, true: Callable[[], bool], timeout: float = 10.0) -> bool:
-        """Block until `true()`, looked at after every change; False after `timeout` real seconds.
+        """Block until `true()` returns True; it is called after every change.
 
-        For requests on their way: `sandbox.wait_until(lambda: sandbox.predev.running == 2)`.
+        Returns False if that takes longer than `timeout` real seconds. Use it to wait for requests
+        that are on their way: `sandbox.wait_until(lambda: sandbox.predev.running == 2)`.
         """
         return self._world.clock.wait_until(true, timeout)
 
     def state(self) -> dict[str, Any]:
-        """All books as the JSON object of `GET /_sandbox/state`."""
+        """The state of both accounts: the JSON object that `GET /_sandbox/state` shows."""
         return self._world.state()
 
 
@@ -175,35 +196,41 @@ def serve(
     credits: Amount = 100,
     **options: Any,
 ) -> None:
-    """Run a sandbox until Ctrl-C; `options` are those of `Sandbox`."""
+    """Run a sandbox until Ctrl-C, and print the environment variables that its clients need.
+
+    `options` are the other arguments of `Sandbox`. Raises `OSError` if the port is in use.
+    """
     with (
         suppress(KeyboardInterrupt),
         Sandbox(credits, host=host, port=port, **options) as sandbox,
     ):
-        sys.stdout.write(_greeting(sandbox, credits))
-        sys.stdout.flush()
-        while True:  # not a lock's wait: on Windows Ctrl-C does not interrupt that
+        _print(_greeting(sandbox, credits))
+        while True:  # waiting for a lock is not interrupted by Ctrl-C on Windows
             time.sleep(3600)
+    _print("\nThe sandbox has ended.")
 
 
 def _greeting(sandbox: Sandbox, credits: Amount) -> str:
     return f"""\
 Sandbox at {sandbox.url}, with {credits} credits in each account. Ctrl-C ends it.
-
-pre.dev (base URL {sandbox.url}):
+Paste this in the terminal where you try things:
 export PREDEV_API_KEY={sandbox.predev_key}
-
-Anchor Browser (base URL {sandbox.url}):
+export PREDEV_BASE_URL={sandbox.url}
 export ANCHORBROWSER_API_KEY={sandbox.anchor_key}
-export ANCHORBROWSER_PROJECT_ID={sandbox.project_id}
-export ANCHORBROWSER_BASE_URL={sandbox.url}
+export ANCHORBROWSER_BASE_URL={sandbox.url}"""
 
-Books: curl {sandbox.url}/_sandbox/state
-"""
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)  # noqa: T201  unlike `write`, it allows a closed standard output
+    except OSError:
+        # Nobody reads it, as when Ctrl-C has ended `| tee` too, or it cannot be written: the sandbox
+        # serves all the same. The text that remains in the buffer would cause another error at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Server(uvicorn.Server):
-    """uvicorn on a thread of its own, which starts at once and ends without waiting for anybody."""
+    """uvicorn on its own thread. It starts at once and stops without waiting for clients."""
 
     def __init__(self, world: World, listener: socket.socket) -> None:
         self._world = world
@@ -230,11 +257,11 @@ class _Server(uvicorn.Server):
         self._thread.start()
         self._ready.wait()
         if not self.started:
-            msg = "the sandbox did not start; its thread's traceback says why"
+            msg = "the sandbox did not start; the traceback of its thread shows why"
             raise RuntimeError(msg)
 
     def stop(self) -> None:
-        """Return once the thread has ended, with every connection closed."""
+        """Close every connection, and return when the thread has ended."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._end.set)
             self._thread.join()
@@ -246,7 +273,7 @@ class _Server(uvicorn.Server):
             self._ready.set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, and tell `start`."""
+        """Start as uvicorn does, and notify `start`."""
         await super().startup(sockets)
         self._loop = asyncio.get_running_loop()
         self._end = asyncio.Event()
@@ -254,21 +281,21 @@ class _Server(uvicorn.Server):
         self._ready.set()
 
     async def main_loop(self) -> None:
-        """Wait to be told, where uvicorn's looks ten times a second."""
+        """Wait for an event, where uvicorn checks ten times a second."""
         await self.on_tick(0)
         await self._end.wait()
 
     async def shutdown(
         self,
-        sockets: list[socket.socket] | None = None,  # noqa: ARG002 - ours is the listener
+        sockets: list[socket.socket] | None = None,  # noqa: ARG002 - we have our own listener
     ) -> None:
-        """End at once, where uvicorn's waits for clients that hang or do not read."""
+        """Stop at once, where uvicorn waits for clients that hang or do not read."""
         self._stopping = True
         self._world.clock.stop()
-        with suppress(NotImplementedError):  # Windows; it takes connections a little longer
+        with suppress(NotImplementedError):  # on Windows, which accepts connections a little longer
             self._loop.remove_reader(self._listener)
-        # The tasks are requests, and accepting what connected before. That has to end before
-        # the server is closed: asyncio leaves the socket of a connection half accepted open.
+        # The tasks are requests, and connections that are being accepted. All must end before
+        # the server is closed: asyncio would leave the socket of a half-accepted one open.
         while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
             self._abort_connections()
             for request in tasks & self.server_state.tasks:
@@ -289,7 +316,7 @@ class _Server(uvicorn.Server):
             except ClientDisconnect:
                 pass
             except asyncio.CancelledError:
-                # uvicorn would log it, and answer on a connection that it thinks is still there.
+                # uvicorn would log it, and answer on a connection that has gone.
                 if not self._stopping:
                     raise
                 while (await receive())["type"] != "http.disconnect":
@@ -300,7 +327,7 @@ class _Server(uvicorn.Server):
     def _reset(self, scope: Scope) -> None:
         for connection in list(self.server_state.connections):
             if getattr(connection, "client", None) == scope["client"]:
-                # Lingering for 0 s makes the kernel send a reset instead of an orderly end.
+                # Lingering for 0 s makes the kernel send a reset and not close in order.
                 linger = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 connection.transport.get_extra_info("socket").setsockopt(*linger)
                 connection.transport.abort()

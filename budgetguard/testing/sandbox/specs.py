@@ -1,4 +1,4 @@
-"""pre.dev's specifications: generated inference by inference, each booked as it ends."""
+"""pre.dev's specifications. Each consists of inferences, charged one by one as they finish."""
 
 import random
 from dataclasses import dataclass, field
@@ -7,16 +7,16 @@ from typing import Any, Literal
 
 from budgetguard.testing.sandbox.account import Account, Operation, number
 from budgetguard.testing.sandbox.bell import Bell
-from budgetguard.testing.sandbox.clock import Clock, date
+from budgetguard.testing.sandbox.clock import Clock, after, date
 from budgetguard.testing.sandbox.replies import predev_out_of_credits
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What one endpoint's specs cost and how long they take.
+    """What the specs of one endpoint cost, and how long they take.
 
-    `credits` and `seconds` are the documented ranges (pre.dev's API pages, 2026-11); the number of
-    inferences is the sandbox's own: the pages do not give one.
+    `credits` and `seconds` are the documented ranges (pre.dev's API pages, 2026-11). The pages do
+    not document the number of inferences; the sandbox chooses it.
     """
 
     endpoint: Literal["fast_spec", "deep_spec"]
@@ -31,7 +31,7 @@ DEEP_SPEC = Kind("deep_spec", credits=(10, 50), seconds=(120, 300), inferences=1
 
 @dataclass(slots=True)
 class Spec:
-    """One specification under way or done."""
+    """One specification, in any state."""
 
     kind: Kind
     prompt: str
@@ -39,19 +39,20 @@ class Spec:
     step: float
     parts: list[int]
     operation: Operation
+    file: str | None = None
     ended: float | None = None
-    booked: int = 0
+    charged_parts: int = 0
     bell: Bell = field(default_factory=Bell)
 
     @property
     def status(self) -> Literal["pending", "processing", "completed", "failed"]:
-        """The status word of `GET /spec-status`."""
+        """Its status as `GET /spec-status` reports it."""
         if self.operation.state == "running":
-            return "processing" if self.booked else "pending"
+            return "processing" if self.charged_parts else "pending"
         return "completed" if self.operation.state == "finished" else "failed"
 
     def body(self) -> dict[str, Any]:
-        """The spec as both `GET /spec-status` and a synchronous submission show it."""
+        """The body that `GET /spec-status` and a synchronous submission reply with."""
         status = self.status
         body = {
             "_id": self.operation.id,
@@ -60,9 +61,11 @@ class Spec:
             "input": self.prompt,
             "status": status,
             "success": status == "completed",
-            "progress": 100 * self.booked // len(self.parts),
+            "progress": 100 * self.charged_parts // len(self.parts),
             "creditsUsed": number(self.operation.micros),
         }
+        if self.file is not None:
+            body["uploadedFileName"] = self.file
         if self.ended is not None:
             body["executionTime"] = round(1000 * (self.ended - self.created))
         if status == "failed":
@@ -74,7 +77,7 @@ class Spec:
 
 
 class Specs:
-    """The desk that takes submissions; costs follow from the seed and their order."""
+    """All specs. The seed and the order of their submission decide what they cost."""
 
     def __init__(self, account: Account, clock: Clock, seed: int) -> None:
         self._account = account
@@ -83,7 +86,7 @@ class Specs:
         self._specs: dict[str, Spec] = {}
 
     def submit(self, kind: Kind, prompt: str) -> Spec:
-        """Start a spec; raises the documented 402 when the balance is used up."""
+        """Start a spec. Raises the documented 402 if the balance is used up."""
         with self._clock.settled() as now:
             if not self._account.covers(0):
                 self._account.refuse()
@@ -100,28 +103,32 @@ class Specs:
                 operation=self._account.begin(kind.endpoint, f"spec_{number_in_order:06d}"),
             )
             self._specs[spec.operation.id] = spec
-            self._clock.at(now + spec.step, partial(self._infer, spec))
+            self._clock.at(after(now, spec.step), partial(self._infer, spec))
             return spec
 
     def find(self, id: str) -> Spec | None:
-        """The spec of that id."""
+        """The spec with that id, or None."""
         return self._specs.get(id)
 
+    def all(self) -> list[Spec]:
+        """All specs, the newest first."""
+        return [*reversed(self._specs.values())]
+
     def _infer(self, spec: Spec, when: float) -> None:
-        if not self._account.charge(spec.operation, spec.parts[spec.booked], when):
+        if not self._account.charge(spec.operation, spec.parts[spec.charged_parts], when):
             spec.ended = when
             self._account.end(spec.operation, "died")
         else:
-            spec.booked += 1
-            if spec.booked == len(spec.parts):
+            spec.charged_parts += 1
+            if spec.charged_parts == len(spec.parts):
                 spec.ended = when
                 self._account.end(spec.operation, "finished")
             else:
-                self._clock.at(when + spec.step, partial(self._infer, spec))
+                self._clock.at(after(when, spec.step), partial(self._infer, spec))
         spec.bell.ring()
 
 
 def _split(total: int, parts: int, draw: random.Random) -> list[int]:
-    """`total` whole credits over so many parts, at least one in each."""
+    """Split `total` whole credits into so many parts of at least one credit each."""
     cuts = sorted(draw.sample(range(1, total), parts - 1))
     return [after - before for before, after in zip([0, *cuts], [*cuts, total], strict=True)]

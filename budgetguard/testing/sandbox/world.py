@@ -1,25 +1,32 @@
-"""Everything the sandbox's routes share: one clock, two accounts, the work, the counts."""
+"""What the sandbox's routes share: one clock, two accounts, their work and the counts."""
 
 from collections import Counter
 from typing import Any
 
 from budgetguard.testing.sandbox.account import Account, Amount, number
 from budgetguard.testing.sandbox.batches import Batches
+from budgetguard.testing.sandbox.bounds import within
 from budgetguard.testing.sandbox.browsers import Browsers
 from budgetguard.testing.sandbox.clock import Clock
 from budgetguard.testing.sandbox.faults import Faults
+from budgetguard.testing.sandbox.gateway import Gateway
+from budgetguard.testing.sandbox.pages import Pages
+from budgetguard.testing.sandbox.session_batches import SessionBatches
 from budgetguard.testing.sandbox.specs import Specs
+from budgetguard.testing.sandbox.web_tasks import WebTasks
 
-# Plainly no keys of anybody: scanners for leaked secrets should pass them by.
+# Plainly not real keys, so that scanners for leaked secrets ignore them.
 PREDEV_KEY = "pdk_sandbox_not_a_real_key"
 ANCHOR_KEY = "anchor_sandbox_not_a_real_key"
 PROJECT_ID = "sandbox-project"
+
+_HOUR = 3600
 
 BALANCES = ("/credits-balance", "/v1/projects/{project_id}/credits", "/v1/billing")
 
 
 class World:
-    """Both providers, without the wire."""
+    """Both providers, without their HTTP server."""
 
     def __init__(
         self,
@@ -34,6 +41,8 @@ class World:
         browser_price: Amount,
         minute_price: Amount,
         cost_limit: Amount | None,
+        latency: float,
+        fail: float,
         tier: str,
     ) -> None:
         self.clock = clock
@@ -52,40 +61,45 @@ class World:
             created_price=browser_price,
             minute_price=minute_price,
         )
-        self.faults = Faults()
+        self.session_batches = SessionBatches(self.browsers, clock)
+        self.web_tasks = WebTasks(self.anchor, clock, seed, self.browsers)
+        self.pages = Pages(self.anchor, clock, seed, self.browsers)
+        self.gateway = Gateway(self.predev, clock, seed)
+        self.latency = within(latency, 0, _HOUR, "latency is a number of real seconds")
+        self.faults = Faults(fail, seed)
         self._requests: Counter[tuple[str, str]] = Counter()
 
     def count(self, method: str, template: str) -> None:
-        """Note a request, whatever becomes of it."""
+        """Count a request, whatever its reply will be."""
         with self.clock.settled():
             self._requests[method, template] += 1
             self.clock.tell()
 
     @property
     def requests(self) -> Counter[tuple[str, str]]:
-        """How many requests came, by method and route."""
+        """How many requests arrived, by method and route."""
         with self.clock.settled():
             return self._requests.copy()
 
     @property
     def balance_requests(self) -> int:
-        """How many times a balance was asked for, of either provider."""
+        """How many requests asked for a balance, at either provider."""
         requests = self.requests
         return sum(requests["GET", template] for template in BALANCES)
 
     def state(self) -> dict[str, Any]:
-        """All books as one JSON object."""
+        """The state of both accounts as one JSON object."""
         with self.clock.settled() as now:
             return {
                 "now": now,
-                "predev": _books(self.predev),
-                "anchor": _books(self.anchor),
+                "predev": _figures(self.predev),
+                "anchor": _figures(self.anchor),
                 "requests": {f"{method} {path}": n for (method, path), n in self.requests.items()},
                 "balance_requests": self.balance_requests,
             }
 
 
-def _books(account: Account) -> dict[str, Any]:
+def _figures(account: Account) -> dict[str, Any]:
     amounts = ("balance", "reported", "lowest_balance", "used", "charged", "wasted")
     counts = ("running", "finished", "died", "refused", "max_concurrency_seen")
     return {

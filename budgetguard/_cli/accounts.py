@@ -1,0 +1,133 @@
+"""The commands `balance` and `check`: one request for the balance, and what it says."""
+
+import argparse
+import os
+from decimal import Decimal
+from typing import Any
+
+from budgetguard._cli.output import (
+    ExitCode,
+    failure,
+    figures,
+    number,
+    print_answer,
+    print_failure,
+    print_json,
+    sentence,
+)
+from budgetguard._core.amounts import spell
+from budgetguard._core.errors import BalanceUnavailable, ConfigurationError, InsufficientCredits
+from budgetguard.guard import Guard
+from budgetguard.providers.base import Provider
+from budgetguard.providers.registry import (
+    VENDORS,
+    accounts_in_environment,
+    from_environment,
+)
+
+UNKNOWN_BALANCE = (BalanceUnavailable, ConfigurationError)
+
+_NO_ACCOUNT = (
+    "No account yet? Run `budgetguard sandbox` in another terminal and paste here what it prints."
+)
+
+
+def balance(options: argparse.Namespace) -> int:
+    """Print the balance of the account that is named, or of each account in the environment."""
+    if options.provider is None and len(accounts_in_environment()) > 1:
+        return _balances(options)
+    provider = _provider(options)
+    found = Guard(provider).balance()
+    if options.json:
+        print_json(figures(provider.name, found))
+    else:
+        print_answer(sentence(provider.name, found))
+    return ExitCode.ENOUGH
+
+
+def check(options: argparse.Namespace) -> int:
+    """Tell whether `min` credits are available."""
+    provider = _provider(options)
+    guard = Guard(provider)
+    found = guard.balance()
+    available, reason = guard.available, None
+    try:
+        guard.acquire(min=options.min, cost=0, name="This check").release()
+    except InsufficientCredits as error:
+        available, reason = error.available, str(error)
+    if options.json:
+        answer = {
+            "enough": reason is None,
+            "min": number(options.min),
+            "available": number(available),
+            "reason": reason,
+        }
+        print_json(answer | figures(provider.name, found))
+    elif reason is None:
+        print_answer(enough(options.min, available, provider.name))
+    else:
+        print_answer(reason)
+    return ExitCode.ENOUGH if reason is None else ExitCode.TOO_LITTLE
+
+
+def explain(
+    error: BalanceUnavailable | ConfigurationError,
+) -> tuple[ExitCode, dict[str, Any]]:
+    """The exit code and the failure of a command that could not find out a balance."""
+    kind = type(error).__name__
+    if isinstance(error, ConfigurationError):
+        return ExitCode.USAGE, failure(kind, str(error))
+    # Without the guard's next attempt: the command makes none.
+    reason = f"The balance at {error.provider} is not known: {error.reason}."
+    return ExitCode.UNKNOWN, failure(kind, reason, error.retry_after if error.retryable else None)
+
+
+def enough(needed: Decimal, available: Decimal | None, provider: str) -> str:
+    """What `check` prints where the credits are enough."""
+    begins = f"Enough for {spell(needed)} credit{'s' * (needed != 1)}"
+    if available is None or not available.is_finite():
+        return f"{begins}: {provider} sets no limit."
+    return f"{begins}: {spell(available)} available at {provider}."
+
+
+def _balances(options: argparse.Namespace) -> int:
+    if options.base_url is not None:
+        msg = f"--base-url is for one account. {_name_one()}"
+        raise ConfigurationError(msg)
+    answers: list[dict[str, Any]] = []
+    code = ExitCode.ENOUGH
+    for vendor in accounts_in_environment():
+        try:
+            provider = vendor.make()
+            found = Guard(provider).balance()
+        except UNKNOWN_BALANCE as error:
+            its_code, failed = explain(error)
+            code = max(code, its_code)
+            answers.append({"provider": vendor.name, **failed})
+            if not options.json:
+                print_failure(failed, as_json=False)
+        else:
+            answers.append(figures(provider.name, found))
+            if not options.json:
+                print_answer(sentence(provider.name, found))
+    if options.json:
+        print_json({"accounts": answers})
+    return code
+
+
+def _provider(options: argparse.Namespace) -> Provider:
+    named = options.provider
+    vendors = [VENDORS[named]] if named else accounts_in_environment()
+    origin = {} if options.base_url is None else {"base_url": options.base_url}
+    if len(vendors) != 1:
+        # Says which variables are set, or that none is.
+        return from_environment(f"Set one of them. {_NO_ACCOUNT}", _name_one(), **origin)
+    vendor = vendors[0]
+    if not os.environ.get(vendor.variable, "").strip():
+        msg = f"{vendor.variable} is not set. {_NO_ACCOUNT}"
+        raise ConfigurationError(msg)
+    return vendor.make(**origin)
+
+
+def _name_one() -> str:
+    return f"Name it with --provider {' or --provider '.join(VENDORS)}."

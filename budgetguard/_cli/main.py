@@ -1,0 +1,135 @@
+"""The command line: a balance, a check for scripts, the sandbox and the demo."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from budgetguard._cli import accounts, sandbox
+from budgetguard._cli.arguments import Parser, amount
+from budgetguard._cli.output import ExitCode, failure, print_failure
+from budgetguard._core.activation import set_active
+from budgetguard._core.events import logger
+from budgetguard._version import __version__
+from budgetguard.providers.registry import VENDORS
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    options = _parser(given).read()
+    # BUDGETGUARD=off lets guarded code pass; a check still has to tell what is available.
+    set_active(True)
+    # Without a handler Python prints warnings: each command reports itself what went wrong.
+    logger.addHandler(logging.NullHandler())
+    code: int
+    try:
+        code = options.run(options)
+    except accounts.UNKNOWN_BALANCE as error:
+        code, failed = accounts.explain(error)
+    except ImportError as error:
+        missing = (error.name or "budgetguard").partition(".")[0]
+        if missing == "budgetguard":
+            raise
+        extra = "demo" if options.command == "demo" else "sandbox"
+        reason = (
+            f"budgetguard {options.command} needs {missing}, which is not installed: run "
+            f'`python -m pip install ".[{extra}]"` in the top folder of the checkout.'
+        )
+        code, failed = ExitCode.USAGE, failure(type(error).__name__, reason)
+    except KeyboardInterrupt:
+        reason = f"{options.command} was stopped by Ctrl-C. Goodbye."
+        code, failed = ExitCode.INTERRUPTED, failure("KeyboardInterrupt", reason)
+    else:
+        return code
+    print_failure(failed, as_json=getattr(options, "json", False))
+    return code
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from budgetguard._cli.demo import run
+
+    return run(seed=options.seed, as_json=options.json)
+
+
+def _parser(given: Sequence[str]) -> Parser:
+    parsers: dict[str, Parser] = {}
+    parser = Parser(
+        prog="budgetguard",
+        description="A pre-flight budget guard for APIs that are paid by credits.",
+        epilog="No account yet? `budgetguard demo` needs none, and `budgetguard sandbox` gives you one.",
+        given=given,
+        commands=parsers,
+    )
+    parser.add_argument("--version", action="version", version=f"budgetguard {__version__}")
+    commands = parser.add_subparsers(
+        dest="command", required=True, title="commands", metavar="COMMAND"
+    )
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int], summary: str, example: str
+    ) -> Parser:
+        added = parsers[name] = commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            given=given,
+            commands=parsers,
+        )
+        added.set_defaults(run=run)
+        return added
+
+    balance = command(
+        "balance",
+        accounts.balance,
+        "Print the balance of your account, or of both if two keys are set. "
+        "Exits with 0, 2 for wrong usage, or 3 if a balance is not known.",
+        "PREDEV_API_KEY=... budgetguard balance --json",
+    )
+    check = command(
+        "check",
+        accounts.check,
+        "Exit with 0 if enough credits are available, 1 if too few are, 2 for wrong usage, "
+        "3 if the balance is not known.",
+        "budgetguard check --provider predev --min 50 && ./generate-spec",
+    )
+    check.add_argument("--min", type=amount, required=True, metavar="N", help="credits needed")
+    for asking in (balance, check):
+        asking.add_argument(
+            "--provider",
+            choices=sorted(VENDORS),
+            help="the account's provider; default: BUDGETGUARD_PROVIDER, "
+            "or the provider whose key is set",
+        )
+        asking.add_argument(
+            "--base-url", metavar="URL", help="where the provider's API is, for example a sandbox"
+        )
+
+    sandbox.add_arguments(
+        command(
+            "sandbox",
+            sandbox.run,
+            "Serve both providers' APIs on loopback, with accounts of play money, until Ctrl-C.",
+            "budgetguard sandbox --port 8402 --credits 100",
+        )
+    )
+
+    demo = command(
+        "demo",
+        _demo,
+        "Run the same calls twice against a sandbox, unguarded and guarded, and compare.",
+        "budgetguard demo --seed 7 --json",
+    )
+    demo.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="another set of calls; default: 0"
+    )
+    for printing, more in (
+        (balance, "; of two accounts, a list under `accounts`"),
+        (check, ""),
+        (demo, ""),
+    ):
+        words = f"print one JSON object{more}; on failure one with error, reason and retry_after"
+        printing.add_argument("--json", action="store_true", help=words)
+    return parser

@@ -1,0 +1,213 @@
+"""The part of an account's ledger about one process's own calls: what they hold and how they finish.
+
+The cost of a finished call is reported to the head, which counts it until a balance shows it.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import repeat, starmap
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+from budgetguard._core.debits import BUCKETS_PER_SECOND
+from budgetguard._core.head import Head
+
+if TYPE_CHECKING:
+    from budgetguard._core.snapshot import Micro
+
+T = TypeVar("T")
+
+End: TypeAlias = tuple[int, int, float]
+"""A finished call: what it held, what it cost, and when its debit clears."""
+
+# The next change records the finished calls that were appended; so does the private loop, whenever
+# this many have been appended.
+MANY_ENDS = 1024
+
+
+class LedgerEntry:
+    """One hold in the ledger: `micro` credits set aside; the part `charged_micro` is already a debit."""
+
+    __slots__ = ("charged_micro", "ended", "micro", "slots")
+
+    def __init__(self, micro: int, slots: int = 0) -> None:
+        self.micro = micro
+        self.slots = slots
+        self.charged_micro = 0
+        self.ended = False
+
+    @property
+    def rest(self) -> int:
+        """The part that is still held."""
+        return max(self.micro - self.charged_micro, 0)
+
+
+class EndsAtCost(dict[int, deque[float]]):
+    """Finished calls that cost exactly what they held, not yet recorded.
+
+    Maps the amount held to the times at which the debits clear. Callers append a float instead of a
+    tuple, because tuples would make the cyclic garbage collector run more often.
+    """
+
+    def __missing__(self, held: int) -> deque[float]:
+        # Not defaultdict: with two threads, one could append to a deque that the other replaced.
+        return self.setdefault(held, deque())
+
+
+class Branch:
+    """What the calls of one process hold of an account.
+
+    `room` is what may still be taken. It is kept up to date, so that an admission costs the same
+    with one hold as with a hundred thousand.
+
+    Callers append their finished calls to one of two queues, without a lock, and `record_ends`
+    records them: `ends_at_cost` for calls of constant cost, `ends` for all others. `frees` is True
+    if one of the appended calls cost less than it held, so that there is more room than `room`.
+    """
+
+    __slots__ = (
+        "ends",
+        "ends_at_cost",
+        "frees",
+        "head",
+        "held",
+        "room",
+        "running",
+        "slots_held",
+    )
+
+    def __init__(self, head: Head) -> None:
+        self.head = head
+        self.ends_at_cost = EndsAtCost()
+        self.ends: deque[End] = deque()
+        self.frees = False
+        self.room: Micro = 0
+        self.held = 0
+        self.running = 0
+        self.slots_held = 0
+
+    # A call of constant cost needs no entry, because the code that ends it knows the amount.
+
+    def take(self, amount: int) -> None:
+        """Hold `amount` for one more running call."""
+        self.room -= amount
+        self.held += amount
+        self.running += 1
+
+    def record_ends(self) -> bool:
+        """Record all finished calls that were appended; True if one cost less than it held."""
+        self.frees = False
+        for held, stamps in list(self.ends_at_cost.items()):
+            ended = list(_taken(stamps))
+            # Two threads may have appended out of order; it only matters that nothing clears early.
+            if ended and (last := max(ended)) - ended[0] < 1 / BUCKETS_PER_SECOND:
+                calls = len(ended)
+                self.put(calls * held, calls * held, last, calls)
+            else:
+                for clears_at in ended:
+                    self.put(held, held, clears_at)
+        return bool(self.ends) and self._put_all(_taken(self.ends))
+
+    def _put_all(self, ends: Iterable[End]) -> bool:
+        """Record finished calls, several at once where they fall within one bucket's time."""
+        calls = held = debit = 0
+        first = last = 0.0
+        freed = False
+        for amount, cost, clears_at in ends:
+            if calls and abs(clears_at - first) >= 1 / BUCKETS_PER_SECOND:
+                self.put(held, debit, last, calls)
+                calls = held = debit = 0
+            if not calls:
+                first = last = clears_at
+            elif clears_at > last:
+                last = clears_at
+            calls += 1
+            held += amount
+            debit += cost
+            freed = freed or cost < amount
+        if calls:
+            self.put(held, debit, last, calls)
+        return freed
+
+    def put(self, held: int, debit: int, clears_at: float, calls: int = 1) -> None:
+        """End a taken hold, or several at once; `debit` is the cost."""
+        self.room += held - debit
+        self.held -= held
+        self.running -= calls
+        self.head.settled.add(debit, clears_at)
+
+    def give_back(self, held: int) -> None:
+        """End a taken hold that cost nothing."""
+        self.room += held
+        self.held -= held
+        self.running -= 1
+
+    def lose(self, held: int, clears_at: float, slots: int = 0, cause: str | None = None) -> None:
+        """End a taken hold whose cost is not known: it counts in full.
+
+        `cause` is the name of the exception that the call raised, if known.
+        """
+        self.held -= held
+        self.running -= 1
+        self.head.kept.add(held, clears_at, slots, cause)
+
+    def open(self, entry: LedgerEntry) -> None:
+        """Hold an entry's amount and slots."""
+        self.take(entry.micro)
+        self.slots_held += entry.slots
+        # Last: if this is interrupted earlier, the entry must not be ended, as it never began.
+        entry.ended = False
+
+    def extend(self, entry: LedgerEntry, more: int) -> None:
+        """Hold `more` for an open entry; does nothing if the entry has ended."""
+        # No call between these two steps: an end without a lock comes before both or after both.
+        if entry.ended:
+            return
+        entry.micro += more
+        self._hold(entry.rest - max(entry.micro - more - entry.charged_micro, 0))
+
+    def charge(self, entry: LedgerEntry, total: int, clears_at: float) -> None:
+        """The provider has charged `total` for an open entry: that much moves from held to debit."""
+        before = entry.charged_micro
+        if entry.ended or total <= before:  # as above
+            return
+        entry.charged_micro = total
+        self._hold(entry.rest - max(entry.micro - before, 0))
+        self.head.settled.add(total - before, clears_at)
+        self.room -= total - before
+
+    def settle(self, entry: LedgerEntry, actual: int, clears_at: float) -> bool:
+        """End an entry at its real cost; False if it had already ended."""
+        if not self._close(entry):
+            return False
+        self.put(entry.rest, max(actual - entry.charged_micro, 0), clears_at)
+        return True
+
+    def release(self, entry: LedgerEntry) -> bool:
+        """End an entry for which nothing more was charged; False if it had already ended."""
+        if not self._close(entry):
+            return False
+        self.give_back(entry.rest)
+        return True
+
+    def keep(self, entry: LedgerEntry, clears_at: float, cause: str | None = None) -> bool:
+        """End an entry whose cost is not known, slots included; False if it had already ended."""
+        if not self._close(entry):
+            return False
+        self.lose(entry.rest, clears_at, entry.slots, cause)
+        return True
+
+    def _hold(self, change: int) -> None:
+        self.held += change
+        self.room -= change
+
+    def _close(self, entry: LedgerEntry) -> bool:
+        if entry.ended:
+            return False
+        entry.ended = True
+        self.slots_held -= entry.slots
+        return True
+
+
+def _taken(ends: deque[T]) -> Iterator[T]:
+    """Remove the items that are there now; other threads may be appending."""
+    return starmap(ends.popleft, repeat((), len(ends)))

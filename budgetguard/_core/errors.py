@@ -1,0 +1,390 @@
+"""The errors that budgetguard raises, each with its figures.
+
+    BudgetGuardError
+    ├── InsufficientCredits    too few credits are available for this call (402)
+    ├── ConcurrencyLimit       too many sessions are open (429)
+    ├── BalanceUnavailable     no usable balance is available (503)
+    │   └── InvalidCredentials the provider rejected the key (it answered 401 or 403)
+    ├── HoldClosed             a hold was used after it had ended
+    └── ConfigurationError     the program or its environment is configured wrongly
+
+Every error is picklable and copyable, and carries `retryable` and `status_code`. Its `args` are JSON
+values (amounts of credits are text), and `type(error)(*error.args)` is an equal error.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
+from typing import Any, Literal, Self, TypeAlias
+
+from budgetguard._core.amounts import spell
+
+Basis = Literal["reported", "cost limit", "refused", "cap"]
+
+Credits: TypeAlias = Decimal | str
+"""An amount as errors take it. It is text where it comes from `args`."""
+
+NEVER_REACHED = (
+    "If the call never reached the provider, its credits need not be kept: list the exception in "
+    "release_on=, or call hold.release()."
+)
+
+# These interrupt a call that has begun, so it most likely reached the provider.
+_INTERRUPTS = {"KeyboardInterrupt", "SystemExit", "GeneratorExit", "CancelledError", "Cancelled"}
+
+_ZERO = Decimal(0)
+_MOST_NAMES = 3
+
+
+class BudgetGuardError(Exception):
+    """The base class of all budgetguard errors."""
+
+    retryable: bool = False
+    status_code: int = 500
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[Any, ...]]:
+        return _rebuild, (type(self), self.args, dict(self.__dict__))
+
+
+def _rebuild(kind: Any, args: tuple[Any, ...], figures: dict[str, Any]) -> Any:
+    error = kind.__new__(kind, *args)
+    vars(error).update(figures)
+    return error
+
+
+class InsufficientCredits(BudgetGuardError):
+    """Too few credits are available for the call. Nothing was spent.
+
+    The figures are Decimal credits and add up: `balance + extra - held - pending + overlap - queued
+    - floor` is `available`.
+
+    - `held`: set aside by the `running` open calls.
+    - `pending`: spent, or possibly spent, and perhaps not deducted from the balance yet.
+    - `overlap`: the part of `held` and `pending` that the balance is known to show already (only
+      with `sole_spender`).
+    - `queued`: needed by earlier waiters.
+    - `age`: how many seconds ago the balance was requested.
+    - `basis`: where `balance` comes from. `"reported"`: the provider's figure. `"cost limit"`: what
+      is left below the cost limit. `"refused"`: zero, because the provider itself refused a call.
+      `"cap"`: the call needs more than a cost limit allows for one call; `cap` is that limit, and
+      `available` is at most that.
+    - `kept`: the part of `pending` whose real cost is not known. It belongs to `unresolved` calls,
+      and balances resolve it within `unresolved_for` seconds. `causes` counts those calls by the
+      name of the exception they raised. Calls whose hold was dropped or kept by hand are not in it.
+
+    `retryable` is True only where open calls, recent debits or waiters make up the shortfall;
+    `retry_after` is then the least number of seconds to wait.
+    """
+
+    status_code = 402
+
+    def __init__(
+        self,
+        operation: str,
+        needed: Credits,
+        available: Credits,
+        balance: Credits,
+        held: Credits,
+        pending: Credits,
+        floor: Credits,
+        age: float,
+        provider: str,
+        top_up_url: str | None = None,
+        retry_after: float | None = None,
+        running: int = 0,
+        queued: Credits = _ZERO,
+        extra: Credits = _ZERO,
+        overlap: Credits = _ZERO,
+        basis: Basis = "reported",
+        cap: Credits | None = None,
+        kept: Credits = _ZERO,
+        unresolved: int = 0,
+        causes: Mapping[str, int] | None = None,
+        unresolved_for: float | None = None,
+    ) -> None:
+        super().__init__(
+            operation,
+            str(needed),
+            str(available),
+            str(balance),
+            str(held),
+            str(pending),
+            str(floor),
+            age,
+            provider,
+            top_up_url,
+            retry_after,
+            running,
+            str(queued),
+            str(extra),
+            str(overlap),
+            basis,
+            None if cap is None else str(cap),
+            str(kept),
+            unresolved,
+            dict(causes or {}),
+            unresolved_for,
+        )
+        self.operation = operation
+        self.needed = _exact(needed)
+        self.available = _exact(available)
+        self.balance = _exact(balance)
+        self.held = _exact(held)
+        self.pending = _exact(pending)
+        self.floor = _exact(floor)
+        self.age = age
+        self.provider = provider
+        self.top_up_url = top_up_url
+        self.retry_after = retry_after
+        self.running = running
+        self.queued = _exact(queued)
+        self.extra = _exact(extra)
+        self.overlap = _exact(overlap)
+        self.basis = basis
+        self.cap = None if cap is None else _exact(cap)
+        self.kept = _exact(kept)
+        self.unresolved = unresolved
+        self.causes = dict(causes or {})
+        self.unresolved_for = unresolved_for
+        self.retryable = retry_after is not None
+
+    def __str__(self) -> str:
+        needs = f"{self.operation} needs {_credits(self.needed)}"
+        as_of = f"(as of {ago(self.age)})"
+        if self.basis == "cap":
+            cap = spell(self.available if self.cap is None else self.cap)
+            allows = f"the cost limit at {self.provider} allows {cap} for one call"
+            return f"{needs}, and {allows} {as_of}. {self._remedy()}"
+        have = (
+            "none is" if self.available <= 0 else f"{spell(self.available)} {_are(self.available)}"
+        )
+        parts = ", ".join(self._parts())
+        return f"{needs}, and {have} available: {parts} {as_of}. {self._advice()}"
+
+    def _parts(self) -> list[str]:
+        parts = [
+            {
+                "reported": f"{self.provider} reports {spell(self.balance)}",
+                "cost limit": f"the cost limit at {self.provider} leaves {spell(self.balance)}",
+                "refused": f"{self.provider} itself refused a call for lack of credits",
+            }[self.basis]
+        ]
+        if self.extra:
+            parts.append(f"extra_credits adds {spell(self.extra)}")
+        if self.held:
+            calls = f"{self.running} running call{'s' * (self.running != 1)}"
+            parts.append(f"{spell(self.held)} {_are(self.held)} held by {calls}")
+        settled = self.pending - self.kept
+        if settled:
+            parts.append(f"{spell(settled)} {_are(settled)} counted for calls that just finished")
+        if self.kept:
+            because = _calls_raised(self.unresolved, self.causes)
+            unresolved = _unresolved(self.unresolved_for, because)
+            parts.append(f"{spell(self.kept)} {_are(self.kept)} {unresolved}")
+        if self.overlap:
+            parts.append(
+                f"{spell(self.overlap)} of these {_are(self.overlap)} already deducted in the balance"
+            )
+        if self.queued:
+            parts.append(f"earlier waiters need {spell(self.queued)}")
+        if self.floor:
+            parts.append(f"the floor reserves {spell(self.floor)}")
+        return parts
+
+    def _remedy(self) -> str:
+        limited = self.basis in {"cap", "cost limit"}
+        if self.top_up_url is None:
+            return "Raise the cost limit." if limited else "Top up the account."
+        return f"{'Raise the cost limit' if limited else 'Top up'}: {self.top_up_url}"
+
+    def _advice(self) -> str:
+        advice = []
+        if self.retry_after is not None:
+            advice.append(f"Try again in {in_seconds(self.retry_after)}.")
+        if self.retry_after is None or self.balance + self.extra - self.floor < self.needed:
+            advice.append(self._remedy())
+        elif may_never_have_begun(self.causes):
+            advice.append(NEVER_REACHED)
+        return " ".join(advice)
+
+
+class ConcurrencyLimit(BudgetGuardError):
+    """More sessions would be open than the provider allows. Nothing was started.
+
+    `limit` and `in_use` count sessions. `in_use` includes the `unresolved` ones: sessions that may
+    or may not have ended. They no longer count after `unresolved_for` seconds. `causes` counts them
+    by the name of the exception that their call raised.
+    """
+
+    status_code = 429
+
+    def __init__(
+        self,
+        operation: str,
+        limit: int,
+        in_use: int,
+        provider: str,
+        retry_after: float | None = None,
+        needed: int = 1,
+        unresolved: int = 0,
+        causes: Mapping[str, int] | None = None,
+        unresolved_for: float | None = None,
+    ) -> None:
+        self.operation = operation
+        self.limit = limit
+        self.in_use = in_use
+        self.provider = provider
+        self.retry_after = retry_after
+        self.needed = needed
+        self.unresolved = unresolved
+        self.causes = dict(causes or {})
+        self.unresolved_for = unresolved_for
+        self.retryable = retry_after is not None
+        super().__init__(
+            operation,
+            limit,
+            in_use,
+            provider,
+            retry_after,
+            needed,
+            unresolved,
+            dict(self.causes),
+            unresolved_for,
+        )
+
+    def __str__(self) -> str:
+        slots = f"{self.needed} slot{'s' * (self.needed != 1)}"
+        are = "is" if self.in_use == 1 else "are"
+        if self.in_use > self.limit or self.needed > self.limit:
+            used = f"{self.provider} allows {self.limit}, and {self.in_use} {are} in use"
+        else:
+            used = f"{self.in_use} of the {self.limit} that {self.provider} allows {are} in use"
+        if self.unresolved:
+            names = " or ".join(name for name, _ in _foremost(self.causes))
+            call = "a call" if self.unresolved == 1 else "calls"
+            because = f"{call} raised {names}" if names else _not_known(self.unresolved)
+            those = "" if self.unresolved == self.in_use else f"{self.unresolved} of them "
+            used += f", {those}{_unresolved(self.unresolved_for, because)}"
+        return f"{self.operation} needs {slots}, but {used}. {self._advice()}"
+
+    def _advice(self) -> str:
+        if self.retry_after is None:
+            return "This call can never be admitted: request fewer slots."
+        if self.unresolved + self.needed <= self.limit:
+            return "Try again when a session has ended, or pass wait=."
+        again = f"Try again in {in_seconds(self.retry_after)}."
+        return f"{again} {NEVER_REACHED}" if may_never_have_begun(self.causes) else again
+
+
+class BalanceUnavailable(BudgetGuardError):
+    """No usable balance is available, so the call was not admitted and nothing was spent.
+
+    `reason` says why. `retry_after` is the number of seconds until the guard may request the
+    balance again.
+    """
+
+    retryable = True
+    status_code = 503
+
+    def __init__(self, provider: str, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(provider, reason, retry_after)
+        self.provider = provider
+        self.reason = reason
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        wait = self.retry_after
+        again = "" if wait is None else f" Next attempt in {in_seconds(wait)}."
+        return f"The balance at {self.provider} is not known: {self.reason}.{again}"
+
+
+class InvalidCredentials(BalanceUnavailable):
+    """The provider answered 401 or 403: the key is wrong, revoked or may not read the balance."""
+
+    retryable = False
+
+    def __str__(self) -> str:
+        return f"The balance at {self.provider} is not known: {self.reason}."
+
+
+class HoldClosed(BudgetGuardError):
+    """A method was called on a hold that had already ended: to end, charge or extend it."""
+
+    def __init__(self, operation: str, state: str, verb: str) -> None:
+        super().__init__(operation, state, verb)
+        self.operation = operation
+        self.state = state
+        self.verb = verb
+
+    def __str__(self) -> str:
+        return f"The hold of {self.operation} is already {self.state}: {self.verb}() came too late."
+
+
+class ConfigurationError(BudgetGuardError):
+    """The program or its environment is configured wrongly. The message says what to change."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def _exact(amount: Credits) -> Decimal:
+    return amount if isinstance(amount, Decimal) else Decimal(str(amount))
+
+
+def _credits(amount: Decimal) -> str:
+    return f"{spell(amount)} credit{'s' * (amount != 1)}"
+
+
+def _are(amount: Decimal) -> str:
+    return "is" if amount == 1 else "are"
+
+
+def ago(age: float) -> str:
+    """How long ago the balance was requested, in words."""
+    return "just now" if age < 1 else f"{age:.0f} s ago"
+
+
+def _unresolved(for_seconds: float | None, because: str) -> str:
+    until = ""
+    if for_seconds is not None:
+        until = (
+            f" for up to {in_seconds(for_seconds)}" if for_seconds else " until the next refresh"
+        )
+    return f"unresolved{until} because {because}"
+
+
+def may_never_have_begun(causes: Iterable[str]) -> bool:
+    """Whether one of these exceptions, by type name, may come from a call that reached nobody."""
+    return any(cause not in _INTERRUPTS for cause in causes)
+
+
+def _calls_raised(count: int, causes: Mapping[str, int]) -> str:
+    """What `count` calls raised. Calls whose hold was dropped, or kept by hand, raised nothing."""
+    kinds = [(number, f"raised {name}") for name, number in _foremost(causes)]
+    if not kinds:
+        return _not_known(count)
+    rest = count - sum(number for number, _ in kinds)
+    if rest > 0:
+        kinds.append((rest, "ended in another way"))
+    (first, did), *others = kinds
+    calls = "a call" if first == 1 else f"{first} calls"
+    return " and ".join([f"{calls} {did}", *(f"{number} {did}" for number, did in others)])
+
+
+def _not_known(count: int) -> str:
+    return f"the outcome of {'a call' if count == 1 else 'calls'} is not known"
+
+
+def _foremost(causes: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(causes.items(), key=lambda cause: -cause[1])[:_MOST_NAMES]
+
+
+def in_seconds(seconds: float) -> str:
+    """A duration in words, not below a tenth of a second."""
+    return f"{max(seconds, 0.1):.1f} s".replace(".0 s", " s")

@@ -1,0 +1,255 @@
+"""The decision about a caller: one function for every kind of admission.
+
+Given the ledger, the state of the refreshes, a guard's settings and a caller's need, `decide` returns
+whether to admit the caller, let it wait, or refuse it. It changes nothing and reads no clock.
+
+    cached balance             enough             too little
+    -------------------------  -----------------  -------------------------------------------------
+    younger than fresh_for     admit              wait for one refresh, unless one was sent less
+    up to stale_for            admit and refresh    than recheck_after before the caller arrived;
+    older, or none: unknown    wait for a refresh   then queue while `wait` lasts, then refuse
+                               (refuse at once while refreshes are failing)
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from budgetguard._core.clock import Instant
+from budgetguard._core.ledger import LedgerView
+from budgetguard._core.snapshot import BalanceSnapshot, Micro
+
+NEVER = float("-inf")
+
+# The time between two refreshes for waiters where `recheck_after` is 0.
+SHORTEST_WAIT = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class GuardTerms:
+    """A guard's settings for decisions; seconds and micro-credits."""
+
+    fresh_for: float
+    stale_for: float
+    recheck_after: float
+    timeout: float
+    floor: int
+    extra: int
+    allow_unknown: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CallNeed:
+    """What one caller requests, and how long it can wait.
+
+    `amount` must be available, and `cost` is set aside. Times are monotonic: `until` is when its
+    `wait` is over, `give_up` is its final deadline.
+    """
+
+    amount: int
+    cost: int
+    slots: int
+    arrived: float
+    until: float
+    give_up: float
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshState:
+    """The state of the refreshes: when the last one was sent, whether it is in flight, the backoff."""
+
+    last_sent: float = NEVER
+    in_flight: bool = False
+    blocked_until: float = NEVER
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedAhead:
+    """What the earlier waiters need."""
+
+    amount: int = 0
+    slots: int = 0
+
+
+NOBODY = QueuedAhead()
+
+
+class Shortfall(Enum):
+    """What a refused caller lacks."""
+
+    CREDITS = "credits"
+    CAP = "cap"
+    SLOTS = "slots"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Admit the caller; with `refresh`, a background refresh is due."""
+
+    refresh: bool = False
+    unknown: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Let the caller wait; `refresh_at` is when a refresh is due for it, if any."""
+
+    refresh_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Refuse the caller. `permanent`: it would not fit even if no other call ran."""
+
+    why: Shortfall
+    permanent: bool
+
+
+Decision: TypeAlias = Admit | Wait | Refuse
+
+
+def usable(
+    snapshot: BalanceSnapshot | None, terms: GuardTerms, now: Instant, arrived: float
+) -> bool:
+    """Whether a balance is recent enough to decide; one sent for this caller may take `timeout`."""
+    if snapshot is None:
+        return False
+    oldest = terms.stale_for
+    if snapshot.sent.mono >= arrived:
+        oldest = max(oldest, terms.timeout)
+    return now.since(snapshot.sent) <= oldest
+
+
+def shortage(
+    ledger: LedgerView, terms: GuardTerms, need: CallNeed, ahead: QueuedAhead
+) -> Shortfall | None:
+    """What the caller lacks, by the ledger as it is; None if it fits."""
+    snapshot = ledger.snapshot
+    assert snapshot is not None
+    if need.amount and need.amount > snapshot.cap:
+        return Shortfall.CAP
+    if need.amount and not ledger.available(terms.floor, terms.extra) - ahead.amount >= need.amount:
+        return Shortfall.CREDITS
+    if need.slots and not ledger.slots_in_use + ahead.slots + need.slots <= snapshot.slots:
+        return Shortfall.SLOTS
+    return None
+
+
+def possible(ledger: LedgerView, terms: GuardTerms, need: CallNeed) -> bool:
+    """Whether the caller would fit if nothing else ran."""
+    snapshot = ledger.snapshot
+    if snapshot is None:
+        return False
+    most: Micro = min(snapshot.spendable(terms.extra) - terms.floor, snapshot.cap)
+    return (not need.amount or most >= need.amount) and need.slots <= snapshot.slots
+
+
+def decide(  # noqa: PLR0911  one return per case of the table
+    ledger: LedgerView,
+    refreshing: RefreshState,
+    terms: GuardTerms,
+    need: CallNeed,
+    ahead: QueuedAhead,
+    now: Instant,
+) -> Decision:
+    """The decision about a caller at `now`; see the table above."""
+    final = now.mono >= need.give_up
+    failing = not refreshing.in_flight and now.mono < refreshing.blocked_until
+    snapshot = ledger.snapshot
+    if snapshot is None or not usable(snapshot, terms, now, need.arrived):
+        # A refresh that was sent after the caller arrived has failed: it is not repeated.
+        failed = not refreshing.in_flight and refreshing.last_sent >= need.arrived
+        failed = failed and (snapshot is None or snapshot.sent.mono < refreshing.last_sent)
+        if not (final or failing or failed):
+            return Wait(None if refreshing.in_flight else now.mono)
+        return (
+            Admit(unknown=True)
+            if terms.allow_unknown
+            else Refuse(Shortfall.UNKNOWN, permanent=False)
+        )
+
+    lacks = shortage(ledger, terms, need, ahead)
+    if lacks is None:
+        return Admit(refresh=_refresh_behind(ledger, refreshing, terms, need, now))
+
+    permanent = not possible(ledger, terms, need)
+    waits = now.mono < need.until and not permanent
+    asked = need.arrived if now.mono < need.until else need.until
+    newest = max(snapshot.sent.mono, NEVER if refreshing.in_flight else refreshing.last_sent)
+    verified = newest >= asked or newest > asked - terms.recheck_after or failing
+    if final or (verified and not waits):
+        return Refuse(lacks, permanent)
+    if refreshing.in_flight:
+        return Wait(None)
+    if not verified:
+        return Wait(now.mono)
+    if lacks is Shortfall.SLOTS:
+        return Wait(None)
+    pause = max(terms.recheck_after, SHORTEST_WAIT)
+    return Wait(max(now.mono, refreshing.last_sent + pause))
+
+
+def _refresh_behind(
+    ledger: LedgerView, refreshing: RefreshState, terms: GuardTerms, need: CallNeed, now: Instant
+) -> bool:
+    snapshot = ledger.snapshot
+    assert snapshot is not None
+    if refreshing.in_flight or now.mono < refreshing.blocked_until:
+        return False
+    if now.since(snapshot.sent) >= terms.fresh_for:
+        return True
+    left = ledger.available(terms.floor, terms.extra) - need.cost
+    return left < need.cost and now.mono >= _recheck_at(refreshing, terms)
+
+
+def _recheck_at(refreshing: RefreshState, terms: GuardTerms) -> float:
+    return refreshing.last_sent + terms.recheck_after
+
+
+def ready_in(
+    ledger: LedgerView, refreshing: RefreshState, terms: GuardTerms, need: CallNeed, now: Instant
+) -> float:
+    """The least number of seconds until a refused caller can fit.
+
+    Running calls may finish at any time. So if what they hold is enough, the bound is the next
+    refresh, which is not sent during a backoff. Otherwise enough debits, including kept ones, have
+    to clear as well.
+    """
+    snapshot = ledger.snapshot
+    assert snapshot is not None
+    due = max(snapshot.sent.mono + terms.recheck_after, refreshing.blocked_until)
+    # Not `available`: the part of a debit that the balance already shows is freed by nothing.
+    most = snapshot.spendable(terms.extra) - terms.floor - ledger.pending
+    short = need.amount - most if need.amount else 0
+    left_by = ledger.left_by(short, _slots_short(ledger, need))
+    return max(due, NEVER if left_by is None else left_by, now.mono) - now.mono
+
+
+def slot_in(ledger: LedgerView, terms: GuardTerms, need: CallNeed, now: Instant) -> float:
+    """The least number of seconds until a caller that lacks slots can fit.
+
+    Running sessions may end at any time. If they are too few, kept ones have to clear as well.
+    """
+    left_by = ledger.left_by(0, _slots_short(ledger, need))
+    return max(terms.recheck_after, 0.0 if left_by is None else left_by - now.mono)
+
+
+def _slots_short(ledger: LedgerView, need: CallNeed) -> float:
+    assert ledger.snapshot is not None
+    return need.slots + ledger.kept.slots - ledger.snapshot.slots if need.slots else 0
+
+
+def decide_reading(
+    snapshot: BalanceSnapshot | None,
+    refreshing: RefreshState,
+    oldest: float,
+    give_up: float,
+    now: Instant,
+) -> Decision:
+    """The decision about a caller that only reads a balance sent at or after `oldest`."""
+    if snapshot is not None and snapshot.sent.mono >= oldest:
+        return Admit()
+    if now.mono >= give_up or (not refreshing.in_flight and now.mono < refreshing.blocked_until):
+        return Refuse(Shortfall.UNKNOWN, permanent=False)
+    return Wait(None if refreshing.in_flight else now.mono)

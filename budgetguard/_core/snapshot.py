@@ -1,0 +1,120 @@
+"""One balance in micro-credits, and the part of the holds and debits that it is known to show.
+
+Amounts are integer micro-credits, `UNLIMITED` where a balance has no bound.
+"""
+
+from dataclasses import dataclass, replace
+from decimal import ROUND_FLOOR, Context, Decimal
+from typing import TypeAlias
+
+from budgetguard._core.amounts import UNLIMITED, to_micro
+from budgetguard._core.balance import Balance
+from budgetguard._core.clock import Instant
+
+Micro: TypeAlias = int | float
+"""Micro-credits: an int, or `UNLIMITED`."""
+
+_FLOOR = Context(prec=60, rounding=ROUND_FLOOR)
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceSnapshot:
+    """One balance in micro-credits, with the moment at which its request was sent.
+
+    `credits` may be spent; `ceiling` is what a cost limit leaves for the period; `cap` is the most
+    that one call may cost; `slots` is how many sessions may be open at once.
+
+    If `refused_until` is set, the provider itself refused a call for lack of credits, and nothing may
+    be spent. A later balance ends that if it shows more than this one, or was sent at that time or
+    later.
+
+    `overlap` and `ceiling_overlap` are the parts of what is held and pending that `credits` and
+    `ceiling` are known to show already. `missing` is what others must have spent; see `following`.
+    """
+
+    sent: Instant
+    balance: Balance
+    credits: Micro
+    ceiling: Micro = UNLIMITED
+    cap: Micro = UNLIMITED
+    slots: float = UNLIMITED
+    refused_until: float | None = None
+    overlap: int = 0
+    ceiling_overlap: int = 0
+    missing: int = 0
+
+    @classmethod
+    def of(cls, balance: Balance, sent: Instant) -> "BalanceSnapshot":
+        """The snapshot of `balance`; raises ValueError for an amount out of range."""
+        limit, used = balance.cost_limit, balance.credits_used
+        ceiling, cap = UNLIMITED, UNLIMITED
+        if limit is not None and used is not None:
+            ceiling = to_micro(_FLOOR.subtract(limit, used), "cost limit", rounding="down")
+        elif limit is not None:
+            cap = to_micro(limit, "cost limit", rounding="down")
+        return cls(
+            sent=sent,
+            balance=balance,
+            credits=_down(balance.credits),
+            ceiling=ceiling,
+            cap=cap,
+            slots=UNLIMITED if balance.max_concurrency is None else balance.max_concurrency,
+        )
+
+    def spendable(self, extra: int) -> Micro:
+        """What the account can pay, with `extra` micro-credits that the endpoint does not report."""
+        return 0 if self.refused_until is not None else min(self.credits + extra, self.ceiling)
+
+    def before_holds(self, extra: int) -> Micro:
+        """The amount to subtract holds and debits from: `spendable` plus the overlap."""
+        if self.refused_until is not None:
+            return 0
+        return min(self.credits + self.overlap + extra, self.ceiling + self.ceiling_overlap)
+
+    def following(
+        self, earlier: "BalanceSnapshot", committed: int, cleared: int
+    ) -> "BalanceSnapshot":
+        """Add the overlap to this snapshot, assuming that only the calls in `committed` have spent.
+
+        It must show the part `cleared` of `committed`. If a limit has changed since `earlier`, the
+        overlap with that limit starts again at zero.
+        """
+        if earlier.refused_until is not None:
+            return self
+        same_limit = self.balance.cost_limit == earlier.balance.cost_limit
+        ceiling = self.ceiling if same_limit else UNLIMITED
+        missing = max(
+            _lack(earlier.credits, earlier.overlap, self.credits, committed),
+            _lack(earlier.ceiling, earlier.ceiling_overlap, ceiling, committed),
+        )
+        if missing:
+            return replace(self, missing=missing)
+        overlap = _overlap(earlier.credits, earlier.overlap, self.credits, cleared)
+        below = _overlap(earlier.ceiling, earlier.ceiling_overlap, ceiling, cleared)
+        rest = committed - cleared
+        return replace(self, overlap=min(overlap, rest), ceiling_overlap=min(below, rest))
+
+
+def _down(amount: Decimal | None) -> Micro:
+    return UNLIMITED if amount is None else to_micro(amount, "balance", rounding="down")
+
+
+def _lack(before: Micro, overlap: int, after: Micro, committed: int) -> int:
+    """How far a figure is below what the previous one and our own calls can explain."""
+    if UNLIMITED in {before, after}:
+        return 0
+    return max(int(before) + overlap - committed - int(after), 0)
+
+
+def _overlap(before: Micro, overlap: int, after: Micro, cleared: int) -> int:
+    """The overlap after a figure changed: its drop is what our calls were charged."""
+    if UNLIMITED in {before, after}:
+        return 0
+    fell = max(int(before) - int(after), 0)
+    return max(overlap + fell - cleared, 0)
+
+
+def refused(snapshot: BalanceSnapshot, until: float) -> BalanceSnapshot:
+    """The same balance after its provider refused a call: nothing is left."""
+    empty = replace(snapshot.balance, credits=Decimal(0))
+    return replace(snapshot, balance=empty, refused_until=until)

@@ -1,0 +1,1 @@
+"""Turns a function into a guarded function of the same kind."""

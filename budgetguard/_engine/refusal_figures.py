@@ -1,0 +1,127 @@
+"""Makes the error of a refused caller, with every figure that led to the decision."""
+
+from typing import TYPE_CHECKING
+
+from budgetguard._core.amounts import spell, to_credits
+from budgetguard._core.clock import Instant
+from budgetguard._core.debits import Causes
+from budgetguard._core.errors import (
+    BalanceUnavailable,
+    Basis,
+    BudgetGuardError,
+    ConcurrencyLimit,
+    InsufficientCredits,
+)
+from budgetguard._core.ledger import LedgerView
+from budgetguard._core.policy import QueuedAhead, RefreshState, Refuse, Shortfall, ready_in, slot_in
+from budgetguard._core.snapshot import BalanceSnapshot
+from budgetguard._engine.subscriber import Call, Subscriber
+
+if TYPE_CHECKING:
+    from budgetguard._core.refresh_failure import Failure
+
+
+def why_refused(
+    ledger: LedgerView,
+    refreshing: RefreshState,
+    call: Call,
+    refuse: Refuse,
+    ahead: QueuedAhead,
+    now: Instant,
+) -> BudgetGuardError:
+    """The error for a caller that lacks credits or slots."""
+    if refuse.why is Shortfall.SLOTS:
+        return _too_many(ledger, call, refuse, ahead, now)
+    return _too_little(ledger, refreshing, call, refuse, ahead, now)
+
+
+def _too_many(
+    ledger: LedgerView, call: Call, refuse: Refuse, ahead: QueuedAhead, now: Instant
+) -> ConcurrencyLimit:
+    snapshot, terms = ledger.snapshot, call.subscriber.terms
+    assert snapshot is not None
+    return ConcurrencyLimit(
+        operation=call.operation,
+        limit=int(snapshot.slots),
+        in_use=ledger.slots_in_use + ahead.slots,
+        provider=call.subscriber.provider,
+        retry_after=None if refuse.permanent else slot_in(ledger, terms, call.need, now),
+        needed=call.need.slots,
+        unresolved=ledger.kept.slots,
+        causes=_named(ledger.kept.sessions),
+        unresolved_for=_until(ledger.kept.last_slot_clears_at, now),
+    )
+
+
+def _too_little(
+    ledger: LedgerView,
+    refreshing: RefreshState,
+    call: Call,
+    refuse: Refuse,
+    ahead: QueuedAhead,
+    now: Instant,
+) -> InsufficientCredits:
+    snapshot, terms = ledger.snapshot, call.subscriber.terms
+    assert snapshot is not None
+    spendable, bound = snapshot.spendable(terms.extra), snapshot.before_holds(terms.extra)
+    basis: Basis = "reported"
+    if refuse.why is Shortfall.CAP:
+        basis = "cap"
+    elif snapshot.refused_until is not None:
+        basis = "refused"
+    elif spendable < snapshot.credits + terms.extra:
+        basis = "cost limit"
+    extra = terms.extra if basis in {"reported", "cap"} else 0
+    available = ledger.available(terms.floor, terms.extra) - ahead.amount
+    return InsufficientCredits(
+        operation=call.operation,
+        needed=to_credits(call.need.amount),
+        available=to_credits(min(available, snapshot.cap) if basis == "cap" else available),
+        balance=to_credits(spendable - extra),
+        held=to_credits(ledger.held),
+        pending=to_credits(ledger.pending),
+        overlap=to_credits(0 if bound == spendable else bound - spendable),
+        floor=to_credits(terms.floor),
+        age=now.since(snapshot.sent),
+        provider=call.subscriber.provider,
+        top_up_url=call.subscriber.top_up_url,
+        retry_after=None
+        if refuse.permanent
+        else ready_in(ledger, refreshing, terms, call.need, now),
+        running=ledger.running,
+        queued=to_credits(ahead.amount),
+        extra=to_credits(extra),
+        basis=basis,
+        cap=to_credits(snapshot.cap) if basis == "cap" else None,
+        kept=to_credits(ledger.kept.total),
+        unresolved=ledger.kept.calls.total(),
+        causes=_named(ledger.kept.calls),
+        unresolved_for=_until(ledger.kept.last_clears_at, now),
+    )
+
+
+def _named(causes: Causes) -> dict[str, int]:
+    return {name: number for name, number in causes.items() if name is not None}
+
+
+def _until(clears_at: float | None, now: Instant) -> float | None:
+    return None if clears_at is None else max(clears_at - now.mono, 0.0)
+
+
+def unavailable(
+    subscriber: Subscriber, failure: "Failure | None", wait: float
+) -> BalanceUnavailable:
+    """A new error for one caller, about a refresh that failed for all callers."""
+    if failure is not None:
+        return failure.error(subscriber.provider, wait)
+    reason = f"no answer within {subscriber.terms.timeout:g} s"
+    return BalanceUnavailable(provider=subscriber.provider, reason=reason, retry_after=wait)
+
+
+def missing(subscriber: Subscriber, snapshot: BalanceSnapshot) -> str:
+    """The message for a balance that is lower than a sole spender's ledger can explain."""
+    return (
+        f"The balance at {subscriber.provider} is {spell(to_credits(snapshot.missing))} less than "
+        "sole_spender=True allows for: somebody else spends from this account, or a call cost more than it was "
+        "settled at. The guard uses this balance, and discards what it concluded from earlier ones."
+    )

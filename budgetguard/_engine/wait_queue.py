@@ -1,0 +1,331 @@
+"""The wait queue of one account: callers that wait for credits, slots or a refresh, in order of arrival.
+
+Callers without a balance, callers about to be refused and callers with `wait` are in one queue, and
+one function decides about them. Callers that only read the balance wait in a separate list. The
+caller of these methods holds the account's lock; work for outside the lock is appended to `effects`.
+
+After a refresh, every waiter is decided again. More frequent occasions (a call that finishes, a
+waiter that leaves, a deadline, a balance carried by a response) cost time in proportion to the
+waiters that they admit, not to the length of the queue: `QueueOrder` finds who could be next.
+"""
+
+import math
+from dataclasses import replace
+from heapq import heapify, heappop, heappush
+from itertools import count
+from typing import TYPE_CHECKING, assert_never
+
+from budgetguard._core.clock import Instant
+from budgetguard._core.errors import BalanceUnavailable, BudgetGuardError
+from budgetguard._core.ledger import Ledger
+from budgetguard._core.policy import (
+    NOBODY,
+    Admit,
+    Decision,
+    QueuedAhead,
+    Refuse,
+    Shortfall,
+    Wait,
+    decide,
+    decide_reading,
+    possible,
+    shortage,
+)
+from budgetguard._core.queue_order import QueueOrder
+from budgetguard._engine.hold import Hold
+from budgetguard._engine.refresh_schedule import LATER, RefreshSchedule
+from budgetguard._engine.refusal_figures import unavailable, why_refused
+from budgetguard._engine.subscriber import Call, Effects, HoldFigures, Subscriber
+from budgetguard._engine.waiters import AdmissionWaiter, BalanceWaiter, Waiter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from budgetguard._core.events import Kind
+
+
+# The heap of deadlines may contain this many entries of waiters that are gone.
+_GONE = 64
+
+
+class WaitQueue:
+    """The wait queue of one account, with access to its ledger and its refresh schedule."""
+
+    def __init__(self, ledger: Ledger, schedule: RefreshSchedule) -> None:
+        self._order: QueueOrder[AdmissionWaiter] = QueueOrder()
+        self.queue = self._order.waiting
+        self.readers: dict[BalanceWaiter, None] = {}
+        self.left = False
+        # Whether a caller for whom a refresh may be due has left, so that it may not be due.
+        self.outdated = False
+        # Wakes those that the change has decided about, for when its other effects are done.
+        self.woken: Effects = []
+        self._ledger = ledger
+        self._schedule = schedule
+        self._deadlines: list[tuple[float, int, Waiter]] = []
+        self._numbers = count()
+
+    @property
+    def deadline(self) -> float:
+        """When the next deadline of a waiter passes; a monotonic time."""
+        deadlines = self._deadlines
+        while deadlines and not self._waits(deadlines[0][2]):
+            heappop(deadlines)
+        return deadlines[0][0] if deadlines else LATER
+
+    def place(self, now: Instant, effects: Effects, waiter: AdmissionWaiter) -> None:
+        """Decide about a new caller, or append it to the queue."""
+        self._decide(waiter, self._order.total, now, effects)
+        if not waiter.done:
+            call, counts = waiter.call, self._queues(waiter, now)
+            self._order.add(waiter, call.need, call.subscriber.terms, counts=counts)
+            self._wait_until(waiter.deadline(now.mono), waiter)
+
+    def place_reading(self, now: Instant, reading: BalanceWaiter) -> None:
+        """Give a reader the cached balance, or let it wait for a refresh."""
+        snapshot = self._ledger.snapshot
+        if snapshot is not None and now.since(snapshot.sent) <= reading.max_age:
+            reading.balance = snapshot.balance
+            reading.settle()
+            return
+        if snapshot is not None:
+            # After a suspend, a balance may be too old although few monotonic seconds have passed.
+            reading.oldest = max(reading.oldest, math.nextafter(snapshot.sent.mono, LATER))
+        self._decide_reading(reading, now)
+        if not reading.done:
+            self.readers[reading] = None
+            self._wait_until(reading.give_up, reading)
+
+    def thaw(self, now: Instant) -> None:
+        """The process was frozen: waiters that slept with it get more time."""
+        for waiter in self.queue:
+            waiter.thaw(now.mono)
+        for reading in self.readers:
+            reading.thaw(now.mono)
+        self.review(now)
+
+    def dismiss(
+        self,
+        now: Instant,
+        subscriber: Subscriber,
+        why: "Callable[[str], RuntimeError]",
+    ) -> None:
+        """A guard was closed: each of its waiters gets the error that `why` makes for its operation."""
+        for waiter in [each for each in self.queue if each.call.subscriber is subscriber]:
+            self._order.remove(waiter)
+            waiter.settle(why(waiter.call.operation))
+            self.woken.append(waiter.wake)
+        for reading in [each for each in self.readers if each.subscriber is subscriber]:
+            del self.readers[reading]
+            reading.settle(why("balance()"))
+            self.woken.append(reading.wake)
+        # The waiters behind them may fit now.
+        self.review(now)
+
+    def leave(self, waiter: Waiter) -> None:
+        """A caller stopped waiting; the waiters behind it may fit now."""
+        if isinstance(waiter, BalanceWaiter):
+            self.readers.pop(waiter, None)
+        elif isinstance(waiter, AdmissionWaiter) and self._order.remove(waiter):
+            self.left = True
+        self.outdated = True
+        if not (self.queue or self.readers):
+            self._schedule.callers_due = LATER
+
+    def pass_on(self, now: Instant) -> None:
+        """Credits or slots were freed: admit, in order, the waiters that fit now."""
+        for waiter in self._order.firsts():
+            ahead = self._order.ahead_of(waiter)
+            if self._fits(waiter.call, ahead) or not self._possible(waiter.call):
+                self._decide_again(waiter, ahead, now)
+        self.left = False
+
+    def expire(self, now: Instant) -> None:
+        """Decide about the waiters whose deadline has passed."""
+        due: list[AdmissionWaiter] = []
+        while self.deadline <= now.mono:
+            waiter = heappop(self._deadlines)[2]
+            if isinstance(waiter, AdmissionWaiter):
+                due.append(waiter)
+            elif isinstance(waiter, BalanceWaiter):
+                self._read_again(waiter, now)
+        for waiter in self._order.in_order(due):
+            self._decide_again(waiter, self._order.ahead_of(waiter), now)
+            if not waiter.done:
+                self._wait_until(waiter.deadline(now.mono), waiter)
+        if self.left:
+            self.pass_on(now)
+
+    def offered(self, now: Instant) -> None:
+        """A response carried a balance: nobody requested it, but decisions may use it."""
+        for reading in list(self.readers):
+            self._read_again(reading, now)
+        for waiter in self._order.in_order(self._order.uncounted):
+            self._decide_again(waiter, self._order.ahead_of(waiter), now)
+        self.pass_on(now)
+
+    def review(self, now: Instant) -> None:
+        """Decide again about every waiter."""
+        self.left = self.outdated = False
+        self._schedule.callers_due = LATER
+        ahead = NOBODY
+        for waiter in list(self.queue):
+            self._decide_again(waiter, ahead, now)
+            if not waiter.done and self._order.counts(waiter):
+                need = waiter.call.need
+                ahead = QueuedAhead(ahead.amount + need.amount, ahead.slots + need.slots)
+        # Every decision used the right sum, so no waiter is left that could now fit.
+        self.left = False
+        for reading in list(self.readers):
+            self._read_again(reading, now)
+
+    def extend(
+        self, now: Instant, effects: Effects, call: Call, hold: Hold
+    ) -> BudgetGuardError | None:
+        """Hold more for an admitted call: behind all waiters, and on the cached balance."""
+        decision = self._decision(call, self._order.total, now)
+        snapshot, total = self._ledger.snapshot, hold.micro + call.need.cost
+        if (
+            snapshot is not None
+            and decision in {Admit(), Admit(refresh=True)}
+            and total > snapshot.cap
+        ):
+            # A cost limit for one call bounds the total that the call requests.
+            call = replace(call, need=replace(call.need, amount=total))
+            decision = Refuse(Shortfall.CAP, permanent=True)
+        error = None
+        if isinstance(decision, Refuse):
+            call.emit(effects, self._ledger, "refused", now, hold=hold.figures)
+            why = self._why(call, decision, self._order.total, now)
+            call.subscriber.log_refused(effects, why)
+            if not call.subscriber.observes:
+                error = why
+        if error is None:
+            self._ledger.extend(hold, call.need.cost)
+        return error
+
+    def _waits(self, waiter: Waiter) -> bool:
+        return waiter in self.queue or waiter in self.readers
+
+    def _wait_until(self, at: float, waiter: Waiter) -> None:
+        heappush(self._deadlines, (at, next(self._numbers), waiter))
+        if len(self._deadlines) > 2 * (len(self.queue) + len(self.readers)) + _GONE:
+            self._deadlines = [entry for entry in self._deadlines if self._waits(entry[2])]
+            heapify(self._deadlines)
+
+    def _fits(self, call: Call, ahead: QueuedAhead) -> bool:
+        ledger = self._ledger
+        return (
+            bool(ledger.snapshot)
+            and shortage(ledger, call.subscriber.terms, call.need, ahead) is None
+        )
+
+    def _possible(self, call: Call) -> bool:
+        return possible(self._ledger, call.subscriber.terms, call.need)
+
+    def _queues(self, waiter: AdmissionWaiter, now: Instant) -> bool:
+        """Whether a waiter blocks those behind it: it does while it has time left and could fit."""
+        return now.mono < waiter.call.need.until and self._possible(waiter.call)
+
+    def _decide_again(self, waiter: AdmissionWaiter, ahead: QueuedAhead, now: Instant) -> None:
+        """Decide about a caller that is already waiting."""
+        self._decide(waiter, ahead, now, waiter.effects)
+        if waiter.done:
+            self.left = self._order.remove(waiter) or self.left
+            self.woken.append(waiter.wake)
+        elif self._order.counts(waiter) != (counts := self._queues(waiter, now)):
+            self._order.count(waiter, counts=counts)
+            self.left = self.left or not counts
+
+    def _decide(
+        self, waiter: AdmissionWaiter, ahead: QueuedAhead, now: Instant, effects: Effects
+    ) -> None:
+        call = waiter.call
+        decision = self._decision(call, ahead, now)
+        if isinstance(decision, Wait) and not call.subscriber.observes:
+            self._schedule.due_for_callers(decision.refresh_at)
+            return
+        if isinstance(decision, Wait):
+            # Observe mode never waits: it refreshes in the background and decides on what is cached.
+            self._schedule.want(decision.refresh_at)
+            call = replace(call, need=replace(call.need, give_up=now.mono))
+            decision = self._decision(call, ahead, now)
+        match decision:
+            case Admit(refresh, unknown):
+                hold = self._open(waiter, now)
+                if refresh:
+                    self._schedule.want(now.mono)
+                kind: Kind = "allowed_unknown" if unknown else "admitted"
+                call.emit(effects, self._ledger, kind, now, call.need.cost, hold)
+            case Refuse():
+                why = self._why(call, decision, ahead, now)
+                figures = None
+                if call.subscriber.observes:
+                    figures = self._open(waiter, now)
+                else:
+                    waiter.settle(why)
+                call.emit(effects, self._ledger, "refused", now, hold=figures)
+                call.subscriber.log_refused(effects, why)
+            case Wait():
+                raise AssertionError(decision)
+            case _:
+                assert_never(decision)
+
+    def _decision(self, call: Call, ahead: QueuedAhead, now: Instant) -> Decision:
+        return decide(
+            self._ledger, self._schedule.known, call.subscriber.terms, call.need, ahead, now
+        )
+
+    def _open(self, waiter: AdmissionWaiter, now: Instant) -> HoldFigures:
+        call = waiter.call
+        hold = Hold(
+            waiter.account,
+            call.subscriber,
+            call.operation,
+            self._ledger,
+            call.need.cost,
+            call.need.slots,
+            call.lag,
+            call.linger,
+            call.release_on,
+            now.mono,
+        )
+        waiter.hold = hold
+        self._ledger.open(hold)
+        waiter.settle()
+        return hold.figures
+
+    def _why(
+        self, call: Call, refuse: Refuse, ahead: QueuedAhead, now: Instant
+    ) -> BudgetGuardError:
+        if self._ledger.snapshot is None or refuse.why is Shortfall.UNKNOWN:
+            return self._unavailable(call.subscriber, now)
+        return why_refused(self._ledger, self._schedule.known, call, refuse, ahead, now)
+
+    def _unavailable(self, subscriber: Subscriber, now: Instant) -> BalanceUnavailable:
+        wait = max(self._schedule.known.blocked_until - now.mono, 0.0)
+        return unavailable(subscriber, self._schedule.failure, wait)
+
+    def _read_again(self, reading: BalanceWaiter, now: Instant) -> None:
+        self._decide_reading(reading, now)
+        if reading.done:
+            del self.readers[reading]
+
+    def _decide_reading(self, reading: BalanceWaiter, now: Instant) -> None:
+        snapshot = self._ledger.snapshot
+        decision = decide_reading(
+            snapshot, self._schedule.known, reading.oldest, reading.give_up, now
+        )
+        match decision:
+            case Wait(refresh_at):
+                self._schedule.due_for_callers(refresh_at)
+                return
+            case Refuse():
+                reading.settle(self._unavailable(reading.subscriber, now))
+            case Admit():
+                assert snapshot is not None
+                reading.balance = snapshot.balance
+                reading.settle()
+            case _:
+                assert_never(decision)
+        self.woken.append(reading.wake)

@@ -1,0 +1,1 @@
+"""All I/O: the private event loop, HTTP, balance refreshes, credentials."""

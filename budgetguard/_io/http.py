@@ -1,0 +1,372 @@
+"""One hardened GET: a provider's JSON object with exact numbers, or the reason for a failure.
+
+The request's headers contain the key, and every exception and frame of the HTTP client can reach
+them. So no error is raised while they are reachable: `_ask` returns a failure like a result, and
+`get_json` raises it, without a cause, once those frames are gone.
+"""
+
+import json
+import re
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC
+from decimal import Decimal, InvalidOperation
+from email.utils import parsedate_to_datetime
+from typing import Any, NoReturn
+
+import httpx
+
+from budgetguard._core.clock import SYSTEM
+from budgetguard._core.errors import BalanceUnavailable, InvalidCredentials
+from budgetguard._core.refresh_failure import Transient, UsedUp, causes, used_up
+from budgetguard._io.credentials import Credential, Secret
+
+MAX_BODY = 16 * 1024
+MAX_RETRY_AFTER = 60.0
+
+_OK = 200
+_REDIRECTS = range(300, 400)
+DENIED = (401, 403)
+_TOO_MANY = 429
+_SERVER_ERRORS = range(500, 600)
+
+# CPython's own limit on nesting differs from version to version, up to 10,000 deep.
+_MAX_BRACKETS = 200
+_MAX_NUMBER = 64
+_MAX_TEXT = 200
+_MAX_DATE = 64
+_MASKABLE = 4
+
+# The fields of an error body that contain its message, and how many items of a list are quoted.
+_SAYING = ("error", "error_description", "title", "message", "msg", "detail", "errors")
+_MOST_SAID = 3
+
+# Separates several values in one Retry-After: seconds, or dates, which contain a comma themselves.
+_NEXT_WAIT = re.compile(r"\s*,\s*(?=[0-9]+(?:\.[0-9]*)?\s*(?:,|$)|[A-Za-z]{3,9},)", re.ASCII)
+_MAX_DATES = 256
+
+# The content codings (IANA's registry, 2026-11) that change a body.
+_CODINGS = frozenset(
+    [
+        "aes128gcm",
+        "br",
+        "compress",
+        "dcb",
+        "dcz",
+        "deflate",
+        "exi",
+        "gzip",
+        "pack200-gzip",
+        "x-compress",
+        "x-gzip",
+        "zstd",
+    ]
+)
+# The header that marks Cloudflare's challenge pages (its docs on challenges, 2026-11).
+_CHALLENGE = "cf-mitigated"
+
+# How Cloudflare refuses a client without showing a page (its page on 1xxx errors, 2026-11).
+_BLOCKED = re.compile(rb"\s*error code: 1\d{3}\s*\Z")
+
+Clean = Callable[[str], str]
+
+
+async def get_json(
+    client: httpx.AsyncClient,
+    url: str,
+    credential: Credential,
+    *,
+    provider: str,
+) -> dict[str, object]:
+    """The JSON object at `url`, with its numbers as Decimal.
+
+    Its strings, field names included, are printable, at most 200 characters long and never contain
+    the key. Raises Transient if another attempt may succeed, InvalidCredentials for 401 and 403, and
+    BalanceUnavailable for anything else that is not status 200 with one valid object of at most
+    16 KiB. None of these errors contains the key. Has no deadline of its own.
+    """
+    outcome = await _ask(client, url, credential, provider)
+    if isinstance(outcome, BalanceUnavailable):
+        raise outcome
+    return outcome
+
+
+def said(fields: dict[str, Any]) -> str:
+    """The provider's own message in an error body, without a final period; or ''.
+
+    The known shapes: `{"error": text, "message": text}` and `{"error": {"code", "message"}}` (both
+    providers' OpenAPI pages, 2026-11), a problem document's `title` and `detail` (RFC 9457), and
+    FastAPI's `detail`, a string or a list of `{"loc", "msg"}`.
+    """
+    return ": ".join(dict.fromkeys(_words(fields)))[:_MAX_TEXT].rstrip(". ")
+
+
+def _words(value: object) -> Iterator[str]:
+    if isinstance(value, str) and value:
+        yield value
+    elif isinstance(value, list):
+        for item in value[:_MOST_SAID]:
+            yield from _words(item)
+    elif isinstance(value, dict):
+        where = value.get("loc")
+        if isinstance(where, list) and where:
+            yield ".".join(map(str, where))
+        for name in _SAYING:
+            yield from _words(value.get(name))
+
+
+def longest_wait(values: list[str], now_wall: float) -> float | None:
+    """`retry_after` of a header that may be sent more than once: the longest wait that it requests."""
+    waits = [wait for value in values if (wait := retry_after(value, now_wall)) is not None]
+    return max(waits, default=None)
+
+
+def retry_after(value: str | None, now_wall: float) -> float | None:
+    """Seconds to wait, from a Retry-After header (seconds or an HTTP date), at most 60.
+
+    None if there is no valid value; never raises. If proxies have joined several values into one,
+    the longest counts.
+    """
+    text = (value or "").strip()
+    several = _NEXT_WAIT.split(text) if len(text) <= _MAX_DATES else []
+    if len(several) > 1:
+        return longest_wait(several, now_wall)
+    if re.fullmatch(r"[0-9]+(\.[0-9]*)?", text, re.ASCII):
+        return min(float(text), MAX_RETRY_AFTER)
+    if not text or len(text) > _MAX_DATE:
+        return None
+    try:
+        date = parsedate_to_datetime(text)
+        moment = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return min(max(moment - now_wall, 0.0), MAX_RETRY_AFTER)
+
+
+def is_page(headers: Mapping[str, str]) -> bool:
+    """Whether the headers mark a web page, which comes not from the API but from something in front of it."""
+    return "html" in headers.get("content-type", "").lower() or _CHALLENGE in headers
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceReply:
+    """A provider's response; its body is cut off one chunk after 16 KiB.
+
+    `page` is True if the headers mark a web page.
+    """
+
+    status: int
+    body: bytes = field(repr=False)
+    encoding: str = ""
+    retry_after: float | None = None
+    page: bool = False
+
+
+def judge(
+    reply: BalanceReply, provider: str, clean: Clean
+) -> dict[str, object] | BalanceUnavailable:
+    """The reply's object, or the failure to raise; `clean` is applied to all its strings."""
+    if reply.status != _OK:
+        return _refusal(reply, provider, clean)
+    try:
+        return _read_object(reply, clean)
+    except _Nonsense as nonsense:
+        reason = f"the provider's reply {nonsense}"
+    return BalanceUnavailable(provider=provider, reason=reason)
+
+
+def cleaner(key: Secret) -> Clean:
+    """A function that makes a string printable, masks the key in it and cuts it to 200 characters."""
+    value = key.reveal()
+    # Masking a key of one letter would only garble the provider's message.
+    shown = re.compile(re.escape(value), re.IGNORECASE) if len(value) >= _MASKABLE else None
+
+    def clean(text: str) -> str:
+        printable = "".join(filter(str.isprintable, " ".join(text.split())))
+        return (shown.sub("***", printable) if shown else printable)[:_MAX_TEXT]
+
+    return clean
+
+
+async def _ask(
+    client: httpx.AsyncClient, url: str, credential: Credential, provider: str
+) -> dict[str, object] | BalanceUnavailable:
+    try:
+        async with client.stream(
+            "GET", url, headers=credential.headers(), follow_redirects=False
+        ) as response:
+            reply = await _receive(response)
+    except Exception as error:  # noqa: BLE001 - whatever it is, its frames contain the headers
+        return _no_reply(error, provider, url)
+    return judge(reply, provider, cleaner(credential.key))
+
+
+async def _receive(response: httpx.Response) -> BalanceReply:
+    body = bytearray()
+    try:
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > MAX_BODY:
+                break
+    except httpx.TransportError:
+        # With any other status, the body would only add the provider's message.
+        if response.status_code == _OK:
+            raise
+    return BalanceReply(
+        status=response.status_code,
+        body=bytes(body),
+        encoding=response.headers.get("content-encoding", "").strip().lower(),
+        retry_after=longest_wait(response.headers.get_list("retry-after"), SYSTEM.wall()),
+        page=is_page(response.headers),
+    )
+
+
+def _no_reply(error: Exception, provider: str, url: str) -> BalanceUnavailable:
+    lack = used_up(error)
+    if lack is not None:
+        return UsedUp(provider=provider, reason=f"the request could not be made: {lack}")
+    behind = list(causes(error))
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in behind):
+        reason = (
+            "the provider's TLS certificate was not accepted: check base_url and this machine's "
+            "clock (SSL_CERT_FILE is read only with trust_env=True)"
+        )
+        return BalanceUnavailable(provider=provider, reason=reason)
+    if any(isinstance(cause, socket.gaierror) for cause in behind):
+        reason = "the provider's name could not be resolved: check base_url and the network"
+    elif isinstance(error, httpx.ProxyError):
+        reason = "the proxy did not connect: check HTTPS_PROXY, or leave trust_env off"
+    elif isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        address = httpx.URL(url).copy_with(raw_path=b"/")
+        reason = f"nothing answers at {str(address).rstrip('/')}: check base_url and the network"
+    elif isinstance(error, httpx.RemoteProtocolError):
+        reason = "the connection ended without a complete HTTP response"
+    elif isinstance(error, httpx.NetworkError | httpx.TimeoutException):
+        reason = "the connection was lost before the response was complete"
+    else:
+        # The error's own text may quote a header.
+        reason = f"the request could not be made ({type(error).__name__})"
+        return BalanceUnavailable(provider=provider, reason=reason)
+    return Transient(provider=provider, reason=reason)
+
+
+def _refusal(reply: BalanceReply, provider: str, clean: Clean) -> BalanceUnavailable:
+    try:
+        words = said(_read_object(reply, clean))
+    except _Nonsense:
+        words = ""
+    status = reply.status
+    answer = f"the provider answered {status}"
+    message = f"{answer}: {words}" if words else answer
+    if status in DENIED and (reply.page or _is_markup(reply.body) or _BLOCKED.match(reply.body)):
+        reason = (
+            f"{answer} with a web page, which its API does not send: a firewall or a proxy may "
+            "have blocked the request; check base_url and the network"
+        )
+        return BalanceUnavailable(provider=provider, reason=reason, retry_after=reply.retry_after)
+    if status in DENIED:
+        reason = f"{message}; check the key" if words else f"{answer}, so the key is not accepted"
+        return InvalidCredentials(provider=provider, reason=reason)
+    if status == _TOO_MANY or status in _SERVER_ERRORS:
+        return Transient(provider=provider, reason=message, retry_after=reply.retry_after)
+    if status in _REDIRECTS:
+        message = f"{answer}, a redirect, which is not followed, so that the key goes nowhere else: check base_url"
+    elif not words:
+        message = f"{answer}, and only 200 is accepted: check base_url"
+    return BalanceUnavailable(provider=provider, reason=message)
+
+
+class _Nonsense(ValueError):
+    """A reply that is not valid; its text continues the sentence "the provider's reply ..."."""
+
+
+def _read_object(reply: BalanceReply, clean: Clean) -> dict[str, object]:
+    # Some servers send a value that is not a coding, such as `none` or `utf-8`: the body is as it is.
+    if not _CODINGS.isdisjoint(re.split(r"[\s,]+", reply.encoding)):
+        msg = "is compressed, which was not requested"
+        raise _Nonsense(msg)
+    value = _parse(_text(reply.body), clean)
+    if not isinstance(value, dict):
+        msg = "is JSON, but not an object"
+        raise _Nonsense(msg)
+    return value
+
+
+def _text(body: bytes) -> str:
+    if len(body) > MAX_BODY:
+        msg = "is longer than 16 KiB"
+        raise _Nonsense(msg)
+    if not body.strip():
+        msg = "is empty"
+        raise _Nonsense(msg)
+    if body.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        msg = "begins with a byte order mark, which JSON does not allow"
+        raise _Nonsense(msg)
+    if _is_markup(body):
+        msg = "is an HTML page, not JSON: check base_url"
+        raise _Nonsense(msg)
+    if body.count(b"[") + body.count(b"{") > _MAX_BRACKETS:
+        msg = f"contains more than {_MAX_BRACKETS} objects and lists, or nests them too deeply"
+        raise _Nonsense(msg)
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        msg = "is not UTF-8"
+    raise _Nonsense(msg)
+
+
+def _parse(text: str, clean: Clean) -> object:
+    def cleaned(value: object) -> object:
+        if isinstance(value, list):
+            return [cleaned(item) for item in value]
+        return clean(value) if isinstance(value, str) else value
+
+    def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
+        fields: dict[str, object] = {}
+        for name, value in items:
+            fields[clean(name)] = cleaned(value)
+        if len(fields) < len(items):
+            msg = "contains a field twice"
+            raise _Nonsense(msg)
+        return fields
+
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=pairs,
+            parse_float=_number,
+            parse_int=_number,
+            parse_constant=_no_number,
+        )
+    except _Nonsense:
+        raise
+    except RecursionError:
+        msg = "is nested too deeply"
+    except ValueError:
+        msg = "is not JSON"
+    raise _Nonsense(msg)
+
+
+def _is_markup(body: bytes) -> bool:
+    return body.lstrip().startswith(b"<")
+
+
+def _number(digits: str) -> Decimal:
+    if len(digits) > _MAX_NUMBER:
+        msg = f"contains a number of more than {_MAX_NUMBER} characters"
+        raise _Nonsense(msg)
+    try:
+        number = Decimal(digits)
+    except InvalidOperation:
+        number = Decimal("NaN")
+    if not number.is_finite():
+        msg = "contains a number that is out of range"
+        raise _Nonsense(msg)
+    return number
+
+
+def _no_number(name: str) -> NoReturn:
+    msg = f"contains {name}, which is not a number"
+    raise _Nonsense(msg)

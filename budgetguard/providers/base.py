@@ -1,0 +1,127 @@
+"""What a guard needs from a provider, and the defaults for what a provider does not define."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from budgetguard._core.balance import Balance
+from budgetguard.providers.billing import Billing, Prices
+
+if TYPE_CHECKING:
+    import httpx
+
+LAG = 5.0
+LINGER = 0.0
+
+
+class Fetches(Protocol):
+    """Anything that a balance can be fetched from."""
+
+    async def fetch(self, client: Any, /) -> Any:
+        """Fetch the balance once."""
+        ...
+
+
+class Provider(Protocol):
+    """An account at a vendor that sells by credits, as a guard uses it.
+
+    `name`, as shown in errors and events, and `fetch` are required. A class that derives from this one
+    inherits the rest. Any other object with these two works as well; for whatever it does not define, these
+    defaults apply:
+
+    - `base_url`, `prices`: the requests that a transport guards; by default None, so that the transport must
+      be given them.
+    - `lag`: the provider's reporting delay: how many seconds after its work has finished a call may still be
+      charged; 5.
+    - `linger`: how many seconds abandoned work may go on, and be charged, after the client gave up; 0.
+    - `extra_credits`: credits that can be spent beyond the reported balance; 0.
+    - `top_up_url`: where to buy credits, as refusals tell; None.
+    - `trust_env`: whether proxies and certificates are taken from the environment; False.
+    - `fingerprint`: a digest that identifies the account, including its key. Guards whose providers have the
+      same fingerprint share the account's credits; without one, each guard counts by itself.
+    """
+
+    name: str
+    # Any, so that a provider which always has one need not annotate it as optional.
+    base_url: Any = None
+    prices: Any = None
+    lag: float = LAG
+    linger: float = LINGER
+    extra_credits: Any = 0
+    top_up_url: Any = None
+    trust_env: bool = False
+    fingerprint: Any = None
+    billing: Any = None
+
+    async def fetch(self, client: "httpx.AsyncClient") -> Balance:
+        """Fetch the balance once.
+
+        `client` remains open between calls, has no base URL and sends no key. Any exception counts as a failed
+        refresh: the text of a BalanceUnavailable is used as its reason, and of an httpx exception the status or
+        the kind of failure. The caller sets `as_of`.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Everything known about a provider, or about a function that returns balances; `source` is either."""
+
+    source: Any
+    fetches: bool
+    name: str
+    base_url: str | None
+    prices: Prices | None
+    lag: float
+    linger: float
+    extra_credits: Any
+    top_up_url: str | None
+    trust_env: bool
+    fingerprint: str | None
+    billing: Billing
+
+    @classmethod
+    def of(cls, source: Any) -> "Profile":
+        """Read a provider's attributes; raises TypeError if `source` is neither."""
+        fetches = callable(getattr(source, "fetch", None))
+        if isinstance(source, type) or not (fetches or callable(source)):
+            raise TypeError(_no_provider(source))
+        given: dict[str, Any] = {
+            name: getattr(source, name, getattr(Provider, name)) for name in _OPTIONAL
+        }
+        name = getattr(source, "name", None)
+        return cls(
+            source=source,
+            fetches=fetches,
+            name=str(name or "the provider"),
+            base_url=given["base_url"],
+            prices=given["prices"],
+            lag=given["lag"],
+            linger=given["linger"],
+            extra_credits=given["extra_credits"],
+            top_up_url=given["top_up_url"],
+            trust_env=bool(given["trust_env"]),
+            fingerprint=given["fingerprint"] or None,
+            billing=given["billing"] or Billing(),
+        )
+
+
+_OPTIONAL = (
+    "base_url",
+    "prices",
+    "lag",
+    "linger",
+    "extra_credits",
+    "top_up_url",
+    "trust_env",
+    "fingerprint",
+    "billing",
+)
+
+
+def _no_provider(thing: object) -> str:
+    kind = f"the class {thing.__name__}" if isinstance(thing, type) else type(thing).__name__
+    return (
+        "Guard takes a provider: PreDev(), AnchorBrowser(), an object with `name` and "
+        f"`async fetch(client)`, or a callable that returns the balance; not {kind}. "
+        "Pass a key to the provider: Guard(PreDev(key))."
+    )

@@ -1,0 +1,181 @@
+"""What a provider's HTTP replies say about credits, for a transport that sees them.
+
+All of it is pure: a reply comes in as data, and its meaning goes out as data. `Billing` reads the replies
+of an unknown provider; the packages in `providers/` have a more specific one for each built-in provider.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from functools import cached_property
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from budgetguard._core.amounts import Amount, exact
+from budgetguard._core.errors import BudgetGuardError, ConfigurationError
+
+CallCost: TypeAlias = Amount | Mapping[str, Any]
+"""A cost in credits, or the arguments of `require_credits` in a mapping."""
+
+Price: TypeAlias = CallCost | Callable[[Any], CallCost | None]
+"""What a request may cost, or a callable that is given the request; None from it costs nothing."""
+
+Prices: TypeAlias = Mapping[tuple[str, str], Price]
+"""Prices by method and path pattern, see `budgetguard.routes.Routes`; the first match counts."""
+
+Outcome: TypeAlias = Decimal | Literal["cost", "release", "keep"]
+"""What becomes of a call's hold: settled at so many credits or at its cost, released, or kept as unknown."""
+
+OK = range(200, 300)
+REFUSED = range(400, 500)
+PAYMENT_REQUIRED = 402
+DID_NOTHING = frozenset({307, 308})
+"""Redirects whose request was not carried out, and must be repeated unchanged (RFC 9110, 15.4)."""
+
+# The last frame of OpenAI's streams, after which its sync client hangs up (openai 3.54, 2026-11).
+_DONE = "[DONE]"
+
+# Errors of requests that may have been carried out nevertheless.
+_MAYBE_DONE = frozenset({408, 409, 425, 499})
+
+
+class Unpriced(ConfigurationError, ValueError):
+    """The most that a request can cost is not known: it is not sent until you set its price."""
+
+    status_code = 400
+
+
+@dataclass(frozen=True)
+class BillingReply:
+    """A reply, as far as it was read.
+
+    `frames` are those of an event stream, each with its name and its text. `path` is below the base URL. If
+    the reply is not `complete`, reading stopped before its end. Its JSON is parsed only on demand: that of an
+    answer with a million numbers takes a second. `request_body` is the content of its request, if the price
+    depended on that.
+    """
+
+    path: str
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    content: bytes | None = field(default=None, repr=False)
+    frames: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    complete: bool = True
+    request_body: bytes | None = field(default=None, repr=False)
+
+    @cached_property
+    def body(self) -> Any:
+        """Its JSON, with numbers as Decimal; None if it is not JSON."""
+        return None if self.content is None else parse(self.content)
+
+    def field(self, name: str) -> Any:
+        """A field of the body; None if the body is not an object that has it."""
+        return self.body.get(name) if isinstance(self.body, dict) else None
+
+    def events(self, name: str) -> Iterator[Any]:
+        """The JSON of each frame of that name; None for a frame that is not JSON."""
+        return (parse(text.encode()) for each, text in self.frames if each == name)
+
+
+class Billing:
+    """Takes 402 as want of credits, 4xx, 307 and 308 as nothing spent, any other failure as unknown."""
+
+    prices: ClassVar[Prices] = {}
+
+    def end(self, reply: BillingReply) -> Outcome:
+        """What became of the call that this reply answers."""
+        if reply.status in OK:
+            return "cost" if reply.complete else "keep"
+        refused = reply.status in REFUSED and reply.status not in _MAYBE_DONE
+        return "release" if refused or reply.status in DID_NOTHING else "keep"
+
+    def exhausted(self, reply: BillingReply) -> bool:
+        """Whether the provider refused the call for want of credits."""
+        return reply.status == PAYMENT_REQUIRED
+
+    def remaining(self, headers: Mapping[str, str]) -> Decimal | None:
+        """The balance that a reply's headers give, if they give one."""
+        del headers
+        return None
+
+    def refusal(self, path: str, error: BudgetGuardError) -> dict[str, Any]:
+        """The body of a refusal by the guard, in the shape of the provider's own refusals."""
+        del path
+        return {"error": {"code": error.status_code, "message": str(error)}}
+
+
+def amount(value: object) -> Decimal | None:
+    """The charged credits that a reply gives; None if the value is invalid."""
+    found = balance(value)
+    return None if found is None or found < 0 else found
+
+
+def balance(value: object) -> Decimal | None:
+    """The remaining credits, which may be negative; None if the value is invalid."""
+    if isinstance(value, str):
+        try:
+            value = Decimal(value)
+        except InvalidOperation:
+            return None
+    if not isinstance(value, Decimal):
+        return None
+    try:
+        return exact(value, "credits")
+    except ValueError:
+        return None
+
+
+def read(
+    path: str,
+    status: int,
+    headers: Mapping[str, str],
+    content: bytes | None,
+    *,
+    complete: bool = True,
+    request_body: bytes | None = None,
+) -> BillingReply:
+    """The reply with this content, decoded; invalid content counts as none."""
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content is None:
+        return BillingReply(path, status, headers, complete=complete, request_body=request_body)
+    if kind == "text/event-stream":
+        frames = tuple(_frames(content))
+        complete = complete or any(text == _DONE for _, text in frames)
+        return BillingReply(
+            path, status, headers, frames=frames, complete=complete, request_body=request_body
+        )
+    return BillingReply(
+        path, status, headers, content, complete=complete, request_body=request_body
+    )
+
+
+def _frames(content: bytes) -> list[tuple[str, str]]:
+    found = []
+    for frame in content.decode("utf-8", "replace").replace("\r\n", "\n").split("\n\n"):
+        name, data = "message", []
+        for line in frame.split("\n"):
+            before, _, value = line.partition(":")
+            if before == "event":
+                name = value.removeprefix(" ")
+            elif before == "data":
+                data.append(value.removeprefix(" "))
+        if data:
+            found.append((name, "\n".join(data)))
+    return found
+
+
+def value_at(reply: Any, path: str) -> Any:
+    """The value at `path` in a reply made of mappings or of objects; None if there is none."""
+    for name in path.split("."):
+        reply = reply.get(name) if isinstance(reply, Mapping) else getattr(reply, name, None)
+    return reply
+
+
+def parse(content: bytes) -> Any:
+    """A JSON text, with its numbers as Decimal; None if it is not JSON."""
+    # Deferred, so that importing budgetguard does not import it.
+    import json
+
+    try:
+        return json.loads(content, parse_float=Decimal, parse_int=Decimal)
+    except (ValueError, RecursionError, InvalidOperation):
+        return None

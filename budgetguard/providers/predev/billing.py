@@ -1,0 +1,128 @@
+"""What pre.dev's replies say about credits (docs.pre.dev, API reference and AI gateway, 2026-11)."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, ClassVar, Final
+
+from budgetguard._core.errors import BalanceUnavailable, BudgetGuardError, InsufficientCredits
+from budgetguard.providers.billing import (
+    OK,
+    PAYMENT_REQUIRED,
+    Billing,
+    BillingReply,
+    Outcome,
+    Prices,
+    amount,
+    balance,
+    parse,
+)
+
+FAST_SPEC: Final = 10
+DEEP_SPEC: Final = 50
+BROWSER_TASK: Final = Decimal("0.5")
+GATEWAY_CALL: Final = Decimal("1.4")
+
+_MOST_TASKS = 1000
+_GATEWAY = "/v1/"
+_UNFINISHED = frozenset({"pending", "processing", "queued", "running", "in_progress"})
+
+
+def tasks_cost(tasks: Any) -> Decimal:
+    """BROWSER_TASK for each task of a batch; if it is not a list of tasks, the cost of the largest batch."""
+    return BROWSER_TASK * (len(tasks) if isinstance(tasks, list | tuple) else _MOST_TASKS)
+
+
+def _batch(request: Any) -> Decimal:
+    body = parse(request.content)
+    return tasks_cost(body.get("tasks") if isinstance(body, dict) else None)
+
+
+class PreDevBilling(Billing):
+    """Specs and browser batches report what they used in the body, the AI gateway in a header."""
+
+    prices: ClassVar[Prices] = {
+        ("POST", "/fast-spec"): FAST_SPEC,
+        ("POST", "/deep-spec"): DEEP_SPEC,
+        ("POST", "/browser-agent"): _batch,
+        ("POST", "/v1/**"): GATEWAY_CALL,
+    }
+
+    def end(self, reply: BillingReply) -> Outcome:
+        """Settle at what the reply says was used, if the work is done."""
+        if reply.path.startswith(_GATEWAY):
+            charged = amount(reply.headers.get("x-predev-credits-charged"))
+            if not charged and reply.status in OK and _goes_on(reply.body):
+                return "keep"
+            return super().end(reply) if charged is None else charged
+        if reply.status == PAYMENT_REQUIRED and reply.field("code") is None:
+            # A spec may fail half-way, and what it used until then is charged.
+            return "keep"
+        if reply.status not in OK:
+            return super().end(reply)
+        if reply.frames or "text/event-stream" in reply.headers.get("content-type", ""):
+            return _streamed(reply)
+        return _finished(reply.body) if reply.complete else "keep"
+
+    def exhausted(self, reply: BillingReply) -> bool:
+        """A 402, unless it is about a missing plan; in a stream, an error for want of credits."""
+        if reply.status == PAYMENT_REQUIRED:
+            return _code(reply.body) != "subscription_required"
+        return any(_code(error) == "insufficient_credits" for error in reply.events("error"))
+
+    def remaining(self, headers: Mapping[str, str]) -> Decimal | None:
+        """The balance in the gateway's header."""
+        return balance(headers.get("x-predev-credits-remaining"))
+
+    def refusal(self, path: str, error: BudgetGuardError) -> dict[str, Any]:
+        """The shape of a refusal by the gateway, by the browser agents or by the specs, depending on the path."""
+        lacks = isinstance(error, InsufficientCredits)
+        top_up = getattr(error, "top_up_url", None)
+        if path.startswith(_GATEWAY):
+            return {"error": _gateway_error(error, top_up)}
+        if path.startswith("/browser-agent"):
+            code = "INSUFFICIENT_CREDITS" if lacks else "BALANCE_UNAVAILABLE"
+            return {"error": str(error), "code": code, "actionUrl": top_up}
+        title = "Insufficient credits" if lacks else "Balance unavailable"
+        return {"error": title, "message": str(error), "generationsAvailable": 0}
+
+
+def _gateway_error(error: BudgetGuardError, top_up: str | None) -> dict[str, Any]:
+    figures: dict[str, Any] = {"topup_url": top_up}
+    kind = (
+        "balance_unavailable" if isinstance(error, BalanceUnavailable) else "insufficient_credits"
+    )
+    if isinstance(error, InsufficientCredits):
+        figures["credits_remaining"] = float(max(error.available, Decimal(0)))
+        figures["estimated_credits"] = float(error.needed)
+    return {"message": str(error), "type": kind, "code": kind, "param": None, "predev": figures}
+
+
+def _code(body: Any) -> str:
+    """The code in an error body, in lower case; "" if there is none."""
+    if not isinstance(body, dict):
+        return ""
+    inner = body.get("error")
+    # Anthropic's shape has only a type.
+    code = inner.get("code") or inner.get("type") if isinstance(inner, dict) else body.get("code")
+    return str(code or "").lower()
+
+
+def _streamed(reply: BillingReply) -> Outcome:
+    for done in reply.events("done"):
+        return _finished(done)
+    return "keep"
+
+
+def _goes_on(body: Any) -> bool:
+    return isinstance(body, dict) and str(body.get("status", "")).lower() in _UNFINISHED
+
+
+def _finished(body: Any) -> Outcome:
+    """What finished work used; a reply about work that continues has no final figure."""
+    if not isinstance(body, dict):
+        return "cost"
+    if _goes_on(body):
+        return "keep"
+    used = amount(body.get("creditsUsed"))
+    total = amount(body.get("totalCreditsUsed")) if used is None else used
+    return "cost" if total is None else total

@@ -1,0 +1,496 @@
+"""HTTP transports for httpx and httpx2 that set a request's credits aside before it is sent.
+
+The provider's `billing` gives what a request costs and what a reply says about that. A hold belongs to
+the logical call: if an SDK retries an attempt whose outcome is unknown, the retry continues its hold.
+"""
+
+import importlib
+import weakref
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+
+from budgetguard._core.activation import ACTIVATION
+from budgetguard._core.amounts import cost as to_cost
+from budgetguard._core.argument_types import other
+from budgetguard._core.clean_tracebacks import clean_traceback
+from budgetguard._core.clock import Instant
+from budgetguard._core.errors import BudgetGuardError
+from budgetguard._core.events import logger
+from budgetguard._core.problem_document import retry_after
+from budgetguard._engine import nested_holds as nested
+from budgetguard._engine.binding import binding_of
+from budgetguard._engine.hold import Hold, NullHold
+from budgetguard._io.base_url import check_base_url
+from budgetguard.guard import Guard, check_guard
+from budgetguard.providers.billing import (
+    DID_NOTHING,
+    PAYMENT_REQUIRED,
+    Prices,
+    read,
+)
+from budgetguard.transport._body import watched
+from budgetguard.transport._likeness import seen_as
+from budgetguard.transport._prices import PriceTable, RequestPrice
+from budgetguard.transport._redirects import KEY, Onward, RequestChain, followers, is_redirect
+from budgetguard.transport._retries import Parked, mark_of
+
+if TYPE_CHECKING:
+    # It derives from neither library's transports, but type checkers accept it as either.
+    from typing import Any as _Base
+
+    from budgetguard._engine.call_spec import CallSpec
+else:
+    _Base = object
+
+AnswerOrRaise: TypeAlias = Literal["answer", "raise"]
+
+_RETRY_COUNT = "x-stainless-retry-count"
+_MOST_READ = 8 * 1024 * 1024
+_PASSED_BY = "requests to %s are not guarded: this transport guards those to %s"
+_ASKED_BY_CLIENTS = {"__enter__", "__aenter__", "handle_request", "handle_async_request"}
+_LIBRARIES = ("httpx", "httpx2")
+_PORTS = {"https": 443, "http": 80}
+# A websocket begins with a GET to the same place (RFC 6455, 3 and 4.1).
+_PLAIN = {"wss": "https", "ws": "http"}
+_MAY_UPGRADE = {"GET", "CONNECT"}
+
+
+class _Transport(_Base):  # type: ignore[misc]
+    """What both transports share."""
+
+    _kind: str
+    _base: str
+    _sends: str
+
+    @clean_traceback
+    def __init__(
+        self,
+        guard: Guard,
+        *,
+        transport: Any = None,
+        prices: Prices | None = None,
+        base_url: str | None = None,
+        on_refusal: AnswerOrRaise = "answer",
+    ) -> None:
+        if isinstance(transport, type) or not (
+            transport is None or hasattr(transport, self._sends)
+        ):
+            msg = f"transport takes an object with {self._sends}, not {_described(transport)}"
+            raise TypeError(msg)
+        self._made = {} if transport is None else {"behind": transport}
+        self._traffic = _Traffic(guard, prices, base_url, on_refusal)
+
+    if not TYPE_CHECKING:  # type checkers accept it already, see _Base
+
+        @property
+        def __class__(self) -> type:
+            """A class that passes for each library's transports, for code that checks types."""
+            kind = type(self)
+            return seen_as(kind, _LIBRARIES, kind._base)  # noqa: SLF001  its own
+
+    def __getattr__(self, name: str) -> Any:
+        msg = f"{type(self).__name__!r} object has no attribute {name!r}"
+        if name in _ASKED_BY_CLIENTS:
+            msg += ": Client takes a GuardTransport, AsyncClient an AsyncGuardTransport"
+        raise AttributeError(msg, name=name, obj=self)
+
+    @property
+    def _inner(self) -> Any:
+        return self._made.get("behind")
+
+    def _behind(self, request: Any) -> Any:
+        """The transport that sends; made on first use, from the library that the request belongs to."""
+        if self._inner is None:
+            # Atomic, without a lock, which a fork could leave locked. Of two, one is never used.
+            self._made.setdefault("behind", getattr(_library(request), self._kind)())
+        return self._inner
+
+
+class GuardTransport(_Transport):
+    """Guards the requests of `httpx.Client(transport=GuardTransport(guard))`, and of httpx2's client.
+
+    `transport` is the transport that sends, by default a new `HTTPTransport()`. A client's settings for its
+    own transport (verify, proxies, HTTP/2) must be given to that one.
+
+    `prices` maps (method, path pattern) to a cost in credits, to a mapping of arguments for
+    `require_credits`, or to a callable that is given the request and returns one of these, or None if the
+    request costs nothing. The default is the provider's, such as `PreDev.prices`. Callables in a mapping
+    are given the request too. `slots`, `actual` and `release_on` are not accepted: a transport takes no
+    slots, and the replies give what was spent.
+
+    Requests to the origin of `base_url` (by default the provider's) are guarded, including websockets
+    (`ws://`, `wss://`), which a key for WEBSOCKET prices, or one for GET, because they begin with a GET.
+    Requests to other origins pass unchanged; the log reports the first one at INFO. Requests that the
+    client sends through its own `proxy` or `mounts` do not reach this transport.
+
+    A refusal is a reply that is made here, with nothing sent: status 402 (503 if the balance is unknown) in
+    the provider's own shape, which SDKs do not retry. With `on_refusal="raise"` it is the BudgetGuardError
+    itself. openai passes that on; anthropic and anchorbrowser take it for a broken connection, try again,
+    and raise an APIConnectionError whose `__cause__` it is (2026-11).
+
+    What happens to the hold:
+
+    - It is settled when the reply has been read completely, at what the reply says, or else at its cost.
+    - It is kept if the reply broke off or timed out, or if work continues after it, as with a websocket: the
+      outcome is unknown, so the credits remain counted until a later balance shows what was charged.
+    - It is released if no connection was made or the provider refused the request. A 402 for want of
+      credits marks the guard exhausted.
+
+    A redirected request and the request that follows it are one call, whichever client sends it, and also
+    if you send it by hand. After 307 and 308 nothing was done: the credits are released, and held again for
+    the next request, at the first request's price if its own path or origin has none. After 301, 302 and 303
+    the next request continues the existing hold, which is kept if no request follows within 65 s.
+
+    An instance passes `isinstance` checks for `httpx.BaseTransport` and for `httpx2.BaseTransport`.
+
+    Raises TypeError, ValueError or ConfigurationError for invalid arguments.
+    """
+
+    _kind = "HTTPTransport"
+    _base = "BaseTransport"
+    _sends = "handle_request"
+
+    def handle_request(self, request: Any) -> Any:
+        """Send a request if its credits can be set aside."""
+        inner, call = self._behind(request), self._traffic.call(request)
+        if call is None:
+            return inner.handle_request(request)
+        try:
+            if call.is_priced_by_content:
+                request.read()
+            spec = call.spec()
+            if spec is not None:
+                call.begin(spec.open(call.operation, (request,)))
+        except BudgetGuardError as error:
+            return call.refused(error)
+        with call:
+            response = inner.handle_request(request)
+        return call.received(response)
+
+    def close(self) -> None:
+        """Close the transport that sends; holds of calls whose outcome is unknown are kept."""
+        self._traffic.parked.keep_all()
+        if self._inner is not None:
+            self._inner.close()
+
+    def __enter__(self) -> Self:
+        if self._inner is not None:
+            self._inner.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        self._traffic.parked.keep_all()
+        if self._inner is not None:
+            self._inner.__exit__(kind, error, traceback)
+
+
+class AsyncGuardTransport(_Transport):
+    """GuardTransport for `AsyncClient`, on asyncio and trio."""
+
+    _kind = "AsyncHTTPTransport"
+    _base = "AsyncBaseTransport"
+    _sends = "handle_async_request"
+
+    async def handle_async_request(self, request: Any) -> Any:
+        """Send a request if its credits can be set aside."""
+        inner, call = self._behind(request), self._traffic.call(request)
+        if call is None:
+            return await inner.handle_async_request(request)
+        try:
+            if call.is_priced_by_content:
+                await request.aread()
+            spec = call.spec()
+            if spec is not None:
+                call.begin(await spec.aopen(call.operation, (request,)))
+        except BudgetGuardError as error:
+            return call.refused(error)
+        with call:
+            response = await inner.handle_async_request(request)
+        return call.received(response)
+
+    async def aclose(self) -> None:
+        """Close the transport that sends; holds of calls whose outcome is unknown are kept."""
+        self._traffic.parked.keep_all()
+        if self._inner is not None:
+            await self._inner.aclose()
+
+    async def __aenter__(self) -> Self:
+        if self._inner is not None:
+            await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        self._traffic.parked.keep_all()
+        if self._inner is not None:
+            await self._inner.__aexit__(kind, error, traceback)
+
+
+class _Traffic:
+    """What all requests share: the guard, prices, origin, and the calls that may be retried."""
+
+    def __init__(
+        self, guard: Guard, prices: Prices | None, base_url: str | None, on_refusal: AnswerOrRaise
+    ) -> None:
+        check_guard(guard)
+        if on_refusal not in {"answer", "raise"}:
+            msg = f"on_refusal must be 'answer' or 'raise', not {other(on_refusal)}"
+            raise ValueError(msg)
+        provider = binding_of(guard).provider
+        prices = provider.prices if prices is None else prices
+        url = provider.base_url if base_url is None else base_url
+        if prices is None or url is None:
+            lacking = "prices" if prices is None else "base_url"
+            msg = f"{provider.name} does not define {lacking}: pass {lacking}="
+            raise TypeError(msg)
+        if not isinstance(prices, Mapping):
+            msg = (
+                "prices takes a mapping of (method, path) to costs, such as "
+                f'{{("POST", "/deep-spec"): 50}}, not {type(prices).__name__}'
+            )
+            raise TypeError(msg)
+        if not prices:
+            msg = 'prices is empty: pass {("POST", "/deep-spec"): 50}'
+            raise ValueError(msg)
+        self.guard = guard
+        self.account = binding_of(guard).account
+        self.billing = provider.billing
+        self.raises = on_refusal == "raise"
+        self.parked = Parked(guard)
+        self._prices = PriceTable(guard, prices)
+        self._origin, self._below = _origin(check_base_url(url))
+        self._address = url
+        self._has_said = False
+
+    def call(self, request: Any) -> "_Call | None":
+        """The call that a request begins or continues; None if the request is not guarded."""
+        if ACTIVATION.passive:
+            return None
+        onward = self._onward(request)
+        if onward is not None and onward.waiting is not None:
+            return _Call(onward.traffic, request, onward.chain, onward.waiting.hold)
+        path = self._path(request.url)
+        price = None if path is None else self._price(request, path)
+        if onward is not None and price is None:
+            # Still the same call, although another place carries it out.
+            return _Call(onward.traffic, request, onward.chain)
+        if path is None:
+            self._passed_by(request.url)
+            return None
+        return _Call(self, request, RequestChain(f"{request.method} {path}", path, price))
+
+    def _onward(self, request: Any) -> Onward | None:
+        """The redirect that a request follows, if it does; no other request can continue it then."""
+        onward: Onward | None = request.extensions.pop(KEY, None)
+        # Unless it is the redirected request itself, sent once more.
+        if onward is not None and onward.answered() is not request:
+            waiting = onward.waiting
+            if waiting is None or onward.traffic.parked.claim(waiting):
+                return onward
+        by_hand = self.parked.take(request, again=False)
+        return None if by_hand is None else replace(by_hand.onward, waiting=by_hand)
+
+    def _path(self, url: Any) -> str | None:
+        """The path of an address below the base URL; None if it is elsewhere."""
+        scheme, path = str(_PLAIN.get(url.scheme, url.scheme)), url.path
+        is_below = path == self._below or path.startswith(f"{self._below}/")
+        if (scheme, url.host, url.port or _PORTS.get(scheme)) != self._origin or not is_below:
+            return None
+        return str(path.removeprefix(self._below))
+
+    def _price(self, request: Any, path: str) -> RequestPrice | None:
+        if request.method not in _MAY_UPGRADE and request.url.scheme not in _PLAIN:
+            return self._prices.find(request.method, path)
+        # A list, from which the server chooses one (RFC 9110, 7.8).
+        offered = map(str.strip, request.headers.get("upgrade", "").lower().split(","))
+        is_websocket = request.url.scheme in _PLAIN or "websocket" in offered
+        also = ("WEBSOCKET",) if is_websocket else ()
+        return self._prices.find((request.method, *also), path)
+
+    def _passed_by(self, url: Any) -> None:
+        """Log once that a request is not guarded, because its address may be a mistake."""
+        if not self._has_said:
+            self._has_said = True
+            logger.info(_PASSED_BY, f"{url.scheme}://{url.netloc.decode()}", self._address)
+
+
+class _Call:
+    """One request; as a context manager, the block in which it is sent."""
+
+    def __init__(
+        self, traffic: _Traffic, request: Any, chain: RequestChain, hold: Hold | None = None
+    ) -> None:
+        self.operation = chain.operation
+        self.hold: Hold = NullHold(self.operation, 0) if hold is None else hold
+        self._goes_on = hold is not None
+        self._traffic = traffic
+        self._request = request
+        self._chain = chain
+
+    @property
+    def is_priced_by_content(self) -> bool:
+        """Whether the price depends on the request's content, which must then be read completely."""
+        price = self._chain.price
+        return not self._goes_on and price is not None and price.by_content
+
+    def spec(self) -> "CallSpec | None":
+        """The requirement to admit; None if the request costs nothing or continues an existing hold."""
+        price = self._chain.price
+        if self._goes_on or price is None:
+            return None
+        spec, parked = price.spec(self._request, self.operation), self._traffic.parked
+        if spec and parked and self._request.headers.get(_RETRY_COUNT, "0") != "0":
+            earlier = parked.take(self._request, again=True)
+            if earlier is not None:
+                earlier.hold.keep_attempt()
+                self.hold = earlier.hold
+                return None
+        return spec
+
+    def begin(self, hold: Hold) -> None:
+        """The call was admitted."""
+        # Its reply is read later, and other calls may come before that.
+        nested.step_out(hold)
+        self.hold = hold
+
+    def refused(self, error: BudgetGuardError) -> Any:
+        """The reply that represents a refusal; raises the refusal itself if that was requested."""
+        if self._traffic.raises:
+            raise error
+        headers = {"x-should-retry": "false", **retry_after(error)}
+        body = self._traffic.billing.refusal(self._chain.path, error)
+        response = _library(self._request).Response
+        return response(error.status_code, headers=headers, json=body, request=self._request)
+
+    def __enter__(self) -> None:
+        account = self._traffic.account
+        self._sent = Instant(account.monotonic(), account.wall())
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            return
+        library = _library(self._request)
+        never_made = library.ConnectError, library.ConnectTimeout, library.PoolTimeout
+        if isinstance(error, (*never_made, library.ProxyError)) and not self._chain.maybe_done:
+            self._end("release")
+        elif not isinstance(error, library.TransportError) or not self._park():
+            self.hold.finish(error)
+
+    def received(self, response: Any) -> Any:
+        """A reply begins: its body is watched to the end if it can say anything about credits."""
+        traffic = self._traffic
+        remaining = traffic.billing.remaining(response.headers)
+        if remaining is not None:
+            traffic.account.offer(remaining, self._sent)
+        unpriced = isinstance(self.hold, NullHold)
+        if unpriced and response.status_code != PAYMENT_REQUIRED:
+            return response
+        if is_redirect(response):
+            self._sent_on(response)
+            return response
+        return watched(response, _library(self._request), partial(self._over, response), _MOST_READ)
+
+    def _sent_on(self, response: Any) -> None:
+        """The provider redirects the request: the request to the new place continues this call."""
+        traffic, request, status = self._traffic, self._request, response.status_code
+        chain = self._chain.after(request, status)
+        onward = Onward(traffic, chain, weakref.ref(request))
+        if status in DID_NOTHING and not chain.maybe_done:
+            self._end("release")
+        elif self.hold.state == "open":
+            marks = followers(request, response)
+            onward = replace(onward, waiting=traffic.parked.put(self.hold, *marks, onward=onward))
+        request.extensions[KEY] = onward
+
+    def _over(self, response: Any, complete: bool, content: bytes | None) -> None:  # noqa: FBT001
+        """The reply is complete, or nobody reads it any further."""
+        try:
+            status, headers = response.status_code, response.headers
+            request_body = self._request.content if self.is_priced_by_content else None
+            path = self._chain.path
+            reply = read(
+                path, status, headers, content, complete=complete, request_body=request_body
+            )
+            billing = self._traffic.billing
+            if billing.exhausted(reply):
+                self._traffic.guard.mark_exhausted()
+            end = billing.end(reply)
+            if end == "release" and self._chain.maybe_done:
+                end = "keep"
+            if end == "keep" and _may_be_tried_again(reply.status) and self._park():
+                return
+            self._end(end)
+        except Exception:  # noqa: BLE001
+            # The caller still gets the reply.
+            logger.exception(
+                "the credits in the reply to %s could not be read; its hold is kept", self.operation
+            )
+            self.hold.finish(RuntimeError())
+
+    def _park(self) -> bool:
+        """Set the hold aside for a retry, if one may follow."""
+        if isinstance(self.hold, NullHold) or _RETRY_COUNT not in self._request.headers:
+            return False
+        self._traffic.parked.put(self.hold, self._chain.attempt or mark_of(self._request))
+        return True
+
+    def _end(self, end: Any) -> None:
+        hold = self.hold
+        if hold.state != "open":
+            return
+        if end == "keep":
+            hold.keep()
+        elif end == "release":
+            hold.release()
+        else:
+            hold.end_at(None if end == "cost" else to_cost(end, "the reply's credits"))
+
+
+def _described(thing: object) -> str:
+    return f"the class {thing.__name__}" if isinstance(thing, type) else type(thing).__name__
+
+
+def _may_be_tried_again(status: int) -> bool:
+    """Whether SDKs made by Stainless retry a request after this reply (openai 3.54, 2026-11)."""
+    return status in {408, 409, 429} or status >= 500  # noqa: PLR2004
+
+
+def _library(request: Any) -> Any:
+    """The library, httpx or httpx2, that a request belongs to, also through a derived class."""
+    kind = type(request)
+    library = _BY_KIND.get(kind)
+    if library is None:
+        modules = (each.__module__.partition(".")[0] for each in kind.__mro__)
+        library = importlib.import_module(next(each for each in modules if each in _LIBRARIES))
+        _BY_KIND[kind] = library
+    return library
+
+
+# By the class of a request; there are only a few.
+_BY_KIND: dict[type, Any] = {}
+
+
+def _origin(base_url: str) -> tuple[tuple[str, str, int | None], str]:
+    """The scheme, host and port of a checked base URL, and the path that all its requests begin with."""
+    import httpx
+
+    url = httpx.URL(base_url)
+    port = url.port or _PORTS[url.scheme]
+    return (url.scheme, url.host, port), url.path.rstrip("/")

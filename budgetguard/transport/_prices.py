@@ -1,0 +1,70 @@
+"""Prices of requests by method and path, each checked and read once."""
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from budgetguard._core.argument_types import place
+from budgetguard._core.sync_callables import check_plain
+from budgetguard._costs import spec_for
+from budgetguard._engine.call_spec import CallSpec
+from budgetguard.guard import Guard
+from budgetguard.providers.billing import Price, Prices
+from budgetguard.routes import Routes
+
+_SAID = "the provider's replies give what was spent"
+_NO_EFFECT = {
+    "slots": "a transport takes no slots: a session outlives the request that opens it",
+    **{name: f"a transport takes no {name}: {_SAID}" for name in ("actual", "release_on", "until")},
+}
+# A part of a path that cannot be a key: short words, a wildcard, a version.
+_WORDS = re.compile(r"(?=.{0,24}$)([a-z]+([-_.][a-z]+)*|\*\*?|v[0-9]+|)")
+# The number of addresses whose price is cached.
+_KNOWN = 256
+
+
+class RequestPrice:
+    """One price; with `by_content` it depends on the request, which must then be read completely."""
+
+    def __init__(self, guard: Guard, price: Price, where: str) -> None:
+        self._guard = guard
+        self._price = price
+        self._fixed: CallSpec | None = None
+        self.by_content = callable(price)
+        if callable(price):
+            check_plain(price, where)
+            return
+        self._fixed = spec_for(guard, price, where, _NO_EFFECT)
+        if isinstance(price, Mapping):
+            self.by_content = any(map(callable, price.values()))
+
+    def spec(self, request: Any, operation: str) -> CallSpec | None:
+        """The requirement of this request, or None if it costs nothing."""
+        if self._fixed is not None:
+            return self._fixed
+        assert callable(self._price)
+        cost = self._price(request)
+        if cost is None:
+            return None
+        return spec_for(self._guard, cost, f"the price of {operation}", _NO_EFFECT)
+
+
+class PriceTable:
+    """The prices of one transport; raises TypeError or ValueError for invalid ones."""
+
+    def __init__(self, guard: Guard, prices: Prices) -> None:
+        # First, so that later errors name only valid methods and paths.
+        Routes(prices)
+        priced = {
+            key: RequestPrice(guard, price, _named(key, prices)) for key, price in prices.items()
+        }
+        self.find = lru_cache(_KNOWN)(Routes(priced).find)
+
+
+def _named(request: tuple[str, str], prices: Prices) -> str:
+    """A price's name in an error: its request, or its position if the path may contain a key."""
+    method, path = request
+    if all(_WORDS.fullmatch(part) for part in path.strip("/").split("/")):
+        return f"the price of {method} {path}"
+    return f"the {place(prices, request)} price"
