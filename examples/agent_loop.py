@@ -1,7 +1,7 @@
-"""An agent whose tools cost credits: a refusal is a tool's result like any other, and it goes on.
+"""An agent whose tools cost credits: a refusal is returned as the tool's result, and the run goes on.
 
-Runs against a sandbox on this machine (no account, no money), and with --live against pre.dev, with
-the key in PREDEV_API_KEY.
+Runs against a sandbox on this machine: no account, no money. With --live it spends the credits of
+PREDEV_API_KEY at pre.dev.
 """
 
 import argparse
@@ -18,7 +18,7 @@ Tools = dict[str, Callable[[str], str]]
 
 
 def make_tools(key: str, base_url: str) -> Tools:
-    """Give the tools, each of which refuses before it costs anything."""
+    """Make the tools. Each refuses a call before it costs anything."""
     api = PredevAPI(key, base_url)
     guard = Guard(PreDev(key, base_url=base_url))
 
@@ -46,17 +46,18 @@ def make_tools(key: str, base_url: str) -> Tools:
 
 
 def in_short(refusal: InsufficientCredits) -> str:
-    """Say what a model needs to know in order to do something else."""
-    have = f"{refusal.available} available (looked {refusal.age:.0f} s ago)"
+    """Tell a model what it needs to know to choose another step."""
+    as_of = f"{refusal.age:.0f} s ago" if refusal.age >= 1 else "just now"
+    have = f"{refusal.available} available (as of {as_of})"
     if refusal.retryable:
-        advice = f"Other calls hold the rest: try again in {refusal.retry_after:.0f} s"
+        advice = f"The rest is counted for other calls; try again in {refusal.retry_after:.0f} s"
     else:
         advice = f"Do not retry; ask for a top-up: {refusal.top_up_url}"
     return f"BUDGET: needs {refusal.needed} credits, {have}. {advice}"
 
 
 def model(results: list[str]) -> tuple[str, str]:
-    """Stand in for a chat model: the next tool and its input, or `answer` and the answer."""
+    """Stand in for a chat model: return the next tool and its input, or `answer` and the answer."""
     if len(results) == 0:
         return "fast_spec", "Outline a web shop for a bakery"
     if len(results) == 1:
@@ -64,7 +65,7 @@ def model(results: list[str]) -> tuple[str, str]:
     if len(results) == 2 and results[-1].startswith("BUDGET"):
         return "fast_spec", "The shop's checkout only"
     if any(result.startswith("BUDGET") for result in results):
-        return "answer", "Here is the outline, and the checkout. The rest wants a top-up."
+        return "answer", "Here is the outline, and the checkout. The rest needs a top-up."
     return "answer", "Here is the whole shop."
 
 
@@ -78,14 +79,14 @@ def run(tools: Tools) -> None:
             return
         print(f"The model calls {name}({text!r}).")
         results.append(tools[name](text))
-        print(f"The tool says: {results[-1]}")
+        print(f"The tool returns: {results[-1]}")
 
 
 def main() -> None:
-    """Run against the sandbox, or with --live against the real account."""
+    """Run against the sandbox, or against the real account with --live."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--live", action="store_true", help="spend credits of PREDEV_API_KEY")
-    parser.add_argument("--base-url", default=PreDev.base_url, help="where --live goes")
+    parser.add_argument("--base-url", default=PreDev.base_url, help="the API for --live")
     options = parser.parse_args()
     if options.live:
         key = os.environ.get("PREDEV_API_KEY") or parser.error("--live needs PREDEV_API_KEY")

@@ -1,7 +1,7 @@
-"""Browser sessions at Anchor Browser: more workers than browsers, and none left open.
+"""Limit concurrent browser sessions at Anchor Browser: more workers than browsers, none left open.
 
-Runs against a sandbox on this machine (no account, no money), and with --live against Anchor
-Browser, with the key in ANCHORBROWSER_API_KEY.
+Runs against a sandbox on this machine: no account, no money. With --live it spends the credits of
+ANCHORBROWSER_API_KEY at Anchor Browser.
 """
 
 import argparse
@@ -17,13 +17,13 @@ from budgetguard.testing.sandbox import Sandbox
 
 MINUTES = 5
 LIFE: SessionConfig = {"timeout": {"max_duration": MINUTES}}
-# The longest that a session can live, and the minute that billing rounds up to.
+# The price of the longest possible session, and of one minute because billing rounds up.
 LONGEST_COST = AnchorBrowser.BROWSER + AnchorBrowser.BROWSER_HOUR * (MINUTES + 1) / 60
 PAGES = ["news", "weather", "tides", "trains", "broken", "ferries", "markets", "museums"]
 
 
 async def visit(client: AsyncAnchorbrowser, guard: Guard, page: str) -> str:
-    """Open a browser when there is one to spare, and end it whatever happens."""
+    """Open a browser as soon as one is free, and close it whatever happens."""
     try:
         async with guard.require_credits(
             min=LONGEST_COST, slots=1, wait=30, name="create_session"
@@ -34,7 +34,7 @@ async def visit(client: AsyncAnchorbrowser, guard: Guard, page: str) -> str:
             finally:
                 await client.sessions.delete_session(session)
                 seen = (await client.sessions.get_session(session)).data
-                # Settled here, so that a page that fails does not keep the slot.
+                # Settled here, so that the slot is free again even if the page failed.
                 hold.settle(seen.credits_used if seen else None)
     except (BudgetGuardError, ValueError) as error:
         return f"No {page}: {error}"
@@ -42,7 +42,7 @@ async def visit(client: AsyncAnchorbrowser, guard: Guard, page: str) -> str:
 
 
 async def read(page: str) -> None:
-    """Connect Playwright to the session's `cdp_url` here; this one only takes its time."""
+    """Connect Playwright to the session's `cdp_url` here. This stand-in only waits."""
     await asyncio.sleep(0.2)
     if page == "broken":
         msg = "the page does not load."
@@ -50,11 +50,11 @@ async def read(page: str) -> None:
 
 
 def visit_once(client: Anchorbrowser, guard: Guard) -> None:
-    """Do the same without asyncio."""
+    """Do the same in synchronous code."""
     with guard.require_credits(min=LONGEST_COST, slots=1, wait=30, name="create_session") as hold:
         session = session_id(client.sessions.create_session(session=LIFE))
         try:
-            print("One more browser, from plain code.")
+            print("One more browser, from synchronous code.")
         finally:
             client.sessions.delete_session(session)
             seen = client.sessions.get_session(session).data
@@ -62,7 +62,7 @@ def visit_once(client: Anchorbrowser, guard: Guard) -> None:
 
 
 def session_id(created: SessionCreateResponseSchema) -> str:
-    """Give the new session's id, which the SDK's types make optional."""
+    """Return the new session's id, which is optional in the SDK's types."""
     assert created.data is not None
     assert created.data.id is not None
     return created.data.id
@@ -82,10 +82,10 @@ async def run(key: str, base_url: str) -> None:
 
 
 def main() -> None:
-    """Run against the sandbox, or with --live against the real account."""
+    """Run against the sandbox, or against the real account with --live."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--live", action="store_true", help="spend ANCHORBROWSER_API_KEY's credits")
-    parser.add_argument("--base-url", default=AnchorBrowser.base_url, help="where --live goes")
+    parser.add_argument("--base-url", default=AnchorBrowser.base_url, help="the API for --live")
     options = parser.parse_args()
     if options.live:
         key = os.environ.get("ANCHORBROWSER_API_KEY") or parser.error(
@@ -98,7 +98,7 @@ def main() -> None:
             account = sandbox.anchor
             print(f"At most {account.max_concurrency_seen} browsers were open at once. ", end="")
             print(
-                f"The sandbox charged {account.charged} credits; {account.running} are open still."
+                f"The sandbox charged {account.charged} credits; {account.running} are still open."
             )
 
 

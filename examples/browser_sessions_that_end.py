@@ -1,7 +1,7 @@
-"""Browser sessions that cannot leak: paid for before they open, ended on every way out.
+"""Browser sessions that cannot leak: credits are held before they open, and each one is closed.
 
-Runs against a sandbox on this machine (no account, no money), and with --live against Anchor
-Browser, with the key in ANCHORBROWSER_API_KEY.
+Runs against a sandbox on this machine: no account, no money. With --live it spends the credits of
+ANCHORBROWSER_API_KEY at Anchor Browser.
 """
 
 import argparse
@@ -22,7 +22,7 @@ MINUTES = 5
 
 
 def visit(client: Anchorbrowser, guard: Guard, journal: Journal) -> None:
-    """Open a session, and end it although the page does not load."""
+    """Open a session. It is closed although the page does not load."""
     try:
         with browser_session(client, guard, MINUTES, wait=30, journal=journal) as session:
             print(f"Opened one for at most {session.hold.amount} credits.")
@@ -32,14 +32,14 @@ def visit(client: Anchorbrowser, guard: Guard, journal: Journal) -> None:
 
 
 def read(session: BrowserSession) -> None:
-    """Connect Playwright to `session.cdp_url` here; this one fails."""
+    """Connect Playwright to `session.cdp_url` here. This stand-in fails."""
     print(f"It used {session.refresh()} so far.")
     msg = "The page does not load."
     raise ValueError(msg)
 
 
 async def give_up(client: AsyncAnchorbrowser, guard: Guard, journal: Journal) -> None:
-    """Cancel a task that is using a session."""
+    """Cancel a task while it uses a session."""
 
     async def use() -> None:
         async with browser_session(client, guard, MINUTES, wait=30, journal=journal):
@@ -55,13 +55,13 @@ async def give_up(client: AsyncAnchorbrowser, guard: Guard, journal: Journal) ->
 
 
 def die(client: Anchorbrowser, guard: Guard, journal: Journal) -> None:
-    """Be killed while a session is open: this is run in a process of its own."""
+    """Exit at once while a session is open. This runs in a process of its own."""
     with browser_session(client, guard, MINUTES, wait=30, journal=journal):
         os._exit(1)
 
 
 def run(key: str, base_url: str, folder: Path) -> None:
-    """Leave sessions in three ways, the third by dying, and clean up after that."""
+    """Leave sessions by an error, a cancellation and a dead process; then clean up."""
     guard = Guard(AnchorBrowser(key, base_url=base_url))
     journal = Journal(folder)
     with Anchorbrowser(api_key=key, base_url=base_url) as client:
@@ -76,17 +76,19 @@ def run(key: str, base_url: str, folder: Path) -> None:
         keyed = os.environ | {"ANCHORBROWSER_API_KEY": key}
         subprocess.run(child, env=keyed, check=False)  # noqa: S603  this program itself
         print("A process died with a session open.")
-        # A program does this when it starts.
+        # A program does this at its start.
         reaped = reap(client, journal)
-        print(f"The next one ended {len(reaped.gone)} and left {reaped.living} of others alone.")
+        print(
+            f"The next one closed {len(reaped.gone)} and left {reaped.living} of other processes alone."
+        )
         print(f"Not confirmed: {len(reaped.left) + len(reaped.unseen)}.")
 
 
 def main() -> None:
-    """Run against the sandbox, or with --live against the real account."""
+    """Run against the sandbox, or against the real account with --live."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--live", action="store_true", help="spend ANCHORBROWSER_API_KEY's credits")
-    parser.add_argument("--base-url", default=AnchorBrowser.base_url, help="where --live goes")
+    parser.add_argument("--base-url", default=AnchorBrowser.base_url, help="the API for --live")
     parser.add_argument("--die-in", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     key = os.environ.get("ANCHORBROWSER_API_KEY", "")
@@ -105,7 +107,7 @@ def main() -> None:
         else:
             with Sandbox(credits=1, max_concurrent_browsers=3) as sandbox:
                 run(sandbox.anchor_key, sandbox.url, Path(folder))
-                print(f"{sandbox.anchor.running} of {sandbox.anchor.finished} are open still.")
+                print(f"{sandbox.anchor.running} of {sandbox.anchor.finished} are still open.")
 
 
 if __name__ == "__main__":

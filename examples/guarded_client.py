@@ -1,7 +1,7 @@
-"""An HTTP client whose requests are guarded where they leave, and know what they cost.
+"""An HTTP client that checks the credits before each request, at its transport.
 
-Runs against a sandbox on this machine (no account, no money), and with --live against pre.dev, with
-the key in PREDEV_API_KEY.
+Runs against a sandbox on this machine: no account, no money. With --live it spends the credits of
+PREDEV_API_KEY at pre.dev.
 """
 
 import argparse
@@ -19,7 +19,7 @@ PROMPTS = ["a bakery", "a chess club", "a seed library", "a bike shop", "a choir
 
 
 async def write_specs(key: str, base_url: str) -> None:
-    """Ask for all specs at once; those that the credits will not pay for never leave."""
+    """Request all specs at once. Those that the credits are not enough for are never sent."""
     guard = Guard(PreDev(key, base_url=base_url))
     async with httpx.AsyncClient(
         base_url=base_url,
@@ -46,10 +46,10 @@ async def write_specs(key: str, base_url: str) -> None:
 
 
 def main() -> None:
-    """Run against the sandbox, or with --live against the real account."""
+    """Run against the sandbox, or against the real account with --live."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--live", action="store_true", help="spend credits of PREDEV_API_KEY")
-    parser.add_argument("--base-url", help="where --live goes, instead of to pre.dev")
+    parser.add_argument("--base-url", help="the API for --live, instead of pre.dev")
     options = parser.parse_args()
     if options.live:
         key = os.environ.get("PREDEV_API_KEY") or parser.error("--live needs PREDEV_API_KEY")

@@ -1,7 +1,7 @@
-"""Both providers' SDKs, guarded as a whole: what spends is held, and settled, without a further line.
+"""Both providers' SDKs, each guarded as a whole: every method that spends is held and settled.
 
-Runs against a sandbox on this machine (no account, no money), and with --live against pre.dev and
-Anchor Browser, with the keys in PREDEV_API_KEY and ANCHORBROWSER_API_KEY.
+Runs against a sandbox on this machine: no account, no money. With --live it spends the credits of
+PREDEV_API_KEY at pre.dev and of ANCHORBROWSER_API_KEY at Anchor Browser.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from budgetguard.testing.sandbox import Sandbox
 
 
 def specs(key: str, base_url: str, poll_every: float) -> None:
-    """Submit specs until one is refused, then follow those that were not."""
+    """Submit specs until one is refused, then poll the admitted ones until they finish."""
     guard = Guard(PreDev(key, base_url=base_url))
     api: Any = predev.guarded(PredevAPI(key, base_url), guard)
     submitted = []
@@ -26,7 +26,7 @@ def specs(key: str, base_url: str, poll_every: float) -> None:
         try:
             submitted.append(api.deep_spec_async(prompt)["specId"])
         except InsufficientCredits as refusal:
-            print(f"Not {prompt}, which cost nothing: {refusal}")
+            print(f"Refused {prompt}, which cost nothing: {refusal}")
     print(f"{guard.available} credits are available while {len(submitted)} specs are written.")
     for id in submitted:
         while (spec := api.get_spec_status(id))["status"] in {"pending", "processing"}:
@@ -36,7 +36,7 @@ def specs(key: str, base_url: str, poll_every: float) -> None:
 
 
 def browsers(key: str, base_url: str) -> None:
-    """Open browsers until the account has no more of them, and end them."""
+    """Open browsers until the account allows no more, and close them."""
     guard = Guard(AnchorBrowser(key, base_url=base_url))
     opened: list[str] = []
     with anchorbrowser.guarded(Anchorbrowser(api_key=key, base_url=base_url), guard) as client:
@@ -45,7 +45,7 @@ def browsers(key: str, base_url: str) -> None:
                 created: Any = client.sessions.create_session()
                 opened.append(created.data.id)
         except BudgetGuardError as refusal:
-            print(f"Not one browser more: {refusal}")
+            print(f"Refused one more browser: {refusal}")
         finally:
             for id in opened:
                 client.sessions.delete_session(id)
@@ -53,10 +53,10 @@ def browsers(key: str, base_url: str) -> None:
 
 
 def main() -> None:
-    """Run against the sandbox, or with --live against the real accounts."""
+    """Run against the sandbox, or against the real accounts with --live."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--live", action="store_true", help="spend both accounts' credits")
-    parser.add_argument("--base-url", help="where --live goes, instead of to each provider")
+    parser.add_argument("--base-url", help="the API for --live, instead of each provider's")
     options = parser.parse_args()
     if options.live:
         names = ("PREDEV_API_KEY", "ANCHORBROWSER_API_KEY")
@@ -69,7 +69,7 @@ def main() -> None:
             browsers(sandbox.anchor_key, sandbox.url)
             charged, died = sandbox.predev.charged, sandbox.predev.died + sandbox.anchor.died
             print(f"The sandbox charged {charged} and {sandbox.anchor.charged} credits; ", end="")
-            print(f"{died} of what it began was cut off.")
+            print(f"{died} specs or sessions died half-way.")
 
 
 if __name__ == "__main__":

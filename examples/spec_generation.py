@@ -1,7 +1,7 @@
-"""Specs from pre.dev on a thread pool: none is begun that the credits may not pay for.
+"""Specs from pre.dev on a thread pool: none is started unless the credits for it are held.
 
-Runs against a sandbox on this machine (no account, no money), and with --live against pre.dev, with
-the key in PREDEV_API_KEY.
+Runs against a sandbox on this machine: no account, no money. With --live it spends the credits of
+PREDEV_API_KEY at pre.dev.
 """
 
 import argparse
@@ -19,7 +19,7 @@ PROMPTS = ["a bakery's web shop", "a chess club", "a seed library", "a tide tabl
 
 
 def run(key: str, base_url: str, poll_every: float) -> None:
-    """Ask for five deep specs at once, then follow a fast one that was only submitted."""
+    """Request five deep specs at once, then submit a fast one and poll it until it finishes."""
     api = PredevAPI(key, base_url)
     guard = Guard(PreDev(key, base_url=base_url))
     print(f"The account has {guard.balance().credits} credits.")
@@ -41,24 +41,24 @@ def run(key: str, base_url: str, poll_every: float) -> None:
         for line in pool.map(work, PROMPTS):
             print(line)
 
-    # The hold ends with the work, not with the submission; should this block raise, it is kept.
+    # The hold lasts as long as the work, not only the submission. If this block raises, it is kept.
     with guard.acquire(min=PreDev.FAST_SPEC, name="fast_spec_async") as hold:
         submitted: Any = api.fast_spec_async("a bird feeder")
         spec: Any = submitted
         while spec["status"] in {"pending", "processing"}:
             time.sleep(poll_every)
             spec = api.get_spec_status(submitted["specId"])
-            hold.charged(spec["creditsUsed"])  # booked so far: not counted twice
+            hold.charged(spec["creditsUsed"])  # charged so far: not counted twice
         hold.settle(spec["creditsUsed"])
     print(f"The submitted spec {spec['status']} for {spec['creditsUsed']} credits.")
     print(f"{guard.available} credits are available.")
 
 
 def main() -> None:
-    """Run against the sandbox, or with --live against the real account."""
+    """Run against the sandbox, or against the real account with --live."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--live", action="store_true", help="spend credits of PREDEV_API_KEY")
-    parser.add_argument("--base-url", default=PreDev.base_url, help="where --live goes")
+    parser.add_argument("--base-url", default=PreDev.base_url, help="the API for --live")
     options = parser.parse_args()
     if options.live:
         key = os.environ.get("PREDEV_API_KEY") or parser.error("--live needs PREDEV_API_KEY")

@@ -1,7 +1,7 @@
-"""A web service that sells specs from pre.dev: what its credits will not pay for is a 402.
+"""A web service that sells specs from pre.dev, and answers 402 if its credits are not enough.
 
-Runs against a sandbox on this machine (no account, no money), and with --live against pre.dev, with
-the key in PREDEV_API_KEY. It serves on loopback, asks itself for a few specs, and ends.
+Runs against a sandbox on this machine: no account, no money. With --live it spends the credits of
+PREDEV_API_KEY at pre.dev. It serves on loopback, requests a few specs from itself, and exits.
 """
 
 import argparse
@@ -26,7 +26,7 @@ PROMPTS = ["a chess club", "a seed library", "a tide table"]
 
 
 def build(guard: Guard, api: PredevAPI) -> FastAPI:
-    """The service, guarded in both ways: by a rule for a path, and by an endpoint's dependency."""
+    """Build the service: one path is guarded by a middleware rule, the other by a dependency."""
     app = FastAPI(responses=REFUSALS)
     deep = {"min": PreDev.DEEP_SPEC, "name": "deep_spec"}
     app.add_middleware(GuardMiddleware, guard=guard, rules={("POST", "/deep-spec"): deep})
@@ -63,19 +63,17 @@ def serving(app: FastAPI) -> Iterator[str]:
 
 
 def ask(client: httpx.Client, kind: str, prompt: str) -> str:
-    """Ask the service for a spec, and tell what it answered."""
-    answer = client.post(f"/{kind}-spec", params={"prompt": prompt})
-    said = answer.json()
-    if answer.is_success:
-        return f"{answer.status_code}: {prompt} finished for {said['credits']:g} credits."
-    again = answer.headers.get("retry-after", "no")
-    return (
-        f"{answer.status_code}: {prompt} refused, to be tried again in {again} s. {said['detail']}"
-    )
+    """Request a spec from the service, and describe its reply."""
+    reply = client.post(f"/{kind}-spec", params={"prompt": prompt})
+    body = reply.json()
+    if reply.is_success:
+        return f"{reply.status_code}: {prompt} finished for {body['credits']:g} credits."
+    retry_after = reply.headers.get("retry-after", "none")
+    return f"{reply.status_code}: {prompt} refused, Retry-After: {retry_after}. {body['detail']}"
 
 
 def run(key: str, base_url: str) -> None:
-    """Serve, ask for a fast spec, then for three deep ones at once."""
+    """Serve, request a fast spec, then three deep ones at once."""
     guard = Guard(PreDev(key, base_url=base_url))
     print(f"The account has {guard.balance().credits} credits.")
     with (
@@ -90,10 +88,10 @@ def run(key: str, base_url: str) -> None:
 
 
 def main() -> None:
-    """Run against the sandbox, or with --live against the real account."""
+    """Run against the sandbox, or against the real account with --live."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--live", action="store_true", help="spend credits of PREDEV_API_KEY")
-    parser.add_argument("--base-url", default=PreDev.base_url, help="where --live goes")
+    parser.add_argument("--base-url", default=PreDev.base_url, help="the API for --live")
     options = parser.parse_args()
     if options.live:
         key = os.environ.get("PREDEV_API_KEY") or parser.error("--live needs PREDEV_API_KEY")

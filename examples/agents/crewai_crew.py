@@ -1,6 +1,6 @@
-"""A CrewAI crew whose tools cost credits: its model reads a refusal as a tool's result.
+"""A CrewAI crew whose tools cost credits: a refusal is a tool's result for its model.
 
-The account is a number in memory, and the model a script.
+The model is scripted and the account is in memory: no key and no network are needed.
 """
 
 import json
@@ -32,7 +32,7 @@ def fast_spec(prompt: str) -> str:
 
 
 class Model(BaseLLM):
-    """Stands in for a chat model: tries the dear tool first, then the cheap one."""
+    """Stands in for a chat model: calls the expensive tool first, then the cheap one."""
 
     def supports_function_calling(self) -> bool:
         """Tell CrewAI to offer the tools as functions."""
@@ -54,7 +54,7 @@ class Model(BaseLLM):
 def main() -> None:
     """Let the crew do its one task."""
     os.environ["CREWAI_DISABLE_TELEMETRY"] = "true"
-    os.environ["CREWAI_TESTING"] = "true"  # or it asks whether you would like to see a trace
+    os.environ["CREWAI_TESTING"] = "true"  # otherwise it offers to show a trace
     guard = Guard(FakeProvider(40))
     tools = guarded_tools([deep_spec, fast_spec], guard, {"deep_spec": 50, "fast_spec": 10})
     writer = Agent(

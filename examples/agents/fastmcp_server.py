@@ -1,6 +1,6 @@
-"""A FastMCP server whose tools cost credits: a client's model reads a refusal as a tool's result.
+"""A FastMCP server whose tools cost credits: a refusal is a tool's result for the client.
 
-The account is a number in memory, the model a script, and the client talks to the server in memory.
+The model is scripted; the account and the connection are in memory: no key and no network are needed.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ async def fast_spec(prompt: str) -> dict[str, Any]:
 
 
 def model(read: list[str]) -> str | None:
-    """Stand in for a chat model: the next tool to call, or None to answer."""
+    """Stand in for a chat model: return the next tool to call, or None to answer."""
     if not read:
         return "deep_spec"
     return "fast_spec" if read[-1].startswith("BUDGET") else None

@@ -35,21 +35,21 @@ def deep_spec(prompt: str) -> dict[str, Any]:
 
 
 class Model(FakeMessagesListChatModel):
-    """Stands in for a chat model: says its lines in turn."""
+    """Stands in for a chat model: gives its scripted replies in order."""
 
     def bind_tools(self, tools: Sequence[Any], **_: Any) -> Any:  # noqa: ARG002  as models do
-        """Take note of nothing."""
+        """Do nothing, because the replies are scripted."""
         return self
 
 
 def call(number: str, name: str) -> AIMessage:
-    """Give the line of a model that calls a tool."""
+    """Make the reply of a model that calls a tool."""
     args = {"prompt": "a web shop"}
     return AIMessage("", tool_calls=[{"name": name, "args": args, "id": number}])
 
 
 def used(message: ToolMessage) -> int:
-    """Read what a tool says that it cost."""
+    """Return the cost that a tool reports."""
     cost: int = json.loads(message.text)["creditsUsed"]
     return cost
 

@@ -1,6 +1,6 @@
-"""A server on the MCP SDK whose tools cost credits, and a host that has its runs stopped by them.
+"""A server on the MCP SDK whose tools cost credits, and a host whose run a refusal stops.
 
-The account is a number in memory, and the client talks to the server in memory.
+The account and the connection are in memory: no key and no network are needed.
 """
 
 import anyio
@@ -36,7 +36,7 @@ async def fast_spec(prompt: str) -> dict[str, int | str]:
 
 
 async def main() -> None:
-    """Call a tool that is too dear, then one that is not."""
+    """Call a tool that is too expensive, then one that is not."""
     async with Client(server) as client:
         try:
             await client.call_tool("deep_spec", {"prompt": "a shop that sells bread"})

@@ -38,28 +38,28 @@ def deep_spec(prompt: str) -> dict[str, Any]:
 
 
 class Script(Model):
-    """Stands in for a chat model: says its lines in turn."""
+    """Stands in for a chat model: gives its scripted replies in order."""
 
     def __init__(self, *lines: ResponseOutputItem) -> None:
         self.lines = list(lines)
 
     async def get_response(self, *_: Any, **__: Any) -> ModelResponse:
-        """Say the next line."""
+        """Give the next scripted reply."""
         return ModelResponse([self.lines.pop(0)], Usage(), response_id=None)
 
     def stream_response(self, *_: Any, **__: Any) -> AsyncIterator[Any]:
-        """Nobody asks for a stream here."""
+        """Not used: this program requests no stream."""
         raise NotImplementedError
 
 
 def call(name: str) -> ResponseFunctionToolCall:
-    """Give the line of a model that calls a tool."""
+    """Make the reply of a model that calls a tool."""
     text = '{"prompt": "a web shop"}'
     return ResponseFunctionToolCall(name=name, arguments=text, call_id=name, type="function_call")
 
 
 def answer(text: str) -> ResponseOutputMessage:
-    """Give the line of a model that ends the run."""
+    """Make the reply of a model that finishes the run."""
     part = ResponseOutputText(text=text, annotations=[], type="output_text")
     return ResponseOutputMessage(
         id="answer", content=[part], role="assistant", status="completed", type="message"
@@ -67,7 +67,7 @@ def answer(text: str) -> ResponseOutputMessage:
 
 
 def used(spec: dict[str, Any]) -> int:
-    """Read what a tool says that it cost."""
+    """Return the cost that a tool reports."""
     cost: int = spec["creditsUsed"]
     return cost
 

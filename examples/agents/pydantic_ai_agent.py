@@ -36,7 +36,7 @@ def deep_spec(prompt: str) -> dict[str, Any]:
 
 
 def reply(messages: list[ModelMessage], _: AgentInfo) -> ModelResponse:
-    """Stand in for a chat model: say its lines in turn."""
+    """Stand in for a chat model: give its scripted replies in order."""
     lines: list[ToolCallPart | TextPart] = [
         ToolCallPart("fast_spec", {"prompt": "a web shop"}),
         ToolCallPart("deep_spec", {"prompt": "a web shop"}),
@@ -46,7 +46,7 @@ def reply(messages: list[ModelMessage], _: AgentInfo) -> ModelResponse:
 
 
 def used(spec: dict[str, Any]) -> int:
-    """Read what a tool says that it cost."""
+    """Return the cost that a tool reports."""
     cost: int = spec["creditsUsed"]
     return cost
 
