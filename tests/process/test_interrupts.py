@@ -190,12 +190,15 @@ def test_a_handler_that_uses_the_guard(script: Script) -> None:
     """
     script(
         """
-import faulthandler, random, signal, threading
+import faulthandler, random, signal, sys, threading
 from budgetguard._engine.binding import binding_of
 from budgetguard import Guard, GuardPool
 from budgetguard.testing import FakeProvider
 
 faulthandler.dump_traceback_later(80, exit=True)
+# A thread that holds the GIL gives it up after this many seconds. With the usual 5 ms, each lock
+# that the other thread has would cost the main thread 5 ms, some ten thousand times.
+sys.setswitchinterval(1e-5)
 provider = FakeProvider(10**9, lag=0, linger=0)
 guard = Guard(provider, recheck_after=0)
 pool = GuardPool(lambda key: Guard(provider))
