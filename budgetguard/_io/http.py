@@ -324,7 +324,7 @@ def _parse(text: str, clean: Clean) -> object:
         return clean(value) if isinstance(value, str) else value
 
     def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
-        if len(dict(items)) < len(items):
+        if len({clean(name) for name, _ in items}) < len(items):
             msg = "contains a field twice"
             raise _Nonsense(msg)
         # A name that is not clean is not that of a known field, and must not become one.
