@@ -6,9 +6,6 @@
 The same calls as in decision_quality.py. A constant cost holds the documented upper bound of each
 kind of call; a learned one holds a quantile of what the calls of that kind really cost, and grows as
 `charged()` reports more. The account is spent by nobody else, and the guard knows (sole_spender).
-
-The promise is asserted at every admission and every charge: running calls may cost more than they
-hold by no more than (calls x largest cost seen) - (what they hold), once the largest was seen.
 """
 
 import argparse
@@ -16,7 +13,6 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 
 HERE = Path(__file__).parent
