@@ -40,8 +40,9 @@ def estimate(binding: "GuardBinding", operation: str, key: Hashable) -> Estimate
 def _learned(
     binding: "GuardBinding", operation: str, key: Hashable, cost: LearnedCost
 ) -> tuple[Estimate, int]:
-    _check_key(operation, key, is_used=cost.by is not None)
     sample = binding.account.costs.learned(operation, key)
+    if sample is None:  # by= may have returned None
+        _check_key(operation, key, is_used=cost.by is not None)
     if sample is None or not (figures := sample.figures).costs:
         return Estimate(operation, to_credits(cost.start)), cost.start
     settlements, holds = len(figures.costs), figures.to_hold(cost.start, cost.quantile)

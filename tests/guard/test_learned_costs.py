@@ -200,6 +200,9 @@ def test_every_place_learns(guard: Guard, place: Settle) -> None:
     assert guard.estimate("spec").settlements == ENOUGH
 
 
+# How a call may end without anybody knowing what it cost.
+
+
 def by_default(guard: Guard) -> None:
     open_call(guard).settle()
 
@@ -354,7 +357,7 @@ def test_min_is_checked_and_not_held(guard: Guard) -> None:
 @pytest.mark.parametrize("make", ["block", "acquire"])
 def test_a_call_without_a_name_cannot_learn(guard: Guard, make: str) -> None:
     """Unnamed blocks have nothing in common."""
-    with pytest.raises(TypeError, match="learned.* needs a name here, by which it learns"):
+    with pytest.raises(TypeError, match=r"learned.* needs a name here, by which it learns"):
         if make == "acquire":
             guard.acquire(cost=learned(50))
         else:
@@ -403,7 +406,7 @@ def test_wrong_keys() -> None:
     async def later() -> str:
         return ""
 
-    with pytest.raises(TypeError, match="by takes a callable .* not str"):
+    with pytest.raises(TypeError, match=r"by takes a callable .* not str"):
         learned(50, by="model")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="by takes a plain function"):
         learned(50, by=later)
@@ -411,7 +414,7 @@ def test_wrong_keys() -> None:
 
 def test_a_learned_cost_is_no_min_beside_a_cost(guard: Guard) -> None:
     """There is one amount to hold."""
-    with pytest.raises(TypeError, match="learned.* is a cost: pass it as cost="):
+    with pytest.raises(TypeError, match=r"learned.* is a cost: pass it as cost="):
         guard.require_credits(learned(50), cost=30)
 
 
@@ -743,7 +746,7 @@ def test_no_estimate_of_a_computed_cost(guard: Guard, computed: str) -> None:
 def test_no_estimate_of_an_unknown_operation(guard: Guard) -> None:
     """A name that is close is suggested; another one may be a key."""
     guard.require_credits(min=20, name="deep_spec")(spec)
-    with pytest.raises(LookupError, match="'deep_spc', .*Did you mean deep_spec"):
+    with pytest.raises(LookupError, match=r"'deep_spc', .*Did you mean deep_spec"):
         guard.estimate("deep_spc")
     with pytest.raises(LookupError, match="an operation that does not exist") as unknown:
         guard.estimate("sk-live-0123456789")
