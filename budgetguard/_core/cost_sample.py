@@ -47,13 +47,9 @@ class CostFigures:
     @classmethod
     def of(cls, settled: deque[Settlement]) -> "CostFigures":
         """The figures of settlements in order of time; there is at least one."""
-        costs = [cost for cost, _ in settled]
-        return cls(
-            settled[-1],
-            tuple(sorted(costs)),
-            tuple(sorted(costs[-LATELY:])),
-            sum(missed for _, missed in settled),
-        )
+        costs, missed = zip(*settled, strict=True)
+        lately = costs[-LATELY:]
+        return cls(settled[-1], tuple(sorted(costs)), tuple(sorted(lately)), sum(missed))
 
     @property
     def largest(self) -> int:

@@ -11,7 +11,6 @@ from typing import TypeVar
 
 from budgetguard._core.argument_types import near, unknown
 from budgetguard._core.cost_sample import CostSample
-from budgetguard._core.learned_cost import LearnedCost
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -25,10 +24,16 @@ _SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class CostTerms:
-    """What a call of an operation needs, in micro-credits; None where that is computed."""
+    """What a call of an operation needs, in micro-credits; None where that is computed.
+
+    With a `quantile` the cost is learned, and `cost` is its start; `by_key` if it is learned by one.
+    Not the LearnedCost itself, which would keep a user's callable alive.
+    """
 
     least: int | None
-    cost: int | LearnedCost | None
+    cost: int | None
+    quantile: float | None = None
+    by_key: bool = False
 
 
 class KnownCosts:

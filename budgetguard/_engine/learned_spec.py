@@ -122,7 +122,8 @@ def declare(spec: CallSpec, operation: str) -> None:
 def terms_of_call(spec: CallSpec) -> CostTerms:
     """What a call needs, as far as it is known before there is one."""
     if isinstance(spec, LearnedSpec):
-        return CostTerms(None if callable(spec.min) else spec.min, spec.learned)
+        least, learned = None if callable(spec.min) else spec.min, spec.learned
+        return CostTerms(least, learned.start, learned.quantile, learned.by is not None)
     if spec.amounts is None:
         return CostTerms(None, None)
     least, cost, _ = spec.amounts
