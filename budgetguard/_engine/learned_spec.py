@@ -40,7 +40,7 @@ class LearnedSpec(CallSpec):
         amounts: Amounts | None = None,
     ) -> Hold | tuple[GuardBinding, AdmissionWaiter]:
         """Request the admission of a call, at what its operation costs by now."""
-        operation = self.name or operation or "this block"
+        operation = _plain(self.name or operation or "this block")
         if operation in UNNAMED:
             msg = "learned(...) needs a name here, by which it learns: pass name="
             raise TypeError(msg)
@@ -99,8 +99,8 @@ def call_spec(guard: Any, **options: Any) -> CallSpec:
         spec: CallSpec = LearnedSpec(guard, **{**options, "min": least, "cost": cost})
     else:
         spec = CallSpec(guard, **options)
-    if spec.name is not None and spec.name not in UNNAMED:
-        declare(spec, spec.name)
+    if spec.name is not None and (name := _plain(spec.name)) not in UNNAMED:
+        declare(spec, name)
     return spec
 
 
@@ -116,7 +116,12 @@ def declare(spec: CallSpec, operation: str) -> None:
     guard: Any = spec.guard
     bound: Bound | None = None if callable(guard) else guard
     costs = UNBOUND if bound is None else binding_of(bound).account.costs
-    costs.declare(operation, terms_of_call(spec))
+    costs.declare(_plain(operation), terms_of_call(spec))
+
+
+def _plain(name: str) -> str:
+    """A name as a key: of a class derived from str, it may be unhashable, or unequal to itself."""
+    return str.__str__(name)
 
 
 def terms_of_call(spec: CallSpec) -> CostTerms:

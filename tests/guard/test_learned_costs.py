@@ -279,6 +279,22 @@ def test_operations_learn_for_themselves(guard: Guard) -> None:
     assert guard.acquire(cost=cost, name="new").amount == 50
 
 
+def test_a_name_may_be_of_a_class_of_its_own(guard: Guard) -> None:
+    """Such as one that is never equal to another, and so cannot be a key."""
+
+    class Name(str):  # noqa: PLW1641  without a hash
+        __slots__ = ()
+
+        def __eq__(self, _: object) -> bool:
+            return False
+
+    for _ in range(ENOUGH):
+        guard.acquire(cost=learned(50), name=Name("spec")).settle(8)
+    assert open_call(guard).amount == 8
+    guard.require_credits(min=5, name=Name("constant"))(lambda: None)
+    assert guard.estimate("constant").cost == 5
+
+
 def test_guards_of_one_account_learn_together(clock: HandClock) -> None:
     """And other accounts do not learn from it."""
     del clock
