@@ -15,7 +15,9 @@ from budgetguard._core.errors import (
     InsufficientCredits,
     InvalidCredentials,
 )
+from budgetguard._core.estimate import Estimate
 from budgetguard._core.events import Event
+from budgetguard._core.learned_cost import learned
 from budgetguard._engine.hold import Hold
 from budgetguard._version import __version__
 from budgetguard.decorator import require_credits
@@ -31,6 +33,7 @@ __all__ = [
     "BudgetGuardError",
     "ConcurrencyLimit",
     "ConfigurationError",
+    "Estimate",
     "Event",
     "Guard",
     "GuardPool",
@@ -40,6 +43,7 @@ __all__ = [
     "InvalidCredentials",
     "PreDev",
     "__version__",
+    "learned",
     "require_credits",
     "set_active",
     "set_default_guard",

@@ -1,15 +1,16 @@
-"""What a call may cost, as users write it everywhere: a number, a callable, or a mapping of options."""
+"""What a call may cost, as users write it everywhere: a number, a callable, `learned(...)`, or options."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from budgetguard._core.amounts import Amount
+from budgetguard._core.learned_cost import LearnedCost
 from budgetguard._engine.call_spec import CallSpec, check_terms
 
 if TYPE_CHECKING:
     from budgetguard.guard import Guard
 
-Cost: TypeAlias = Amount | Callable[..., Amount] | Mapping[str, Any]
+Cost: TypeAlias = Amount | Callable[..., Amount] | LearnedCost | Mapping[str, Any]
 
 Unheard: TypeAlias = Mapping[str, str]
 """Arguments of `require_credits` that have no effect in one place, each with its error message."""
@@ -23,7 +24,8 @@ def terms_of(
     Raises TypeError for a mapping with a key that is not one of them and not in `also`, and for a
     key that is in `unheard`.
     """
-    terms: dict[str, Any] = dict(cost) if isinstance(cost, Mapping) else {"min": cost}
+    name = "cost" if isinstance(cost, LearnedCost) else "min"
+    terms: dict[str, Any] = dict(cost) if isinstance(cost, Mapping) else {name: cost}
     check_terms({name: term for name, term in terms.items() if name not in also})
     for name, why in (unheard or {}).items():
         if name in terms:

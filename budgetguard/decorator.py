@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from budgetguard._core.amounts import Amount
 from budgetguard._core.clean_tracebacks import clean_traceback
+from budgetguard._core.learned_cost import LearnedCost
 from budgetguard.defaults import DEFAULT
 from budgetguard.requirement import Requirement, checked_spec
 
@@ -14,9 +15,9 @@ if TYPE_CHECKING:
 
 @clean_traceback
 def require_credits(
-    min: Amount | Callable[..., Amount] | None = None,
+    min: Amount | Callable[..., Amount] | LearnedCost | None = None,
     *,
-    cost: Amount | Callable[..., Amount] | None = None,
+    cost: Amount | Callable[..., Amount] | LearnedCost | None = None,
     actual: Callable[[Any], Amount] | None = None,
     slots: int = 0,
     wait: float = 0,
@@ -33,6 +34,7 @@ def require_credits(
       given the call's arguments (`self` included) and returns one.
     - `cost`: credits held while the call runs; a number or a callable, like `min`, which is its
       default. Admission needs the larger of the two. `cost=0` only checks and holds nothing.
+      `learned(start)` holds what calls of the operation really cost.
     - `actual`: a callable that is given the result, or a generator's return value, and returns what
       the call really cost. If it raises, the hold is settled at `cost`, and the result is returned
       unchanged. With `until="close"` it is called when the result has ended, and is given the

@@ -1,6 +1,6 @@
 """Guard: admits calls against an account's balance."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from decimal import Decimal
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self
@@ -12,13 +12,16 @@ from budgetguard._core.balance import Balance
 from budgetguard._core.clean_tracebacks import WRONG, clean_traceback, clear
 from budgetguard._core.durations import seconds
 from budgetguard._core.errors import ConfigurationError
+from budgetguard._core.estimate import Estimate
 from budgetguard._core.events import OnEvent, logger
+from budgetguard._core.learned_cost import LearnedCost
 from budgetguard._core.policy import GuardTerms
 from budgetguard._core.sync_callables import check_plain
 from budgetguard._engine import account_registry
 from budgetguard._engine import nested_holds as nested
 from budgetguard._engine.binding import GuardBinding
 from budgetguard._engine.call_spec import NO_SLOTS, NO_WAIT, NOTHING, CallSpec
+from budgetguard._engine.estimates import estimate
 from budgetguard._engine.hold import Hold
 from budgetguard._engine.subscriber import Subscriber
 from budgetguard._engine.waiters import BalanceWaiter
@@ -140,9 +143,9 @@ class Guard:
 
     def require_credits(
         self,
-        min: Amount | Callable[..., Amount] | None = None,
+        min: Amount | Callable[..., Amount] | LearnedCost | None = None,
         *,
-        cost: Amount | Callable[..., Amount] | None = None,
+        cost: Amount | Callable[..., Amount] | LearnedCost | None = None,
         actual: Callable[[Any], Amount] | None = None,
         slots: int = NO_SLOTS,
         wait: float = NO_WAIT,
@@ -166,9 +169,9 @@ class Guard:
 
     def acquire(
         self,
-        min: Amount | None = None,
+        min: Amount | LearnedCost | None = None,
         *,
-        cost: Amount | None = None,
+        cost: Amount | LearnedCost | None = None,
         slots: int = NO_SLOTS,
         wait: float = NO_WAIT,
         lag: float | None = None,
@@ -198,9 +201,9 @@ class Guard:
     @clean_traceback
     async def aacquire(
         self,
-        min: Amount | None = None,
+        min: Amount | LearnedCost | None = None,
         *,
-        cost: Amount | None = None,
+        cost: Amount | LearnedCost | None = None,
         slots: int = NO_SLOTS,
         wait: float = NO_WAIT,
         lag: float | None = None,
@@ -245,6 +248,18 @@ class Guard:
         """
         micro = self._binding.account.peek(self._binding.subscriber)
         return None if micro is None else to_credits(micro)
+
+    @clean_traceback
+    def estimate(self, operation: str, *, key: Hashable = None) -> Estimate:
+        """What a call of that operation is expected to cost, and how many more the account pays for.
+
+        `operation` is the name in errors and events. `key` is what `learned(by=...)` returned for
+        such a call, for operations whose cost is learned by it. A constant cost is given as it is.
+
+        Does no I/O and never waits for a refresh. Raises LookupError for an operation that is not
+        known, or whose cost is computed for each call, and if `key` is missing or in excess.
+        """
+        return estimate(self._binding, operation, key)
 
     def mark_exhausted(self) -> None:
         """Report that the provider itself just refused a call because the credits were used up.

@@ -11,6 +11,7 @@ from budgetguard._engine.binding import Bound, GuardBinding
 from budgetguard._engine.call_site import caller
 from budgetguard._engine.call_spec import CallSpec
 from budgetguard._engine.hold import Hold
+from budgetguard._engine.learned_spec import call_spec, check_teaches
 
 F = TypeVar("F")
 _NOTHING: Any = object()
@@ -54,6 +55,7 @@ class Requirement:
             msg = "require_credits(...) takes one function to decorate"
             raise TypeError(msg)
         self._check_options()
+        check_teaches(self._spec)
         return wrap(self.spec, function)
 
     def _check_options(self) -> None:
@@ -150,7 +152,7 @@ def plain_specs(binding: GuardBinding) -> Callable[[Any, Any, Any], CallSpec]:
 
     @functools.lru_cache(maxsize=256)
     def checked(min_: Any, cost: Any, name: Any) -> CallSpec:
-        return CallSpec(binding, min=min_, cost=cost, name=name)
+        return call_spec(binding, min=min_, cost=cost, name=name)
 
     return checked
 
@@ -161,7 +163,7 @@ def checked_spec(guard: Any, **options: Any) -> CallSpec:
     alone = isinstance(least, _DEFINED) and sum(map(bool, options.values())) == 1
     if alone and _just_defined(least):
         raise TypeError(_bare(least))
-    return CallSpec(guard, **options)
+    return call_spec(guard, **options)
 
 
 def _just_defined(function: Any) -> bool:

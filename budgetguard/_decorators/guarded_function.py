@@ -7,6 +7,7 @@ from budgetguard._decorators.result_kinds import goes_on
 from budgetguard._engine.binding import GuardBinding, GuardRef
 from budgetguard._engine.call_spec import CallSpec
 from budgetguard._engine.hold import Hold
+from budgetguard._engine.learned_spec import LearnedSpec, declare
 
 _NOWHERE: GuardRef[Any] = GuardRef(None)
 
@@ -19,11 +20,14 @@ class GuardedFunction:
     def __init__(self, spec: CallSpec, operation: str) -> None:
         self.spec = spec
         self.operation = spec.name or operation
-        # A call whose guard is found anew each time, or that takes slots, needs a Hold.
-        self.ref = _NOWHERE if spec.ref is None or spec.slots else spec.ref
+        # A call whose guard is found anew each time, that takes slots, or that is learned from, needs
+        # a Hold.
+        needs_hold = spec.ref is None or spec.slots or isinstance(spec, LearnedSpec)
+        self.ref = _NOWHERE if needs_hold or spec.ref is None else spec.ref
         self.checks_only = spec.cost == 0 and spec.actual is None and not callable(spec.min)
         # The type of the last finished result, so that the next result of that type needs no check.
         self.plain: type = type(None)
+        declare(spec, self.operation)
 
     def __reduce__(self) -> tuple[type["GuardedFunction"], tuple[Any, ...]]:
         # For cloudpickle, which sends functions by value: the cached guard is left out.

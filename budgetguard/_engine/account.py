@@ -32,6 +32,7 @@ from budgetguard._core.refresh_failure import not_made
 from budgetguard._core.snapshot import BalanceSnapshot
 from budgetguard._engine.belief_messages import belief_changed, contradicted
 from budgetguard._engine.hold import Hold
+from budgetguard._engine.known_costs import KnownCosts
 from budgetguard._engine.refresh_schedule import LATER, Refresh, RefreshSchedule
 from budgetguard._engine.subscriber import Call, Effects, Subscriber
 from budgetguard._engine.wait_queue import WaitQueue
@@ -61,6 +62,8 @@ class Account:
         self.provider = provider
         self._find_runtime = find_runtime
         self.subscribers: weakref.WeakSet[Subscriber] = weakref.WeakSet()
+        # Not reset by a fork: what calls cost is as true in the child.
+        self.costs = KnownCosts()
         self.joining = 0
         self._fresh_for = LATER
         self._any_extra = False

@@ -10,6 +10,7 @@ from budgetguard._core.activation import ACTIVATION
 from budgetguard._core.amounts import spell, to_credits
 from budgetguard._core.branch import LedgerEntry
 from budgetguard._core.clock import Instant
+from budgetguard._core.cost_sample import CostSample
 from budgetguard._core.errors import BudgetGuardError
 from budgetguard._core.events import Event, Kind, OnEvent, logger, report
 from budgetguard._core.ledger import LedgerView
@@ -259,6 +260,8 @@ class Call:
     lag: float
     linger: float
     release_on: tuple[type[BaseException], ...] = ()
+    sample: CostSample | None = None
+    """What the call's real cost is added to, if it is learned from."""
 
     def emit(
         self,

@@ -11,6 +11,7 @@ waiters that they admit, not to the length of the queue: `QueueOrder` finds who 
 
 import math
 from dataclasses import replace
+from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, assert_never
@@ -33,6 +34,7 @@ from budgetguard._core.policy import (
 )
 from budgetguard._core.queue_order import QueueOrder
 from budgetguard._engine.hold import Hold
+from budgetguard._engine.learned_hold import LearnedHold
 from budgetguard._engine.refresh_schedule import LATER, RefreshSchedule
 from budgetguard._engine.refusal_figures import unavailable, why_refused
 from budgetguard._engine.subscriber import Call, Effects, HoldFigures, Subscriber
@@ -183,16 +185,7 @@ class WaitQueue:
         self, now: Instant, effects: Effects, call: Call, hold: Hold
     ) -> BudgetGuardError | None:
         """Hold more for an admitted call: behind all waiters, and on the cached balance."""
-        decision = self._decision(call, self._order.total, now)
-        snapshot, total = self._ledger.snapshot, hold.micro + call.need.cost
-        if (
-            snapshot is not None
-            and decision in {Admit(), Admit(refresh=True)}
-            and total > snapshot.cap
-        ):
-            # A cost limit for one call bounds the total that the call requests.
-            call = replace(call, need=replace(call.need, amount=total))
-            decision = Refuse(Shortfall.CAP, permanent=True)
+        call, decision = self._decide_extension(now, call, hold)
         error = None
         if isinstance(decision, Refuse):
             call.emit(effects, self._ledger, "refused", now, hold=hold.figures)
@@ -203,6 +196,27 @@ class WaitQueue:
         if error is None:
             self._ledger.extend(hold, call.need.cost)
         return error
+
+    def grow(self, now: Instant, call: Call, hold: Hold) -> None:
+        """Hold more for an admitted call if it fits, as `extend` does, but report no refusal."""
+        call, decision = self._decide_extension(now, call, hold)
+        if decision != Admit():
+            self._schedule.want_again(call.subscriber.terms.recheck_after, now)
+        if not isinstance(decision, Refuse) or call.subscriber.observes:
+            self._ledger.extend(hold, call.need.cost)
+
+    def _decide_extension(self, now: Instant, call: Call, hold: Hold) -> tuple[Call, Decision]:
+        decision = self._decision(call, self._order.total, now)
+        snapshot, total = self._ledger.snapshot, hold.micro + call.need.cost
+        if (
+            snapshot is not None
+            and decision in {Admit(), Admit(refresh=True)}
+            and total > snapshot.cap
+        ):
+            # A cost limit for one call bounds the total that the call requests.
+            call = replace(call, need=replace(call.need, amount=total))
+            decision = Refuse(Shortfall.CAP, permanent=True)
+        return call, decision
 
     def _waits(self, waiter: Waiter) -> bool:
         return waiter in self.queue or waiter in self.readers
@@ -278,7 +292,8 @@ class WaitQueue:
 
     def _open(self, waiter: AdmissionWaiter, now: Instant) -> HoldFigures:
         call = waiter.call
-        hold = Hold(
+        kind = Hold if call.sample is None else partial(LearnedHold, call.sample)
+        hold = kind(
             waiter.account,
             call.subscriber,
             call.operation,

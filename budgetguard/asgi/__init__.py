@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from budgetguard._core import problem_document as problem
 from budgetguard._core.amounts import Amount
 from budgetguard._core.clean_tracebacks import clean_traceback
+from budgetguard._core.learned_cost import LearnedCost
 from budgetguard._core.sync_callables import check_plain
 from budgetguard._costs import terms_of
 from budgetguard._engine.hold import Hold
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from budgetguard.guard import Guard
 
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
-RuleCost: TypeAlias = Amount | Mapping[str, Any] | Callable[[Scope], Amount | None]
+RuleCost: TypeAlias = Amount | LearnedCost | Mapping[str, Any] | Callable[[Scope], Amount | None]
 
 HOLD = "budgetguard.hold"
 """The key in the scope under which a guarded request's Hold is stored."""
@@ -152,8 +153,8 @@ class GuardMiddleware:
 def require(
     guard: "Guard | Callable[[Scope], Guard] | None" = None,
     *,
-    min: Amount | Callable[[Scope], Amount] | None = None,
-    cost: Amount | Callable[[Scope], Amount] | None = None,
+    min: Amount | Callable[[Scope], Amount] | LearnedCost | None = None,
+    cost: Amount | Callable[[Scope], Amount] | LearnedCost | None = None,
     slots: int = 0,
     wait: float = 0,
     lag: float | None = None,

@@ -24,6 +24,7 @@ from budgetguard._core.events import logger
 from budgetguard._costs import Cost, spec_for
 from budgetguard._engine.call_spec import CallSpec
 from budgetguard._engine.hold import Hold, NullHold
+from budgetguard._engine.learned_spec import check_teaches, declare
 from budgetguard.guard import Guard, check_guard
 
 TellOrStop: TypeAlias = Literal["tell", "stop"]
@@ -185,4 +186,8 @@ def _requirement(guard: Guard, name: str, cost: Cost | None) -> CallSpec | None:
     if cost is None:
         return None
     until = f"{name} takes no until: its hold lasts until the framework has the tool's result"
-    return spec_for(guard, cost, f"the cost of {name}", {"until": until})
+    spec = spec_for(guard, cost, f"the cost of {name}", {"until": until})
+    check_teaches(spec)
+    if name != _ANY:
+        declare(spec, spec.name or name)
+    return spec

@@ -12,9 +12,10 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from budgetguard._core.amounts import Amount, exact
 from budgetguard._core.errors import BudgetGuardError, ConfigurationError
+from budgetguard._core.learned_cost import LearnedCost
 
-CallCost: TypeAlias = Amount | Mapping[str, Any]
-"""A cost in credits, or the arguments of `require_credits` in a mapping."""
+CallCost: TypeAlias = Amount | LearnedCost | Mapping[str, Any]
+"""A cost in credits, `learned(...)`, or the arguments of `require_credits` in a mapping."""
 
 Price: TypeAlias = CallCost | Callable[[Any], CallCost | None]
 """What a request may cost, or a callable that is given the request; None from it costs nothing."""

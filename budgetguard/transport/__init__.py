@@ -23,6 +23,7 @@ from budgetguard._core.problem_document import retry_after
 from budgetguard._engine import nested_holds as nested
 from budgetguard._engine.binding import binding_of
 from budgetguard._engine.hold import Hold, NullHold
+from budgetguard._engine.learned_spec import declare
 from budgetguard._io.base_url import check_base_url
 from budgetguard.guard import Guard, check_guard
 from budgetguard.providers.billing import (
@@ -351,6 +352,8 @@ class _Call:
         if self._goes_on or price is None:
             return None
         spec, parked = price.spec(self._request, self.operation), self._traffic.parked
+        if spec is not None:
+            declare(spec, self.operation)
         if spec and parked and self._request.headers.get(_RETRY_COUNT, "0") != "0":
             earlier = parked.take(self._request, again=True)
             if earlier is not None:

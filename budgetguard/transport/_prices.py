@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from budgetguard._core.argument_types import place
+from budgetguard._core.learned_cost import LearnedCost
 from budgetguard._core.sync_callables import check_plain
 from budgetguard._costs import spec_for
 from budgetguard._engine.call_spec import CallSpec
@@ -37,7 +38,9 @@ class RequestPrice:
             return
         self._fixed = spec_for(guard, price, where, _NO_EFFECT)
         if isinstance(price, Mapping):
-            self.by_content = any(map(callable, price.values()))
+            self.by_content = any(map(_reads, price.values()))
+        else:
+            self.by_content = _reads(price)
 
     def spec(self, request: Any, operation: str) -> CallSpec | None:
         """The requirement of this request, or None if it costs nothing."""
@@ -60,6 +63,11 @@ class PriceTable:
             key: RequestPrice(guard, price, _named(key, prices)) for key, price in prices.items()
         }
         self.find = lru_cache(_KNOWN)(Routes(priced).find)
+
+
+def _reads(term: object) -> bool:
+    """Whether a part of a price is given the request."""
+    return callable(term) or (isinstance(term, LearnedCost) and term.by is not None)
 
 
 def _named(request: tuple[str, str], prices: Prices) -> str:

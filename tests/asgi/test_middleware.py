@@ -35,6 +35,7 @@ from budgetguard import (
     GuardPool,
     InsufficientCredits,
     InvalidCredentials,
+    learned,
     set_active,
     set_default_guard,
 )
@@ -88,6 +89,22 @@ class TestByHand:
         assert told.kinds() == ["admitted", "settled"]
         assert guard.available == 90
         assert told.events[-1].operation == "* /paid/**"
+
+    async def test_a_learned_rule(self, guard: Guard, call: Any) -> None:
+        """It learns by the rule's name what the app settled, and nothing else."""
+        costs = [3, None, 5]
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            cost = costs.pop(0)
+            if cost is not None:
+                scope["budgetguard.hold"].settle(cost)
+            await sending(START, LAST)(scope, receive, send)
+
+        rules = {("*", "/paid/**"): learned(10)}
+        while costs:
+            await call(GuardMiddleware(app, guard, rules))
+        found = guard.estimate("* /paid/**")
+        assert (found.settlements, found.largest, found.cost) == (2, 5, 10)
 
     @pytest.mark.parametrize("status", [201, 302, 404, 422, 499])
     async def test_below_500_is_settled(

@@ -63,6 +63,42 @@ assert guard.available == 95
     )
 
 
+def test_a_child_keeps_what_was_learned(script: Script) -> None:
+    """What calls cost is as true there; what it learns itself is its own."""
+    script(
+        HEAD
+        + """
+from budgetguard import learned
+
+def call():
+    return guard.acquire(cost=learned(50), name="spec")
+
+def next_amount():
+    hold = call()
+    hold.release()
+    return hold.amount
+
+for _ in range(20):
+    call().settle(1)
+running = call()
+
+def child():
+    assert next_amount() == 1
+    running.charged(0.9)
+    running.settle(3)
+    for _ in range(20):
+        call().settle(2)
+    assert next_amount() == 2
+
+in_child(child)
+assert guard.estimate("spec").settlements == 20
+assert next_amount() == 1
+running.release()
+""",
+        flags=FORKING,
+    )
+
+
 def test_ids_differ_between_children(script: Script) -> None:
     """Two children forked from one state give different ids."""
     told = script(

@@ -24,7 +24,7 @@ from accounts import (
 from predev_api import InsufficientCreditsError, PredevAPI, PredevAPIError
 from predev_api.exceptions import QueueFullError, SubscriptionRequiredError
 
-from budgetguard import Guard, InsufficientCredits, PreDev
+from budgetguard import Guard, InsufficientCredits, PreDev, learned
 from budgetguard._core.activation import ACTIVATION
 from budgetguard._engine.binding import binding_of
 from budgetguard.integrations.predev import guarded
@@ -147,6 +147,39 @@ def test_a_spec_is_held_and_settled(
     used = spec.result()["creditsUsed"]
     assert guard.available == 100 - used
     balanced(sandbox, guard)
+
+
+@pytest.mark.parametrize("submitted", [False, True], ids=["waits", "submits"])
+def test_a_learned_cost(
+    open_sandbox: OpenSandbox, elapse: Elapse, pool: ThreadPoolExecutor, submitted: bool
+) -> None:
+    """It replaces the upper bound; status requests let it grow, and the last one teaches the cost."""
+    sandbox = open_sandbox(500)
+    guard = predev_guard(sandbox, fresh_for=86_400)
+    name = "deep_spec_async" if submitted else "deep_spec"
+    guard.balance()
+    api = sdk(sandbox, guard, **{name: learned(4)})
+    used = []
+    for _ in range(2):
+        before, largest = guard.available, guard.estimate(f"PredevAPI.{name}").largest
+        assert before is not None
+        if submitted:
+            id = api.deep_spec_async("A shop")["specId"]
+            assert before - guard.available == max(4, largest or 0)
+            elapse(sandbox, DONE / 5)
+            so_far = api.get_spec_status(id)["creditsUsed"]
+            assert before - guard.available == max(4, largest or 0, Decimal(str(so_far)) * 5 / 4)
+            elapse(sandbox, DONE)
+            used.append(api.get_spec_status(id)["creditsUsed"])
+        else:
+            spec = pool.submit(api.deep_spec, "A shop")
+            assert sandbox.wait_until(lambda: sandbox.predev.running == 1)
+            assert before - guard.available == max(4, largest or 0)
+            elapse(sandbox, DONE)
+            used.append(spec.result()["creditsUsed"])
+    found = guard.estimate(f"PredevAPI.{name}")
+    assert (found.settlements, found.largest) == (2, Decimal(str(max(used))))
+    assert guard.estimate("PredevAPI.fast_spec").cost == PreDev.FAST_SPEC
 
 
 @pytest.mark.parametrize("used", [None, "N/A", True, -1, float("nan"), 1e13], ids=str)

@@ -24,6 +24,7 @@ from budgetguard import (
     Guard,
     InsufficientCredits,
     PreDev,
+    learned,
     set_active,
 )
 from budgetguard._engine.binding import binding_of
@@ -83,6 +84,29 @@ async def test_a_call_is_settled_at_what_its_reply_says(
     assert 0 < used == sandbox.predev.charged
     assert (predev.available, held(predev)) == (100 - used, 0)
     assert sandbox.balance_requests == 1
+
+
+@pytest.mark.parametrize("written", ["as a price", "by the request", "by its content"])
+async def test_a_learned_price(web: Web, predev: Guard, sandbox: Sandbox, written: str) -> None:
+    """What the replies say is learned, by method and path, and by the content where that is asked for."""
+    by = {"by its content": lambda request: json.loads(request.content)["input"]}.get(written)
+    price: Any = learned(30, by=by)
+    if written == "by the request":
+        prices: Any = {("POST", "/fast-spec"): lambda _: learned(30)}
+    else:
+        prices = {("POST", "/fast-spec"): price, ("GET", "/list-specs"): 1}
+    await web.open(predev, key=KEY, prices=prices)
+    key = SPEC["input"] if by else None
+    used = []
+    for _ in range(3):
+        reply = await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC)
+        used.append(Decimal(str(reply.json()["creditsUsed"])))
+    found = predev.estimate("POST /fast-spec", key=key)
+    assert (found.settlements, found.largest, found.cost) == (3, max(used), 30)
+    if by is None:
+        return
+    await web.send("GET", f"{sandbox.url}/list-specs")
+    assert predev.estimate("GET /list-specs").cost == 1
 
 
 async def test_a_refusal_never_leaves(web: Web, predev: Guard, sandbox: Sandbox) -> None:

@@ -15,7 +15,7 @@ from collections.abc import (
 from decimal import Decimal
 from typing import Any, assert_type
 
-from budgetguard import Balance, Guard, GuardPool, Hold, PreDev, require_credits
+from budgetguard import Balance, Guard, GuardPool, Hold, PreDev, learned, require_credits
 
 guard = Guard(PreDev())
 
@@ -24,6 +24,12 @@ guard = Guard(PreDev())
 def plain(x: int, *, y: str = "") -> list[int]:
     """Plain."""
     return [x]
+
+
+@guard.require_credits(cost=learned(50, 0.9, by=lambda x: x), actual=lambda result: result)
+def learns(x: int) -> float:
+    """Learns what it costs."""
+    return float(x)
 
 
 @require_credits(min=50, cost="30.5", until="close")
@@ -65,6 +71,7 @@ def block(x: int) -> Iterator[int]:
 
 
 assert_type(plain(1, y=""), list[int])
+assert_type(learns(1), float)
 assert_type(generator(1), Generator[int, str, bytes])
 assert_type(iterator(1), Iterator[int])
 assert_type(async_generator(1), AsyncGenerator[int, str])
