@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from budgetguard._core.refresh_failure import Failure
+    from budgetguard._engine.follower import Follower
     from budgetguard._io.loop import Runtime
     from budgetguard.providers.base import Profile
 
@@ -81,6 +82,7 @@ class Account:
         self.wait_queue = WaitQueue(self.ledger, self._schedule)
         self.queue = self.wait_queue.queue
         self._source: Any = None
+        self.follower: Follower | None = None
         self._fetched: Refresh | None = None
         self._alarm_at = LATER
         self._runtime = None
@@ -167,6 +169,8 @@ class Account:
         subscriber.closed = True
         subscriber.close_fast_path()
         self._change(self._dismiss, subscriber)
+        if self.follower is not None:
+            self.follower.leave(subscriber)
 
     def overdue(self) -> None:
         """Decide about waiters whose deadline has passed; called by one that was not woken in time."""

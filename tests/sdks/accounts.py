@@ -1,6 +1,7 @@
 """What the tests of the SDKs share: the sandbox's accounts, guards of them, and how holds end."""
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import predev_api.client
@@ -27,9 +28,12 @@ class Outcomes:
 
     def __init__(self) -> None:
         self.kinds: list[str] = []
+        self.settled_at: list[Decimal | None] = []
 
     def __call__(self, event: Event) -> None:
         """Note the event, if it is one of those."""
+        if event.kind == "settled":
+            self.settled_at.append(event.credits)
         if event.kind in {"settled", "released", "kept", "exhausted"}:
             self.kinds.append(event.kind)
 
