@@ -1,8 +1,7 @@
 """What the tests of the SDKs share: the sandbox's accounts, guards of them, and how holds end."""
 
 from collections.abc import Callable
-from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import predev_api.client
 import pytest
@@ -11,6 +10,9 @@ import requests
 from budgetguard import AnchorBrowser, Guard, PreDev
 from budgetguard._core.events import Event
 from budgetguard.testing.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from decimal import Decimal
 
 OpenSandbox = Callable[..., Sandbox]
 Elapse = Callable[[Sandbox, float], None]
