@@ -82,7 +82,7 @@ class Account:
         self.wait_queue = WaitQueue(self.ledger, self._schedule)
         self.queue = self.wait_queue.queue
         self._source: Any = None
-        self.follower: Follower | None = None
+        self.followers: dict[str, Follower] = {}
         self._fetched: Refresh | None = None
         self._alarm_at = LATER
         self._runtime = None
@@ -99,6 +99,11 @@ class Account:
             runtime = self._runtime = self._find_runtime()
             self._use(runtime.clock)
         return runtime
+
+    @property
+    def follower(self) -> "Follower | None":
+        """What follows submitted work in this process, once there is some."""
+        return self.followers.get("here")
 
     def _use(self, clock: Clock) -> None:
         # Attributes of the account, because every call reads them.

@@ -62,7 +62,12 @@ ReadStatus: TypeAlias = Callable[[BillingReply], WorkStatus | None]
 class FollowedAccount(Protocol):
     """What a follower needs from its account."""
 
-    follower: "Follower | None"
+    followers: "dict[str, Follower]"
+
+    @property
+    def follower(self) -> "Follower | None":
+        """The one there is, if any."""
+        ...
 
     @property
     def runtime(self) -> "Runtime":
@@ -262,7 +267,8 @@ class Follower(Works):
         return True
 
     def _set_alarm(self, at: float) -> bool:
-        if at >= self._alarm_at:
+        # One that is overdue may have gone with a loop whose files were closed.
+        if self._runtime.clock.monotonic() <= self._alarm_at <= at:
             return True
         try:
             self._runtime.call_at(at, self._ring)
@@ -367,12 +373,10 @@ class Follower(Works):
 
 
 def follower_of(account: FollowedAccount) -> Follower:
-    """The account's follower in this process."""
+    """The account's follower in this process; a child begins with none."""
     found = account.follower
-    if found is None:
-        # Of two threads, the slower one's work is followed all the same, by a follower of its own.
-        found = account.follower = Follower(account.runtime)
-    return found
+    # Atomic, without a lock, which a fork could leave locked.
+    return found or account.followers.setdefault("here", Follower(account.runtime))
 
 
 def ask_status(

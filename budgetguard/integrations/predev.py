@@ -335,7 +335,7 @@ class _Account:
         self, kind: _Kind, need: "CallSpec", hold: "Hold", reply: Any, *, submitted: bool
     ) -> None:
         """A request was answered: follow work that continues, settle work that is over."""
-        path = kind.find(reply)
+        path = None if isinstance(hold, NullHold) else kind.find(reply)
         if not submitted and value_at(reply, "status") not in _RUNNING:
             if path is not None and self._pays is not None:
                 follower_of(self._account).claim(path)

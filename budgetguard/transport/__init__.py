@@ -469,7 +469,10 @@ class _Call:
             if traffic.followed is not None and not isinstance(self.hold, NullHold):
                 if end != "keep":
                     traffic.followed.claim(reply)
-                elif traffic.followed.follow(self.hold, reply) or self._searched(None):
+                elif traffic.followed.follow(self.hold, reply):
+                    self._answered()
+                    return
+                elif self._searched(None):
                     return
             self._end(end)
         except Exception:  # noqa: BLE001
@@ -486,6 +489,11 @@ class _Call:
         self._traffic.parked.put(self.hold, self._chain.attempt or mark_of(self._request))
         return True
 
+    def _answered(self) -> None:
+        """The work of this call is known, or will not be searched for."""
+        if self._sending is not None:
+            self._sending.end()
+
     def _searched(self, cause: str | None) -> bool:
         """Have the work of this call searched for, whose reply was lost; False if that is not possible."""
         followed, sending = self._traffic.followed, self._sending
@@ -497,8 +505,7 @@ class _Call:
 
     def _end(self, end: Any) -> None:
         hold = self.hold
-        if self._sending is not None:
-            self._sending.end()
+        self._answered()
         if hold.state != "open":
             return
         if end == "keep":

@@ -13,6 +13,7 @@ from followed import BATCH, BEGUN, LIST, STATUS, at_rest, elapsed, follower
 from web import Web
 
 from budgetguard import Balance, Event, Guard, PreDev
+from budgetguard._core.activation import ACTIVATION
 from budgetguard._core.status_schedule import LEFT_ALONE
 from budgetguard._engine.binding import binding_of
 from budgetguard.providers.billing import Billing, BillingReply, WorkStatus, parse
@@ -224,6 +225,26 @@ async def test_with_follow_false_nothing_is_asked(web: Web, scene: Scene, sandbo
     assert scene.kinds == ["kept", "kept"]
     scene.elapse(200)
     assert sandbox.requests[STATUS] == sandbox.requests[LIST] == 0
+
+
+@pytest.mark.parametrize("way", ["httpx"], indirect=True)
+async def test_a_long_status_is_read_to_its_end(web: Web, scene: Scene, sandbox: Sandbox) -> None:
+    """A finished spec is in its status, up to 8 MiB of it."""
+    await web.open(scene.guard, key=KEY)
+    await web.send("POST", f"{sandbox.url}/deep-spec", json=LATER)
+    sandbox.fault("/spec-status/*", size=8 * 1024 * 1024)
+    scene.elapse(400)
+    assert scene.kinds == ["settled"]
+    assert scene.is_exact()
+
+
+@pytest.mark.parametrize("way", ["httpx"], indirect=True)
+async def test_switched_off_nothing_is_asked(web: Web, scene: Scene, sandbox: Sandbox) -> None:
+    """There is no hold to follow."""
+    ACTIVATION.set_active(False)
+    await web.open(scene.guard, key=KEY)
+    await web.send("POST", f"{sandbox.url}/deep-spec", json=LATER)
+    assert binding_of(scene.guard).account.follower is None
 
 
 @pytest.mark.parametrize("way", ["httpx"], indirect=True)
