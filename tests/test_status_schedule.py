@@ -24,6 +24,8 @@ def test_each_reply_counts_as_hearing_of_it(schedule: StatusSchedule) -> None:
     assert (schedule.due, schedule.over_at) == (1095, 1945)
     schedule.told(1060)
     assert (schedule.due, schedule.over_at) == (1060 + LEFT_ALONE, 1960)
+    schedule.answered(1061, 30)
+    assert (schedule.due, schedule.over_at) == (1060 + LEFT_ALONE, 1961)
 
 
 def test_replies_that_tell_nothing(schedule: StatusSchedule) -> None:

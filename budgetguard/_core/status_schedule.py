@@ -63,7 +63,8 @@ class StatusSchedule:
     def answered(self, now: float, wait: float) -> None:
         """Our request was answered, and the work goes on."""
         self.heard, self.misses = now, 0
-        self.due = now + wait
+        # Unless the program asked in the meantime.
+        self.due = max(self.due, now + wait)
 
     def missed(self, now: float, wait: float) -> None:
         """Our request was answered, but the reply told nothing."""

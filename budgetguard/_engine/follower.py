@@ -202,7 +202,7 @@ class Follower(Works):
         self._client = object()
 
     def follow(self, work: Work) -> bool:
-        """StatusRequest about this work until it has ended; False if no loop can be started."""
+        """Ask about this work until it has ended; False if no loop can be started."""
         if isinstance(work.hold, NullHold):
             return True
         now = self._runtime.clock.monotonic()
