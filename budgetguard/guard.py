@@ -275,6 +275,8 @@ class Guard:
     def close(self) -> None:
         """Stop admitting calls; calling it is optional. Open holds end as usual.
 
+        The status of submitted work is no longer requested: such holds are kept.
+
         Callers that are waiting for this guard, for admission or for a balance, get a RuntimeError
         at once, and no credits are held for them. Later calls get a RuntimeError too.
         """

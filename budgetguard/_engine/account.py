@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from budgetguard._core.refresh_failure import Failure
+    from budgetguard._engine.follower import Follower
     from budgetguard._io.loop import Runtime
     from budgetguard.providers.base import Profile
 
@@ -91,6 +92,7 @@ class Account:
         self.wait_queue = WaitQueue(self.ledger, self._schedule)
         self.queue = self.wait_queue.queue
         self._source: Any = None
+        self.followers: dict[str, Follower] = {}
         self._fetched: Refresh | None = None
         self._alarm_at = LATER
         self._runtime = None
@@ -107,6 +109,11 @@ class Account:
             runtime = self._runtime = self._find_runtime()
             self._use(runtime.clock)
         return runtime
+
+    @property
+    def follower(self) -> "Follower | None":
+        """What follows submitted work in this process, once there is some."""
+        return self.followers.get("here")
 
     def _use(self, clock: Clock) -> None:
         # Attributes of the account, because every call reads them.
@@ -177,6 +184,8 @@ class Account:
         subscriber.closed = True
         subscriber.close_fast_path()
         self._change(self._dismiss, subscriber)
+        if self.follower is not None:
+            self.follower.leave(subscriber)
 
     def overdue(self) -> None:
         """Decide about waiters whose deadline has passed; called by one that was not woken in time."""

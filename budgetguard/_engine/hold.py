@@ -204,6 +204,13 @@ class Hold(Reservation):
         """
         self._end("keep", "kept")
 
+    def keep_because(self, cause: str | None) -> bool:
+        """Keep the hold; False if it has ended. `cause` is the name of the call's exception, if known."""
+        if not self._claim("kept", cause):
+            return False
+        self._post(self.record_kept, cause)
+        return True
+
     def keep_attempt(self) -> None:
         """Count `amount` once more, as kept, because an earlier attempt of the call may have cost it.
 

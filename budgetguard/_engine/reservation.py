@@ -56,6 +56,20 @@ class Reservation(LedgerEntry):
         """The hold's figures, as events show them."""
         return self._number, self.micro, self._began
 
+    @property
+    def linger(self) -> float:
+        """How long the provider may go on after the call was abandoned, in seconds."""
+        return self._linger
+
+    def is_of(self, subscriber: Subscriber) -> bool:
+        """Whether that guard admitted the call."""
+        return self._subscriber is subscriber
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the guard that admitted the call was closed."""
+        return self._subscriber.closed
+
     def _emit_now(self, kind: Kind, amount: int, mono: float, wall: float) -> None:
         """Deliver an event at once, on the fast path.
 

@@ -24,9 +24,11 @@ from budgetguard._core.refresh_failure import Transient, UsedUp, causes, used_up
 from budgetguard._io.credentials import Credential, Secret
 
 MAX_BODY = 16 * 1024
+MAX_LONG_BODY = 8 * 1024 * 1024
 MAX_RETRY_AFTER = 60.0
 
 _OK = 200
+_NOT_FOUND = 404
 _REDIRECTS = range(300, 400)
 DENIED = (401, 403)
 _TOO_MANY = 429
@@ -93,6 +95,26 @@ async def get_json(
     return outcome
 
 
+async def get_reply(
+    client: httpx.AsyncClient,
+    url: str,
+    credential: Credential,
+    *,
+    provider: str,
+) -> tuple[int, bytes | None]:
+    """The status of a GET, 200 or 404, and its body as it was sent; None for one that is not usable.
+
+    For replies about work, which contain its results: they may be 8 MiB long, and are not searched for
+    the key, so no text in them may be shown. A body that is longer or compressed is not usable. Raises as
+    `get_json` does for any other status, and for a connection that fails. Has no deadline of its own.
+    """
+    reply = await _ask_reply(client, url, credential, provider)
+    if isinstance(reply, BalanceUnavailable):
+        raise reply
+    usable = len(reply.body) <= MAX_LONG_BODY and not _is_coded(reply.encoding)
+    return reply.status, reply.body if usable else None
+
+
 def said(fields: dict[str, Any]) -> str:
     """The provider's own message in an error body, without a final period; or ''.
 
@@ -152,7 +174,7 @@ def is_page(headers: Mapping[str, str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class BalanceReply:
-    """A provider's response; its body is cut off one chunk after 16 KiB.
+    """A provider's response; its body is cut off one chunk after 16 KiB, or 8 MiB for a reply about work.
 
     `page` is True if the headers mark a web page.
     """
@@ -193,22 +215,39 @@ def cleaner(key: Secret) -> Clean:
 async def _ask(
     client: httpx.AsyncClient, url: str, credential: Credential, provider: str
 ) -> dict[str, object] | BalanceUnavailable:
+    reply = await _send(client, url, credential, provider, MAX_BODY)
+    if isinstance(reply, BalanceUnavailable):
+        return reply
+    return judge(reply, provider, cleaner(credential.key))
+
+
+async def _ask_reply(
+    client: httpx.AsyncClient, url: str, credential: Credential, provider: str
+) -> BalanceReply | BalanceUnavailable:
+    reply = await _send(client, url, credential, provider, MAX_LONG_BODY)
+    if isinstance(reply, BalanceUnavailable) or reply.status in {_OK, _NOT_FOUND}:
+        return reply
+    return _refusal(reply, provider, cleaner(credential.key))
+
+
+async def _send(
+    client: httpx.AsyncClient, url: str, credential: Credential, provider: str, most: int
+) -> BalanceReply | BalanceUnavailable:
     try:
         async with client.stream(
             "GET", url, headers=credential.headers(), follow_redirects=False
         ) as response:
-            reply = await _receive(response)
+            return await _receive(response, most)
     except Exception as error:  # noqa: BLE001 - whatever it is, its frames contain the headers
         return _no_reply(error, provider, url)
-    return judge(reply, provider, cleaner(credential.key))
 
 
-async def _receive(response: httpx.Response) -> BalanceReply:
+async def _receive(response: httpx.Response, most: int) -> BalanceReply:
     body = bytearray()
     try:
         async for chunk in response.aiter_raw():
             body += chunk
-            if len(body) > MAX_BODY:
+            if len(body) > most:
                 break
     except httpx.TransportError:
         # With any other status, the body would only add the provider's message.
@@ -283,8 +322,7 @@ class _Nonsense(ValueError):
 
 
 def _read_object(reply: BalanceReply, clean: Clean) -> dict[str, object]:
-    # Some servers send a value that is not a coding, such as `none` or `utf-8`: the body is as it is.
-    if not _CODINGS.isdisjoint(re.split(r"[\s,]+", reply.encoding)):
+    if _is_coded(reply.encoding):
         msg = "is compressed, which was not requested"
         raise _Nonsense(msg)
     value = _parse(_text(reply.body), clean)
@@ -292,6 +330,11 @@ def _read_object(reply: BalanceReply, clean: Clean) -> dict[str, object]:
         msg = "is JSON, but not an object"
         raise _Nonsense(msg)
     return value
+
+
+def _is_coded(encoding: str) -> bool:
+    # Some servers send a value that is not a coding, such as `none` or `utf-8`: the body is as it is.
+    return not _CODINGS.isdisjoint(re.split(r"[\s,]+", encoding))
 
 
 def _text(body: bytes) -> str:

@@ -1,11 +1,12 @@
 """What a guard needs from a provider, and the defaults for what a provider does not define."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from budgetguard._core.amounts import to_micro
 from budgetguard._core.balance import Balance
-from budgetguard.providers.billing import Billing, Prices
+from budgetguard.providers.billing import Billing, BillingReply, Prices
 
 if TYPE_CHECKING:
     import httpx
@@ -41,6 +42,9 @@ class Provider(Protocol):
     - `trust_env`: whether proxies and certificates are taken from the environment; False.
     - `fingerprint`: a digest that identifies the account, including its key. Guards whose providers have the
       same fingerprint share the account's credits; without one, each guard counts by itself.
+    - `billing`: what replies say about credits, a `budgetguard.providers.billing.Billing`.
+    - `async fetch_reply(client, path)`: the reply to one free GET of a path below `base_url`, as a
+      `BillingReply`; with it, work that `billing` can ask about is followed until it has ended.
     """
 
     name: str
@@ -83,6 +87,7 @@ class Profile:
     trust_env: bool
     fingerprint: str | None
     billing: Billing
+    fetch_reply: Callable[[Any, str], Awaitable[BillingReply]] | None
 
     @classmethod
     def of(cls, source: Any) -> "Profile":
@@ -108,6 +113,8 @@ class Profile:
             trust_env=bool(given["trust_env"]),
             fingerprint=given["fingerprint"] or None,
             billing=given["billing"] or Billing(),
+            # Not declared above, where a type checker would require it of every provider.
+            fetch_reply=getattr(source, "fetch_reply", None),
         )
 
 

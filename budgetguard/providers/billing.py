@@ -77,6 +77,25 @@ class BillingReply:
         return (parse(text.encode()) for each, text in self.frames if each == name)
 
 
+@dataclass(frozen=True, slots=True)
+class WorkStatus:
+    """What is known about submitted work: the credits charged so far, and what became of it once it has ended."""
+
+    charged: Decimal | None = None
+    end: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LostCall:
+    """What identifies the work of a request whose reply was lost.
+
+    `search` is the path of a list in which it appears. Calls of an equal `key` cannot be told apart.
+    """
+
+    search: str
+    key: tuple[str, ...] = field(repr=False)
+
+
 class Billing:
     """Takes 402 as want of credits, 4xx, 307 and 308 as nothing spent, any other failure as unknown."""
 
@@ -96,6 +115,35 @@ class Billing:
     def remaining(self, headers: Mapping[str, str]) -> Decimal | None:
         """The balance that a reply's headers give, if they give one."""
         del headers
+        return None
+
+    def work(self, reply: BillingReply) -> str | None:
+        """Where the status of the work is found that this reply is about, finished or not.
+
+        A path below the base URL, for a GET; it also identifies the work. None if the reply names none.
+        """
+        del reply
+        return None
+
+    def status(self, reply: BillingReply) -> WorkStatus | None:
+        """What a reply to such a GET says about the work; None if it says nothing."""
+        del reply
+        return None
+
+    def lost(self, path: str, content: bytes | None) -> LostCall | None:
+        """How to find the work of a request whose reply was lost; None if it cannot be found."""
+        del path, content
+        return None
+
+    def candidates(
+        self, lost: LostCall, reply: BillingReply, since: float, until: float
+    ) -> list[str] | None:
+        """All work in a list that may be that of a lost call, each as `work` identifies it.
+
+        The call's work began between these two times (s since the epoch). None if the list may lack some of
+        it: it has more pages, or an entry without what would tell.
+        """
+        del lost, reply, since, until
         return None
 
     def refusal(self, path: str, error: BudgetGuardError) -> dict[str, Any]:

@@ -22,10 +22,12 @@ from budgetguard._core.events import logger
 from budgetguard._core.problem_document import retry_after
 from budgetguard._engine import nested_holds as nested
 from budgetguard._engine.binding import binding_of
-from budgetguard._engine.hold import Hold, NullHold
+from budgetguard._engine.follower import may_search
+from budgetguard._engine.hold import Hold, NullHold, cause_of
 from budgetguard._engine.learned_spec import declare
 from budgetguard._io.base_url import check_base_url
 from budgetguard.guard import Guard, check_guard
+from budgetguard.providers._account import check_flag
 from budgetguard.providers.billing import (
     DID_NOTHING,
     PAYMENT_REQUIRED,
@@ -33,6 +35,7 @@ from budgetguard.providers.billing import (
     read,
 )
 from budgetguard.transport._body import watched
+from budgetguard.transport._followed import WorkOfReplies
 from budgetguard.transport._likeness import seen_as
 from budgetguard.transport._prices import PriceTable, RequestPrice
 from budgetguard.transport._redirects import KEY, Onward, RequestChain, followers, is_redirect
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from typing import Any as _Base
 
     from budgetguard._engine.call_spec import CallSpec
+    from budgetguard._engine.follower import Sending
 else:
     _Base = object
 
@@ -75,6 +79,7 @@ class _Transport(_Base):  # type: ignore[misc]
         prices: Prices | None = None,
         base_url: str | None = None,
         on_refusal: AnswerOrRaise = "answer",
+        follow: bool = True,
     ) -> None:
         if isinstance(transport, type) or not (
             transport is None or hasattr(transport, self._sends)
@@ -82,7 +87,7 @@ class _Transport(_Base):  # type: ignore[misc]
             msg = f"transport takes an object with {self._sends}, not {_described(transport)}"
             raise TypeError(msg)
         self._made = {} if transport is None else {"behind": transport}
-        self._traffic = _Traffic(guard, prices, base_url, on_refusal)
+        self._traffic = _Traffic(guard, prices, base_url, on_refusal, follow=follow)
 
     if not TYPE_CHECKING:  # type checkers accept it already, see _Base
 
@@ -135,8 +140,14 @@ class GuardTransport(_Transport):
     What happens to the hold:
 
     - It is settled when the reply has been read completely, at what the reply says, or else at its cost.
-    - It is kept if the reply broke off or timed out, or if work continues after it, as with a websocket: the
-      outcome is unknown, so the credits remain counted until a later balance shows what was charged.
+    - It remains open if work continues after the reply that the provider's billing can ask about, such as an
+      asynchronous spec: until a reply says that the work has ended. You may request its status through this
+      transport. If you have not done so for a while (30 to 60 s after the submission, or 120 s after the
+      last reply), the library requests it itself every 30 to 60 s, in the background, with the provider's
+      key, at the provider's base URL; also after the client was closed. With `follow=False` it does not.
+    - It is kept if the reply broke off or timed out, or if other work continues after it, as with a
+      websocket: the outcome is unknown, so the credits remain counted until a later balance shows what was
+      charged. A spec of pre.dev is searched for first, as `budgetguard.integrations.predev.guarded` says.
     - It is released if no connection was made or the provider refused the request. A 402 for want of
       credits marks the guard exhausted.
 
@@ -243,7 +254,13 @@ class _Traffic:
     """What all requests share: the guard, prices, origin, and the calls that may be retried."""
 
     def __init__(
-        self, guard: Guard, prices: Prices | None, base_url: str | None, on_refusal: AnswerOrRaise
+        self,
+        guard: Guard,
+        prices: Prices | None,
+        base_url: str | None,
+        on_refusal: AnswerOrRaise,
+        *,
+        follow: bool,
     ) -> None:
         check_guard(guard)
         if on_refusal not in {"answer", "raise"}:
@@ -268,6 +285,10 @@ class _Traffic:
         self.guard = guard
         self.account = binding_of(guard).account
         self.billing = provider.billing
+        # Elsewhere, the provider's own key and address would ask about other work.
+        same = base_url is None or check_base_url(base_url) == provider.base_url
+        follows = check_flag(follow, "follow") and same and provider.fetch_reply is not None
+        self.followed = WorkOfReplies(provider, self.account) if follows else None
         self.raises = on_refusal == "raise"
         self.parked = Parked(guard)
         self._prices = PriceTable(guard, prices)
@@ -336,6 +357,7 @@ class _Call:
         self.operation = chain.operation
         self.hold: Hold = NullHold(self.operation, 0) if hold is None else hold
         self._goes_on = hold is not None
+        self._sending: Sending | None = None
         self._traffic = traffic
         self._request = request
         self._chain = chain
@@ -378,8 +400,10 @@ class _Call:
         return response(error.status_code, headers=headers, json=body, request=self._request)
 
     def __enter__(self) -> None:
-        account = self._traffic.account
+        account, followed = self._traffic.account, self._traffic.followed
         self._sent = Instant(account.monotonic(), account.wall())
+        if followed is not None and not isinstance(self.hold, NullHold):
+            self._sending = followed.sending(self._chain.path, self._request)
 
     def __exit__(
         self,
@@ -393,7 +417,9 @@ class _Call:
         never_made = library.ConnectError, library.ConnectTimeout, library.PoolTimeout
         if isinstance(error, (*never_made, library.ProxyError)) and not self._chain.maybe_done:
             self._end("release")
-        elif not isinstance(error, library.TransportError) or not self._park():
+        elif isinstance(error, library.TransportError) and self._park():
+            return
+        elif not (may_search(error) and self._searched(cause_of(error))):
             self.hold.finish(error)
 
     def received(self, response: Any) -> Any:
@@ -402,7 +428,10 @@ class _Call:
         remaining = traffic.billing.remaining(response.headers)
         if remaining is not None:
             traffic.account.offer(remaining, self._sent)
-        unpriced = isinstance(self.hold, NullHold)
+        unpriced, followed = isinstance(self.hold, NullHold), traffic.followed
+        if unpriced and followed is not None and followed.knows(self._chain.path):
+            told = partial(followed.told, self._chain.path, response)
+            return watched(response, _library(self._request), told, _MOST_READ)
         if unpriced and response.status_code != PAYMENT_REQUIRED:
             return response
         if is_redirect(response):
@@ -431,14 +460,23 @@ class _Call:
             reply = read(
                 path, status, headers, content, complete=complete, request_body=request_body
             )
-            billing = self._traffic.billing
+            traffic = self._traffic
+            billing = traffic.billing
             if billing.exhausted(reply):
-                self._traffic.guard.mark_exhausted()
+                traffic.guard.mark_exhausted()
             end = billing.end(reply)
             if end == "release" and self._chain.maybe_done:
                 end = "keep"
             if end == "keep" and _may_be_tried_again(reply.status) and self._park():
                 return
+            if traffic.followed is not None and not isinstance(self.hold, NullHold):
+                if end != "keep":
+                    traffic.followed.claim(reply)
+                elif traffic.followed.follow(self.hold, reply):
+                    self._answered()
+                    return
+                elif self._searched(None):
+                    return
             self._end(end)
         except Exception:  # noqa: BLE001
             # The caller still gets the reply.
@@ -454,8 +492,23 @@ class _Call:
         self._traffic.parked.put(self.hold, self._chain.attempt or mark_of(self._request))
         return True
 
+    def _answered(self) -> None:
+        """The work of this call is known, or will not be searched for."""
+        if self._sending is not None:
+            self._sending.end()
+
+    def _searched(self, cause: str | None) -> bool:
+        """Have the work of this call searched for, whose reply was lost; False if that is not possible."""
+        followed, sending = self._traffic.followed, self._sending
+        return (
+            followed is not None
+            and sending is not None
+            and followed.search(self.hold, sending, cause)
+        )
+
     def _end(self, end: Any) -> None:
         hold = self.hold
+        self._answered()
         if hold.state != "open":
             return
         if end == "keep":

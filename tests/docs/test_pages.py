@@ -22,6 +22,7 @@ REFERENCE = sorted((DOCS / "reference").glob("*.md"))
 # Where calls are made: the reference shows something of each, but for what others stand on.
 PLACES = (
     "budgetguard.providers",
+    "budgetguard.providers.billing",
     "budgetguard.transport",
     "budgetguard.routes",
     "budgetguard.asgi",

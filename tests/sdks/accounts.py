@@ -1,7 +1,7 @@
 """What the tests of the SDKs share: the sandbox's accounts, guards of them, and how holds end."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import predev_api.client
 import pytest
@@ -10,6 +10,9 @@ import requests
 from budgetguard import AnchorBrowser, Guard, PreDev
 from budgetguard._core.events import Event
 from budgetguard.testing.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from decimal import Decimal
 
 OpenSandbox = Callable[..., Sandbox]
 Elapse = Callable[[Sandbox, float], None]
@@ -27,9 +30,12 @@ class Outcomes:
 
     def __init__(self) -> None:
         self.kinds: list[str] = []
+        self.settled_at: list[Decimal | None] = []
 
     def __call__(self, event: Event) -> None:
         """Note the event, if it is one of those."""
+        if event.kind == "settled":
+            self.settled_at.append(event.credits)
         if event.kind in {"settled", "released", "kept", "exhausted"}:
             self.kinds.append(event.kind)
 

@@ -55,10 +55,17 @@ def running(guard: Guard) -> int:
     return account.ledger.running
 
 
-def sdk(sandbox: Sandbox, guard: Guard, base_url: str | None = None, **costs: Any) -> Any:
+def sdk(
+    sandbox: Sandbox,
+    guard: Guard,
+    base_url: str | None = None,
+    *,
+    follow: bool = True,
+    **costs: Any,
+) -> Any:
     """Make pre.dev's client, guarded; whose replies are no objects, whatever its types say."""
     api = PredevAPI(sandbox.predev_key, base_url or sandbox.url)
-    return guarded(api, guard, costs=costs)
+    return guarded(api, guard, costs=costs, follow=follow)
 
 
 @pytest.fixture
@@ -66,11 +73,15 @@ def begin(open_sandbox: OpenSandbox) -> Begin:
     """Open a sandbox; give it with a guard of its account, and pre.dev's client behind it."""
 
     def begin(
-        credits: float | str, on_event: Outcomes | None = None, **options: Any
+        credits: float | str,
+        on_event: Outcomes | None = None,
+        *,
+        follow: bool = True,
+        **options: Any,
     ) -> tuple[Sandbox, Guard, Any]:
         sandbox = open_sandbox(credits, **options)
         guard = predev_guard(sandbox, on_event=on_event)
-        return sandbox, guard, sdk(sandbox, guard)
+        return sandbox, guard, sdk(sandbox, guard, follow=follow)
 
     return begin
 
@@ -378,7 +389,7 @@ def test_an_unknown_outcome_is_kept(
 ) -> None:
     """A spec may be written behind an error: its cost counts until a late enough balance."""
     outcomes = Outcomes()
-    sandbox, guard, api = begin(100, on_event=outcomes)
+    sandbox, guard, api = begin(100, on_event=outcomes, follow=False)
     sandbox.fault("/deep-spec", **fault)
     with pytest.raises(PredevAPIError):
         getattr(api, name)("A shop")
@@ -487,7 +498,7 @@ def test_what_an_error_says_of_the_hold(
 ) -> None:
     """Refusals of a request release, want of credits is told to the guard, all else is kept."""
     told = Outcomes()
-    sandbox, guard, api = begin(100, on_event=told)
+    sandbox, guard, api = begin(100, on_event=told, follow=False)
     sandbox.fault("/*-spec", status=status, body=body)
     sandbox.fault("/browser-agent", status=status, body=body)
     with pytest.raises(PredevAPIError):
@@ -503,7 +514,7 @@ def test_after_a_402_nothing_is_sent(
     begin: Begin, elapse: Elapse, pool: ThreadPoolExecutor
 ) -> None:
     """The provider was asked once; a top-up opens the guard again."""
-    sandbox, guard, api = begin(150)
+    sandbox, guard, api = begin(150, follow=False)
     spec = pool.submit(api.deep_spec, "A shop")
     assert sandbox.wait_until(lambda: sandbox.predev.running == 1)
     sandbox.predev.spend(149)
@@ -751,7 +762,7 @@ def test_without_anybody_who_polls_the_holds_end_with_the_client(
 ) -> None:
     """They are kept, until a late enough balance shows what the work cost."""
     outcomes = Outcomes()
-    sandbox, guard, api = begin(100, on_event=outcomes)
+    sandbox, guard, api = begin(100, on_event=outcomes, follow=False)
     api.deep_spec_async("A shop")
     api.fast_spec_async("A shop")
     api.browser_agent(TASKS, run_async=True)

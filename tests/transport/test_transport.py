@@ -182,7 +182,7 @@ async def test_a_submission_is_kept_until_a_look_can_show_it(
     web: Web, predev: Guard, sandbox: Sandbox, clock: HandClock
 ) -> None:
     """The reply to an asynchronous spec says nothing of what it will use."""
-    await web.open(predev, key=KEY)
+    await web.open(predev, key=KEY, follow=False)
     reply = await web.send("POST", f"{sandbox.url}/deep-spec", json=SPEC | {"async": True})
     assert reply.json()["status"] == "pending"
     assert sandbox.wait_until(lambda: sandbox.predev.finished == 1)
@@ -333,7 +333,7 @@ async def test_a_spec_that_died_half_way_counts_until_a_look_shows_it(
 ) -> None:
     """Its 402 says nothing about what it burned before."""
     sandbox.fault("/fast-spec", status=402)
-    await web.open(predev, key=KEY)
+    await web.open(predev, key=KEY, follow=False)
     await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC)
     assert binding_of(predev).account.ledger.kept.total == 10_000_000
 
@@ -352,7 +352,7 @@ async def test_a_refused_request_costs_nothing(
 async def test_a_failure_at_the_provider_is_kept(web: Web, predev: Guard, sandbox: Sandbox) -> None:
     """Nobody knows what a call cost that ended in a 500."""
     sandbox.fault("/fast-spec", status=500, body={"error": "oops"})
-    await web.open(predev, key=KEY)
+    await web.open(predev, key=KEY, follow=False)
     await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC)
     assert (predev.available, held(predev)) == (90, 0)
 
@@ -403,7 +403,7 @@ async def test_a_proxy_that_lets_nobody_through_costs_nothing(
 async def test_a_time_out_is_kept(web: Web, predev: Guard, sandbox: Sandbox, fault: str) -> None:
     """The provider may be at it still."""
     sandbox.fault("/fast-spec", **{fault: True})
-    await web.open(predev, key=KEY, timeout=0.05 if fault == "hang" else 10)
+    await web.open(predev, key=KEY, follow=False, timeout=0.05 if fault == "hang" else 10)
     with pytest.raises(web.library.TransportError):
         await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC)
     assert (predev.available, held(predev)) == (90, 0)
@@ -413,7 +413,7 @@ async def test_a_time_out_is_kept(web: Web, predev: Guard, sandbox: Sandbox, fau
 async def test_a_cancelled_call_is_kept(web: Web, predev: Guard, sandbox: Sandbox) -> None:
     """And nothing of it is left behind."""
     sandbox.fault("/fast-spec", hang=True)
-    await web.open(predev, key=KEY)
+    await web.open(predev, key=KEY, follow=False)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(web.send, "POST", f"{sandbox.url}/fast-spec")
         with anyio.fail_after(10):
@@ -456,7 +456,7 @@ async def test_a_reply_that_breaks_off_is_kept(web: Web, predev: Guard, sandbox:
     """A figure in the half that came is not believed."""
     body = '{"creditsUsed": 1, "status": "completed"}\n\n'
     sandbox.fault("/fast-spec", status=200, body=body, size=1_000_000, drip=0.0001)
-    await web.open(predev, key=KEY, timeout=10)
+    await web.open(predev, key=KEY, follow=False, timeout=10)
     async with web.stream("POST", f"{sandbox.url}/fast-spec", json=SPEC) as lines:
         assert "creditsUsed" in await anext(lines)
     assert (predev.available, held(predev)) == (90, 0)
@@ -749,7 +749,7 @@ async def test_what_broke_a_request_is_named_by_what_it_keeps_away(
     events: list[Event] = []
     guard = Guard(PreDev(KEY, base_url=sandbox.url), on_event=events.append)
     sandbox.fault("/fast-spec", reset=True)
-    await web.open(guard, key=KEY)
+    await web.open(guard, key=KEY, follow=False)
     with pytest.raises(web.library.TransportError) as broken:
         await web.send("POST", f"{sandbox.url}/fast-spec", json=SPEC)
     cause = type(broken.value).__name__

@@ -48,6 +48,11 @@ class Web:
         answer = self.client.request(method, url, **options)
         return await answer if self.awaiting else answer
 
+    async def library_post(self, url: str, **options: Any) -> Any:
+        """One request by somebody else, whose client has no guard."""
+        async with self.library.AsyncClient() as client:
+            return await client.post(url, **options)
+
     @asynccontextmanager
     async def stream(
         self, method: str, url: str, **options: Any

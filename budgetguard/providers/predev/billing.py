@@ -1,8 +1,10 @@
 """What pre.dev's replies say about credits (docs.pre.dev, API reference and AI gateway, 2026-11)."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, ClassVar, Final
+from urllib.parse import quote
 
 from budgetguard._core.errors import BalanceUnavailable, BudgetGuardError, InsufficientCredits
 from budgetguard.providers.billing import (
@@ -10,8 +12,10 @@ from budgetguard.providers.billing import (
     PAYMENT_REQUIRED,
     Billing,
     BillingReply,
+    LostCall,
     Outcome,
     Prices,
+    WorkStatus,
     amount,
     balance,
     parse,
@@ -24,6 +28,12 @@ GATEWAY_CALL: Final = Decimal("1.4")
 
 _MOST_TASKS = 1000
 _GATEWAY = "/v1/"
+_SPECS = {"/fast-spec": "fast_spec", "/deep-spec": "deep_spec"}
+_BATCHES = "/browser-agent"
+# The most entries that one page of a list has (predev-api 1.1.0, 2026-11).
+_PAGE = 100
+_NOT_FOUND = 404
+OVER = frozenset({"completed", "failed"})
 _UNFINISHED = frozenset({"pending", "processing", "queued", "running", "in_progress"})
 
 
@@ -73,6 +83,60 @@ class PreDevBilling(Billing):
         """The balance in the gateway's header."""
         return balance(headers.get("x-predev-credits-remaining"))
 
+    def work(self, reply: BillingReply) -> str | None:
+        """By the id of a spec or a browser batch (spec-status page, agents page, 2026-11)."""
+        if reply.status not in OK:
+            return None
+        if reply.path in _SPECS:
+            return spec_path(reply.field("specId")) or spec_path(reply.field("_id"))
+        return batch_path(reply.field("id")) if reply.path == _BATCHES else None
+
+    def status(self, reply: BillingReply) -> WorkStatus | None:
+        """The credits used so far, "available in real-time during processing" (spec-status page, 2026-11)."""
+        if reply.status == _NOT_FOUND:
+            return WorkStatus(end="keep")
+        if reply.status not in OK or not isinstance(reply.body, dict):
+            return None
+        body, state = reply.body, str(reply.body.get("status", "")).lower()
+        used = amount(body.get("creditsUsed"))
+        used = amount(body.get("totalCreditsUsed")) if used is None else used
+        if state in OVER:
+            unknown: Outcome = "keep" if state == "failed" else "cost"
+            return WorkStatus(end=unknown if used is None else used)
+        return WorkStatus(charged=used) if state in _UNFINISHED else None
+
+    def lost(self, path: str, content: bytes | None) -> LostCall | None:
+        """A spec's, by its endpoint and its input text; one with a file or a missing text cannot be found."""
+        body = parse(content) if path in _SPECS and content else None
+        return lost_spec(path, body.get("input")) if isinstance(body, dict) else None
+
+    def candidates(
+        self, lost: LostCall, reply: BillingReply, since: float, until: float
+    ) -> list[str] | None:
+        """Specs of that endpoint and input, by `created`; all fields are those of the SDK's `SpecResponse`.
+
+        The list is complete if `hasMore` is false, or if it is sorted, the newest first, and reaches back
+        far enough (predev-api 1.1.0, 2026-11; the order of `/list-specs` is not documented).
+        """
+        entries = reply.field("specs")
+        if reply.status not in OK or not isinstance(entries, list):
+            return None
+        times, found = [], []
+        for entry in entries:
+            created = _moment(entry.get("created")) if isinstance(entry, dict) else None
+            if created is None:
+                return None
+            times.append(created)
+            if not since <= created <= until:
+                continue
+            key, path = (entry.get("endpoint"), entry.get("input")), spec_path(entry.get("_id"))
+            if path is None or not all(isinstance(each, str) and each for each in key):
+                return None
+            if key == lost.key:
+                found.append(path)
+        reaches = bool(times) and times == sorted(times, reverse=True) and times[-1] < since
+        return found if reply.field("hasMore") is False or reaches else None
+
     def refusal(self, path: str, error: BudgetGuardError) -> dict[str, Any]:
         """The shape of a refusal by the gateway, by the browser agents or by the specs, depending on the path."""
         lacks = isinstance(error, InsufficientCredits)
@@ -84,6 +148,39 @@ class PreDevBilling(Billing):
             return {"error": str(error), "code": code, "actionUrl": top_up}
         title = "Insufficient credits" if lacks else "Balance unavailable"
         return {"error": title, "message": str(error), "generationsAvailable": 0}
+
+
+def spec_path(id: object) -> str | None:
+    """The path of a spec's status; None if that is not an id."""
+    return _below("/spec-status", id)
+
+
+def batch_path(id: object) -> str | None:
+    """The path of a browser batch's status; None if that is not an id."""
+    return _below(_BATCHES, id)
+
+
+def lost_spec(path: str, text: object) -> LostCall | None:
+    """How to find a spec that was requested at `path` with this input; None without a text."""
+    if path not in _SPECS or not isinstance(text, str) or not text:
+        return None
+    kind = _SPECS[path]
+    return LostCall(f"/list-specs?endpoint={kind}&limit={_PAGE}", (kind, text))
+
+
+def _below(path: str, id: object) -> str | None:
+    if not isinstance(id, str) or not id.strip("."):
+        return None
+    return f"{path}/{quote(id, safe='')}"
+
+
+def _moment(text: object) -> float | None:
+    """An ISO date and time with its offset, in seconds since the epoch; None if it is not one."""
+    try:
+        moment = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return moment.timestamp() if moment is not None and moment.tzinfo is not None else None
 
 
 def _gateway_error(error: BudgetGuardError, top_up: str | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from budgetguard._io.base_url import find_base_url
 from budgetguard._io.credentials import Credential
 from budgetguard.providers._account import check_flag, find_extra, find_key, find_step, fingerprint
 from budgetguard.providers._fields import Fields
+from budgetguard.providers.billing import BillingReply
 from budgetguard.providers.predev.billing import (
     BROWSER_TASK,
     DEEP_SPEC,
@@ -105,3 +106,12 @@ class PreDev:
             reason = "the provider reported a failure" + f": {words}" * bool(words)
             raise fields.nonsense(reason)
         return Balance(credits=fields.credits("creditsRemaining"))
+
+    async def fetch_reply(self, client: "httpx.AsyncClient", path: str) -> BillingReply:
+        """The reply to a GET of a path below the base URL, 200 or 404; raises BalanceUnavailable otherwise."""
+        from budgetguard._io.http import get_reply
+
+        status, content = await get_reply(
+            client, f"{self.base_url}{path}", self._credential, provider=self.name
+        )
+        return BillingReply(path, status, {}, content, complete=content is not None)
