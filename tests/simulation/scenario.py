@@ -86,7 +86,7 @@ class Simulation:
             "recheck_after": draw.choice([1, 5]),
             "timeout": draw.choice([3, 10]),
             "fresh_for": draw.choice([20, 300]),
-            "sole_spender": draw.random() < 0.5 and not self.nature.others,
+            "sole_spender": _setting(draw.random(), alone=not self.nature.others),
             "on_event": draw.choice([None, self._event]),
             **terms,
         }
@@ -417,6 +417,11 @@ class Simulation:
         self.watch.step()
         self.watch.after_everything()
         self.say(f"end: {self.watch.counts}, {len(self.provider.sent)} looks")
+
+
+def _setting(drawn: float, *, alone: bool) -> bool | str:
+    """What a guard is told of other spenders: half the time nothing, and never a lie."""
+    return "auto" if drawn < 0.5 else alone and drawn < 0.75
 
 
 def id_of(task: "asyncio.Task[None]") -> str:
