@@ -682,7 +682,9 @@ def test_what_cannot_be_guarded_is_said_at_once(guard: Guard) -> None:
     specs = Specs()
     with pytest.raises(ValueError, match=r"'deep_speck', but no tool .* Did you mean deep_spec\?"):
         guarded_tools(specs.tools, guard, {"deep_speck": 50})
-    with pytest.raises(ValueError, match="two names in costs are the same tool to a model: Fast Spec, fast_spec"):
+    with pytest.raises(
+        ValueError, match="two names in costs are the same tool to a model: Fast Spec, fast_spec"
+    ):
         guarded_tools(specs.tools, guard, {"Fast Spec": 50, "fast_spec": 1})
     guarded = guarded_tools(specs.tools, guard, {"deep_spec": 50})
     with pytest.raises(

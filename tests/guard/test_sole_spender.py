@@ -119,6 +119,6 @@ def test_a_forked_child_is_no_sole_spender(clock: HandClock) -> None:
     guard = Guard(FakeProvider(100), sole_spender=True)
     child = os.fork()
     if child == 0:
-        os._exit(int(binding_of(guard).account.ledger.head.sole_spender))
+        os._exit(int(binding_of(guard).account.ledger.head.others.setting is True))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert binding_of(guard).account.ledger.head.sole_spender
+    assert binding_of(guard).account.ledger.head.others.setting is True

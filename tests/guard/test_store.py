@@ -131,7 +131,9 @@ class Store(RuleBasedStateMachine):
                     floor=floor,
                     fresh_for=FRESH_FOR,
                     stale_for=STALE_FOR,
-                    sole_spender=self.sole_spender and not (floor or extra),
+                    sole_spender="auto"
+                    if self.sole_spender and (floor or extra)
+                    else self.sole_spender,
                 )
                 for floor, extra in TERMS
             ]
