@@ -238,7 +238,9 @@ class Watch:
         proven = self.account.ledger.head.others.contradiction
         spent = self.simulation.provider.spent_since(self._began)
         if proven > spent:
-            msg = f"S9: others are said to have spent {proven / MICRO:g}, and spent {spent / MICRO:g}"
+            msg = (
+                f"S9: others are said to have spent {proven / MICRO:g}, and spent {spent / MICRO:g}"
+            )
             raise Broken(msg)
 
     # L1: who is covered for long enough gets in.

@@ -102,23 +102,30 @@ class Simulation:
         self._guarded: dict[tuple[int, float], Callable[..., Awaitable[Any]]] = {}
 
     def _event(self, event: Event) -> None:
-        self.watch.told(event)
+        with self._failing():
+            self.watch.told(event)
         self.say(f"event {event.kind} {event.credits} {event.available}")
 
     def _look_begins(self) -> float | None:
         """A look is sent; with bad luck it begins late, or never."""
-        try:
+        with self._failing():
             self.watch.look_begins()
-        except Broken as broken:
-            # To the library it would be a look that cannot be started.
-            self.failures.append(broken)
         lost = self.lossy and not self.reading and self.random.random() < 0.05
         self.watch.lost = lost
         return self.random.choice([None, 30.0]) if lost else 0.0
 
     def _look_landed(self) -> None:
-        self.watch.look_landed()
+        with self._failing():
+            self.watch.look_landed()
         self.say("a look is over")
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """What breaks inside the library's own calls: it would go on, with a look that failed."""
+        try:
+            yield
+        except Broken as broken:
+            self.failures.append(broken)
 
     # What the invariants ask.
 
