@@ -442,7 +442,7 @@ class World:
 
 
 @given(STEPS, st.booleans())
-@settings(deadline=None, max_examples=400, derandomize=True)
+@settings(deadline=None, max_examples=400)
 def test_nobody_else_spends_so_nothing_is_proven_and_nothing_promised_too_much(
     steps: list[tuple[str, int, int]], step: bool
 ) -> None:
@@ -453,7 +453,7 @@ def test_nobody_else_spends_so_nothing_is_proven_and_nothing_promised_too_much(
 
 
 @given(STEPS, st.booleans())
-@settings(deadline=None, max_examples=400, derandomize=True)
+@settings(deadline=None, max_examples=400)
 def test_others_spend_and_no_more_than_that_is_promised_too_much(
     steps: list[tuple[str, int, int]], step: bool
 ) -> None:

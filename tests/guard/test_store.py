@@ -591,7 +591,7 @@ async def nothing() -> None:
 
 LONG = bool(os.environ.get("BUDGETGUARD_LONG"))
 Store.TestCase.settings = settings(
-    max_examples=1250 if LONG else 100, stateful_step_count=40, deadline=None, derandomize=True
+    max_examples=1250 if LONG else 100, stateful_step_count=40, deadline=None
 )
 SoleStore.TestCase.settings = Store.TestCase.settings
 TestStore = Store.TestCase
