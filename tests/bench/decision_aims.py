@@ -8,7 +8,7 @@ is worse by more than twice its standard error counts as missed.
 from collections.abc import Iterator, Sequence
 
 from decision_rows import Row, Rows, Table, margin_of_sum
-from scenarios import ALONE, GIVEN_UP, OTHERS, PROVEN, STEPPED, TOP_UPS
+from scenarios import ALONE, GIVEN_UP, OFTEN_GIVEN_UP, OTHERS, PROVEN, STEPPED, TOP_UPS
 from ways import ADVICE, DEFAULT, DISTRUSTING, OURS, TRUSTING
 from workload import Scenario
 
@@ -81,7 +81,7 @@ def _refused_too_much(table: Table) -> Iterator[str]:
     rows = table.get(TOP_UPS, {})
     if DEFAULT in rows and rows[DEFAULT].seeds >= ENOUGH:
         yield from _too_wrong(table, TOP_UPS, AIM_TOP_UPS)
-    for scenario in (GIVEN_UP, TOP_UPS):
+    for scenario in (GIVEN_UP, OFTEN_GIVEN_UP, TOP_UPS):
         rows = table.get(scenario, {})
         if DEFAULT in rows and TRUSTING in rows:
             row, other = rows[DEFAULT], rows[TRUSTING]

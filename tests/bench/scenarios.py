@@ -25,6 +25,9 @@ STEPPED = [
 GIVEN_UP = Scenario("2 % given up half-way", 16, 2000, given_up=0.02)
 """What a call cost that was given up is never told."""
 
+OFTEN_GIVEN_UP = Scenario("1 worker, 30 % given up half-way", 1, 300, given_up=0.3)
+"""Often nothing else is open that could explain what was charged for a call that was given up."""
+
 OTHERS = Scenario("others spend 10 a minute", 8, 2000, others=10)
 
 PROVEN = [
@@ -53,4 +56,4 @@ UNPROVEN = [
 STOPPING = Scenario("others stop after 15 minutes", 8, 6000, others=10, others_until=15 * MINUTE)
 """What was proven once is true no longer."""
 
-SCENARIOS = [*ALONE, TOP_UPS, *STEPPED, GIVEN_UP, *PROVEN, *UNPROVEN, STOPPING]
+SCENARIOS = [*ALONE, TOP_UPS, *STEPPED, GIVEN_UP, OFTEN_GIVEN_UP, *PROVEN, *UNPROVEN, STOPPING]
