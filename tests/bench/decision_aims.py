@@ -6,8 +6,9 @@ is worse by more than twice its standard error counts as missed.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from decision_rows import Row, Rows, Table, margin_of_sum
+from decision_rows import Row, Table, margin_of_sum
 from scenarios import ALONE, GIVEN_UP, OFTEN_GIVEN_UP, OTHERS, PROVEN, STEPPED, TOP_UPS
 from ways import ADVICE, DEFAULT, DISTRUSTING, OURS, TRUSTING
 from workload import Scenario
@@ -113,10 +114,11 @@ def _worse_than_distrusting(table: Table) -> Iterator[str]:
             continue
         for what, ours, theirs in _compared(row, other):
             more = [one - another for one, another in zip(ours, theirs, strict=True)]
-            if sum(more) > (2 * margin_of_sum(more) if row.seeds < ALL else EXACT):
+            margin = margin_of_sum(more)
+            if sum(more) > (2 * margin if row.seeds < ALL else EXACT):
                 yield (
-                    f"{scenario.name}: {DEFAULT}: {sum(ours):g} {what}, "
-                    f"{sum(theirs):g} with sole_spender=False"
+                    f"{scenario.name}: {DEFAULT}: {sum(ours):g} {what}, {sum(theirs):g} with "
+                    f"sole_spender=False: {sum(more):.0f} ± {margin:.0f} more"
                 )
 
 
@@ -151,17 +153,28 @@ def wrong_share(table: Table, name: str, *, without: tuple[str, ...] = ()) -> fl
     return 100 * sum(row.refused_wrongly for row in rows) / decisions
 
 
-def requests(table: Table) -> tuple[float, float] | None:
-    """Balance requests per 1,000 decisions of the default and of `sole_spender=False`, all together."""
-    both = [rows for rows in table.values() if DEFAULT in rows and DISTRUSTING in rows]
-    if not both:
+@dataclass(frozen=True)
+class Requests:
+    """Balance requests of one way, over all scenarios."""
+
+    mean: float
+    """Per 1,000 decisions, as a mean of the scenarios."""
+    pooled: float
+    """Per 1,000 of all decisions together: where most are made counts most."""
+    total: int
+
+
+def requests(table: Table, name: str) -> Requests | None:
+    """What one way asked where the default and `sole_spender=False` were measured too."""
+    rows = [rows[name] for rows in table.values() if {DEFAULT, DISTRUSTING, name} <= set(rows)]
+    if not rows:
         return None
-    return _per_1000(both, DEFAULT), _per_1000(both, DISTRUSTING)
-
-
-def _per_1000(all_rows: list[Rows], name: str) -> float:
-    asked = sum(rows[name].balance_requests for rows in all_rows)
-    return 1000 * asked / sum(rows[name].decisions for rows in all_rows)
+    total = sum(row.balance_requests for row in rows)
+    return Requests(
+        mean=sum(row.requests for row in rows) / len(rows),
+        pooled=1000 * total / sum(row.decisions for row in rows),
+        total=total,
+    )
 
 
 def asks_more(table: Table) -> list[str]:
@@ -175,9 +188,9 @@ def asks_more(table: Table) -> list[str]:
 
 
 def _asks_more(table: Table) -> Iterator[str]:
-    both = requests(table)
-    if both is not None and both[0] > MORE_REQUESTS * both[1]:
+    ours, theirs = requests(table, DEFAULT), requests(table, DISTRUSTING)
+    if ours is not None and theirs is not None and ours.mean > MORE_REQUESTS * theirs.mean:
         yield (
-            f"{both[0]:.0f} balance requests per 1,000 decisions over all scenarios, "
-            f"{both[1]:.0f} with sole_spender=False"
+            f"{ours.mean:.0f} balance requests per 1,000 decisions, as a mean of the scenarios, and "
+            f"{theirs.mean:.0f} with sole_spender=False"
         )

@@ -29,10 +29,10 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "simulation"), str(HERE.parents[1])]
 
 from decision_aims import REMEDIES, asks_more, missed, requests, wrong_share
-from decision_picture import plot
+from decision_picture import SHOWN, plot
 from decision_rows import Row, Table, show, show_beliefs
 from scenarios import SCENARIOS
-from ways import OURS, WAYS
+from ways import DEFAULT, DISTRUSTING, OURS, WAYS
 from workload import Outcome, Refusals, Scenario, World
 
 Run: TypeAlias = tuple[Scenario, str, int]
@@ -126,12 +126,15 @@ def summarise(table: Table, ways: list[str]) -> None:
         rest = wrong_share(table, name, without=blind)
         if blind and rest is not None:
             print(f"  - without {' and '.join(blind)}: {rest:.2f} %")
-    both = requests(table)
-    if both is not None:
-        print(
-            f"\nBalance requests per 1,000 decisions, all scenarios together: {both[0]:.0f}, and "
-            f"{both[1]:.0f} with sole_spender=False. Those that rise by more than a tenth:\n"
-        )
+    asked = {name: requests(table, name) for name in (DEFAULT, DISTRUSTING)}
+    if None not in asked.values():
+        print("\nBalance requests over all scenarios:\n")
+        print("| way | per 1,000 decisions, mean of the scenarios | of all decisions | requests |")
+        print("|---|---:|---:|---:|")
+        for name, each in asked.items():
+            if each is not None:
+                print(f"| {name} | {each.mean:.0f} | {each.pooled:.0f} | {each.total} |")
+        print("\nScenarios in which the default asks more often by more than a tenth:\n")
         for line in asks_more(table) or ["none"]:
             print(f"- {line}")
 
@@ -166,8 +169,8 @@ def main() -> int:
         parser.error(
             f"nothing to run: {len(chosen)} scenarios, {options.seeds} seeds, {options.jobs} jobs"
         )
-    if options.plot is not None and (options.only or options.way):
-        parser.error("--plot shows all scenarios and ways: leave out --only and --way")
+    if options.plot is not None and (options.only or not set(SHOWN) <= {*(options.way or WAYS)}):
+        parser.error(f"--plot shows all scenarios, and at least these ways: {', '.join(SHOWN)}")
     if options.plot is not None and find_spec("matplotlib") is None:
         parser.error('--plot needs matplotlib: python -m pip install ".[bench]"')
     ways = [name for name in WAYS if not options.way or name in options.way]

@@ -121,8 +121,7 @@ class Row:
         return sum(each.false_proofs for each in self.outcomes)
 
 
-Rows: TypeAlias = dict[str, Row]
-Table: TypeAlias = dict[Scenario, Rows]
+Table: TypeAlias = dict[Scenario, dict[str, Row]]
 
 
 def margin_of_sum(values: Sequence[float]) -> float:

@@ -82,11 +82,12 @@ def test_more_that_died_is_missed_once_there_are_enough_seeds() -> None:
 
 
 def test_more_balance_requests_are_missed_beyond_a_tenth() -> None:
-    """Over all scenarios together."""
+    """As a mean of all scenarios."""
     rows = {DEFAULT: row(0, requests=110), DISTRUSTING: row(0, requests=100)}
     assert missed({ALONE[0]: rows}) == []
     assert missed({ALONE[0]: rows | {DEFAULT: row(0, requests=111)}}) == [
-        "111 balance requests per 1,000 decisions over all scenarios, 100 with sole_spender=False"
+        "111 balance requests per 1,000 decisions, as a mean of the scenarios, "
+        "and 100 with sole_spender=False"
     ]
 
 

@@ -148,7 +148,6 @@ WAYS: dict[str, MakeWay] = {
     "cache and decrement": cache_and_decrement,
     DEFAULT: budgetguard,
     f"{DEFAULT}, charged()": partial(budgetguard, follows=True),
-    f"{DEFAULT}, floor=50": partial(budgetguard, floor=50),
     DISTRUSTING: partial(budgetguard, sole_spender=False),
     f"{DISTRUSTING}, charged()": partial(budgetguard, sole_spender=False, follows=True),
     TRUSTING: partial(budgetguard, sole_spender=True),
