@@ -85,10 +85,8 @@ def test_more_balance_requests_are_missed_beyond_a_tenth() -> None:
     """As a mean of all scenarios."""
     rows = {DEFAULT: row(0, requests=110), DISTRUSTING: row(0, requests=100)}
     assert missed({ALONE[0]: rows}) == []
-    assert missed({ALONE[0]: rows | {DEFAULT: row(0, requests=111)}}) == [
-        "111 balance requests per 1,000 decisions, as a mean of the scenarios, "
-        "and 100 with sole_spender=False"
-    ]
+    (found,) = missed({ALONE[0]: rows | {DEFAULT: row(0, requests=111)}})
+    assert found.startswith("111 balance requests per 1,000 decisions")
 
 
 def test_margins_of_error() -> None:
