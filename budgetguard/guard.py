@@ -55,7 +55,8 @@ class Guard:
       until a balance or a refusal proves otherwise, and again after a spell without such a proof: 30
       minutes, twice as long after each further time, at most a day. True always believes it, False
       never. Of the guards of one account, False wins over True, and both win over `"auto"`. A forked
-      child starts without proofs, and with the settings of its own guards.
+      child starts without proofs, and True counts as `"auto"` there, because its parent spends too; a
+      guard made in the child may say it again.
     - `floor`: credits that are never promised to any call; they remain in the account.
     - `recheck_after`: the least time between two refreshes that were not due to age alone.
     - `timeout`: the total deadline of one refresh.

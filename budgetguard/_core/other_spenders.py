@@ -139,6 +139,10 @@ class OtherSpenders:
         if setting is False or (setting is True and self.setting == "auto"):
             self.setting = setting
 
+    def distrusted(self, now: float) -> bool:
+        """Whether a proof is so recent that it must not be forgotten."""
+        return now < self._until
+
     # What calls do to the bounds of the checkpoints.
 
     def cost_less(self, epoch: int, by: int) -> None:

@@ -74,7 +74,12 @@ class Account:
         """Reset: no balance, no holds, no waiters. Open holds end in the old ledger."""
         self.lock = threading.RLock()
         self.ledger = Ledger()
-        self.ledger.head.others.topup_step = self.provider.topup_step
+        others = self.ledger.head.others
+        others.topup_step = self.provider.topup_step
+        for subscriber in self.subscribers:
+            # In a forked child: its parent and siblings spend too, so True no longer holds.
+            if subscriber.sole_spender is False:
+                others.join(False)
         self.fresh_until_mono = self.fresh_until_wall = self.checks_until_wall = NEVER
         self._posts: deque[Callable[[Instant, Effects], object]] = deque()
         self._contradicted = False
@@ -175,7 +180,7 @@ class Account:
         self._change(self._expire)
 
     def quiet(self) -> bool:
-        """Whether the account can be dropped without losing a hold, a waiter or a recent debit."""
+        """Whether the account can be dropped: no hold, waiter, recent debit or recent proof would be lost."""
         if get_ident() in CHANGING:
             return False
         return self._change(self._quiet) is True
@@ -347,7 +352,8 @@ class Account:
         ledger = self.ledger
         stamps = (ledger.settled.last_clears_at, ledger.kept.last_clears_at)
         young = any(stamp is not None and stamp > now.mono for stamp in stamps)
-        return not (ledger.running or self.wait_queue.queue or self.wait_queue.readers or young)
+        waiting = self.wait_queue.queue or self.wait_queue.readers
+        return not (ledger.running or waiting or young or ledger.head.others.distrusted(now.mono))
 
     # Refreshes.
 

@@ -119,15 +119,60 @@ def test_another_spender_is_noticed_and_told_of_once(
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_forked_child_is_no_sole_spender(clock: HandClock) -> None:
     """Its parent and siblings spend too; a guard that is made in the child may say so anew."""
-    guard = Guard(FakeProvider(100), sole_spender=True)
+    provider = FakeProvider(100)
+    guard = Guard(provider, sole_spender=True)
+
+    def setting() -> object:
+        return binding_of(guard).account.ledger.head.others.setting
+
     child = os.fork()
     if child == 0:
-        os._exit(int(binding_of(guard).account.ledger.head.others.setting is True))
+        before = setting()
+        Guard(provider, sole_spender=True)
+        os._exit(int((before, setting()) != ("auto", True)))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert binding_of(guard).account.ledger.head.others.setting is True
+    assert setting() is True
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_forked_child_remembers_that_others_spend(clock: HandClock) -> None:
+    """What a guard was told stays; what the parent's balances proved is the parent's."""
+    told = Guard(FakeProvider(100), sole_spender=False)
+    provider = FakeProvider(100)
+    found_out = Guard(provider)
+    found_out.balance()
+    provider.charge(1)
+    snapshot(found_out, clock)
+    assert believes(found_out)
+    child = os.fork()
+    if child == 0:
+        kept = binding_of(told).account.ledger.head.others.setting is False
+        os._exit(int(not kept or believes(found_out)))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_proof_outlives_the_guards_of_its_account(clock: HandClock) -> None:
+    """Programs that make a guard for each request would trust anew with every one."""
+    provider = FakeProvider(100)
+    guard = Guard(provider)
+    guard.balance()
+    account = binding_of(guard).account
+    assert account.quiet()
+    provider.charge(1)
+    snapshot(guard, clock)
+    assert not account.quiet()
+    clock.advance(30 * 60)
+    assert account.quiet()
 
 
 # "auto", the default.
+
+
+def believes(guard: Guard) -> bool:
+    """Whether the guard believes that others spend."""
+    belief = binding_of(guard).account.ledger.head.others.belief
+    return belief is not None and belief.others
 
 
 def told(records: list[logging.LogRecord]) -> list[str]:

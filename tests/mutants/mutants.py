@@ -539,10 +539,22 @@ MUTANTS = [
     Mutant(
         "a forked child takes itself for a sole spender",
         "_engine/account.py",
-        "        self.ledger = Ledger()\n",
-        "        sole = self.ledger.head.others.setting if 'ledger' in vars(self) else 'auto'\n"
-        "        self.ledger = Ledger()\n"
-        "        self.ledger.head.others.join(sole)\n",
+        "            if subscriber.sole_spender is False:\n                others.join(False)",
+        "            if True:\n                others.join(subscriber.sole_spender)",
+        "tests/guard/test_sole_spender.py",
+    ),
+    Mutant(
+        "a forked child forgets that others spend",
+        "_engine/account.py",
+        "            if subscriber.sole_spender is False:\n",
+        "            if False:\n",
+        "tests/guard/test_sole_spender.py",
+    ),
+    Mutant(
+        "a proof is forgotten with the last guard",
+        "_engine/account.py",
+        " or ledger.head.others.distrusted(now.mono))",
+        ")",
         "tests/guard/test_sole_spender.py",
     ),
     Mutant(
