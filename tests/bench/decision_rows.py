@@ -132,7 +132,7 @@ def margin_of_sum(values: Sequence[float]) -> float:
 def show(table: Table) -> None:
     """Print it as Markdown, the ways below one another."""
     for scenario, rows in table.items():
-        print(f"\n**{scenario.name}**\n")
+        print(f"\n## {scenario.name[0].upper()}{scenario.name[1:]}\n")
         print(
             "| way | finished | died | wasted | overspent | wrong refusals | of the last 20 % "
             "| in hindsight | longest | unknown | requests per 1,000 |"
@@ -152,7 +152,7 @@ def show(table: Table) -> None:
 
 def show_beliefs(table: Table, ways: Sequence[str]) -> None:
     """Print what guards promised beyond what there was, and when they believed others to spend."""
-    print("\n**Promised beyond what the account held, and the first proof that others spend**\n")
+    print("\n## Promised beyond what the account held, and the first proof that others spend\n")
     print("| scenario | way | promised beyond | others spent | committed | first proof | false |")
     print("|---|---|---:|---:|---:|---:|---:|")
     for scenario, rows in table.items():
