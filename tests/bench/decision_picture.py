@@ -24,7 +24,7 @@ SHOWN = {
 GROUPS = {
     "Nobody else spends": ALONE,
     "Others spend": PROVEN,
-    "Others, no proof in time": UNPROVEN,
+    "No proof in time": UNPROVEN,
 }
 MEASURES: dict[str, Callable[[Row], float]] = {
     "% of calls died": lambda row: 100 * row.died / max(row.died + row.finished, 1),
@@ -76,4 +76,6 @@ def _mean(table: Table, group: list[Scenario], name: str, measure: str) -> float
 
 
 def _said(value: float) -> str:
+    if 0 < value < 0.05:
+        return "< 0.1"
     return f"{value:.0f}" if value >= 10 or not value else f"{value:.1f}"

@@ -60,7 +60,7 @@ class Kept:
             for line in path.read_text(encoding="utf-8").splitlines():
                 key, fields = json.loads(line)
                 refusals = {name: Refusals(**fields.pop(name)) for name in ("refusals", "late")}
-                self._known[key] = Outcome(**fields, **refusals)
+                self._known[key] = Outcome(**{**fields, **refusals})
 
     def get(self, run: Run) -> Outcome | None:
         """The outcome of a run, if it is there."""
