@@ -3,17 +3,22 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
+from functools import partial
+from typing import Any
 
-from workload import Died, Refused, Unknown, Way, World
+from workload import Died, MakeWay, Process, Refused, Unknown, Way
 
-from budgetguard import BalanceUnavailable, Guard, Hold, InsufficientCredits
+from budgetguard import BalanceUnavailable, Event, Guard, Hold, InsufficientCredits
 from budgetguard._engine.account_registry import runtime_of
+from budgetguard._engine.binding import binding_of
 
 FIVE_MINUTES = 300.0
 
 
 class Unseen:
     """A call whose guard does not follow it."""
+
+    follows = False
 
     def charged(self, total: Decimal) -> None:
         """Nobody listens."""
@@ -23,21 +28,21 @@ class Unseen:
 
 
 class Seen(Unseen):
-    """A call with a hold; `follows` tells the hold what has been charged so far."""
+    """A call with a hold; one that `follows` is told what has been charged so far."""
 
     def __init__(self, hold: Hold, *, follows: bool) -> None:
         self._hold = hold
-        self._follows = follows
+        self.follows = follows
 
     def charged(self, total: Decimal) -> None:
-        if self._follows:
+        if self.follows:
             self._hold.charged(total)
 
     def settle(self, total: Decimal) -> None:
         self._hold.settle(total)
 
 
-def none(_: World) -> Way:
+def none(_: Process) -> Way:
     """Just call."""
 
     @asynccontextmanager
@@ -47,28 +52,28 @@ def none(_: World) -> Way:
     return way
 
 
-def ask_every_time(world: World) -> Way:
+def ask_every_time(process: Process) -> Way:
     """Ask for the balance before every call."""
 
     @asynccontextmanager
     async def way(need: int) -> AsyncIterator[Unseen]:
-        if await _asked(world) < need:
+        if await _asked(process) < need:
             raise Refused
         yield Unseen()
 
     return way
 
 
-def cache_and_check(world: World, *, decrement: bool = False) -> Way:
+def cache_and_check(process: Process, *, decrement: bool = False) -> Way:
     """Ask for the balance every five minutes, and compare; with `decrement`, count calls in between."""
     cached, asked_at = Decimal(0), float("-inf")
 
     @asynccontextmanager
     async def way(need: int) -> AsyncIterator[Unseen]:
         nonlocal cached, asked_at
-        if world.now - asked_at >= FIVE_MINUTES:
-            asked_at = world.now
-            cached = await _asked(world)
+        if process.now - asked_at >= FIVE_MINUTES:
+            asked_at = process.now
+            cached = await _asked(process)
         if cached < need:
             raise Refused
         if decrement:
@@ -78,15 +83,23 @@ def cache_and_check(world: World, *, decrement: bool = False) -> Way:
     return way
 
 
-def cache_and_decrement(world: World) -> Way:
+def cache_and_decrement(process: Process) -> Way:
     """Ask for the balance every five minutes, and take the estimate of every call off it."""
-    return cache_and_check(world, decrement=True)
+    return cache_and_check(process, decrement=True)
 
 
-def budgetguard(world: World, *, follows: bool = False, sole_spender: bool = False) -> Way:
-    """A guard at its defaults, with the provider's own lag and linger."""
-    with runtime_of(world.runtime):  # type: ignore[arg-type]
-        guard = Guard(world.account, sole_spender=sole_spender)
+def budgetguard(process: Process, *, follows: bool = False, **terms: Any) -> Way:
+    """A guard at its defaults but for `terms`, with the provider's own lag and linger.
+
+    With `follows`, it is told every second what a running call was charged so far.
+    """
+
+    def listen(event: Event) -> None:
+        if believes_in_others(guard, event):
+            process.believes_in_others()
+
+    with runtime_of(process.runtime):  # type: ignore[arg-type]
+        guard = Guard(process.account, on_event=listen, **terms)
 
     @asynccontextmanager
     async def way(need: int) -> AsyncIterator[Unseen]:
@@ -106,37 +119,40 @@ def budgetguard(world: World, *, follows: bool = False, sole_spender: bool = Fal
     return way
 
 
-def budgetguard_charged(world: World) -> Way:
-    """The same, told every few seconds what a running call was charged."""
-    return budgetguard(world, follows=True)
+def believes_in_others(guard: Guard, event: Event) -> bool:
+    """Whether an event tells that its guard has just found others to spend from its account."""
+    if event.kind not in {"refreshed", "exhausted"} or event.reason is None:
+        return False
+    others = binding_of(guard).account.ledger.head.others
+    return others.setting is True or (others.belief is not None and others.belief.others)
 
 
-def budgetguard_sole_spender(world: World) -> Way:
-    """The same, told that nobody else spends."""
-    return budgetguard(world, sole_spender=True)
-
-
-def budgetguard_both(world: World) -> Way:
-    """The same, told both."""
-    return budgetguard(world, follows=True, sole_spender=True)
-
-
-async def _asked(world: World) -> Decimal:
+async def _asked(process: Process) -> Decimal:
     try:
-        credits = (await world.account.fetch(None)).credits
+        credits = (await process.account.fetch(None)).credits
     except BalanceUnavailable as error:
         raise Unknown from error
     assert credits is not None
     return credits
 
 
-WAYS = {
+DEFAULT = "budgetguard"
+DISTRUSTING = "budgetguard, sole_spender=False"
+TRUSTING = "budgetguard, sole_spender=True"
+ADVICE = "cache for 5 minutes"
+
+WAYS: dict[str, MakeWay] = {
     "none": none,
     "ask before every call": ask_every_time,
-    "cache for 5 minutes": cache_and_check,
+    ADVICE: cache_and_check,
     "cache and decrement": cache_and_decrement,
-    "budgetguard": budgetguard,
-    "budgetguard, charged()": budgetguard_charged,
-    "budgetguard, sole_spender": budgetguard_sole_spender,
-    "budgetguard, both": budgetguard_both,
+    DEFAULT: budgetguard,
+    f"{DEFAULT}, charged()": partial(budgetguard, follows=True),
+    DISTRUSTING: partial(budgetguard, sole_spender=False),
+    f"{DISTRUSTING}, charged()": partial(budgetguard, sole_spender=False, follows=True),
+    TRUSTING: partial(budgetguard, sole_spender=True),
+    f"{TRUSTING}, charged()": partial(budgetguard, sole_spender=True, follows=True),
 }
+"""Every way by the name it is shown under."""
+
+OURS = tuple(name for name in WAYS if name.startswith("budgetguard"))

@@ -52,11 +52,24 @@ class Scenario:
     linger: float = 300.0
     given_up: float = 0.0
     others: float = 0.0
-    """Credits a minute that somebody else spends."""
+    """Credits a minute that somebody else spends, on average, in the seconds from `others_from` to
+    `others_until`, `others_each` credits at a time (None: as much as in a minute)."""
+    others_each: float | None = None
+    others_from: float = 0.0
+    others_until: float = float("inf")
+    processes: int = 1
+    """Processes among which the workers are dealt out; each has a guard and a ledger of its own."""
     bursts: float | None = None
     """Every so many seconds all workers call at once."""
     outage: tuple[float, float] | None = None
     top_ups: tuple[tuple[float, int], ...] = ()
+    topup_step: int | None = None
+    """What the provider says of its top-ups: multiples of so many credits."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether nobody spends but the calls of one guard."""
+        return not self.others and self.processes == 1
 
 
 class Refused(Exception):
@@ -72,13 +85,19 @@ class Died(Exception):
 
 
 class Token(Protocol):
-    """A call that was let in, as its guard sees it; amounts in credits."""
+    """A call that was let in, as its guard sees it; amounts in credits.
 
+    `follows` says whether it wants to be told what a running call was charged so far.
+    """
+
+    @property
+    def follows(self) -> bool: ...
     def charged(self, total: Decimal) -> None: ...
     def settle(self, total: Decimal) -> None: ...
 
 
 Way = Callable[[int], AbstractAsyncContextManager[Token]]
+MakeWay = Callable[["Process"], Way]
 
 
 class Account:
@@ -91,6 +110,7 @@ class Account:
     def __init__(self, scenario: Scenario, clock: VirtualClock, random: Random) -> None:
         self.lag = scenario.lag
         self.linger = scenario.linger
+        self.topup_step = scenario.topup_step
         self.true = self.booked = self.lowest = scenario.credits * MICRO
         self.full = self.true
         self.requests = 0
@@ -177,6 +197,17 @@ class Outcome:
     """For how long one caller was refused wrongly, time after time."""
     requests: int = 0
     by_others: float = 0.0
+    """What somebody else spent; of several processes, beside the one that spent most."""
+    overpromised: float = 0.0
+    """The most that one process had promised beyond what the account held."""
+    committed: float = 0.0
+    """The most that its running calls might still have cost, when it promised that."""
+    unexplained: float = 0.0
+    """The most of an `overpromised` above what others had spent, or above `committed`."""
+    first_proof: float | None = None
+    """When a guard first came to believe that others spend."""
+    false_proofs: int = 0
+    """How often one came to believe it although nobody else had spent."""
     seconds: float = 0.0
 
 
@@ -189,6 +220,36 @@ class Running:
     pause: float
     worked: int = 0
 
+    @property
+    def rest(self) -> int:
+        """What it may still cost."""
+        return self.kind.estimate * MICRO - self.worked
+
+
+class Process:
+    """One process with a guard of its own, as a way to guard sees it."""
+
+    def __init__(self, world: "World", number: int) -> None:
+        self.account = world.account
+        jitter = f"jitter {world.seed}" + (f" {number}" if number else "")
+        self.runtime = VirtualRuntime(world.clock, world.loop, Random(jitter))
+        self.worked = 0
+        self.calls: dict[int, Running] = {}
+        """What runs for it, also what it gave up on."""
+        self._world = world
+
+    @property
+    def now(self) -> float:
+        """Seconds since the beginning."""
+        return self._world.now
+
+    def believes_in_others(self) -> None:
+        """Its guard has just come to believe that somebody else spends."""
+        outcome = self._world.outcome
+        if outcome.first_proof is None:
+            outcome.first_proof = self.now
+        outcome.false_proofs += not self._world.spent_beside(self)
+
 
 class World:
     """One scenario under one way to guard, from a full account to an empty one."""
@@ -200,27 +261,29 @@ class World:
         self.scenario = scenario
         self.seed = seed
         self.clock = VirtualClock()
+        self._began = self.clock.mono
         self.loop = VirtualLoop(self.clock)
-        self.runtime = VirtualRuntime(self.clock, self.loop, Random(f"jitter {seed}"))
         self.account = Account(scenario, self.clock, Random(f"account {seed}"))
         self.outcome = Outcome()
+        self.processes = [Process(self, number) for number in range(scenario.processes)]
+        self._elsewhere = 0
         self._calls: dict[int, Running] = {}
         self._given_up: dict[int, Running] = {}
         self._works: set[asyncio.Task[None]] = set()
         self._numbers = count()
-        self._began = self.clock.mono
         self._empty_since: float | None = None
 
-    def run(self, way: Way) -> Outcome:
+    def run(self, make: MakeWay) -> Outcome:
         """Spend the account; what became of it."""
         try:
-            self.loop.run_until_complete(self._main(way))
+            self.loop.run_until_complete(self._main([make(each) for each in self.processes]))
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         finally:
             self.loop.close()
         outcome, account = self.outcome, self.account
         outcome.overspent = max(-account.lowest, 0) / MICRO
         outcome.requests = account.requests
+        outcome.by_others = min(map(self.spent_beside, self.processes)) / MICRO
         outcome.seconds = self.now
         return outcome
 
@@ -229,10 +292,16 @@ class World:
         """Seconds since the beginning."""
         return self.clock.mono - self._began
 
-    async def _main(self, way: Way) -> None:
+    def spent_beside(self, process: Process) -> int:
+        """What others than this process have spent so far."""
+        return self._elsewhere + sum(each.worked for each in self.processes if each is not process)
+
+    async def _main(self, ways: list[Way]) -> None:
         weather = [self.loop.create_task(self._others()), self.loop.create_task(self._events())]
         workers = [
-            self.loop.create_task(self._worker(way, number))
+            self.loop.create_task(
+                self._worker(ways[number % len(ways)], self._process_of(number), number)
+            )
             for number in range(self.scenario.workers)
         ]
         while not self._drained():  # noqa: ASYNC110  the only events are the clock's
@@ -244,7 +313,8 @@ class World:
 
     def _drained(self) -> bool:
         """Whether nothing more can be had: the run ends when all is quiet, or a little later."""
-        more = [at for at, _ in self.scenario.top_ups if at > self.now]
+        # A top-up of this very moment may be about to come.
+        more = [at for at, _ in self.scenario.top_ups if at > self.now - 1]
         if more or self.account.true >= FAST_SPEC.estimate * MICRO:
             self._empty_since = None
             return self.now > self.LONGEST
@@ -265,13 +335,21 @@ class World:
                 self.account.down = what == "down"
 
     async def _others(self) -> None:
-        random = Random(f"others {self.seed}")
-        while self.scenario.others:
-            await asyncio.sleep(random.expovariate(1 / MINUTE))
-            spent = self.account.spend_elsewhere(int(self.scenario.others * MICRO))
-            self.outcome.by_others += spent / MICRO
+        scenario, random = self.scenario, Random(f"others {self.seed}")
+        if not scenario.others:
+            return
+        each = scenario.others_each or scenario.others
+        await asyncio.sleep(scenario.others_from)
+        while True:
+            await asyncio.sleep(random.expovariate(1 / (MINUTE * each / scenario.others)))
+            if self.now >= scenario.others_until:
+                return
+            self._elsewhere += self.account.spend_elsewhere(int(each * MICRO))
 
-    async def _worker(self, way: Way, number: int) -> None:
+    def _process_of(self, number: int) -> Process:
+        return self.processes[number % len(self.processes)]
+
+    async def _worker(self, way: Way, process: Process, number: int) -> None:
         random = Random(f"worker {self.seed} {number}")
         await asyncio.sleep(random.uniform(0, 30))
         while True:
@@ -279,7 +357,7 @@ class World:
             since: float | None = None
             for _ in range(4):
                 headroom, known = self._headroom(kind)
-                if await self._tried(way, kind, random):
+                if await self._tried(way, process, kind, random):
                     break
                 since = self._refused(headroom, known, since)
                 await asyncio.sleep(random.uniform(5, 15))
@@ -300,7 +378,7 @@ class World:
         """
         account, running = self.account, {**self._given_up, **self._calls}.values()
         spare = account.true - kind.estimate * MICRO
-        spare -= sum(each.kind.estimate * MICRO - each.worked for each in running)
+        spare -= sum(each.rest for each in running)
         return spare >= 0, spare >= account.worked_lately()
 
     def _refused(self, headroom: bool, known: bool, since: float | None) -> float | None:
@@ -319,7 +397,19 @@ class World:
     def _late(self) -> bool:
         return self.account.true < 0.2 * self.account.full
 
-    async def _tried(self, way: Way, kind: Kind, random: Random) -> bool:
+    def _promised(self, process: Process) -> None:
+        """Hold what one process has promised against what there is."""
+        outcome = self.outcome
+        committed = sum(each.rest for each in process.calls.values())
+        beyond = committed - max(self.account.true, 0)
+        if beyond <= 0:
+            return
+        spent = min(committed, self.spent_beside(process))
+        outcome.unexplained = max(outcome.unexplained, (beyond - spent) / MICRO)
+        if beyond / MICRO > outcome.overpromised:
+            outcome.overpromised, outcome.committed = beyond / MICRO, committed / MICRO
+
+    async def _tried(self, way: Way, process: Process, kind: Kind, random: Random) -> bool:
         outcome = self.outcome
         outcome.refusals.decisions += 1
         outcome.late.decisions += self._late()
@@ -327,7 +417,7 @@ class World:
         gives_up = random.random() < self.scenario.given_up
         try:
             async with way(kind.estimate) as token:
-                await self._attend(run, token, gives_up=gives_up)
+                await self._attend(process, run, token, gives_up=gives_up)
         except Unknown:
             outcome.unknown += 1
             await asyncio.sleep(random.uniform(5, 15))
@@ -339,16 +429,22 @@ class World:
         outcome.finished += 1
         return True
 
-    async def _attend(self, run: Running, token: Token, *, gives_up: bool) -> None:
+    async def _attend(
+        self, process: Process, run: Running, token: Token, *, gives_up: bool
+    ) -> None:
         """Wait for the provider's work, asking now and then how far it has come."""
         number = next(self._numbers)
-        work = self.loop.create_task(self._provider_works(number, run))
+        process.calls[number] = run
+        self._promised(process)
+        work = self.loop.create_task(self._provider_works(process, number, run))
         self._works.add(work)
         work.add_done_callback(self._done)
         patience = run.pause * len(run.parts) * 0.5 if gives_up else float("inf")
+        # Nobody listens to what is asked for a guard that does not follow.
+        last_poll = POLL_EVERY * (patience // POLL_EVERY + 1) if gives_up else None
         began = self.now
         while not work.done():
-            await asyncio.wait([work], timeout=POLL_EVERY)
+            await asyncio.wait([work], timeout=POLL_EVERY if token.follows else last_poll)
             if not work.done():
                 token.charged(Decimal(run.worked) / MICRO)
                 if self.now - began > patience:
@@ -367,19 +463,20 @@ class World:
         if not work.cancelled():
             work.exception()  # one that nobody waits for any more is no news
 
-    async def _provider_works(self, number: int, run: Running) -> None:
+    async def _provider_works(self, process: Process, number: int, run: Running) -> None:
         self._calls[number] = run
         try:
             for part in run.parts:
                 await asyncio.sleep(run.pause)
                 self.account.work(part)
                 run.worked += part
+                process.worked += part
         except Died:
             self.outcome.died += 1
             self.outcome.wasted += run.worked / MICRO
             raise
         finally:
-            del self._calls[number]
+            del self._calls[number], process.calls[number]
 
 
 def _drawn(kind: Kind, random: Random) -> Running:

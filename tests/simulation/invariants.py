@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from provider import MICRO
@@ -45,6 +46,8 @@ class Watch:
         self._blocked = NEVER
         self._landed = NEVER
         self._newest = self._before = float("inf")
+        self._overlap = self._overlap_before = 0
+        self._began = simulation.clock.mono
 
     @property
     def account(self) -> Account:
@@ -55,12 +58,23 @@ class Watch:
         """The process died; nothing of it is left."""
         self._last_sent = self._last_start = self._blocked = NEVER
         self._newest = self._before = float("inf")
+        self._overlap = self._overlap_before = 0
+        self._began = self.simulation.clock.mono
         self._covered, self._first_covered = {}, None
         self.events.clear()
 
     def told(self, event: Event) -> None:
-        """An event: counted, so that every admission can be seen to end once."""
+        """An event: counted, so that every admission can be seen to end once.
+
+        S1: what is available is never more than the balance shows.
+        """
         self.events[event.kind] += 1
+        if event.kind != "refreshed" or event.available is None or event.credits is None:
+            return
+        floor = binding_of(self.simulation.guard).subscriber.terms.floor
+        if event.available > event.credits - Decimal(floor) / MICRO:
+            msg = f"S1: {event.available} available of a balance of {event.credits}"
+            raise Broken(msg)
 
     # S1 to S4 and S6, between any two things that happen.
 
@@ -120,6 +134,9 @@ class Watch:
         at_once = simulation.clock.mono == self._landed
         seen = min(snapshot.sent.mono, self._before) if at_once else snapshot.sent.mono
         others = simulation.provider.spent_since(seen)
+        if self.account.ledger.head.others.setting == "auto":
+            overlap = max(self._overlap, self._overlap_before) if at_once else snapshot.overlap
+            others += min(simulation.provider.spent_since(self._began) - others, overlap)
         spare = simulation.spare() + others - terms.floor
         if spare < 0:
             msg = f"S1: call {number} of {cost} is not covered, {spare / MICRO:g} short"
@@ -212,7 +229,19 @@ class Watch:
         snapshot = self.account.ledger.snapshot
         if snapshot is not None and snapshot.sent.mono != self._newest:
             self._newest, self._before = snapshot.sent.mono, self._newest
+            self._overlap, self._overlap_before = snapshot.overlap, self._overlap
             self._landed = self.simulation.clock.mono
+            self._proven()
+
+    def _proven(self) -> None:
+        """S9: what a balance proves that others have spent, they have spent since this process began."""
+        proven = self.account.ledger.head.others.contradiction
+        spent = self.simulation.provider.spent_since(self._began)
+        if proven > spent:
+            msg = (
+                f"S9: others are said to have spent {proven / MICRO:g}, and spent {spent / MICRO:g}"
+            )
+            raise Broken(msg)
 
     # L1: who is covered for long enough gets in.
 

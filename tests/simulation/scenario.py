@@ -86,7 +86,7 @@ class Simulation:
             "recheck_after": draw.choice([1, 5]),
             "timeout": draw.choice([3, 10]),
             "fresh_for": draw.choice([20, 300]),
-            "sole_spender": draw.random() < 0.5 and not self.nature.others,
+            "sole_spender": _setting(draw.random(), alone=not self.nature.others),
             "on_event": draw.choice([None, self._event]),
             **terms,
         }
@@ -102,23 +102,30 @@ class Simulation:
         self._guarded: dict[tuple[int, float], Callable[..., Awaitable[Any]]] = {}
 
     def _event(self, event: Event) -> None:
-        self.watch.told(event)
+        with self._failing():
+            self.watch.told(event)
         self.say(f"event {event.kind} {event.credits} {event.available}")
 
     def _look_begins(self) -> float | None:
         """A look is sent; with bad luck it begins late, or never."""
-        try:
+        with self._failing():
             self.watch.look_begins()
-        except Broken as broken:
-            # To the library it would be a look that cannot be started.
-            self.failures.append(broken)
         lost = self.lossy and not self.reading and self.random.random() < 0.05
         self.watch.lost = lost
         return self.random.choice([None, 30.0]) if lost else 0.0
 
     def _look_landed(self) -> None:
-        self.watch.look_landed()
+        with self._failing():
+            self.watch.look_landed()
         self.say("a look is over")
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """What breaks inside the library's own calls: it would go on, with a look that failed."""
+        try:
+            yield
+        except Broken as broken:
+            self.failures.append(broken)
 
     # What the invariants ask.
 
@@ -417,6 +424,11 @@ class Simulation:
         self.watch.step()
         self.watch.after_everything()
         self.say(f"end: {self.watch.counts}, {len(self.provider.sent)} looks")
+
+
+def _setting(drawn: float, *, alone: bool) -> bool | str:
+    """What a guard is told of other spenders: half the time nothing, and never a lie."""
+    return "auto" if drawn < 0.5 else alone and drawn < 0.75
 
 
 def id_of(task: "asyncio.Task[None]") -> str:

@@ -12,6 +12,8 @@ from scenario import Simulation
 from budgetguard._core import policy
 from budgetguard._core.debits import Debits
 from budgetguard._core.ledger import Ledger
+from budgetguard._core.other_spenders import OtherSpenders
+from budgetguard._core.snapshot import BalanceSnapshot
 from budgetguard._engine import wait_queue as line
 
 SEEDS = 300
@@ -87,6 +89,25 @@ def half_a_release(ledger: Ledger, held: int) -> None:
     ledger.running -= 1
 
 
+def half_of_what_is_committed(
+    others: OtherSpenders, new: BalanceSnapshot, landed: float, committed: int, cleared: int
+) -> BalanceSnapshot:
+    """Proofs that are none: calls may be charged twice as much as is taken for possible."""
+    committed = max(committed // 2, cleared)
+    return WITH_OVERLAP(others, new, landed, committed, cleared)
+
+
+WITH_OVERLAP = OtherSpenders.with_overlap
+
+
+def a_little_more(
+    others: OtherSpenders, new: BalanceSnapshot, landed: float, committed: int, cleared: int
+) -> BalanceSnapshot:
+    """An overlap that nothing which is held or pending can explain."""
+    new = WITH_OVERLAP(others, new, landed, committed, cleared)
+    return replace(new, overlap=committed - cleared + 1)
+
+
 @pytest.mark.parametrize(
     ("owner", "name", "instead", "words"),
     [
@@ -97,8 +118,10 @@ def half_a_release(ledger: Ledger, held: int) -> None:
         (line, "unavailable", cache(line.unavailable), "S7: two callers"),
         (line, "decide", no_look_for_the_queue, "L1: the first in line"),
         (Ledger, "give_back", half_a_release, "L2: held"),
+        (OtherSpenders, "with_overlap", half_of_what_is_committed, "S9: "),
+        (OtherSpenders, "with_overlap", a_little_more, "S1: .* available of a balance"),
     ],
-    ids=["S3", "S2", "S5", "S6", "S7", "L1", "L2"],
+    ids=["S3", "S2", "S5", "S6", "S7", "L1", "L2", "S9", "S1"],
 )
 def test_every_invariant_can_fail(
     monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, instead: Any, words: str
