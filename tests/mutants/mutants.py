@@ -1659,6 +1659,8 @@ MUTANTS = [
         "            return key\n        raise TypeError(msg)",
         "            return None\n        raise TypeError(msg)",
         "tests/guard/test_learned_costs.py",
+    ),
+    Mutant(
         "work is asked about although the program asks",
         "_core/status_schedule.py",
         "self.due = now + LEFT_ALONE",
