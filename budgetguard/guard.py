@@ -53,9 +53,13 @@ class Guard:
       post its charge. None takes the provider's own value, 5 for a callable.
     - `linger`: how long abandoned work may go on, and be charged, after the client gave up. None
       takes the provider's own value, 0 for a callable.
-    - `sole_spender`: True states that only guards in this process spend from the account. What calls
-      are charged while they run is then not counted twice, see docs/correctness.md. It applies to
-      all guards of the account as soon as one guard sets it. A forked child has to set it again.
+    - `sole_spender`: whether only guards in this process spend from the account. If so, what calls are
+      charged while they run need not be counted twice, see docs/correctness.md. `"auto"` believes so
+      until a balance or a refusal proves otherwise, and again after a spell without such a proof: 30
+      minutes, twice as long after each further time, at most a day. True always believes it, False
+      never. Of the guards of one account, False wins over True, and both win over `"auto"`. A forked
+      child starts without proofs, and True counts as `"auto"` there, because its parent spends too; a
+      guard made in the child may say it again.
     - `floor`: credits that are never promised to any call; they remain in the account.
     - `recheck_after`: the least time between two refreshes that were not due to age alone.
     - `timeout`: the total deadline of one refresh.
@@ -83,7 +87,7 @@ class Guard:
         hold_for: float = HOLD_FOR,
         lag: float | None = None,
         linger: float | None = None,
-        sole_spender: bool = False,
+        sole_spender: Literal["auto"] | bool = "auto",
         floor: Amount = 0,
         recheck_after: float = 5,
         timeout: float = 10,
@@ -98,9 +102,12 @@ class Guard:
         if store is not None:
             msg = "store takes None: holds are kept in this process's memory. There is no other store yet."
             raise ConfigurationError(msg)
-        if not isinstance(sole_spender, bool):
-            msg = f"sole_spender takes True or False, not {type(sole_spender).__name__}"
+        if not isinstance(sole_spender, bool | str):
+            msg = f'sole_spender takes "auto", True or False, not {type(sole_spender).__name__}'
             raise TypeError(msg)
+        if isinstance(sole_spender, str) and sole_spender != "auto":
+            msg = 'sole_spender takes "auto", True or False, not another string'
+            raise ValueError(msg)
         lag = seconds(profile.lag if lag is None else lag, "lag")
         linger = seconds(profile.linger if linger is None else linger, "linger")
         seconds(hold_for, "hold_for", positive=True)

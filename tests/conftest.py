@@ -1,15 +1,21 @@
 """Fixtures that all tests share."""
 
 import gc
+import os
 import signal
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from budgetguard._core.activation import ACTIVATION
 from budgetguard._engine.account_registry import _PROCESS
 from budgetguard.defaults import DEFAULT
 from budgetguard.testing import HandClock, hand_clock
+
+# The suite tries the same examples every time; the long run looks for others.
+settings.register_profile("suite", derandomize=not os.environ.get("BUDGETGUARD_LONG"))
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,16 @@ import httpx
 import pytest
 from rich.console import Console
 
+from budgetguard import Balance
 from budgetguard._cli import demo
 from budgetguard._cli.accounts import enough
 from budgetguard._cli.demo_screen import Figures, Screen, final, seen
 from budgetguard._cli.main import main
-from budgetguard._cli.output import number
+from budgetguard._cli.output import figures as figures_of
+from budgetguard._cli.output import number, sentence
 from budgetguard._core.activation import ACTIVATION
+from budgetguard._core.clock import Instant
+from budgetguard._core.other_spenders import Belief
 from budgetguard.testing import HandClock
 from budgetguard.testing.sandbox import Sandbox
 
@@ -42,6 +47,8 @@ FIGURES = {
     "cost_limit",
     "credits_used",
     "as_of",
+    "others_spend",
+    "others_since",
 }
 
 
@@ -105,7 +112,7 @@ def test_balance_at_anchor_browser(
         figures = json.loads(capsys.readouterr().out)
         assert main(["balance", "--base-url", sandbox.url]) == 0
         sentence = capsys.readouterr().out
-    assert figures.pop("as_of").endswith("+00:00")
+    assert figures.pop("as_of") == figures.pop("others_since")
     assert figures == {
         "provider": "Anchor Browser",
         "credits": 7,
@@ -113,10 +120,23 @@ def test_balance_at_anchor_browser(
         "max_concurrency": 5,
         "cost_limit": 100,
         "credits_used": 0 if project is None else None,
+        "others_spend": False,
     }
     assert sentence.startswith(
         "Anchor Browser: 7 credits (tier free, concurrent sessions 5, cost limit 100"
     )
+
+
+def test_a_balance_says_since_when_others_are_believed_to_spend() -> None:
+    """In words only if they are; a command that makes one request never sees that."""
+    balance = Balance(credits=42)
+    since = Instant(0.0, datetime(2026, 11, 29, 14, 5, tzinfo=UTC).timestamp())
+    nobody, somebody = (Belief(others=others, since=since) for others in (False, True))
+    assert sentence("pre.dev", balance, None) == sentence("pre.dev", balance, nobody)
+    assert sentence("pre.dev", balance, somebody) == (
+        "pre.dev: 42 credits (others spend from it, by a proof of 2026-11-29T14:05:00+00:00)"
+    )
+    assert figures_of("pre.dev", balance, somebody)["others_spend"] is True
 
 
 @pytest.mark.parametrize(

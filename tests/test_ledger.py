@@ -53,6 +53,7 @@ def snapshot(
 def ledger_of(credits: int | None = 100, sent: float = 0.0) -> Ledger:
     """A ledger with a balance in it."""
     ledger = Ledger()
+    ledger.head.others.join(False)
     assert ledger.apply(snapshot(credits, sent))
     return ledger
 
@@ -155,9 +156,12 @@ ANY = st.integers(0, 1000)
 class LedgerMachine(RuleBasedStateMachine):
     """Whatever is done, the ledger says what the naive ledger says."""
 
+    sole_spender = False
+
     def __init__(self) -> None:
         super().__init__()
         self.ledger = Ledger()
+        self.ledger.head.others.join(self.sole_spender)
         self.paper = Paper()
         self.now = 100.0
         self.seen: BalanceSnapshot | None = None
@@ -369,9 +373,10 @@ class SolePaper(Paper):
 class SoleLedgerMachine(LedgerMachine):
     """The same for a sole spender, whose ledger carries one figure where the paper keeps all balances."""
 
+    sole_spender = True
+
     def __init__(self) -> None:
         super().__init__()
-        self.ledger.head.sole_spender = True
         self.paper = SolePaper()
 
     def see(self, sent: float, credits: float, ceiling: float, limit: float | None) -> bool:
@@ -418,7 +423,7 @@ TestSoleLedgerMachine = SoleLedgerMachine.TestCase
 def sole(credits: int | None = 100, *, limit: int | None = None, used: int | None = None) -> Ledger:
     """The ledger of a sole spender, with a balance in it."""
     ledger = Ledger()
-    ledger.head.sole_spender = True
+    ledger.head.others.join(True)
     assert ledger.apply(snapshot(credits, 0.0, limit=limit, used=used))
     return ledger
 
@@ -478,9 +483,9 @@ def test_a_balance_below_what_is_promised_stands_alone(
     opened(ledger, 50)
     ledger.apply(snapshot(credits, 1.0))
     assert ledger.snapshot is not None
-    assert (ledger.available(0, 0), ledger.snapshot.missing) == (available, missing)
+    assert (ledger.available(0, 0), ledger.head.others.contradiction) == (available, missing)
     ledger.apply(snapshot(max(credits, 5), 2.0))
-    assert ledger.snapshot.missing == 0
+    assert ledger.head.others.contradiction == 0
 
 
 def test_a_refusal_of_the_providers_ends_what_a_sole_spender_knew() -> None:
@@ -501,7 +506,7 @@ def test_a_lack_is_noticed_behind_an_overlap() -> None:
     ledger.apply(snapshot(70, 1.0))
     ledger.apply(snapshot(49, 2.0))
     assert ledger.snapshot is not None
-    assert (ledger.available(0, 0), ledger.snapshot.missing) == (-1, 1)
+    assert (ledger.available(0, 0), ledger.head.others.contradiction) == (-1, 1)
 
 
 def test_the_overlap_below_a_cost_limit_is_carried_from_balance_to_balance() -> None:
@@ -553,7 +558,7 @@ def test_an_account_that_becomes_unlimited_or_limited_starts_anew() -> None:
     ledger.apply(snapshot(None, 2.0))
     assert ledger.available(0, 0) == UNLIMITED
     assert ledger.snapshot is not None
-    assert ledger.snapshot.missing == 0
+    assert ledger.head.others.contradiction == 0
 
 
 # Ends of calls of constant cost, several at once.

@@ -810,7 +810,7 @@ def test_who_lacks_credits_and_slots_comes_again_when_there_are_both() -> None:
 def test_what_a_balance_shows_already_comes_free_with_no_debit() -> None:
     """Where a sole spender's balance shows a debit, its leaving makes nothing more available."""
     ledger = Ledger()
-    ledger.head.sole_spender = True
+    ledger.head.others.join(True)
     ledger.apply(BalanceSnapshot.of(Balance(credits=to_credits(100)), at(NOW - 9)))
     ledger.take(40)
     ledger.put(40, 40, NOW + 20)

@@ -250,6 +250,4 @@ class OrderLikeAList(RuleBasedStateMachine):
 
 
 TestOrderLikeAList = OrderLikeAList.TestCase
-TestOrderLikeAList.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, derandomize=True
-)
+TestOrderLikeAList.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -17,6 +17,8 @@ from budgetguard._cli.output import (
 )
 from budgetguard._core.amounts import spell
 from budgetguard._core.errors import BalanceUnavailable, ConfigurationError, InsufficientCredits
+from budgetguard._core.other_spenders import Belief
+from budgetguard._engine.binding import binding_of
 from budgetguard.guard import Guard
 from budgetguard.providers.base import Provider
 from budgetguard.providers.registry import (
@@ -37,11 +39,12 @@ def balance(options: argparse.Namespace) -> int:
     if options.provider is None and len(accounts_in_environment()) > 1:
         return _balances(options)
     provider = _provider(options)
-    found = Guard(provider).balance()
+    guard = Guard(provider)
+    found = guard.balance()
     if options.json:
-        print_json(figures(provider.name, found))
+        print_json(figures(provider.name, found, _belief(guard)))
     else:
-        print_answer(sentence(provider.name, found))
+        print_answer(sentence(provider.name, found, _belief(guard)))
     return ExitCode.ENOUGH
 
 
@@ -62,7 +65,7 @@ def check(options: argparse.Namespace) -> int:
             "available": number(available),
             "reason": reason,
         }
-        print_json(answer | figures(provider.name, found))
+        print_json(answer | figures(provider.name, found, _belief(guard)))
     elif reason is None:
         print_answer(enough(options.min, available, provider.name))
     else:
@@ -99,7 +102,8 @@ def _balances(options: argparse.Namespace) -> int:
     for vendor in accounts_in_environment():
         try:
             provider = vendor.make()
-            found = Guard(provider).balance()
+            guard = Guard(provider)
+            found = guard.balance()
         except UNKNOWN_BALANCE as error:
             its_code, failed = explain(error)
             code = max(code, its_code)
@@ -107,9 +111,9 @@ def _balances(options: argparse.Namespace) -> int:
             if not options.json:
                 print_failure(failed, as_json=False)
         else:
-            answers.append(figures(provider.name, found))
+            answers.append(figures(provider.name, found, _belief(guard)))
             if not options.json:
-                print_answer(sentence(provider.name, found))
+                print_answer(sentence(provider.name, found, _belief(guard)))
     if options.json:
         print_json({"accounts": answers})
     return code
@@ -127,6 +131,10 @@ def _provider(options: argparse.Namespace) -> Provider:
         msg = f"{vendor.variable} is not set. {_NO_ACCOUNT}"
         raise ConfigurationError(msg)
     return vendor.make(**origin)
+
+
+def _belief(guard: Guard) -> Belief | None:
+    return binding_of(guard).account.ledger.head.others.belief
 
 
 def _name_one() -> str:

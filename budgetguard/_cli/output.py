@@ -3,12 +3,14 @@
 import json
 import os
 import sys
+from datetime import UTC, datetime
 from decimal import Decimal
 from enum import IntEnum
 from typing import Any, TextIO
 
 from budgetguard._core.amounts import as_number, spell
 from budgetguard._core.balance import Balance
+from budgetguard._core.other_spenders import Belief
 
 
 class ExitCode(IntEnum):
@@ -57,8 +59,9 @@ def failure(error: str, reason: str, retry_after: float | None = None) -> dict[s
     return {"error": error, "reason": reason, "retry_after": after}
 
 
-def figures(provider: str, balance: Balance) -> dict[str, Any]:
-    """The JSON object of a balance."""
+def figures(provider: str, balance: Balance, belief: Belief | None) -> dict[str, Any]:
+    """The JSON object of a balance, and whether others are believed to spend from the account."""
+    since = None if belief is None else datetime.fromtimestamp(belief.since.wall, UTC)
     return {
         "provider": provider,
         "credits": number(balance.credits),
@@ -67,11 +70,13 @@ def figures(provider: str, balance: Balance) -> dict[str, Any]:
         "cost_limit": number(balance.cost_limit),
         "credits_used": number(balance.credits_used),
         "as_of": balance.as_of.isoformat(timespec="milliseconds"),
+        "others_spend": None if belief is None else belief.others,
+        "others_since": None if since is None else since.isoformat(timespec="milliseconds"),
     }
 
 
-def sentence(provider: str, balance: Balance) -> str:
-    """A balance in words."""
+def sentence(provider: str, balance: Balance, belief: Belief | None) -> str:
+    """A balance in words; says if others are believed to spend from the account."""
     amount = "no limit" if balance.credits is None else f"{spell(balance.credits)} credits"
     more = [
         f"{label} {value}"
@@ -83,6 +88,9 @@ def sentence(provider: str, balance: Balance) -> str:
         )
         if value is not None
     ]
+    if belief is not None and belief.others:
+        since = datetime.fromtimestamp(belief.since.wall, UTC).isoformat(timespec="seconds")
+        more.append(f"others spend from it, by a proof of {since}")
     details = f" ({', '.join(more)})" if more else ""
     return f"{provider}: {amount}{details}"
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-End: TypeAlias = tuple[int, int, float]
-"""A finished call: what it held, what it cost, and when its debit clears."""
+End: TypeAlias = tuple[int, int, float, int]
+"""A finished call: what it held, what it cost, when its debit clears, and its epoch."""
 
 # The next change records the finished calls that were appended; so does the private loop, whenever
 # this many have been appended.
@@ -25,9 +25,15 @@ MANY_ENDS = 1024
 
 
 class LedgerEntry:
-    """One hold in the ledger: `micro` credits set aside; the part `charged_micro` is already a debit."""
+    """One hold in the ledger: `micro` credits set aside; the part `charged_micro` is already a debit.
 
-    __slots__ = ("charged_micro", "ended", "micro", "slots")
+    `epoch` is that of `OtherSpenders` in which the credits were taken. It is set when they are, or
+    later: an earlier one would lower the bounds of checkpoints that do not count this hold.
+    """
+
+    __slots__ = ("charged_micro", "ended", "epoch", "micro", "slots")
+
+    epoch: int
 
     def __init__(self, micro: int, slots: int = 0) -> None:
         self.micro = micro
@@ -39,6 +45,11 @@ class LedgerEntry:
     def rest(self) -> int:
         """The part that is still held."""
         return max(self.micro - self.charged_micro, 0)
+
+    @property
+    def bound(self) -> int:
+        """The most that the call may cost, as far as is known."""
+        return max(self.micro, self.charged_micro)
 
 
 class EndsAtCost(dict[int, deque[float]]):
@@ -57,7 +68,7 @@ class Branch:
     """What the calls of one process hold of an account.
 
     `room` is what may still be taken. It is kept up to date, so that an admission costs the same
-    with one hold as with a hundred thousand.
+    with one hold as with a hundred thousand. `epoch` is that of the head's `others`.
 
     Callers append their finished calls to one of two queues, without a lock, and `record_ends`
     records them: `ends_at_cost` for calls of constant cost, `ends` for all others. `frees` is True
@@ -67,6 +78,7 @@ class Branch:
     __slots__ = (
         "ends",
         "ends_at_cost",
+        "epoch",
         "frees",
         "head",
         "held",
@@ -80,6 +92,7 @@ class Branch:
         self.ends_at_cost = EndsAtCost()
         self.ends: deque[End] = deque()
         self.frees = False
+        self.epoch = head.others.epoch
         self.room: Micro = 0
         self.held = 0
         self.running = 0
@@ -112,7 +125,8 @@ class Branch:
         calls = held = debit = 0
         first = last = 0.0
         freed = False
-        for amount, cost, clears_at in ends:
+        saved: dict[int, int] = {}
+        for amount, cost, clears_at, epoch in ends:
             if calls and abs(clears_at - first) >= 1 / BUCKETS_PER_SECOND:
                 self.put(held, debit, last, calls)
                 calls = held = debit = 0
@@ -123,9 +137,13 @@ class Branch:
             calls += 1
             held += amount
             debit += cost
-            freed = freed or cost < amount
+            if cost != amount:
+                freed = freed or cost < amount
+                saved[epoch] = saved.get(epoch, 0) + amount - cost
         if calls:
             self.put(held, debit, last, calls)
+        for epoch, by in saved.items():
+            self.head.others.cost_less(epoch, by)
         return freed
 
     def put(self, held: int, debit: int, clears_at: float, calls: int = 1) -> None:
@@ -154,6 +172,7 @@ class Branch:
         """Hold an entry's amount and slots."""
         self.take(entry.micro)
         self.slots_held += entry.slots
+        entry.epoch = self.epoch
         # Last: if this is interrupted earlier, the entry must not be ended, as it never began.
         entry.ended = False
 
@@ -164,6 +183,8 @@ class Branch:
             return
         entry.micro += more
         self._hold(entry.rest - max(entry.micro - more - entry.charged_micro, 0))
+        raised = entry.bound - max(entry.micro - more, entry.charged_micro)
+        self.head.others.may_cost_more(entry.epoch, raised)
 
     def charge(self, entry: LedgerEntry, total: int, clears_at: float) -> None:
         """The provider has charged `total` for an open entry: that much moves from held to debit."""
@@ -174,12 +195,23 @@ class Branch:
         self._hold(entry.rest - max(entry.micro - before, 0))
         self.head.settled.add(total - before, clears_at)
         self.room -= total - before
+        self.head.others.may_cost_more(entry.epoch, entry.bound - max(entry.micro, before))
+
+    def repeat(self, entry: LedgerEntry, clears_at: float) -> LedgerEntry:
+        """An earlier attempt of an open entry's call may have cost what it holds; returns its entry."""
+        attempt = LedgerEntry(entry.micro)
+        self.open(attempt)
+        self.keep(attempt, clears_at)
+        # Its charges may be in balances that came before.
+        self.head.others.may_cost_more(entry.epoch, attempt.micro)
+        return attempt
 
     def settle(self, entry: LedgerEntry, actual: int, clears_at: float) -> bool:
         """End an entry at its real cost; False if it had already ended."""
         if not self._close(entry):
             return False
         self.put(entry.rest, max(actual - entry.charged_micro, 0), clears_at)
+        self.head.others.cost_less(entry.epoch, entry.bound - max(actual, entry.charged_micro))
         return True
 
     def release(self, entry: LedgerEntry) -> bool:
@@ -187,6 +219,7 @@ class Branch:
         if not self._close(entry):
             return False
         self.give_back(entry.rest)
+        self.head.others.cost_less(entry.epoch, entry.rest)
         return True
 
     def keep(self, entry: LedgerEntry, clears_at: float, cause: str | None = None) -> bool:

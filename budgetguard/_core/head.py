@@ -10,20 +10,21 @@ from heapq import merge
 from budgetguard._core.balance import Balance
 from budgetguard._core.clock import Instant
 from budgetguard._core.debits import Debits, Kept
+from budgetguard._core.other_spenders import OtherSpenders
 from budgetguard._core.snapshot import BalanceSnapshot, Micro, refused
 
 
 class Head:
-    """The cached balance, and the debits that it cannot show yet; times are monotonic seconds.
+    """The cached balance, the debits that it cannot show yet, and what it tells about other spenders.
 
-    `sole_spender` is True if nobody else spends from the account.
+    Times are monotonic seconds.
     """
 
-    __slots__ = ("kept", "settled", "snapshot", "sole_spender")
+    __slots__ = ("kept", "others", "settled", "snapshot")
 
     def __init__(self) -> None:
         self.snapshot: BalanceSnapshot | None = None
-        self.sole_spender = False
+        self.others = OtherSpenders()
         self.settled = Debits()
         self.kept = Kept()
 
@@ -32,8 +33,11 @@ class Head:
         """Debits that the balance cannot show yet."""
         return self.settled.total + self.kept.total
 
-    def apply(self, snapshot: BalanceSnapshot, held: int) -> bool:
-        """Store a new balance while `held` is held; False if it is not newer than the cached one."""
+    def apply(self, snapshot: BalanceSnapshot, landed: float, held: int) -> bool:
+        """Store a new balance whose reply arrived at `landed`, while `held` is held.
+
+        False if it is not newer than the cached one.
+        """
         cached = self.snapshot
         if cached is not None:
             if snapshot.sent.mono <= cached.sent.mono:
@@ -48,17 +52,17 @@ class Head:
         before = self.pending
         self.settled.clear(snapshot.sent.mono)
         self.kept.clear(snapshot.sent.mono)
-        if self.sole_spender and cached is not None and snapshot.refused_until is None:
-            snapshot = snapshot.following(cached, held + before, before - self.pending)
-        self._adopt(snapshot)
+        cleared = before - self.pending
+        self._adopt(self.others.with_overlap(snapshot, landed, held + before, cleared))
         return True
 
-    def refuse(self, now: Instant, lag: float) -> None:
+    def refuse(self, now: Instant, lag: float, held: int) -> None:
         """The provider refused a call for lack of credits: store a balance of zero, sent now."""
+        self.others.refused(self.snapshot, held + self.pending, now)
         cached = self.snapshot or BalanceSnapshot(
             sent=now, balance=Balance(credits=None), credits=0
         )
-        alone = replace(cached, sent=now, overlap=0, ceiling_overlap=0, missing=0)
+        alone = replace(cached, sent=now, overlap=0, ceiling_overlap=0)
         self._adopt(refused(alone, now.mono + lag))
 
     def left_by(self, amount: Micro, slots: float) -> float | None:

@@ -15,12 +15,8 @@ Balances are ordered by when they were sent. An older balance never replaces a n
 one clears nothing. Spending that is in the balance and also in a hold or debit is counted twice for a
 while, which refuses too much. No spending is ever left out, which would admit too much.
 
-If nobody else spends from the account, the drop from one balance to the next is what our own calls
-were charged, and a rise is a top-up. This tells which part of the holds and debits the balance shows
-already: its *overlap*. It grows by what the balance dropped, shrinks by the debits that cleared, and
-is not subtracted a second time. Carried from balance to balance, it gives the best bound of all
-balances so far. If a balance is lower than what was still available when it arrived, then somebody
-else spends, or a call cost more than it was settled at; that balance is used alone. The overlap is
+The balance may show a part of the holds and debits already. How large that *overlap* is, nobody knows
+who cannot exclude other spenders; see `other_spenders`. It is not subtracted a second time, and it is
 never more than what is held and pending, so `available` never exceeds what the balance shows.
 
 Nothing here reads a clock, takes a lock or does I/O: the time is passed in. Amounts are integer
@@ -142,14 +138,20 @@ class Ledger(Branch):
         """
         return self.head.left_by(amount, slots)
 
-    def apply(self, snapshot: BalanceSnapshot) -> bool:
-        """Store a new balance; False if it is not newer than the cached one."""
-        if not self.head.apply(snapshot, self.held):
+    def apply(self, snapshot: BalanceSnapshot, landed: float | None = None) -> bool:
+        """Store a new balance; False if it is not newer than the cached one.
+
+        `landed` is when its reply arrived, by default when it was requested.
+        """
+        if not self.head.apply(
+            snapshot, snapshot.sent.mono if landed is None else landed, self.held
+        ):
             return False
+        self.epoch = self.head.others.epoch
         self.room = self.available(0, 0)
         return True
 
     def refuse(self, now: Instant, lag: float) -> None:
         """The provider refused a call for lack of credits: store a balance of zero, sent now."""
-        self.head.refuse(now, lag)
+        self.head.refuse(now, lag, self.held)
         self.room = self.available(0, 0)

@@ -29,7 +29,7 @@ class BalanceSnapshot:
     later.
 
     `overlap` and `ceiling_overlap` are the parts of what is held and pending that `credits` and
-    `ceiling` are known to show already. `missing` is what others must have spent; see `following`.
+    `ceiling` show already, see `other_spenders`.
     """
 
     sent: Instant
@@ -41,7 +41,6 @@ class BalanceSnapshot:
     refused_until: float | None = None
     overlap: int = 0
     ceiling_overlap: int = 0
-    missing: int = 0
 
     @classmethod
     def of(cls, balance: Balance, sent: Instant) -> "BalanceSnapshot":
@@ -71,47 +70,9 @@ class BalanceSnapshot:
             return 0
         return min(self.credits + self.overlap + extra, self.ceiling + self.ceiling_overlap)
 
-    def following(
-        self, earlier: "BalanceSnapshot", committed: int, cleared: int
-    ) -> "BalanceSnapshot":
-        """Add the overlap to this snapshot, assuming that only the calls in `committed` have spent.
-
-        It must show the part `cleared` of `committed`. If a limit has changed since `earlier`, the
-        overlap with that limit starts again at zero.
-        """
-        if earlier.refused_until is not None:
-            return self
-        same_limit = self.balance.cost_limit == earlier.balance.cost_limit
-        ceiling = self.ceiling if same_limit else UNLIMITED
-        missing = max(
-            _lack(earlier.credits, earlier.overlap, self.credits, committed),
-            _lack(earlier.ceiling, earlier.ceiling_overlap, ceiling, committed),
-        )
-        if missing:
-            return replace(self, missing=missing)
-        overlap = _overlap(earlier.credits, earlier.overlap, self.credits, cleared)
-        below = _overlap(earlier.ceiling, earlier.ceiling_overlap, ceiling, cleared)
-        rest = committed - cleared
-        return replace(self, overlap=min(overlap, rest), ceiling_overlap=min(below, rest))
-
 
 def _down(amount: Decimal | None) -> Micro:
     return UNLIMITED if amount is None else to_micro(amount, "balance", rounding="down")
-
-
-def _lack(before: Micro, overlap: int, after: Micro, committed: int) -> int:
-    """How far a figure is below what the previous one and our own calls can explain."""
-    if UNLIMITED in {before, after}:
-        return 0
-    return max(int(before) + overlap - committed - int(after), 0)
-
-
-def _overlap(before: Micro, overlap: int, after: Micro, cleared: int) -> int:
-    """The overlap after a figure changed: its drop is what our calls were charged."""
-    if UNLIMITED in {before, after}:
-        return 0
-    fell = max(int(before) - int(after), 0)
-    return max(overlap + fell - cleared, 0)
 
 
 def refused(snapshot: BalanceSnapshot, until: float) -> BalanceSnapshot:

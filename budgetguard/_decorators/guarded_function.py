@@ -53,7 +53,8 @@ class GuardedFunction:
         except BaseException:
             # Interrupted, and nothing else refers to this call: count it in full, if not as kept.
             linger, lag = self._times(binding)
-            ledger.ends.append((cost, cost, binding.account.monotonic() + linger + lag))
+            clears_at = binding.account.monotonic() + linger + lag
+            ledger.ends.append((cost, cost, clears_at, ledger.epoch))
             raise
         # From here on it has an entry, which the ledger ends only once.
         hold.ended = False
@@ -62,7 +63,7 @@ class GuardedFunction:
     def adopt(self, binding: GuardBinding, ledger: Ledger, cost: int, began: float) -> Hold:
         """A Hold for a call that had none so far; it counts once its `ended` is set to False."""
         linger, lag = self._times(binding)
-        return Hold(
+        hold = Hold(
             binding.account,
             binding.subscriber,
             self.operation,
@@ -74,6 +75,8 @@ class GuardedFunction:
             self.spec.release_on,
             began,
         )
+        hold.epoch = ledger.epoch
+        return hold
 
     def _times(self, binding: GuardBinding) -> tuple[float, float]:
         spec = self.spec

@@ -177,6 +177,7 @@ def _guard_plain(  # noqa: C901  inline in one frame, for speed
         ledger.room -= cost
         ledger.held += cost
         ledger.running += 1
+        epoch = ledger.epoch
         try:
             result = function(*args, **kwargs)
             if type(result) is not own.plain and own.is_unfinished(result):
@@ -188,7 +189,7 @@ def _guard_plain(  # noqa: C901  inline in one frame, for speed
             if constant is not None and at_cost:
                 ends, end = ledger.ends_at_cost[cost], clears_at
             else:
-                ends, end = ledger.ends, (cost, real, clears_at)
+                ends, end = ledger.ends, (cost, real, clears_at, epoch)
             taken, ledger.frees = None, ledger.frees or real < cost
             ends.append(end)
         except BaseException as error:
@@ -297,6 +298,7 @@ def _guard_coroutine(  # noqa: C901  likewise
         ledger.room -= cost
         ledger.held += cost
         ledger.running += 1
+        epoch = ledger.epoch
         try:
             result = await function(*args, **kwargs)
             if type(result) is not own.plain and own.is_unfinished(result):
@@ -308,7 +310,7 @@ def _guard_coroutine(  # noqa: C901  likewise
             if constant is not None and at_cost:
                 ends, end = ledger.ends_at_cost[cost], clears_at
             else:
-                ends, end = ledger.ends, (cost, real, clears_at)
+                ends, end = ledger.ends, (cost, real, clears_at, epoch)
             taken, ledger.frees = None, ledger.frees or real < cost
             ends.append(end)
         except BaseException as error:

@@ -11,6 +11,7 @@ interrupted. Anything else that a handler or a finalizer requests in the middle 
 too, answered from the current state, or refused: see `_change`.
 """
 
+import logging
 import threading
 import weakref
 from collections import deque
@@ -29,10 +30,10 @@ from budgetguard._core.policy import NEVER
 from budgetguard._core.reentrancy import CHANGING, forbid_waiting
 from budgetguard._core.refresh_failure import not_made
 from budgetguard._core.snapshot import BalanceSnapshot
+from budgetguard._engine.belief_messages import belief_changed, contradicted
 from budgetguard._engine.hold import Hold
 from budgetguard._engine.known_costs import KnownCosts
 from budgetguard._engine.refresh_schedule import LATER, Refresh, RefreshSchedule
-from budgetguard._engine.refusal_figures import missing
 from budgetguard._engine.subscriber import Call, Effects, Subscriber
 from budgetguard._engine.wait_queue import WaitQueue
 from budgetguard._engine.waiters import AdmissionWaiter, BalanceWaiter, Waiter
@@ -76,6 +77,12 @@ class Account:
         """Reset: no balance, no holds, no waiters. Open holds end in the old ledger."""
         self.lock = threading.RLock()
         self.ledger = Ledger()
+        others = self.ledger.head.others
+        others.topup_step = self.provider.topup_step
+        for subscriber in self.subscribers:
+            # In a forked child: its parent and siblings spend too, so True no longer holds.
+            if subscriber.sole_spender is False:
+                others.join(False)
         self.fresh_until_mono = self.fresh_until_wall = self.checks_until_wall = NEVER
         self._posts: deque[Callable[[Instant, Effects], object]] = deque()
         self._contradicted = False
@@ -176,7 +183,7 @@ class Account:
         self._change(self._expire)
 
     def quiet(self) -> bool:
-        """Whether the account can be dropped without losing a hold, a waiter or a recent debit."""
+        """Whether the account can be dropped: no hold, waiter, recent debit or recent proof would be lost."""
         if get_ident() in CHANGING:
             return False
         return self._change(self._quiet) is True
@@ -291,8 +298,7 @@ class Account:
             # The fast paths of the other guards were opened for the old mark.
             for each in self.subscribers:
                 each.close_fast_path()
-        head = self.ledger.head
-        head.sole_spender = head.sole_spender or subscriber.sole_spender
+        self.ledger.head.others.join(subscriber.sole_spender)
 
     def _place(self, now: Instant, effects: Effects, waiter: AdmissionWaiter) -> None:
         subscriber = waiter.call.subscriber
@@ -320,7 +326,7 @@ class Account:
         self._last_subscriber = weakref.ref(subscriber)
         self.ledger.refuse(now, lag)
         self._schedule.want_again(subscriber.terms.recheck_after, now)
-        self._emit_all(effects, "exhausted", now)
+        self._emit_all(effects, "exhausted", now, self._news_of_others(effects))
         self.wait_queue.review(now)
 
     def _dismiss(self, now: Instant, _: Effects, subscriber: Subscriber) -> None:
@@ -349,7 +355,8 @@ class Account:
         ledger = self.ledger
         stamps = (ledger.settled.last_clears_at, ledger.kept.last_clears_at)
         young = any(stamp is not None and stamp > now.mono for stamp in stamps)
-        return not (ledger.running or self.wait_queue.queue or self.wait_queue.readers or young)
+        waiting = self.wait_queue.queue or self.wait_queue.readers
+        return not (ledger.running or waiting or young or ledger.head.others.distrusted(now.mono))
 
     # Refreshes.
 
@@ -479,19 +486,28 @@ class Account:
 
     def _apply(self, now: Instant, effects: Effects, snapshot: BalanceSnapshot) -> bool:
         before = self.ledger.snapshot
-        if not self.ledger.apply(snapshot):
+        if not self.ledger.apply(snapshot, now.mono):
             return False
         for subscriber in self.subscribers:
             subscriber.rearm(before, self.ledger.snapshot)
-        self._emit_all(effects, "refreshed", now, self._contradiction(effects))
+        self._emit_all(effects, "refreshed", now, self._news_of_others(effects))
         return True
 
-    def _contradiction(self, effects: Effects) -> str | None:
-        """How the balance contradicts `sole_spender`, if it does; logged once."""
-        snapshot, subscriber = self.ledger.snapshot, self._a_subscriber()
-        if snapshot is None or subscriber is None or not snapshot.missing:
+    def _news_of_others(self, effects: Effects) -> str | None:
+        """What the balance or the refusal that just came says about other spenders, if it is news.
+
+        A change of what the guards believe is logged; what contradicts `sole_spender=True`, only once.
+        """
+        others, provider = self.ledger.head.others, self.provider.name
+        if others.changed:
+            assert others.belief is not None
+            reason = belief_changed(provider, others.belief)
+            level = logging.WARNING if others.belief.others else logging.INFO
+            effects.append(partial(logger.log, level, "%s", reason))
+            return reason
+        if others.setting is not True or not others.contradiction:
             return None
-        reason = missing(subscriber, snapshot)
+        reason = contradicted(provider, others.contradiction)
         if not self._contradicted:
             self._contradicted = True
             effects.append(partial(logger.warning, "%s", reason))

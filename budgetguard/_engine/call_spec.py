@@ -198,6 +198,7 @@ class CallSpec:
                 ledger.room -= cost
                 ledger.held += cost
                 ledger.running += 1
+                hold.epoch = ledger.epoch
                 hold.ended = False
             if not hold.ended:
                 if binding.listened:

@@ -175,7 +175,7 @@ class Hold(Reservation):
             ledger.frees = True
         # No call in these steps: another thread can extend the hold only before all of them.
         self.ended, ends = True, ledger.ends
-        ends.append((self.micro, actual, now + self._lag))
+        ends.append((self.micro, actual, now + self._lag, self.epoch))
         if listened:
             self._emit_now("settled", actual, now, account.wall())
         if not len(ends) % MANY_ENDS:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from budgetguard._core.amounts import spell, to_credits
+from budgetguard._core.amounts import to_credits
 from budgetguard._core.clock import Instant
 from budgetguard._core.debits import Causes
 from budgetguard._core.errors import (
@@ -14,7 +14,6 @@ from budgetguard._core.errors import (
 )
 from budgetguard._core.ledger import LedgerView
 from budgetguard._core.policy import QueuedAhead, RefreshState, Refuse, Shortfall, ready_in, slot_in
-from budgetguard._core.snapshot import BalanceSnapshot
 from budgetguard._engine.subscriber import Call, Subscriber
 
 if TYPE_CHECKING:
@@ -116,12 +115,3 @@ def unavailable(
         return failure.error(subscriber.provider, wait)
     reason = f"no answer within {subscriber.terms.timeout:g} s"
     return BalanceUnavailable(provider=subscriber.provider, reason=reason, retry_after=wait)
-
-
-def missing(subscriber: Subscriber, snapshot: BalanceSnapshot) -> str:
-    """The message for a balance that is lower than a sole spender's ledger can explain."""
-    return (
-        f"The balance at {subscriber.provider} is {spell(to_credits(snapshot.missing))} less than "
-        "sole_spender=True allows for: somebody else spends from this account, or a call cost more than it was "
-        "settled at. The guard uses this balance, and discards what it concluded from earlier ones."
-    )

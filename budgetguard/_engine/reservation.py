@@ -97,9 +97,7 @@ class Reservation(LedgerEntry):
 
     def record_attempt(self, now: Instant, effects: Effects, at: float) -> bool:
         """An earlier attempt of a call that continues may have cost what the call holds."""
-        attempt = LedgerEntry(self.micro)
-        self._ledger.open(attempt)
-        self._ledger.keep(attempt, at + self._linger + self._lag)
+        attempt = self._ledger.repeat(self, at + self._linger + self._lag)
         self._emit_kept(now, effects, attempt, None)
         return False
 

@@ -14,6 +14,7 @@ from budgetguard._core.cost_sample import CostSample
 from budgetguard._core.errors import BudgetGuardError
 from budgetguard._core.events import Event, Kind, OnEvent, logger, report
 from budgetguard._core.ledger import LedgerView
+from budgetguard._core.other_spenders import SoleSpender
 from budgetguard._core.policy import NEVER, CallNeed, GuardTerms
 from budgetguard._core.reentrancy import INSIDE, Inside
 from budgetguard._core.snapshot import BalanceSnapshot
@@ -57,7 +58,7 @@ class Subscriber:
         terms: GuardTerms,
         provider: str,
         *,
-        sole_spender: bool = False,
+        sole_spender: SoleSpender = "auto",
         observe: bool = False,
         alert_below: int | None = None,
         on_event: OnEvent | None = None,

@@ -82,8 +82,8 @@ async def get_json(
 ) -> dict[str, object]:
     """The JSON object at `url`, with its numbers as Decimal.
 
-    Its strings, field names included, are printable, at most 200 characters long and never contain
-    the key. Raises Transient if another attempt may succeed, InvalidCredentials for 401 and 403, and
+    Its strings are printable, at most 200 characters long and never contain the key. A field whose
+    name would have to be changed for that is left out. Raises Transient if another attempt may succeed, InvalidCredentials for 401 and 403, and
     BalanceUnavailable for anything else that is not status 200 with one valid object of at most
     16 KiB. None of these errors contains the key. Has no deadline of its own.
     """
@@ -324,13 +324,11 @@ def _parse(text: str, clean: Clean) -> object:
         return clean(value) if isinstance(value, str) else value
 
     def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
-        fields: dict[str, object] = {}
-        for name, value in items:
-            fields[clean(name)] = cleaned(value)
-        if len(fields) < len(items):
+        if len({clean(name) for name, _ in items}) < len(items):
             msg = "contains a field twice"
             raise _Nonsense(msg)
-        return fields
+        # A name that is not clean is not that of a known field, and must not become one.
+        return {name: cleaned(value) for name, value in items if clean(name) == name}
 
     try:
         return json.loads(

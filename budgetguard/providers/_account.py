@@ -35,6 +35,17 @@ def find_extra(extra_credits: Amount) -> Decimal:
     return extra
 
 
+def find_step(topup_step: Amount | None) -> Decimal | None:
+    """`topup_step` as an exact Decimal, or None; raises TypeError or ValueError unless it is above zero."""
+    if topup_step is None:
+        return None
+    step = exact(topup_step, "topup_step")
+    if step <= 0:
+        msg = f"topup_step must be above zero: {step}"
+        raise ValueError(msg)
+    return step
+
+
 def check_flag(value: object, what: str) -> bool:
     """`value` if it is a bool; raises TypeError otherwise, because a text like "false" would count as true."""
     if not isinstance(value, bool):

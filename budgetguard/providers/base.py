@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from budgetguard._core.amounts import to_micro
 from budgetguard._core.balance import Balance
 from budgetguard.providers.billing import Billing, Prices
 
@@ -34,6 +35,8 @@ class Provider(Protocol):
       charged; 5.
     - `linger`: how many seconds abandoned work may go on, and be charged, after the client gave up; 0.
     - `extra_credits`: credits that can be spent beyond the reported balance; 0.
+    - `topup_step`: credits of which each top-up is a whole multiple, if the balance rises by top-ups only, and
+      not by refunds. `sole_spender` then knows more of what was charged while somebody paid; None.
     - `top_up_url`: where to buy credits, as refusals tell; None.
     - `trust_env`: whether proxies and certificates are taken from the environment; False.
     - `fingerprint`: a digest that identifies the account, including its key. Guards whose providers have the
@@ -47,6 +50,7 @@ class Provider(Protocol):
     lag: float = LAG
     linger: float = LINGER
     extra_credits: Any = 0
+    topup_step: Any = None
     top_up_url: Any = None
     trust_env: bool = False
     fingerprint: Any = None
@@ -74,6 +78,7 @@ class Profile:
     lag: float
     linger: float
     extra_credits: Any
+    topup_step: int | None
     top_up_url: str | None
     trust_env: bool
     fingerprint: str | None
@@ -98,6 +103,7 @@ class Profile:
             lag=given["lag"],
             linger=given["linger"],
             extra_credits=given["extra_credits"],
+            topup_step=_topup_step(given["topup_step"]),
             top_up_url=given["top_up_url"],
             trust_env=bool(given["trust_env"]),
             fingerprint=given["fingerprint"] or None,
@@ -111,11 +117,23 @@ _OPTIONAL = (
     "lag",
     "linger",
     "extra_credits",
+    "topup_step",
     "top_up_url",
     "trust_env",
     "fingerprint",
     "billing",
 )
+
+
+def _topup_step(given: Any) -> int | None:
+    if given is None:
+        return None
+    # Rounded down: a longer step would explain more than was charged.
+    step = to_micro(given, "topup_step", rounding="down")
+    if step <= 0:
+        msg = f"topup_step must be at least a millionth of a credit: {given}"
+        raise ValueError(msg)
+    return step
 
 
 def _no_provider(thing: object) -> str:

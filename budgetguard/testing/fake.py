@@ -26,8 +26,8 @@ class FakeProvider:
 
     - `credits`: the true balance; None means unlimited.
     - `lag`, `linger`: the provider's defaults, in seconds, as a guard reads them.
-    - `max_concurrency`, `cost_limit`, `credits_used`, `extra_credits`: what the provider reports
-      besides the balance.
+    - `max_concurrency`, `cost_limit`, `credits_used`, `extra_credits`, `topup_step`: what the
+      provider reports besides the balance.
     - `requests`: how many times a guard fetched the balance.
     - `lowest`: the lowest balance so far.
     - `failure`: an exception that every fetch raises, or None.
@@ -52,6 +52,7 @@ class FakeProvider:
         cost_limit: Amount | None = None,
         credits_used: Amount | None = None,
         extra_credits: Amount = 0,
+        topup_step: Amount | None = None,
     ) -> None:
         self.lag = lag
         self.linger = linger
@@ -59,6 +60,7 @@ class FakeProvider:
         self.cost_limit = cost_limit
         self.credits_used = credits_used
         self.extra_credits = extra_credits
+        self.topup_step = topup_step
         self.fingerprint = f"fake account {next(_NUMBERS)}"
         self.failure: Exception | None = None
         self.on_fetch: Callable[[], Any] | None = None

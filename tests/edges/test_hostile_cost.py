@@ -135,6 +135,7 @@ PIECES += [b"\r\n", b"\r\n\r\n", b"HTTP/1.1 200 OK\r\n", b"content-length: 9\r\n
 @example(body=b'{"success": false, "creditsRemaining": 450}')
 @example(body=b'{"success": true, "creditsRemaining": "450"}')
 @example(body=BODY.replace(b"450", b"0.0000009"))
+@example(body=BODY.replace(b"success", b"\\u0000success"))
 def test_a_body_with_faults(body: bytes, server: Server, impatient: Runtime) -> None:
     """Over a real connection: the balance that it says, or BalanceUnavailable."""
     check(ask(server, http(200, body)), body)

@@ -394,7 +394,7 @@ def test_what_a_call_cost_beyond_its_hold_is_gone(clock: HandClock) -> None:
 def test_a_call_charged_as_it_runs_counts_twice_until_it_says_so(clock: HandClock) -> None:
     """The balance shows it and the hold does too; `charged` puts that right."""
     provider = FakeProvider(100, lag=5)
-    guard = Guard(provider)
+    guard = Guard(provider, sole_spender=False)
     hold = guard.acquire(50)
     provider.charge(20)
     clock.advance(5)

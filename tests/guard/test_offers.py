@@ -24,7 +24,7 @@ def told() -> list[Event]:
 @pytest.fixture
 def guard(clock: HandClock, told: list[Event]) -> Guard:
     """A guard that refreshed 60 s ago and found 100 credits, and has no more than that at its provider."""
-    guard = Guard(FakeProvider(100, lag=5, linger=60), on_event=told.append)
+    guard = Guard(FakeProvider(100, lag=5, linger=60), sole_spender=False, on_event=told.append)
     guard.balance()
     clock.advance(60)
     return guard

@@ -63,7 +63,7 @@ def test_without_a_loop_ends_are_recorded_by_the_caller(clock: HandClock) -> Non
     account = account_of(guard)
     account._runtime = None
     account.ledger.take(10)
-    account.ledger.ends.append((10, 0, 0.0))
+    account.ledger.ends.append((10, 0, 0.0, 0))
     account.flush_soon()
     assert account.ledger.held == 0
 
@@ -76,7 +76,7 @@ def test_with_a_loop_ends_are_recorded_by_it(
     guard.balance()
     account, asked = account_of(guard), list[Any]()
     account.ledger.take(10)
-    account.ledger.ends.append((10, 0, 0.0))
+    account.ledger.ends.append((10, 0, 0.0, 0))
     monkeypatch.setattr(account.runtime, "nudge", lambda work: asked.append(work) or True)
     account.flush_soon()
     assert account.ledger.held == 10

@@ -131,7 +131,9 @@ class Store(RuleBasedStateMachine):
                     floor=floor,
                     fresh_for=FRESH_FOR,
                     stale_for=STALE_FOR,
-                    sole_spender=self.sole_spender and not (floor or extra),
+                    sole_spender="auto"
+                    if self.sole_spender and (floor or extra)
+                    else self.sole_spender,
                 )
                 for floor, extra in TERMS
             ]
@@ -589,7 +591,7 @@ async def nothing() -> None:
 
 LONG = bool(os.environ.get("BUDGETGUARD_LONG"))
 Store.TestCase.settings = settings(
-    max_examples=1250 if LONG else 100, stateful_step_count=40, deadline=None, derandomize=True
+    max_examples=1250 if LONG else 100, stateful_step_count=40, deadline=None
 )
 SoleStore.TestCase.settings = Store.TestCase.settings
 TestStore = Store.TestCase

@@ -146,6 +146,4 @@ class WaitQueue(RuleBasedStateMachine):
 
 
 TestWaitQueue = WaitQueue.TestCase
-TestWaitQueue.settings = settings(
-    max_examples=150, stateful_step_count=30, deadline=None, derandomize=True
-)
+TestWaitQueue.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)

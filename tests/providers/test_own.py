@@ -87,8 +87,8 @@ def test_a_transport_goes_by_it(clock: HandClock) -> None:
     transport = GuardTransport(guard, transport=httpx.MockTransport(answer))
     with httpx.Client(transport=transport) as client:
         client.post("https://api.acme.example/work").read()
-    # The balance that came along may not show it yet.
-    assert guard.available == 18 - 2
+    # The balance that came along fell by what the call cost.
+    assert guard.available == 18
 
 
 def test_a_transport_says_what_it_lacks() -> None:

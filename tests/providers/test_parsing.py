@@ -119,7 +119,7 @@ def test_numbers_are_exact() -> None:
 
 
 def test_texts_come_printable_short_and_without_the_key() -> None:
-    """In values, in nested objects and lists, and in names."""
+    """In values, in nested objects and lists; a field whose name is not so is left out."""
     echo = {
         KEY: "a\x1b[31mb\u202ec",
         "upper": KEY.upper(),
@@ -131,14 +131,19 @@ def test_texts_come_printable_short_and_without_the_key() -> None:
     }
     value = object_in(json.dumps(echo).encode())
     assert value == {
-        "***": "a[31mbc",
         "upper": "***",
         "split": "x *** y",
         "long": "z" * 199 + "*",
         "inner": {"name": "Bearer ***"},
-        "list": ["***", ["***"], {"***": "***"}, 5, True],
+        "list": ["***", ["***"], {}, 5, True],
         "surrogate": "",
     }
+
+
+@pytest.mark.parametrize("name", ["\0success", "success ", "suc\u200bcess", "\nsuccess"])
+def test_a_name_that_is_not_printable_is_not_taken_for_another(name: str) -> None:
+    """The field that decides whether a reply counts is read only where it is there as documented."""
+    assert object_in(json.dumps({name: True, "tier": "solo"}).encode()) == {"tier": "solo"}
 
 
 def test_too_short_a_key_is_not_masked() -> None:

@@ -182,10 +182,13 @@ def begin(open_sandbox: OpenSandbox, connect: Connect) -> Begin:
     """Open a sandbox; give it with a guard of its project, and a client of that kind behind it."""
 
     def begin(
-        credits: float | str, on_event: Outcomes | None = None, **options: Any
+        credits: float | str,
+        on_event: Outcomes | None = None,
+        sole_spender: Any = "auto",
+        **options: Any,
     ) -> tuple[Sandbox, Guard, Any]:
         sandbox = open_sandbox(credits, **options)
-        guard = anchor_guard(sandbox, on_event=on_event)
+        guard = anchor_guard(sandbox, on_event=on_event, sole_spender=sole_spender)
         return sandbox, guard, connect(sandbox.url, guard)
 
     return begin
@@ -291,7 +294,9 @@ async def test_what_a_session_may_cost(
 async def test_a_session_at_its_longest_never_costs_more(begin: Begin, elapse: Elapse) -> None:
     """Nobody deletes these; they end by themselves and make room, credits and slot."""
     outcomes = Outcomes()
-    sandbox, guard, client = begin("0.12", max_concurrent_browsers=1, on_event=outcomes)
+    sandbox, guard, client = begin(
+        "0.12", max_concurrent_browsers=1, on_event=outcomes, sole_spender=False
+    )
     for number in range(3):
         await got(client.sessions.create_session())
         assert outcomes.kinds == ["settled"] * number
@@ -312,7 +317,7 @@ async def test_a_life_without_an_end_needs_a_price(
     begin: Begin, elapse: Elapse, connect: Connect, life: Any
 ) -> None:
     """Until it has one nothing is sent; then the session is held until it is deleted."""
-    sandbox, guard, client = begin(1)
+    sandbox, guard, client = begin(1, sole_spender=False)
     session = {"timeout": {"max_duration": life}}
     with pytest.raises(ValueError, match=r"max_duration=.* set it with costs="):
         await got(client.sessions.create_session(session=session))
@@ -984,7 +989,7 @@ async def test_kept_for_as_long_as_it_may_live(
     """A life longer than the guard's `linger` is the hold's own; what costs say comes before."""
     sandbox = open_sandbox(1)
     outcomes = Outcomes()
-    guard = anchor_guard(sandbox, on_event=outcomes)
+    guard = anchor_guard(sandbox, on_event=outcomes, sole_spender=False)
     timeout = {"max_duration": 120}
     configuration = {"session": {"timeout": timeout}}
     held = AnchorBrowser.session_cost(120)

@@ -232,7 +232,8 @@ def test_submitted_and_polled(
 ) -> None:
     """Each poll moves what was charged out of the hold, and the last one settles it."""
     sandbox = open_sandbox(100)
-    guard, cost = predev_guard(sandbox), {"fast_spec": 10, "deep_spec": 50}[name]
+    guard = predev_guard(sandbox, sole_spender=False)
+    cost = {"fast_spec": 10, "deep_spec": 50}[name]
     api = sdk(sandbox, guard)
     id = getattr(api, f"{name}_async")("A shop")["specId"]
     polls = 0

@@ -351,7 +351,7 @@ def test_without_lingering_they_would(
 def test_submitted_and_polled(open_sandbox: OpenSandbox, elapse: Elapse) -> None:
     """What the status says is charged moves out of the hold, so that it is not counted twice."""
     sandbox = open_sandbox(100)
-    guard, api = predev_guard(sandbox), sdk(sandbox)
+    guard, api = predev_guard(sandbox, sole_spender=False), sdk(sandbox)
     polls = 0
     with guard.acquire(min=PreDev.DEEP_SPEC, name="deep_spec_async") as hold:
         submitted: Any = api.deep_spec_async("A shop")

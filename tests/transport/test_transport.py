@@ -235,7 +235,7 @@ async def test_a_stream_that_nobody_reads_on_is_kept(
     clock.advance(PreDev.lag)
     # The minimum of 0.1 for each is charged at the submission.
     assert guard.balance(max_age=0).credits == 100 - Decimal("0.3")
-    assert guard.available == 100 - Decimal("0.3") - Decimal("1.5")
+    assert guard.available == 100 - Decimal("1.5")
 
 
 async def test_the_gateway_says_what_a_call_cost_and_what_is_left(

@@ -11,7 +11,7 @@ from budgetguard._core.clean_tracebacks import clean_traceback
 from budgetguard._core.errors import ConfigurationError
 from budgetguard._io.base_url import find_base_url
 from budgetguard._io.credentials import Credential
-from budgetguard.providers._account import check_flag, find_extra, find_key, fingerprint
+from budgetguard.providers._account import check_flag, find_extra, find_key, find_step, fingerprint
 from budgetguard.providers._fields import Fields
 from budgetguard.providers.anchorbrowser.billing import (
     AI_STEP,
@@ -36,7 +36,8 @@ class AnchorBrowser:
     The key is `api_key`, or else ANCHORBROWSER_API_KEY from the environment; the project is
     `project_id`, or else ANCHORBROWSER_PROJECT_ID, or else the one that the key belongs to. Requests
     go to `base_url`, or else to ANCHORBROWSER_BASE_URL, or else to https://api.anchorbrowser.io.
-    `extra_credits` is the overage that a paid plan allows. `trust_env` lets proxies and certificates be taken from the
+    `extra_credits` is the overage that a paid plan allows. If the balance rises by top-ups alone, and
+    each is a whole multiple of some number of credits, `topup_step` is that number. `trust_env` lets proxies and certificates be taken from the
     environment. Raises ConfigurationError for a key, project or base URL that cannot be right, and
     TypeError or ValueError for the others.
 
@@ -65,6 +66,7 @@ class AnchorBrowser:
     project_id: str | None = None
     base_url: str = "https://api.anchorbrowser.io"
     extra_credits: Decimal
+    topup_step: Decimal | None
     trust_env: bool
     fingerprint: str
 
@@ -76,6 +78,7 @@ class AnchorBrowser:
         *,
         base_url: str | None = None,
         extra_credits: Amount = 0,
+        topup_step: Amount | None = None,
         trust_env: bool = False,
     ) -> None:
         key = find_key(api_key, provider=self.name, variable="ANCHORBROWSER_API_KEY")
@@ -89,6 +92,7 @@ class AnchorBrowser:
         self.project_id = _find_project(project_id)
         self.base_url = find_base_url(base_url, "ANCHORBROWSER_BASE_URL", self.base_url)
         self.extra_credits = find_extra(extra_credits)
+        self.topup_step = find_step(topup_step)
         self.trust_env = check_flag(trust_env, "trust_env")
         self.fingerprint = fingerprint(
             self.name, self.base_url, key.fingerprint(), self.project_id or ""

@@ -8,7 +8,7 @@ from budgetguard._core.balance import Balance
 from budgetguard._core.clean_tracebacks import clean_traceback
 from budgetguard._io.base_url import find_base_url
 from budgetguard._io.credentials import Credential
-from budgetguard.providers._account import check_flag, find_extra, find_key, fingerprint
+from budgetguard.providers._account import check_flag, find_extra, find_key, find_step, fingerprint
 from budgetguard.providers._fields import Fields
 from budgetguard.providers.predev.billing import (
     BROWSER_TASK,
@@ -30,8 +30,9 @@ class PreDev:
 
     `extra_credits` are credits that can be spent beyond what the balance endpoint reports: its page
     says that it returns only prototype credits, and that daily and rollover credits are spent after
-    them (docs.pre.dev, credits-balance, 2026-11). With `trust_env`, proxies and certificates are
-    taken from the environment. Raises ConfigurationError for an invalid key or base URL, and
+    them (docs.pre.dev, credits-balance, 2026-11). If the balance rises by top-ups alone, and each is a
+    whole multiple of some number of credits, `topup_step` is that number; see docs/correctness.md.
+    With `trust_env`, proxies and certificates are taken from the environment. Raises ConfigurationError for an invalid key or base URL, and
     TypeError or ValueError for other invalid arguments.
 
     FAST_SPEC and DEEP_SPEC are the upper limits of the documented costs in credits, "~5-10" and
@@ -59,6 +60,7 @@ class PreDev:
 
     base_url: str = "https://api.pre.dev"
     extra_credits: Decimal
+    topup_step: Decimal | None
     trust_env: bool
     fingerprint: str
 
@@ -69,6 +71,7 @@ class PreDev:
         *,
         base_url: str | None = None,
         extra_credits: Amount = 0,
+        topup_step: Amount | None = None,
         trust_env: bool = False,
     ) -> None:
         key = find_key(api_key, provider=self.name, variable="PREDEV_API_KEY")
@@ -78,6 +81,7 @@ class PreDev:
         self._credential = Credential(key, "authorization", "Bearer ")
         self.base_url = find_base_url(base_url, "PREDEV_BASE_URL", self.base_url)
         self.extra_credits = find_extra(extra_credits)
+        self.topup_step = find_step(topup_step)
         self.trust_env = check_flag(trust_env, "trust_env")
         self.fingerprint = fingerprint(self.name, self.base_url, key.fingerprint())
 
