@@ -41,10 +41,15 @@ Run: TypeAlias = tuple[Scenario, str, int]
 
 def outcome_of(run: Run) -> Outcome:
     """Spend one account."""
-    # What a guard logs about calls that died would be in between of the progress.
-    logging.getLogger("budgetguard").disabled = True
     scenario, way, seed = run
-    return World(scenario, seed).run(WAYS[way])
+    log = logging.getLogger("budgetguard")
+    before = log.disabled
+    try:
+        # What a guard logs about calls that died would be in between of the progress.
+        log.disabled = True
+        return World(scenario, seed).run(WAYS[way])
+    finally:
+        log.disabled = before
 
 
 class Kept:

@@ -22,7 +22,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "simulation"), str(HERE.parents[1])]
 
-from decision_quality import SCENARIOS
+from scenarios import GIVEN_UP
 from workload import MICRO, Died, Kind, Outcome, Refused, Running, Scenario, Token, Unknown, World
 
 from budgetguard import BalanceUnavailable, Guard, Hold, InsufficientCredits
@@ -146,7 +146,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=10, help="runs of each way")
     parser.add_argument("--check", action="store_true", help="exit with 1 where an aim is missed")
     options = parser.parse_args()
-    [scenario] = [each for each in SCENARIOS if "given up" in each.name]
+    scenario = GIVEN_UP
     print(f"**{scenario.name}**, {options.seeds} seeds\n")
     print(
         "| sole_spender | status | decisions | wrong | by status | died | overspent "
