@@ -33,7 +33,7 @@ AIM_STEPPED = 1.0
 # The most by which the default may ask more often than `sole_spender=False` does.
 MORE_REQUESTS = 1.1
 
-# How many times more calls die by the advice on a provider's page.
+# How many times more calls die by the advice on a provider's page; of few seeds, no fewer.
 BETTER_THAN_ADVICE = 5
 
 # Rounding: amounts are floats here, whole micro-credits inside.
@@ -78,7 +78,8 @@ def _unsafe(table: Table) -> Iterator[str]:
     for name in (DISTRUSTING, f"{DISTRUSTING}, charged()"):
         if name in rows and ADVICE in rows:
             died, advised = rows[name].died, rows[ADVICE].died
-            if died * BETTER_THAN_ADVICE > advised:
+            better = BETTER_THAN_ADVICE if rows[name].seeds >= ENOUGH else 1
+            if died * better > advised:
                 yield f"{OTHERS.name}: {name}: {died} died, {advised} by the page's advice"
 
 
