@@ -9,7 +9,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from decision_rows import Row, Table, margin_of_sum
-from scenarios import ALONE, GIVEN_UP, OFTEN_GIVEN_UP, OTHERS, PROVEN, STEPPED, TOP_UPS
+from scenarios import (
+    ALONE,
+    GIVEN_UP,
+    LARGE_STEP,
+    OFTEN_GIVEN_UP,
+    OTHERS,
+    PROVEN,
+    SMALL_STEP,
+    TOP_UPS,
+)
 from ways import ADVICE, DEFAULT, DISTRUSTING, OURS, TRUSTING
 from workload import Scenario
 
@@ -24,7 +33,7 @@ AIM_STEPPED = 1.0
 # The most by which the default may ask more often than `sole_spender=False` does.
 MORE_REQUESTS = 1.1
 
-# How many times more calls die by the advice on a provider's page.
+# How many times more calls die by the advice on a provider's page; of few seeds, no fewer.
 BETTER_THAN_ADVICE = 5
 
 # Rounding: amounts are floats here, whole micro-credits inside.
@@ -69,7 +78,8 @@ def _unsafe(table: Table) -> Iterator[str]:
     for name in (DISTRUSTING, f"{DISTRUSTING}, charged()"):
         if name in rows and ADVICE in rows:
             died, advised = rows[name].died, rows[ADVICE].died
-            if died * BETTER_THAN_ADVICE > advised:
+            better = BETTER_THAN_ADVICE if rows[name].seeds >= ENOUGH else 1
+            if died * better > advised:
                 yield f"{OTHERS.name}: {name}: {died} died, {advised} by the page's advice"
 
 
@@ -77,11 +87,10 @@ def _refused_too_much(table: Table) -> Iterator[str]:
     """Of the default, where nobody else spends."""
     for scenario in ALONE:
         yield from _too_wrong(table, scenario, AIM)
-    for scenario in STEPPED:
-        yield from _too_wrong(table, scenario, AIM_STEPPED)
-    rows = table.get(TOP_UPS, {})
-    if DEFAULT in rows and rows[DEFAULT].seeds >= ENOUGH:
-        yield from _too_wrong(table, TOP_UPS, AIM_TOP_UPS)
+    yield from _too_wrong(table, LARGE_STEP, AIM_STEPPED)
+    # Some runs lose much and most hardly anything: one run tells nothing.
+    yield from _too_wrong(table, SMALL_STEP, AIM_STEPPED, seeds=ENOUGH)
+    yield from _too_wrong(table, TOP_UPS, AIM_TOP_UPS, seeds=ENOUGH)
     for scenario in (GIVEN_UP, OFTEN_GIVEN_UP, TOP_UPS):
         rows = table.get(scenario, {})
         if DEFAULT in rows and TRUSTING in rows:
@@ -93,9 +102,9 @@ def _refused_too_much(table: Table) -> Iterator[str]:
                 )
 
 
-def _too_wrong(table: Table, scenario: Scenario, aim: float) -> Iterator[str]:
+def _too_wrong(table: Table, scenario: Scenario, aim: float, *, seeds: int = 1) -> Iterator[str]:
     row = table.get(scenario, {}).get(DEFAULT)
-    if row is not None and row.wrong >= aim:
+    if row is not None and row.seeds >= seeds and row.wrong >= aim:
         yield f"{scenario.name}: {DEFAULT}: {row.wrong:.2f} % wrong, {aim:g} % allowed"
 
 

@@ -17,10 +17,13 @@ ALONE = [
 TOP_UPS = Scenario("top-ups", 16, 500, top_ups=tuple((at * MINUTE, 500) for at in (15, 30, 45)))
 """A rise between two balances hides what was charged meanwhile."""
 
-STEPPED = [
+SMALL_STEP, LARGE_STEP = (
     replace(TOP_UPS, name=f"top-ups, topup_step={step}", topup_step=step) for step in (1, 10)
-]
-"""The same, and the provider says that a top-up is a multiple of so many credits."""
+)
+"""The same, and the provider says that a top-up is a multiple of so many credits.
+
+That tells what a rise hides up to one step: the larger is more than is charged between two balances.
+"""
 
 GIVEN_UP = Scenario("2 % given up half-way", 16, 2000, given_up=0.02)
 """What a call cost that was given up is never told."""
@@ -56,4 +59,14 @@ UNPROVEN = [
 STOPPING = Scenario("others stop after 15 minutes", 8, 6000, others=10, others_until=15 * MINUTE)
 """What was proven once is true no longer."""
 
-SCENARIOS = [*ALONE, TOP_UPS, *STEPPED, GIVEN_UP, OFTEN_GIVEN_UP, *PROVEN, *UNPROVEN, STOPPING]
+SCENARIOS = [
+    *ALONE,
+    TOP_UPS,
+    SMALL_STEP,
+    LARGE_STEP,
+    GIVEN_UP,
+    OFTEN_GIVEN_UP,
+    *PROVEN,
+    *UNPROVEN,
+    STOPPING,
+]
