@@ -15,6 +15,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,7 +24,19 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "simulation"), str(HERE.parents[1])]
 
 from scenarios import GIVEN_UP
-from workload import MICRO, Died, Kind, Outcome, Refused, Running, Scenario, Token, Unknown, World
+from workload import (
+    MICRO,
+    Died,
+    Kind,
+    Outcome,
+    Process,
+    Refused,
+    Running,
+    Scenario,
+    Token,
+    Unknown,
+    World,
+)
 
 from budgetguard import BalanceUnavailable, Guard, Hold, InsufficientCredits
 from budgetguard._core.refresh_failure import Transient
@@ -38,6 +51,8 @@ AIM_ASKED = 10.0
 
 class Call:
     """A call with a hold, as the program that makes it sees it; `run` is the provider's side, once given up."""
+
+    follows = False
 
     def __init__(self, hold: Hold) -> None:
         self.hold = hold
@@ -59,9 +74,11 @@ class GivenUpWorld(World):
         self._by_status = by_status
         self._weather = Random(f"status {seed}")
 
-    async def _attend(self, run: Running, token: Token, *, gives_up: bool) -> None:
+    async def _attend(
+        self, process: Process, run: Running, token: Token, *, gives_up: bool
+    ) -> None:
         try:
-            await super()._attend(run, token, gives_up=gives_up)
+            await super()._attend(process, run, token, gives_up=gives_up)
         except TimeoutError:
             if isinstance(token, Call):
                 token.run = run
@@ -87,10 +104,12 @@ class GivenUpWorld(World):
         return WorkStatus(charged=used) if runs else WorkStatus(end=used)
 
 
-def guarded(world: GivenUpWorld, *, sole_spender: bool, follows: bool) -> Any:
+def guarded(
+    world: GivenUpWorld, process: Process, *, sole_spender: bool | str, follows: bool
+) -> Any:
     """A guard, with or without a follower for what is given up."""
-    with runtime_of(world.runtime):  # type: ignore[arg-type]
-        guard = Guard(world.account, sole_spender=sole_spender)
+    with runtime_of(process.runtime):  # type: ignore[arg-type]
+        guard = Guard(process.account, sole_spender=sole_spender)  # type: ignore[arg-type]
     follower = follower_of(binding_of(guard).account)
 
     @asynccontextmanager
@@ -125,7 +144,7 @@ def measure(scenario: Scenario, seeds: int, *, by_status: bool, **options: Any) 
     asked = 0
     for seed in range(seeds):
         world = GivenUpWorld(scenario, seed, by_status=by_status)
-        outcomes.append(world.run(guarded(world, **options)))
+        outcomes.append(world.run(partial(guarded, world, **options)))
         asked += world.asked
     decisions = sum(each.refusals.decisions for each in outcomes)
     return {

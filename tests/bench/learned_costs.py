@@ -13,13 +13,14 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "simulation"), str(HERE.parents[1])]
 
 from ways import Seen
-from workload import Died, Refused, Scenario, Unknown, Way, World
+from workload import Died, Process, Refused, Scenario, Unknown, Way, World
 
 from budgetguard import BalanceUnavailable, Event, Guard, InsufficientCredits, learned
 from budgetguard._engine.account_registry import runtime_of
@@ -54,15 +55,15 @@ class Counted:
         self.overspent = max(self.overspent, other.overspent)
 
 
-def guarded(world: World, quantile: float | None, counted: Counted) -> Way:
+def guarded(process: Process, *, quantile: float | None, counted: Counted) -> Way:
     """A guard that holds each call's upper bound, or what is learned with that quantile."""
 
     def heard(event: Event) -> None:
         if event.kind == "overrun":
             counted.overruns += 1
 
-    with runtime_of(world.runtime):  # type: ignore[arg-type]
-        guard = Guard(world.account, sole_spender=True, on_event=heard)
+    with runtime_of(process.runtime):  # type: ignore[arg-type]
+        guard = Guard(process.account, sole_spender=True, on_event=heard)
 
     @asynccontextmanager
     async def way(need: int) -> AsyncIterator[Seen]:
@@ -93,7 +94,7 @@ def measure(scenario: Scenario, quantile: float | None, seeds: int) -> Counted:
     together = Counted()
     for seed in range(seeds):
         world, counted = World(scenario, seed), Counted()
-        outcome = world.run(guarded(world, quantile, counted))
+        outcome = world.run(partial(guarded, quantile=quantile, counted=counted))
         counted.finished, counted.died = outcome.finished, outcome.died
         counted.overspent, counted.requests = outcome.overspent, outcome.requests
         counted.wrong = outcome.refusals.wrong
