@@ -115,8 +115,9 @@ class Reservation(LedgerEntry):
         self._emit_kept(now, effects, attempt, None)
         return False
 
-    def record_charged(self, _: Instant, __: Effects, at: float, total: int) -> bool:
+    def record_charged(self, now: Instant, effects: Effects, at: float, total: int) -> bool:
         """The provider has charged `total` for the call so far, and the call continues."""
+        del now, effects
         self._ledger.charge(self, total, at + self._lag)
         return False
 

@@ -66,7 +66,7 @@ class Subscriber:
     ) -> None:
         self.terms = terms
         self.provider = provider
-        self.sole_spender = sole_spender
+        self.sole_spender: SoleSpender = sole_spender
         self.alert_below = alert_below
         self.on_event = on_event
         self.top_up_url = top_up_url

@@ -11,6 +11,7 @@ only what still runs.
 
 import argparse
 import asyncio
+import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -165,6 +166,8 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=10, help="runs of each way")
     parser.add_argument("--check", action="store_true", help="exit with 1 where an aim is missed")
     options = parser.parse_args()
+    # What a guard logs about calls that were given up would be in between of the table.
+    logging.getLogger("budgetguard").disabled = True
     scenario = GIVEN_UP
     print(f"**{scenario.name}**, {options.seeds} seeds\n")
     print(

@@ -1492,7 +1492,7 @@ MUTANTS = [
         "tests/guard",
     ),
     Mutant(
-        "a child reports its parent's hold",
+        "a child settles its parent's hold without a lock",
         "_engine/hold.py",
         "            or ledger is not account.ledger  # the parent process's hold, which ends there\n",
         "",
