@@ -305,19 +305,25 @@ class Chain:
 
     bounds: list[float] = field(default_factory=list)
     last: float = UNLIMITED
+    shows: int = 0
 
     def best(self, spent: int) -> float:
         """The best of them."""
         return max(self.bounds) - spent
 
     def see(self, value: float, shows: int, spent: int) -> None:
-        """One more value; what it rose by is a top-up, and nothing above it is believed."""
+        """One more value; nothing above it is believed.
+
+        What it rose by is a top-up, or no more than what was shown of running calls, and taken back.
+        """
         if UNLIMITED in {self.last, value}:
             self.bounds = []
         rise = max(value - self.last, 0) if self.bounds else 0
+        if self.bounds and rise <= max(self.bounds) - self.last - self.shows:
+            rise = 0
         self.bounds = [min(bound + rise, value + spent) for bound in self.bounds]
         self.bounds.append(value + shows)
-        self.last = value
+        self.last, self.shows = value, shows
 
 
 @dataclass

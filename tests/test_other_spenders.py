@@ -227,6 +227,30 @@ def test_a_provider_that_gives_back_what_it_reserved_proves_nothing() -> None:
     assert account.available == 960
 
 
+def test_what_was_given_back_is_not_promised_while_other_calls_run() -> None:
+    """A call reserved 10, cost 2 and was given back 8: the hold of another call counts in full again."""
+    account = Account()
+    entry = account.hold(10)
+    account.see(990)
+    account.hold(50)
+    account.settle(entry, 2)
+    account.see(998, 1.0)
+    assert (account.available, account.overlap, account.believed) == (948, 2, False)
+    account.see(998, LAG)
+    assert (account.available, account.overlap, account.believed) == (948, 0, False)
+
+
+def test_what_was_given_back_below_a_cost_limit_is_not_promised() -> None:
+    """The same where a cost limit is what counts."""
+    account = Account(cost_limit=100, credits_used=0)
+    entry = account.hold(10)
+    account.see(1000, credits_used=10)
+    account.hold(50)
+    account.settle(entry, 2)
+    account.see(1000, credits_used=2)
+    assert account.available == 48
+
+
 def test_noise_is_no_proof() -> None:
     """A provider that computes in floats shows a micro-credit less now and then."""
     account = Account()
@@ -303,6 +327,16 @@ def test_a_top_ups_step_tells_what_it_hides(step: int | None, overlap: int) -> N
     assert account.overlap == overlap
 
 
+@pytest.mark.parametrize("rise", [1, NOISE, 100 * MICRO + 1, 100 * MICRO + NOISE, 100 * MICRO])
+def test_noise_above_a_step_hides_no_charges(rise: int) -> None:
+    """A provider that computes in floats shows a micro-credit more now and then, which is no top-up."""
+    account = Account(step=100)
+    account.hold(50)
+    account.see(1000 + rise / MICRO)
+    assert account.overlap == 0
+    assert account.ledger.available(0, 0) == 950 * MICRO + rise
+
+
 def test_a_changed_cost_limit_starts_without_evidence_below_it() -> None:
     """What is left of another limit says nothing about what was spent; the belief stays."""
     account = Account(None, cost_limit=to_credits(1000 * MICRO), credits_used=to_credits(0))
@@ -340,6 +374,20 @@ def test_a_balance_that_may_be_the_earlier_one_proves_and_hides_nothing() -> Non
     assert (account.available, account.overlap, account.believed) == (940, 50, False)
     account.see(960, 20.0)
     assert (account.available, account.overlap, account.believed) == (950, 40, False)
+
+
+@pytest.mark.parametrize("running", [0, 50])
+def test_a_debit_that_a_balance_of_unknown_order_cleared_explains_the_fall(running: int) -> None:
+    """It may be charged after the one balance and before the other: it is neither overlap nor a proof."""
+    account = Account()
+    entry = account.hold(30)
+    account.settle(entry, 30)
+    account.hold(running)
+    account.see(1000, 1.0, landed=40.0)
+    for after in (LAG, 1.0, 40.0):
+        account.see(970, after)
+        assert (account.available, account.overlap) == (970 - running, 0)
+    assert not account.believed
 
 
 def test_a_top_up_between_two_balances_of_unknown_order_is_not_counted_as_charges() -> None:

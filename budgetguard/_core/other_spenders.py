@@ -23,8 +23,8 @@ then is at most what they cost in the end. So each call that ends below its hold
 that checkpoint, which began as its C, and R > U proves X > 0 although R <= C held at the time. Or a
 refusal by the provider itself, although the cached balance covered everything held and pending.
 
-**What this promises.** If nobody else spends, debits clear no earlier than their charges are posted, and
-calls cost at most what they held or are settled at, then R <= C and R <= U always hold: there is no proof, and
+**What this promises.** If nobody else spends, debits clear no earlier than their charges are posted, a
+charge once shown is not taken back, and calls cost at most what they held or are settled at, then R <= C and R <= U always hold: there is no proof, and
 "auto" is `True`. There S = R, so an overlap of any figure between 0 and R never promises a credit that is
 spent. This holds whatever the guard believes, so a wrong belief can only refuse too much. If others
 spend, an overlap promises at most X too much, and at most C.
@@ -38,6 +38,10 @@ can never prove that nobody else spends.
 the balances alone c can be anything, so it counts as 0, and that part of the overlap is lost until
 nothing is held or pending. If top-ups are known to be multiples of a step q, then c is at least the rest
 to the next multiple of q.
+
+**Charges taken back.** A provider may reserve credits and give the rest back, or a replica may not show
+yet what another showed. A rise that is no larger than R may be that, so it lowers R. A larger one is a
+top-up; if it hides such a charge as well, R is too high by that.
 
 **The order of balances.** A balance that was requested before the reply of another arrived, as with the
 balances in replies to concurrent calls, may be the earlier or the later one. It proves nothing, and the
@@ -105,6 +109,7 @@ class OtherSpenders:
         "_ceiling_residual",
         "_checked_at",
         "_checkpoints",
+        "_cleared",
         "_landed",
         "_reference",
         "_residual",
@@ -130,6 +135,8 @@ class OtherSpenders:
         self._checked_at = float("-inf")
         self._reference: BalanceSnapshot | None = None
         self._landed = float("-inf")
+        # What balances beside the reference cleared: it may be in the fall since the reference.
+        self._cleared = 0
         self._residual = 0
         self._ceiling_residual = 0
         self._checkpoints: list[Checkpoint] = []
@@ -174,43 +181,44 @@ class OtherSpenders:
             self._reference = None
             return new
         rest = committed - cleared
+        self._cleared += cleared
         if self._reference is None:
-            self._reference, self._landed = new, landed
+            self._begin(new, landed)
         elif new.sent.mono < self._landed:
-            new = self._beside(self._reference, new, cleared, rest)
+            new = self._beside(self._reference, new, rest)
         else:
-            self._after(self._reference, new, committed, cleared)
-            self._reference, self._landed = new, landed
+            self._after(self._reference, new, rest)
+            self._begin(new, landed)
             new = replace(new, overlap=self._residual, ceiling_overlap=self._ceiling_residual)
         if self.setting == "auto" and self.belief.others:
             return replace(new, overlap=0, ceiling_overlap=0)
         return new
 
+    def _begin(self, reference: BalanceSnapshot, landed: float) -> None:
+        self._reference, self._landed, self._cleared = reference, landed, 0
+
     def _beside(
-        self, reference: BalanceSnapshot, new: BalanceSnapshot, cleared: int, rest: int
+        self, reference: BalanceSnapshot, new: BalanceSnapshot, rest: int
     ) -> BalanceSnapshot:
         """A balance that was requested before the reference arrived: either may be the earlier one.
 
         It proves nothing. What the reference promised still holds, less the debits that cleared.
         """
-        self._residual = _carried(self._residual, 0, cleared, rest)
-        self._ceiling_residual = _carried(self._ceiling_residual, 0, cleared, rest)
+        cleared = self._cleared
         ceiling = _ceiling(reference, new)
         return replace(
             new,
-            overlap=_carried(self._residual, _fall(reference.credits, new.credits), 0, rest),
+            overlap=_carried(self._residual, _fall(reference.credits, new.credits), cleared, rest),
             ceiling_overlap=_carried(
-                self._ceiling_residual, _fall(reference.ceiling, ceiling), 0, rest
+                self._ceiling_residual, _fall(reference.ceiling, ceiling), cleared, rest
             ),
         )
 
-    def _after(
-        self, reference: BalanceSnapshot, new: BalanceSnapshot, committed: int, cleared: int
-    ) -> None:
+    def _after(self, reference: BalanceSnapshot, new: BalanceSnapshot, rest: int) -> None:
         """A balance that was requested after the reference arrived."""
-        rest = committed - cleared
+        cleared = self._cleared
         assert self.belief is not None
-        proven = self._proven(reference, new, committed)
+        proven = self._proven(reference, new, rest + cleared)
         if proven > 0:
             self._prove(new.sent, proven)
         else:
@@ -257,12 +265,10 @@ class OtherSpenders:
         self, reference: BalanceSnapshot, new: BalanceSnapshot, cleared: int, rest: int
     ) -> None:
         fell = _fall(reference.credits, new.credits)
-        if fell is not None and fell < 0:
-            # Charges between the two balances that a top-up hides: at least the rest to its step.
-            fell = 0 if self.topup_step is None else fell % self.topup_step
+        fell = _shown(fell, self._residual, self.topup_step)
         self._residual = _carried(self._residual, fell, cleared, rest)
         fell = _fall(reference.ceiling, _ceiling(reference, new))
-        fell = None if fell is None else max(fell, 0)
+        fell = _shown(fell, self._ceiling_residual, None)
         self._ceiling_residual = _carried(self._ceiling_residual, fell, cleared, rest)
         if reference.balance.cost_limit != new.balance.cost_limit:
             # They do not tell the two residuals apart.
@@ -310,6 +316,18 @@ def _ceiling(reference: BalanceSnapshot, new: BalanceSnapshot) -> Micro:
 def _fall(before: Micro, after: Micro) -> int | None:
     """How far a figure fell, negative if it rose; None if it had no bound before or after."""
     return None if UNLIMITED in {before, after} else int(before) - int(after)
+
+
+def _shown(fell: int | None, residual: int, step: int | None) -> int | None:
+    """What the new balance shows of charges beyond the reference; negative if it shows less of them."""
+    if fell is None or fell >= 0:
+        return fell
+    if step is not None:
+        # At least the rest to the step, unless that is a rounding error above one.
+        hidden = fell % step
+        return hidden if step - hidden > NOISE else 0
+    # A rise that is no larger than what was shown may be charges that were taken back.
+    return fell if -fell <= residual else 0
 
 
 def _carried(residual: int, fell: int | None, cleared: int, rest: int) -> int:
