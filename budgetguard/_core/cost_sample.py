@@ -68,6 +68,10 @@ class CostFigures:
             return max(start, self.largest)
         return max(_quantile(costs, quantile), _quantile(lately, quantile))
 
+    def misses_more(self, quantile: float) -> bool:
+        """Whether more calls cost more than they held than the quantile explains."""
+        return self.misses > len(self.costs) * (1 - quantile)
+
     def misses_too_often(self, quantile: float) -> bool:
         """Whether more calls cost more than they held than the quantile and chance explain."""
         expected = len(self.costs) * (1 - quantile)

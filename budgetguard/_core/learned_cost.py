@@ -65,6 +65,8 @@ def learned(
     there are not enough credits for that, the call goes on. What it then costs beyond its hold is
     an overrun.
 
+    A call whose operation was free lately holds nothing, but is refused where nothing is left.
+
     At most 1,024 operations and keys are remembered. After that, those that were not called for the
     longest time start again. Nothing is remembered after the process ends; a forked child keeps
     what was learned before.

@@ -19,6 +19,9 @@ UNNAMED = {"this block", "acquire()", "aacquire()"}
 
 _NO_COST = -1
 
+# That its calls were free lately does not make one harmless: where nothing is left, none is admitted.
+LEAST = 1
+
 
 class LearnedSpec(CallSpec):
     """The needs of a call whose cost is learned.
@@ -57,7 +60,7 @@ class LearnedSpec(CallSpec):
         figures = sample.figures
         self._warn(operation, sample, figures)
         cost = figures.to_hold(self.learned.start, self.learned.quantile)
-        call = replace(self._call(binding, operation, least, cost), sample=sample)
+        call = replace(self._call(binding, operation, max(least, LEAST), cost), sample=sample)
         return binding, binding.account.ask(call)
 
     def settle(self, hold: Hold, result: Any) -> None:
@@ -69,9 +72,12 @@ class LearnedSpec(CallSpec):
         hold.end_at(None if actual == _NO_COST else actual)
 
     def _warn(self, operation: str, sample: CostSample, figures: CostFigures) -> None:
-        """Log that calls cost more than they held too often; once, until they no longer do."""
-        often = figures.misses_too_often(self.learned.quantile)
-        if often and not sample.warned:
+        """Log that calls cost more than they held too often; once, until as few do as should."""
+        if sample.warned:
+            sample.warned = figures.misses_more(self.learned.quantile)
+        elif figures.misses_too_often(self.learned.quantile):
+            # Before it is logged, because another thread may be about to.
+            sample.warned = True
             logger.warning(
                 "%s: %d of the last %d calls cost more than they held, although learned(...) is to be "
                 "enough for %g %%. Report what running calls were charged (hold.charged), or raise "
@@ -81,7 +87,6 @@ class LearnedSpec(CallSpec):
                 len(figures.costs),
                 100 * self.learned.quantile,
             )
-        sample.warned = often
 
 
 def call_spec(guard: Any, **options: Any) -> CallSpec:
@@ -127,7 +132,7 @@ def _plain(name: str) -> str:
 def terms_of_call(spec: CallSpec) -> CostTerms:
     """What a call needs, as far as it is known before there is one."""
     if isinstance(spec, LearnedSpec):
-        least, learned = None if callable(spec.min) else spec.min, spec.learned
+        least, learned = LEAST if callable(spec.min) else max(spec.min or 0, LEAST), spec.learned
         return CostTerms(least, learned.start, learned.quantile, learned.by is not None)
     if spec.amounts is None:
         return CostTerms(None, None)

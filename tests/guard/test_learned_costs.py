@@ -676,6 +676,37 @@ def test_too_many_misses_are_logged_once(guard: Guard, caplog: pytest.LogCapture
     assert len(said(caplog)) == 2
 
 
+def test_misses_about_as_often_as_is_suspicious_are_logged_once(
+    guard: Guard, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A rate that wavers around the mark is no news each time that it passes it."""
+    teach(guard, *[10] * SAMPLE)
+    caplog.clear()
+    # After the first 24 have left the sample, 16 are more than 5 % of it, and 26 are suspicious again.
+    for misses, others in ((24, 100), (16, 140), (10, 1)):
+        for _ in range(misses):
+            hold = open_call(guard)
+            hold.settle(hold.amount + 1)
+        teach(guard, 1, times=others)
+    assert len(said(caplog)) == 1
+
+
+def test_a_call_that_was_free_so_far_is_refused_where_nothing_is_left(clock: HandClock) -> None:
+    """What it holds is nothing, and it may cost something all the same."""
+    provider = FakeProvider(100)
+    guard = Guard(provider)
+    teach(guard, 0, times=ENOUGH)
+    hold = open_call(guard)
+    assert hold.amount == 0
+    hold.release()
+    provider.credits = Decimal(0)
+    clock.advance(1)
+    assert guard.balance(max_age=0).credits == 0
+    with pytest.raises(InsufficientCredits):
+        open_call(guard)
+    assert guard.estimate("spec").more_calls == 0
+
+
 # Estimates.
 
 

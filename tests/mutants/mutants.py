@@ -411,6 +411,20 @@ MUTANTS = [
         "tests/simulation/test_simulation.py -k nothing_breaks",
     ),
     Mutant(
+        "a call that was free lately is admitted where nothing is left",
+        "_engine/learned_spec.py",
+        "operation, max(least, LEAST), cost)",
+        "operation, least, cost)",
+        "tests/guard/test_learned_costs.py",
+    ),
+    Mutant(
+        "misses are logged each time that they pass the mark",
+        "_engine/learned_spec.py",
+        "figures.misses_more(",
+        "figures.misses_too_often(",
+        "tests/guard/test_learned_costs.py",
+    ),
+    Mutant(
         "a rise is no credit given back",
         "_core/other_spenders.py",
         "            checkpoint.residual -= rose\n",
