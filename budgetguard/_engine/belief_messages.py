@@ -23,7 +23,7 @@ def belief_changed(provider: str, belief: Belief) -> str:
         )
     return (
         f"The balance at {provider} is {spell(to_credits(belief.proven))} lower than this guard's calls can "
-        "explain: somebody else spends from this account, or a call cost more than it was settled at. "
+        "explain: somebody else spends from this account, or a call cost more than it held or was settled at. "
         f"{then}"
     )
 
@@ -32,6 +32,6 @@ def contradicted(provider: str, by: int) -> str:
     """The message for a balance that is so many micro-credits too low for `sole_spender=True`."""
     return (
         f"The balance at {provider} is {spell(to_credits(by))} less than sole_spender=True allows for: somebody "
-        "else spends from this account, or a call cost more than it was settled at. The guard uses this "
+        "else spends from this account, or a call cost more than it held or was settled at. The guard uses this "
         "balance, and discards what it concluded from earlier ones."
     )

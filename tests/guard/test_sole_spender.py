@@ -206,8 +206,8 @@ def test_auto_believes_that_nobody_else_spends_until_a_proof_and_after_a_spell_w
     reasons = [event.reason for event in events if event.kind == "refreshed"]
     proven = (
         "The balance at fake is 40 lower than this guard's calls can explain: somebody else spends "
-        "from this account, or a call cost more than it was settled at. For 30 minutes after the "
-        "last such proof, what running calls were charged is counted twice, as with "
+        "from this account, or a call cost more than it held or was settled at. For 30 minutes "
+        "after the last such proof, what running calls were charged is counted twice, as with "
         "sole_spender=False."
     )
     trusted = (
