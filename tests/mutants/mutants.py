@@ -1677,7 +1677,7 @@ MUTANTS = [
     Mutant(
         "a learned cost is admitted and not held",
         "_engine/learned_spec.py",
-        "self._call(binding, operation, least, cost)",
+        "self._call(binding, operation, max(least, LEAST), cost)",
         "self._call(binding, operation, max(least, cost), 0)",
         "tests/guard/test_learned_costs.py",
     ),
