@@ -430,6 +430,8 @@ STEPS = st.lists(
         st.tuples(st.just("end"), st.integers(0, 5), st.just(0)),
         st.tuples(st.just("keep"), st.integers(0, 5), st.just(0)),
         st.tuples(st.just("look"), st.integers(1, 200), st.just(0)),
+        st.tuples(st.just("request"), st.integers(1, 10), st.just(0)),
+        st.tuples(st.just("reply"), st.integers(0, 5), st.just(0)),
         st.tuples(st.just("top up"), st.integers(1, 3), st.just(0)),
         st.tuples(st.just("others"), st.integers(1, 20), st.just(0)),
     ),
@@ -448,8 +450,7 @@ class World:
         self.true = 10_000
         self.spent_by_others = 0
         self.running: list[tuple[LedgerEntry, int, list[int]]] = []
-        self.kept = 0
-        self.promised_too_much = 0
+        self.replies: list[tuple[float, int, int]] = []
 
     def act(self, what: str, number: int, more: int) -> None:
         """One step."""
@@ -464,6 +465,11 @@ class World:
         elif what == "look":
             account.see(self.true, float(number))
             self.check()
+        elif what == "request":
+            account.now += number
+            self.replies.append((account.now, self.true, self.spent_by_others))
+        elif what == "reply" and self.replies:
+            self.arrive(*self.replies.pop(number % len(self.replies)))
         elif self.running and what in {"work", "end", "keep"}:
             entry, cost, worked = self.running[number % len(self.running)]
             if what == "work":
@@ -477,14 +483,25 @@ class World:
                 account.ledger.keep(entry, account.now + LAG)
                 self.running.remove((entry, cost, worked))
 
-    def check(self) -> None:
-        """What the new balance promises, against what nobody but the provider knows."""
+    def arrive(self, sent: float, credits: int, spent: int) -> None:
+        """A balance comes late, after others perhaps that were requested before or after it."""
+        account = self.account
+        account.now += 1
+        snapshot = BalanceSnapshot.of(Balance(credits=credits), Instant(sent, sent))
+        if account.ledger.apply(snapshot, account.now):
+            self.check(unseen=self.spent_by_others - spent)
+
+    def check(self, unseen: int = 0) -> None:
+        """What the new balance promises, against what nobody but the provider knows.
+
+        `unseen` is what others spent since the balance was requested, which no setting can know of.
+        """
         account = self.account
         still_held = sum(entry.micro // MICRO - worked[0] for entry, _, worked in self.running)
         committed = (account.ledger.held + account.ledger.pending) // MICRO
         headroom = self.true - still_held
         too_much = account.available - headroom
-        assert too_much <= min(self.spent_by_others, committed)
+        assert too_much <= unseen + min(self.spent_by_others, committed)
         if not self.others:
             assert not account.believed
 
