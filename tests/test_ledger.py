@@ -478,6 +478,17 @@ def test_a_rise_is_never_believed_beyond_the_balance() -> None:
     assert ledger.available(0, 0) == 90
 
 
+def test_a_top_up_with_credits_given_back_is_not_believed_beyond_the_balance() -> None:
+    """The overlap is never more than what is still held and pending, here 10."""
+    ledger = sole(100)
+    entry = opened(ledger, 50)
+    ledger.apply(snapshot(50, 1.0))
+    ledger.settle(entry, 10, 3.0 + LAG)
+    ledger.apply(snapshot(190, 2.0))
+    assert ledger.snapshot is not None
+    assert (ledger.available(0, 0), ledger.snapshot.overlap) == (190, 10)
+
+
 @pytest.mark.parametrize(
     ("credits", "available", "missing"), [(50, 50, 0), (49, -1, 1), (0, -50, 50)]
 )

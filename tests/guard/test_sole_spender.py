@@ -286,6 +286,25 @@ def test_a_balance_in_a_reply_that_may_be_older_than_a_refresh_hides_no_spending
     hold.release()
 
 
+def test_a_balance_in_a_reply_from_before_a_top_up_proves_nothing(clock: HandClock) -> None:
+    """Its call was sent before the reply to the last refresh arrived, so it may be the earlier one."""
+    provider = FakeProvider(100)
+    guard = Guard(provider)
+    guard.balance()
+    hold = guard.acquire(50)
+    provider.top_up(300)
+    before = clock.now()
+    provider.on_fetch = lambda: clock.advance(1)
+    snapshot(guard, clock)
+    between = Instant(before.mono + 2 * TICK, before.wall + 2 * TICK)
+    binding_of(guard).account.offer(Decimal(100), between)
+    assert (guard.available, believes(guard)) == (100, False)
+    provider.on_fetch = None
+    snapshot(guard, clock)
+    assert (guard.available, believes(guard)) == (350, False)
+    hold.release()
+
+
 def test_a_stated_step_of_top_ups_tells_what_was_charged_meanwhile(clock: HandClock) -> None:
     """A rise of 80 in an account that is topped up in hundreds hides a charge of 20."""
     provider = FakeProvider(100, topup_step=100)
