@@ -42,6 +42,17 @@ def test_a_caller_that_waits_gets_what_comes_free(guard: Guard) -> None:
     assert guard.available == 60
 
 
+def test_who_has_waited_long_enough_makes_way_at_once(guard: Guard, clock: HandClock) -> None:
+    """The next caller gets what one whose time is over did not fit into, before any refresh."""
+    running = guard.acquire(70)
+    impatient, patient = queue_up(guard, [wait_for(guard, 50, wait=3), wait_for(guard, 30)])
+    clock.advance(3)
+    assert isinstance(impatient.outcome(), InsufficientCredits)
+    hold = patient.outcome()
+    assert (hold.state, hold.amount) == ("open", 30)
+    running.release()
+
+
 @pytest.mark.parametrize("way", ["settled for less", "released", "block", "decorated"])
 def test_every_end_that_frees_something_lets_the_next_in(guard: Guard, way: str) -> None:
     """However a call ends."""
