@@ -1,9 +1,8 @@
 """Follows submitted work to its end, so that a program which no longer asks about it need not.
 
-`Works` is a registry of holds whose work goes on at the provider, each identified by the path of its
-status: a reply that the program receives is told to it. A `Follower` also asks by itself, on the private
-loop, when the program has not asked for a while. A call whose reply was lost has no id: it is searched
-for once, and followed if exactly one piece of work can be its own.
+A `Follower` requests the status of an account's works on the private loop, when the program has not asked
+for a while. A call whose reply was lost has no id: it is searched for once, and followed if exactly one
+piece of work can be its own.
 
 There is no lock. Callers only set attributes and append, and everything else happens on the loop's
 thread. A forked child has no follower: it neither asks for its parent's work nor ends its holds.
@@ -11,16 +10,13 @@ thread. A forked child has no follower: it neither asks for its parent's work no
 
 import heapq
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from weakref import WeakValueDictionary
 
-from budgetguard._core.amounts import cost as to_cost
-from budgetguard._core.errors import HoldClosed
 from budgetguard._core.events import logger
 from budgetguard._core.status_schedule import (
     EVERY,
@@ -30,8 +26,9 @@ from budgetguard._core.status_schedule import (
     RequestPause,
     StatusSchedule,
 )
-from budgetguard._engine.hold import Hold, NullHold
-from budgetguard.providers.billing import BillingReply, LostCall, Outcome, WorkStatus
+from budgetguard._engine.hold import NullHold
+from budgetguard._engine.submitted_work import FoundWork, StatusRequest, Work, Works
+from budgetguard.providers.billing import BillingReply, LostCall, WorkStatus
 
 if TYPE_CHECKING:
     from budgetguard._engine.subscriber import Subscriber
@@ -50,12 +47,6 @@ _LONG_REPLY = 16 * 1024
 # These end the program or come from a finalizer, where nothing is to be started.
 _NO_SEARCH = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
-StatusRequest: TypeAlias = Callable[[Any], Awaitable["WorkStatus | FoundWork | None"]]
-"""One request, given an HTTP client: what it says about the work; None if it says nothing.
-
-It raises if there is no valid reply.
-"""
-
 ReadStatus: TypeAlias = Callable[[BillingReply], WorkStatus | None]
 
 
@@ -73,82 +64,6 @@ class FollowedAccount(Protocol):
     def runtime(self) -> "Runtime":
         """The private loop of this process."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class FoundWork:
-    """The work of a lost call; None if none or more than one can be its own."""
-
-    path: str | None
-    ask: StatusRequest | None = None
-
-
-class Work:
-    """A hold whose work goes on at the provider, until its status says that it has ended.
-
-    `path` is None while it is still searched for; `cause` is the name of the exception of its call.
-    """
-
-    __slots__ = ("ask", "cause", "hold", "path", "schedule", "trust_env")
-
-    def __init__(
-        self,
-        hold: Hold,
-        path: str | None,
-        ask: StatusRequest | None = None,
-        *,
-        trust_env: bool = False,
-        cause: str | None = None,
-    ) -> None:
-        self.hold = hold
-        self.path = path
-        self.ask = ask
-        self.trust_env = trust_env
-        self.cause = cause
-        self.schedule = StatusSchedule(_LATER, 0.0, 0.0, 0.0)
-
-    def apply(self, status: WorkStatus) -> bool:
-        """Change the hold as its status says; True if it has ended."""
-        hold, end = self.hold, status.end
-        # Another thread may have ended it in the meantime.
-        with suppress(HoldClosed):
-            if end is None:
-                if status.charged is not None:
-                    hold.charged(status.charged)
-            elif end == "keep":
-                hold.keep_because(self.cause)
-            elif end == "release":
-                hold.release()
-            else:
-                hold.end_at(_micro(end))
-        return hold.state != "open"
-
-
-class Works:
-    """Holds by the path of their work's status; thread-safe."""
-
-    def __init__(self) -> None:
-        self._by_path: dict[str, Work] = {}
-
-    def add(self, work: Work) -> None:
-        """Note the work of a hold. Of two holds for the same work, the newer one is kept."""
-        assert work.path is not None
-        if self._by_path.setdefault(work.path, work) is not work:
-            work.hold.keep_because(work.cause)
-
-    def get(self, path: str) -> Work | None:
-        """The work whose status is found there, unless it has ended."""
-        return self._by_path.get(path)
-
-    def tell(self, work: Work, status: WorkStatus) -> None:
-        """The program itself received a reply about some work."""
-        if work.apply(status):
-            self.forget(work)
-
-    def forget(self, work: Work) -> None:
-        """The work has ended."""
-        if work.path is not None and self._by_path.get(work.path) is work:
-            self._by_path.pop(work.path, None)
 
 
 class Sending:
@@ -435,11 +350,3 @@ async def _read(reply: BillingReply, read: Callable[[], Any], *, aside: bool = F
     from budgetguard._io.loop import in_daemon_thread
 
     return await in_daemon_thread(read)
-
-
-def _micro(end: Outcome) -> int | None:
-    """What to settle at; None for the hold's own amount, also where the figure is not a valid cost."""
-    try:
-        return None if end == "cost" else to_cost(end, "the reply's credits")
-    except (TypeError, ValueError):
-        return None

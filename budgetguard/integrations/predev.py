@@ -17,17 +17,9 @@ from budgetguard._decorators.result_kinds import goes_on
 from budgetguard._decorators.unfinished_results import follow as follow_result
 from budgetguard._engine import nested_holds as nested
 from budgetguard._engine.binding import binding_of
-from budgetguard._engine.follower import (
-    Sending,
-    StatusRequest,
-    Work,
-    Works,
-    ask_list,
-    ask_status,
-    follower_of,
-    may_search,
-)
+from budgetguard._engine.follower import Sending, ask_list, ask_status, follower_of, may_search
 from budgetguard._engine.hold import NullHold, cause_of, proves
+from budgetguard._engine.submitted_work import StatusRequest, Work, Works
 from budgetguard._io.base_url import find_base_url
 from budgetguard.guard import check_guard
 from budgetguard.integrations._extra import extra
@@ -124,7 +116,7 @@ def guarded(
     was left early, any other result that was left unfinished, a 404 for submitted work, because then no
     reply will report that it is over, and work whose status was not received for `linger` and 600 s, or
     that went on for 24 hours. A guard that is closed asks no more: the holds are kept. Kept credits remain counted until a later balance shows what was
-    charged. A refusal for want of credits marks the guard exhausted.
+    charged. A refusal for lack of credits marks the guard exhausted.
 
     A client that was given no `base_url` of its own is pointed at PREDEV_BASE_URL where that is set,
     as its guard is; Anchor Browser's client reads ANCHORBROWSER_BASE_URL itself.

@@ -5,15 +5,8 @@ The provider's `billing` says which work a reply is about, and how to ask about 
 
 from typing import TYPE_CHECKING, Any
 
-from budgetguard._engine.follower import (
-    FollowedAccount,
-    Sending,
-    StatusRequest,
-    Work,
-    ask_list,
-    ask_status,
-    follower_of,
-)
+from budgetguard._engine.follower import FollowedAccount, Sending, ask_list, ask_status, follower_of
+from budgetguard._engine.submitted_work import StatusRequest, Work
 from budgetguard.providers.billing import BillingReply, read
 
 if TYPE_CHECKING:

@@ -43,7 +43,8 @@ from budgetguard import BalanceUnavailable, Guard, Hold, InsufficientCredits
 from budgetguard._core.refresh_failure import Transient
 from budgetguard._engine.account_registry import runtime_of
 from budgetguard._engine.binding import binding_of
-from budgetguard._engine.follower import Work, follower_of
+from budgetguard._engine.follower import follower_of
+from budgetguard._engine.submitted_work import Work
 from budgetguard.providers.billing import WorkStatus
 
 AIM_WRONG = 0.5

@@ -192,7 +192,7 @@ class Outcome:
     late: Refusals = field(default_factory=Refusals)
     """The same while less than 20 % of the account is left."""
     unknown: int = 0
-    """Refusals for want of a balance."""
+    """Refusals for lack of a balance."""
     longest: float = 0.0
     """For how long one caller was refused wrongly, time after time."""
     requests: int = 0

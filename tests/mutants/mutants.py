@@ -1753,7 +1753,7 @@ MUTANTS = [
     ),
     Mutant(
         "what is charged while work is followed remains held",
-        "_engine/follower.py",
+        "_engine/submitted_work.py",
         "                    hold.charged(status.charged)\n",
         "                    pass\n",
         "tests/sdks/test_followed_predev.py",

@@ -9,7 +9,8 @@ HEAD = """
 import gc, os, socket, sys, threading
 from budgetguard import Guard, PreDev
 from budgetguard._engine.binding import binding_of
-from budgetguard._engine.follower import Work, follower_of
+from budgetguard._engine.follower import follower_of
+from budgetguard._engine.submitted_work import Work
 from budgetguard.providers.billing import WorkStatus
 from budgetguard.testing import FakeProvider, hand_clock
 """
