@@ -1,4 +1,4 @@
-"""`require_credits`, for code that has no guard at hand."""
+"""`require_credits`, for code that has no guard object of its own."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal

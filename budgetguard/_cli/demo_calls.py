@@ -33,7 +33,7 @@ class NotStarted(Exception):
 
 
 class Died(Exception):
-    """The provider ended the work half-way, for want of credits."""
+    """The provider ended the work half-way, for lack of credits."""
 
 
 @dataclass(frozen=True, slots=True)

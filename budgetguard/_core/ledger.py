@@ -15,9 +15,9 @@ Balances are ordered by when they were sent. An older balance never replaces a n
 one clears nothing. Spending that is in the balance and also in a hold or debit is counted twice for a
 while, which refuses too much. No spending is ever left out, which would admit too much.
 
-The balance may show a part of the holds and debits already. How large that *overlap* is, nobody knows
-who cannot exclude other spenders; see `other_spenders`. It is not subtracted a second time, and it is
-never more than what is held and pending, so `available` never exceeds what the balance shows.
+The balance may already show a part of the holds and debits: the *overlap*. It is not subtracted a
+second time. `other_spenders` decides how large it is, which depends on whether anybody else spends. It
+is never more than what is held and pending, so `available` never exceeds what the balance shows.
 
 Nothing here reads a clock, takes a lock or does I/O: the time is passed in. Amounts are integer
 micro-credits (`UNLIMITED` where a balance has no bound), times are monotonic seconds.

@@ -23,16 +23,17 @@ then is at most what they cost in the end. So each call that ends below its hold
 that checkpoint, which began as its C, and R > U proves X > 0 although R <= C held at the time. Or a
 refusal by the provider itself, although the cached balance covered everything held and pending.
 
-**What this promises.** If nobody else spends, debits clear no earlier than their charges are posted, a
-charge once shown is not taken back, and calls cost at most what they held or are settled at, then R <= C and R <= U always hold: there is no proof, and
-"auto" is `True`. There S = R, so an overlap of any figure between 0 and R never promises a credit that is
-spent. This holds whatever the guard believes, so a wrong belief can only refuse too much. If others
-spend, an overlap promises at most X too much, and at most C.
+**What this promises.** It assumes that debits clear no earlier than their charges are posted, that a
+charge once shown is not taken back, and that calls cost at most what they hold or are settled at. If
+nobody else spends, then R <= C and R <= U always hold: there is no proof, and "auto" is the same as
+`True`. There S = R, so no overlap between 0 and R promises a credit that is spent. This holds whatever
+the guard believes, so a wrong belief can only refuse too much. If others spend, an overlap promises at
+most X too much, and at most C.
 
-**What it cannot promise.** No rule can tell from balances alone an account whose own calls are charged as
-they run from one whose calls are charged at the end while others spend the same amounts. Until a call
-has ended, both show the same balances. So before the first proof "auto" is as `True`, and a busy account
-can never prove that nobody else spends.
+**What it cannot promise.** Take an account whose own calls are charged as they run, and another one
+whose calls are charged at the end while others spend the same amounts. Until a call has ended, both show
+the same balances, so no rule can tell them apart. Before the first proof, "auto" is the same as `True`.
+A busy account can never prove that nobody else spends.
 
 **Top-ups.** A rise of the balance by D is a top-up P less the charges c between the two balances. From
 the balances alone c can be anything, so it counts as 0, and that part of the overlap is lost until
@@ -101,7 +102,7 @@ class OtherSpenders:
     """The evidence about one account, and the overlap that it allows.
 
     `epoch` grows by one with each checkpoint: a call belongs to the epoch in which its credits were
-    taken. `topup_step` is the least amount by which the account is topped up, in micro-credits; None if
+    taken. `topup_step` is the amount of which each top-up is a whole multiple, in micro-credits; None if
     not known.
     """
 
@@ -319,7 +320,7 @@ def _fall(before: Micro, after: Micro) -> int | None:
 
 
 def _shown(fell: int | None, residual: int, step: int | None) -> int | None:
-    """What the new balance shows of charges beyond the reference; negative if it shows less of them."""
+    """How much more of the charges the new balance shows than the reference; negative for less."""
     if fell is None or fell >= 0:
         return fell
     if step is not None:

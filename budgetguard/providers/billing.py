@@ -97,7 +97,7 @@ class LostCall:
 
 
 class Billing:
-    """Takes 402 as want of credits, 4xx, 307 and 308 as nothing spent, any other failure as unknown."""
+    """Takes 402 as lack of credits, 4xx, 307 and 308 as nothing spent, any other failure as unknown."""
 
     prices: ClassVar[Prices] = {}
 
@@ -109,7 +109,7 @@ class Billing:
         return "release" if refused or reply.status in DID_NOTHING else "keep"
 
     def exhausted(self, reply: BillingReply) -> bool:
-        """Whether the provider refused the call for want of credits."""
+        """Whether the provider refused the call for lack of credits."""
         return reply.status == PAYMENT_REQUIRED
 
     def remaining(self, headers: Mapping[str, str]) -> Decimal | None:

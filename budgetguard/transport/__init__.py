@@ -148,7 +148,7 @@ class GuardTransport(_Transport):
     - It is kept if the reply broke off or timed out, or if other work continues after it, as with a
       websocket: the outcome is unknown, so the credits remain counted until a later balance shows what was
       charged. A spec of pre.dev is searched for first, as `budgetguard.integrations.predev.guarded` says.
-    - It is released if no connection was made or the provider refused the request. A 402 for want of
+    - It is released if no connection was made or the provider refused the request. A 402 for lack of
       credits marks the guard exhausted.
 
     A redirected request and the request that follows it are one call, whichever client sends it, and also

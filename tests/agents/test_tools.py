@@ -24,7 +24,7 @@ from budgetguard.testing import FakeProvider, HandClock
 
 
 def lacking(needed: str, available: str, **figures: Any) -> InsufficientCredits:
-    """Give a refusal for want of credits."""
+    """Give a refusal for lack of credits."""
     zero = Decimal(0)
     return InsufficientCredits(
         **{

@@ -612,7 +612,7 @@ PROJECT_LIMIT = {"error": {"code": 403, "message": "Project cost limit reached."
     ],
 )
 def test_a_creation_turned_down(scene: Any, status: int, body: Any) -> None:
-    """A refusal started nothing: released, forgotten, and want of credits is told to the guard."""
+    """A refusal started nothing: released, forgotten, and lack of credits is told to the guard."""
     scene.sandbox.fault("/v1/sessions", method="POST", status=status, body=body, times=1)
     before = scene.guard.balance().credits
     with pytest.raises(APIStatusError) as error, open_one(scene):

@@ -167,7 +167,7 @@ def test_an_error_in_a_stream_may_be_want_of_credits() -> None:
 
 
 def test_refusals_have_the_providers_shapes() -> None:
-    """A balance that is not known is no want of credits, there either."""
+    """A balance that is not known is no lack of credits, there either."""
     unknown = BalanceUnavailable(provider="pre.dev", reason="no answer", retry_after=2)
     refusal = PreDev.billing.refusal
     assert refusal("/v1/messages", unknown)["error"]["code"] == "balance_unavailable"

@@ -329,7 +329,7 @@ def test_clients_that_give_up_never_overspend(
 def test_without_lingering_they_would(
     open_sandbox: OpenSandbox, elapse: Elapse, connect: Callable[..., Anchorbrowser]
 ) -> None:
-    """With `linger=0` sessions are opened that are cut off for want of credits."""
+    """With `linger=0` sessions are opened that are cut off for lack of credits."""
     sandbox = open_sandbox(100, lag=59, browser_price=1, minute_price=1, max_concurrent_browsers=9)
     guard = anchor_guard(sandbox, linger=0, lag=0)
     client = connect(sandbox.url, timeout=httpx.Timeout(10, read=0.02))

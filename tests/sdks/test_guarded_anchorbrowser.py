@@ -869,7 +869,7 @@ async def test_what_an_error_says_of_the_hold(
     outcomes: list[str],
     retries: int,
 ) -> None:
-    """Refusals release, want of credits is told to the guard, all else is kept, and none is resent."""
+    """Refusals release, lack of credits is told to the guard, all else is kept, and none is resent."""
     sandbox = open_sandbox(1)
     sandbox.fault("/v1/sessions", method="POST", **fault)
     told = Outcomes()

@@ -496,7 +496,7 @@ BROWSER_GATE = {"error": "Need ~2 credits", "code": "INSUFFICIENT_CREDITS", "act
 def test_what_an_error_says_of_the_hold(
     begin: Begin, name: str, status: int, body: object, outcomes: list[str], stream: bool
 ) -> None:
-    """Refusals of a request release, want of credits is told to the guard, all else is kept."""
+    """Refusals of a request release, lack of credits is told to the guard, all else is kept."""
     told = Outcomes()
     sandbox, guard, api = begin(100, on_event=told, follow=False)
     sandbox.fault("/*-spec", status=status, body=body)

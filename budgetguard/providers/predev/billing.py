@@ -74,7 +74,7 @@ class PreDevBilling(Billing):
         return _finished(reply.body) if reply.complete else "keep"
 
     def exhausted(self, reply: BillingReply) -> bool:
-        """A 402, unless it is about a missing plan; in a stream, an error for want of credits."""
+        """A 402, unless it is about a missing plan; in a stream, an error for lack of credits."""
         if reply.status == PAYMENT_REQUIRED:
             return _code(reply.body) != "subscription_required"
         return any(_code(error) == "insufficient_credits" for error in reply.events("error"))
