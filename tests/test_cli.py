@@ -664,6 +664,7 @@ def test_sandbox(serving: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
     first = serving.stdout.readline()
     url = first.split()[2].rstrip(",")
     assert "12.5 credits in each account" in first
+    assert f"{url}/_sandbox/state has their keys" in serving.stdout.readline()
     pasted = {
         "PREDEV_API_KEY": Sandbox.predev_key,
         "PREDEV_BASE_URL": url,

@@ -1,4 +1,4 @@
-"""The `sandbox` command: both providers' APIs on loopback, with accounts of play money."""
+"""The `sandbox` command: the providers' APIs on loopback, with accounts of play money."""
 
 import argparse
 from collections.abc import Callable
@@ -13,8 +13,10 @@ _WHILE_IT_RUNS = """
 
 while it runs, in another terminal:
   curl URL/_sandbox/state                             the accounts and all work, as JSON
-  curl URL/_sandbox/top-up -d '{"credits": 50}'       add credits to both accounts
+  curl URL/_sandbox/top-up -d '{"credits": 50}'       add credits to all accounts
   curl URL/_sandbox/faults -d '{"pattern": "/credits-balance", "status": 500, "times": 3}'
+  curl URL/_sandbox/refuse -d '{"provider": "acme", "with": "exhausted"}'
+Further vendors are served below URL, as in URL/acme; the state has the key of each.
 The project id of the Anchor Browser account is sandbox-project; none needs to be set."""
 
 
@@ -41,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
     option("port", int, (0, 65535), 8402, "the port to listen on, 0 for any free one", "P")
-    option("credits", Decimal, (0, 1e9), Decimal(1000), "credits in each of the two accounts")
+    option("credits", Decimal, (0, 1e9), Decimal(1000), "credits in each account")
     option(
         "max-browsers",
         int,

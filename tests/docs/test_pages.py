@@ -95,7 +95,7 @@ def test_the_reference_has_every_public_name() -> None:
     testing = {f"budgetguard.testing.{each}" for each in budgetguard.testing.__all__}
     sandbox = {
         f"budgetguard.testing.sandbox.{each}"
-        for each in ("Account", "Fault", "Operation", "Sandbox", "serve")
+        for each in ("Account", "Fault", "Operation", "PaidRequests", "Sandbox", "Vendor", "serve")
     }
     integrations = {f"budgetguard.integrations.{each}" for each in budgetguard.integrations.__all__}
     placed = {each for each in shown if each.startswith(PLACES)} - integrations

@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that serves both providers' APIs, for tests and demos."""
+"""A real HTTP server on loopback that serves the providers' APIs, for tests and demos."""
 
 try:
     from budgetguard.testing.sandbox.server import Sandbox, serve
@@ -18,6 +18,7 @@ from budgetguard.testing.sandbox.faults import Fault
 from budgetguard.testing.sandbox.gateway import INPUT_TOKEN, OUTPUT_TOKEN
 from budgetguard.testing.sandbox.pages import PROXY_MB
 from budgetguard.testing.sandbox.specs import DEEP_SPEC, FAST_SPEC
+from budgetguard.testing.sandbox.vendor import PaidRequests, Vendor
 from budgetguard.testing.sandbox.web_tasks import AI_STEP
 
 __all__ = [
@@ -33,6 +34,8 @@ __all__ = [
     "Account",
     "Fault",
     "Operation",
+    "PaidRequests",
     "Sandbox",
+    "Vendor",
     "serve",
 ]

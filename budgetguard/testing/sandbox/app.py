@@ -1,7 +1,8 @@
 """The ASGI application: it counts each request, then applies a fault or routes the request."""
 
 import asyncio
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
+from functools import partial
 from typing import Any, cast
 
 from starlette.applications import Starlette
@@ -13,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from budgetguard.testing.sandbox import anchor_api, control, predev_api
 from budgetguard.testing.sandbox.faults import Fault
-from budgetguard.testing.sandbox.replies import Refusal, documented
+from budgetguard.testing.sandbox.replies import Refusal
 from budgetguard.testing.sandbox.world import World
 
 Reset = Callable[[Scope], None]
@@ -22,9 +23,10 @@ Reset = Callable[[Scope], None]
 def build(world: World, reset: Reset) -> ASGIApp:
     """Make the application for this world; `reset(scope)` resets a request's connection."""
     routes = [*predev_api.routes(world), *anchor_api.routes(world)]
+    routes += [route for vendor in world.vendors.values() for route in vendor.routes()]
     provider = Starlette(
         routes=[*routes, *control.routes(world)],
-        exception_handlers={Refusal: _refused, HTTPException: _no_such_route},
+        exception_handlers={Refusal: _refused, HTTPException: partial(_no_such_route, world)},
     )
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,7 +42,8 @@ def build(world: World, reset: Reset) -> ASGIApp:
         if fault is None:
             await provider(scope, receive, send)
         else:
-            await _spoil(fault, provider, reset, (scope, receive, send))
+            documented = world.error_body(path, fault.status or 200)
+            await _spoil(fault, documented, provider, reset, (scope, receive, send))
 
     return app
 
@@ -50,14 +53,18 @@ async def _refused(_: Request, error: Exception) -> Response:
     return JSONResponse(refusal.body, refusal.status, refusal.headers)
 
 
-async def _no_such_route(request: Request, error: Exception) -> Response:
+async def _no_such_route(world: World, request: Request, error: Exception) -> Response:
     refusal = cast("HTTPException", error)
-    body = documented(request.url.path, refusal.status_code)
+    body = world.error_body(request.url.path, refusal.status_code)
     return JSONResponse(body, refusal.status_code, refusal.headers)
 
 
 async def _spoil(
-    fault: Fault, provider: ASGIApp, reset: Reset, request: tuple[Scope, Receive, Send]
+    fault: Fault,
+    documented: Mapping[str, Any],
+    provider: ASGIApp,
+    reset: Reset,
+    request: tuple[Scope, Receive, Send],
 ) -> None:
     scope, receive, send = request
     await asyncio.sleep(fault.latency)
@@ -69,7 +76,7 @@ async def _spoil(
             pass
         return
     if fault.answers:
-        status, headers, body = fault.answer(documented(scope["path"], fault.status or 200))
+        status, headers, body = fault.answer(documented)
     elif fault.reshapes:
         status, headers, body = await _collect(provider, scope, receive)
     else:

@@ -1,4 +1,4 @@
-"""The error bodies of both providers, with the exact words that their pages give (2026-11)."""
+"""The error bodies of pre.dev and Anchor Browser, in the words that their pages give (2026-11)."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -64,27 +64,32 @@ def uuid(kind: str, number: int) -> str:
     return str(uuid5(NAMESPACE_OID, f"{kind} {number}"))
 
 
+def phrase(status: int) -> str:
+    """The usual words for a status."""
+    return HTTPStatus(status).phrase if status in {*HTTPStatus} else "Error"
+
+
 def documented(path: str, status: int) -> Body:
     """The body that the provider documents for this path and status, or one in its usual shape."""
-    phrase = HTTPStatus(status).phrase if status in {*HTTPStatus} else "Error"
+    usual = phrase(status)
     if path.startswith("/v1/projects/"):
         flat = {404: "Project not found.", 500: "Failed to get project credits."}
-        return anchor_flat(status, flat.get(status, phrase)).body
+        return anchor_flat(status, flat.get(status, usual)).body
     if is_gateway(path):
         codes = {402: "insufficient_credits", 429: "rate_limit_exceeded"}
         codes |= {503: "balance_unavailable"}
-        code = codes.get(status, phrase.lower().replace(" ", "_"))
-        return gateway(status, code, phrase).body
+        code = codes.get(status, usual.lower().replace(" ", "_"))
+        return gateway(status, code, usual).body
     if path.startswith("/v1/"):
         nested = {
             402: "Insufficient credits to allocate a new browser",
             403: "Project cost limit reached.",
             429: "Session creation rate limit exceeded.",
         }
-        return anchor(status, nested.get(status, phrase)).body
+        return anchor(status, nested.get(status, usual)).body
     if path.startswith("/browser-agent"):
         codes = {402: "INSUFFICIENT_CREDITS", 429: "RATE_LIMITED"}
-        return predev_browser(status, phrase, codes.get(status, "ERROR")).body
+        return predev_browser(status, usual, codes.get(status, "ERROR")).body
     if status == HTTPStatus.PAYMENT_REQUIRED:
         return predev_out_of_credits().body
     said = {
@@ -93,4 +98,4 @@ def documented(path: str, status: int) -> Body:
         500: ("Failed to retrieve credits balance", "Internal server error"),
     }
     account = said if path == "/credits-balance" else {401: said[401]}
-    return predev(status, *account.get(status, (phrase, phrase))).body
+    return predev(status, *account.get(status, (usual, usual))).body

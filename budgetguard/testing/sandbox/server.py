@@ -19,24 +19,25 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from budgetguard._core.argument_types import other
+from budgetguard._core.argument_types import other, shown
 from budgetguard._core.clean_tracebacks import clean_traceback
 from budgetguard.testing.sandbox.account import Account, Amount
 from budgetguard.testing.sandbox.app import build
 from budgetguard.testing.sandbox.browsers import BROWSER_CREATED, BROWSER_MINUTE
 from budgetguard.testing.sandbox.clock import Clock
 from budgetguard.testing.sandbox.faults import Fault
+from budgetguard.testing.sandbox.vendor import Vendor
 from budgetguard.testing.sandbox.world import ANCHOR_KEY, PREDEV_KEY, PROJECT_ID, World
 
 
 class Sandbox:
-    """A real HTTP server on loopback that serves both providers' APIs, for tests and demos.
+    """A real HTTP server on loopback that serves the providers' APIs, for tests and demos.
 
     It is a context manager. Entering it returns when connections are accepted; leaving it ends
     all open requests. Sync code, asyncio, trio and several threads can use it, and several
     sandboxes can run at once. A sandbox can be entered only once.
 
-    - `credits`: the credits in each of the two accounts.
+    - `credits`: the credits in each account.
     - `seed`: decides what each piece of work costs, how long it takes and which requests fail,
       in the order in which they are submitted.
     - `speed`: how many provider seconds pass per real second. All durations here are in provider
@@ -44,7 +45,7 @@ class Sandbox:
     - `clock`: with `"manual"`, only `advance` moves the time. The reply to a synchronous request
       then arrives when the time has been advanced far enough, so send it from another thread, or
       submit the work asynchronously.
-    - `lag`, `overdraft`: those of `Account`, for both accounts.
+    - `lag`, `overdraft`: those of `Account`, for all accounts.
     - `cost_limit`: that of `Account`, for Anchor Browser alone.
     - `max_concurrent_browsers`: how many sessions may be open at once; -1 means any number.
     - `sessions_per_minute`: how many sessions may be created in a minute; None means any number.
@@ -57,7 +58,8 @@ class Sandbox:
       port is in use.
 
     The attributes `predev_key`, `anchor_key` and `project_id` are what its clients log in with;
-    `url` is the base URL of both APIs.
+    `url` is the base URL of both pre.dev's and Anchor Browser's APIs. Further vendors are below it, each
+    under a prefix and with a key of its own: see `vendor`.
     """
 
     predev_key = PREDEV_KEY
@@ -128,6 +130,8 @@ class Sandbox:
             raise
         host, port = listener.getsockname()[:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        for vendor in self._world.vendors.values():
+            vendor.url = f"{self.url}/{vendor.name}"
         self._server = _Server(self._world, listener)
         self._server.start()
         return self
@@ -152,6 +156,17 @@ class Sandbox:
         """The account at Anchor Browser."""
         return self._world.anchor
 
+    def vendor(self, name: str) -> Vendor:
+        """The vendor below `/<name>`: its `url`, `key` and `account`, and how it refuses.
+
+        Raises `KeyError` if the sandbox has no vendor of that name.
+        """
+        vendors = self._world.vendors
+        if name not in vendors:
+            msg = f"the sandbox has {', '.join(vendors)}, not {shown(name)}"
+            raise KeyError(msg)
+        return vendors[name]
+
     @property
     def requests(self) -> Counter[tuple[str, str]]:
         """How many requests arrived, by method and route, including those that met a fault."""
@@ -159,7 +174,7 @@ class Sandbox:
 
     @property
     def balance_requests(self) -> int:
-        """How many requests the three balance endpoints received."""
+        """How many requests pre.dev's and Anchor Browser's three balance endpoints received."""
         return self._world.balance_requests
 
     def fault(self, pattern: str, **fault: Any) -> None:
@@ -186,7 +201,7 @@ class Sandbox:
         return self._world.clock.wait_until(true, timeout)
 
     def state(self) -> dict[str, Any]:
-        """The state of both accounts: the JSON object that `GET /_sandbox/state` shows."""
+        """The state of all accounts: the JSON object that `GET /_sandbox/state` shows."""
         return self._world.state()
 
 
@@ -213,6 +228,7 @@ def serve(
 def _greeting(sandbox: Sandbox, credits: Amount) -> str:
     return f"""\
 Sandbox at {sandbox.url}, with {credits} credits in each account. Ctrl-C ends it.
+Further vendors are below it, as in {sandbox.url}/acme; {sandbox.url}/_sandbox/state has their keys.
 Paste this in the terminal where you try things:
 export PREDEV_API_KEY={sandbox.predev_key}
 export PREDEV_BASE_URL={sandbox.url}

@@ -1,7 +1,7 @@
-"""What the sandbox's routes share: one clock, two accounts, their work and the counts."""
+"""What the sandbox's routes share: one clock, the accounts, their work and the counts."""
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from budgetguard.testing.sandbox.account import Account, Amount, number
 from budgetguard.testing.sandbox.batches import Batches
@@ -11,9 +11,14 @@ from budgetguard.testing.sandbox.clock import Clock
 from budgetguard.testing.sandbox.faults import Faults
 from budgetguard.testing.sandbox.gateway import Gateway
 from budgetguard.testing.sandbox.pages import Pages
+from budgetguard.testing.sandbox.replies import documented, phrase
 from budgetguard.testing.sandbox.session_batches import SessionBatches
 from budgetguard.testing.sandbox.specs import Specs
+from budgetguard.testing.sandbox.vendors import VENDORS
 from budgetguard.testing.sandbox.web_tasks import WebTasks
+
+if TYPE_CHECKING:
+    from budgetguard.testing.sandbox.vendor import Vendor
 
 # Plainly not real keys, so that scanners for leaked secrets ignore them.
 PREDEV_KEY = "pdk_sandbox_not_a_real_key"
@@ -26,7 +31,7 @@ BALANCES = ("/credits-balance", "/v1/projects/{project_id}/credits", "/v1/billin
 
 
 class World:
-    """Both providers, without their HTTP server."""
+    """All providers, without their HTTP server."""
 
     def __init__(
         self,
@@ -68,6 +73,23 @@ class World:
         self.latency = within(latency, 0, _HOUR, "latency is a number of real seconds")
         self.faults = Faults(fail, seed)
         self._requests: Counter[tuple[str, str]] = Counter()
+        made = (
+            each(credits, clock, self._requests, lag=lag, overdraft=overdraft) for each in VENDORS
+        )
+        self.vendors: dict[str, Vendor] = {vendor.name: vendor for vendor in made}
+
+    @property
+    def accounts(self) -> dict[str, Account]:
+        """All accounts, by the names that a top-up takes."""
+        further = {name: vendor.account for name, vendor in self.vendors.items()}
+        return {"predev": self.predev, "anchorbrowser": self.anchor, **further}
+
+    def error_body(self, path: str, status: int) -> dict[str, Any]:
+        """The body that an error with this status has, in the shape of the path's provider."""
+        for vendor in self.vendors.values():
+            if vendor.owns(path):
+                return vendor.error(status, phrase(status)).body
+        return documented(path, status)
 
     def count(self, method: str, template: str) -> None:
         """Count a request, whatever its reply will be."""
@@ -83,17 +105,21 @@ class World:
 
     @property
     def balance_requests(self) -> int:
-        """How many requests asked for a balance, at either provider."""
+        """How many requests asked for a balance, at pre.dev or Anchor Browser."""
         requests = self.requests
         return sum(requests["GET", template] for template in BALANCES)
 
     def state(self) -> dict[str, Any]:
-        """The state of both accounts as one JSON object."""
+        """The state of all accounts as one JSON object."""
         with self.clock.settled() as now:
             return {
                 "now": now,
                 "predev": _figures(self.predev),
                 "anchor": _figures(self.anchor),
+                "vendors": {
+                    name: {**vendor.state(), **_figures(vendor.account)}
+                    for name, vendor in self.vendors.items()
+                },
                 "requests": {f"{method} {path}": n for (method, path), n in self.requests.items()},
                 "balance_requests": self.balance_requests,
             }

@@ -1,0 +1,6 @@
+"""The vendors that the sandbox serves below a prefix, one module and one line each."""
+
+from budgetguard.testing.sandbox.vendor import Vendor
+from budgetguard.testing.sandbox.vendors.acme import Acme
+
+VENDORS: tuple[type[Vendor], ...] = (Acme,)
