@@ -11,9 +11,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC
 from decimal import Decimal, InvalidOperation
-from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
 
 import httpx
@@ -21,11 +19,11 @@ import httpx
 from budgetguard._core.clock import SYSTEM
 from budgetguard._core.errors import BalanceUnavailable, InvalidCredentials
 from budgetguard._core.refresh_failure import Transient, UsedUp, causes, used_up
+from budgetguard._core.retry_after import longest_wait
 from budgetguard._io.credentials import Credential, Secret
 
 MAX_BODY = 16 * 1024
 MAX_LONG_BODY = 8 * 1024 * 1024
-MAX_RETRY_AFTER = 60.0
 
 _OK = 200
 _NOT_FOUND = 404
@@ -38,16 +36,11 @@ _SERVER_ERRORS = range(500, 600)
 _MAX_BRACKETS = 200
 _MAX_NUMBER = 64
 _MAX_TEXT = 200
-_MAX_DATE = 64
 _MASKABLE = 4
 
 # The fields of an error body that contain its message, and how many items of a list are quoted.
 _SAYING = ("error", "error_description", "title", "message", "msg", "detail", "errors")
 _MOST_SAID = 3
-
-# Separates several values in one Retry-After: seconds, or dates, which contain a comma themselves.
-_NEXT_WAIT = re.compile(r"\s*,\s*(?=[0-9]+(?:\.[0-9]*)?\s*(?:,|$)|[A-Za-z]{3,9},)", re.ASCII)
-_MAX_DATES = 256
 
 # The content codings (IANA's registry, 2026-11) that change a body.
 _CODINGS = frozenset(
@@ -137,34 +130,6 @@ def _words(value: object) -> Iterator[str]:
             yield ".".join(map(str, where))
         for name in _SAYING:
             yield from _words(value.get(name))
-
-
-def longest_wait(values: list[str], now_wall: float) -> float | None:
-    """`retry_after` of a header that may be sent more than once: the longest wait that it requests."""
-    waits = [wait for value in values if (wait := retry_after(value, now_wall)) is not None]
-    return max(waits, default=None)
-
-
-def retry_after(value: str | None, now_wall: float) -> float | None:
-    """Seconds to wait, from a Retry-After header (seconds or an HTTP date), at most 60.
-
-    None if there is no valid value; never raises. If proxies have joined several values into one,
-    the longest counts.
-    """
-    text = (value or "").strip()
-    several = _NEXT_WAIT.split(text) if len(text) <= _MAX_DATES else []
-    if len(several) > 1:
-        return longest_wait(several, now_wall)
-    if re.fullmatch(r"[0-9]+(\.[0-9]*)?", text, re.ASCII):
-        return min(float(text), MAX_RETRY_AFTER)
-    if not text or len(text) > _MAX_DATE:
-        return None
-    try:
-        date = parsedate_to_datetime(text)
-        moment = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    return min(max(moment - now_wall, 0.0), MAX_RETRY_AFTER)
 
 
 def is_page(headers: Mapping[str, str]) -> bool:

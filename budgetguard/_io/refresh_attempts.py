@@ -139,7 +139,8 @@ def _classified(error: Exception, runtime: "Runtime") -> _Miss:
 def _of_httpx(error: Exception, runtime: "Runtime") -> _Miss:
     import httpx
 
-    from budgetguard._io.http import DENIED, is_page, longest_wait
+    from budgetguard._core.retry_after import longest_wait
+    from budgetguard._io.http import DENIED, is_page
 
     # An httpx exception refers to the request and so to the key: only its type may be used.
     if isinstance(error, httpx.HTTPStatusError):

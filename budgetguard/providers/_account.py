@@ -1,4 +1,4 @@
-"""What both providers' accounts are made of, checked at construction."""
+"""What a provider's account is made of, checked at construction."""
 
 import hashlib
 import os
@@ -44,6 +44,19 @@ def find_step(topup_step: Amount | None) -> Decimal | None:
         msg = f"topup_step must be above zero: {step}"
         raise ValueError(msg)
     return step
+
+
+def check_account(account: str | None) -> str | None:
+    """`account` without surrounding white space; raises TypeError or ValueError unless it is a name or None."""
+    if account is None:
+        return None
+    if not isinstance(account, str):
+        msg = f"account takes a str or None, not {type(account).__name__}"
+        raise TypeError(msg)
+    if not account.strip():
+        msg = "account is empty: give the account a name, or leave account= out"
+        raise ValueError(msg)
+    return account.strip()
 
 
 def check_flag(value: object, what: str) -> bool:

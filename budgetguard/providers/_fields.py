@@ -20,6 +20,14 @@ class Fields:
         self._reply = reply
         self._provider = provider
 
+    @property
+    def said(self) -> str:
+        """The provider's own message in the reply; "" if there is none."""
+        # Deferred, because it imports an HTTP client.
+        from budgetguard._io.http import said
+
+        return said(dict(self._reply))
+
     def nonsense(self, reason: str) -> BalanceUnavailable:
         """The error for a reply with this fault."""
         return BalanceUnavailable(provider=self._provider, reason=reason)

@@ -2,11 +2,15 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Protocol
 
 from budgetguard._core.amounts import to_micro
+from budgetguard._core.argument_types import shown
 from budgetguard._core.balance import Balance
-from budgetguard.providers.billing import Billing, BillingReply, Prices
+from budgetguard._core.errors import BudgetGuardError
+from budgetguard._core.provider_refusal import ProviderRefusal
+from budgetguard.providers.billing import Billing, BillingReply, Outcome, Prices
 
 if TYPE_CHECKING:
     import httpx
@@ -32,6 +36,8 @@ class Provider(Protocol):
 
     - `base_url`, `prices`: the requests that a transport guards; by default None, so that the transport must
       be given them.
+    - `unit`: what the account is counted in, such as "USD". A balance in another unit is BalanceUnavailable;
+      by default None: the unit of the first balance, which is "credits" unless it says otherwise.
     - `lag`: the provider's reporting delay: how many seconds after its work has finished a call may still be
       charged; 5.
     - `linger`: how many seconds abandoned work may go on, and be charged, after the client gave up; 0.
@@ -42,7 +48,17 @@ class Provider(Protocol):
     - `trust_env`: whether proxies and certificates are taken from the environment; False.
     - `fingerprint`: a digest that identifies the account, including its key. Guards whose providers have the
       same fingerprint share the account's credits; without one, each guard counts by itself.
-    - `billing`: what replies say about credits, a `budgetguard.providers.billing.Billing`.
+    - `credential`: a digest that identifies the key alone, where several keys share an account. A refusal that
+      is about the key's own limit counts for guards with the same one; by default None, like `fingerprint`.
+    - `billing`: what replies say about credits, a `budgetguard.providers.billing.Billing`. Without one, these
+      methods of the provider itself are used, as far as it has them. They are given a `BillingReply`, do no
+      I/O, and raise nothing.
+    - `cost_of(reply)`: what the call cost, in credits; or "cost" (what is held), "release" (nothing), "keep"
+      (unknown); None leaves it to the status: 2xx is "cost", 4xx "release", anything else "keep".
+    - `classify(reply)`: how the reply refuses the call, a `ProviderRefusal`; None if it is no refusal. Without
+      it, a 402 is EXHAUSTED.
+    - `remaining(reply)`: the balance that the reply's headers give; None if they give none.
+    - `refusal_body(error)`: the JSON object with which a transport answers for a call that the guard refused.
     - `async fetch_reply(client, path)`: the reply to one free GET of a path below `base_url`, as a
       `BillingReply`; with it, work that `billing` can ask about is followed until it has ended.
     """
@@ -51,6 +67,7 @@ class Provider(Protocol):
     # Any, so that a provider which always has one need not annotate it as optional.
     base_url: Any = None
     prices: Any = None
+    unit: Any = None
     lag: float = LAG
     linger: float = LINGER
     extra_credits: Any = 0
@@ -58,6 +75,7 @@ class Provider(Protocol):
     top_up_url: Any = None
     trust_env: bool = False
     fingerprint: Any = None
+    credential: Any = None
     billing: Any = None
 
     async def fetch(self, client: "httpx.AsyncClient") -> Balance:
@@ -79,6 +97,7 @@ class Profile:
     name: str
     base_url: str | None
     prices: Prices | None
+    unit: str | None
     lag: float
     linger: float
     extra_credits: Any
@@ -86,6 +105,7 @@ class Profile:
     top_up_url: str | None
     trust_env: bool
     fingerprint: str | None
+    credential: str
     billing: Billing
     fetch_reply: Callable[[Any, str], Awaitable[BillingReply]] | None
 
@@ -105,6 +125,7 @@ class Profile:
             name=str(name or "the provider"),
             base_url=given["base_url"],
             prices=given["prices"],
+            unit=_unit(given["unit"]),
             lag=given["lag"],
             linger=given["linger"],
             extra_credits=given["extra_credits"],
@@ -112,15 +133,44 @@ class Profile:
             top_up_url=given["top_up_url"],
             trust_env=bool(given["trust_env"]),
             fingerprint=given["fingerprint"] or None,
-            billing=given["billing"] or Billing(),
+            credential=str(given["credential"] or given["fingerprint"] or ""),
+            billing=given["billing"] or _OwnBilling(source),
             # Not declared above, where a type checker would require it of every provider.
             fetch_reply=getattr(source, "fetch_reply", None),
         )
 
 
+class _OwnBilling(Billing):
+    """The billing of a provider that reads replies by methods of its own."""
+
+    def __init__(self, provider: Any) -> None:
+        self._provider = provider
+
+    def cost_of(self, reply: BillingReply) -> Outcome:
+        found = self._ask("cost_of", reply)
+        return super().cost_of(reply) if found is None else found
+
+    def classify(self, reply: BillingReply) -> ProviderRefusal | None:
+        if not hasattr(self._provider, "classify"):
+            return super().classify(reply)
+        return self._ask("classify", reply)  # type: ignore[no-any-return]
+
+    def remaining(self, reply: BillingReply) -> Decimal | None:
+        return self._ask("remaining", reply)  # type: ignore[no-any-return]
+
+    def refusal_body(self, error: BudgetGuardError, path: str) -> dict[str, Any]:
+        found = self._ask("refusal_body", error)
+        return super().refusal_body(error, path) if found is None else found
+
+    def _ask(self, name: str, about: object) -> Any:
+        method = getattr(self._provider, name, None)
+        return None if method is None else method(about)
+
+
 _OPTIONAL = (
     "base_url",
     "prices",
+    "unit",
     "lag",
     "linger",
     "extra_credits",
@@ -128,8 +178,18 @@ _OPTIONAL = (
     "top_up_url",
     "trust_env",
     "fingerprint",
+    "credential",
     "billing",
 )
+
+
+def _unit(given: Any) -> str | None:
+    if given is None:
+        return None
+    if not isinstance(given, str) or not given.strip():
+        msg = f'unit takes a name such as "USD", not {shown(given)}'
+        raise TypeError(msg)
+    return given.strip()
 
 
 def _topup_step(given: Any) -> int | None:

@@ -13,6 +13,13 @@ from typing import Any, ClassVar, Literal, TypeAlias
 from budgetguard._core.amounts import Amount, exact
 from budgetguard._core.errors import BudgetGuardError, ConfigurationError
 from budgetguard._core.learned_cost import LearnedCost
+from budgetguard._core.provider_refusal import (
+    EXHAUSTED,
+    LONGEST_RETRY,
+    NOT_CREDITS,
+    ProviderRefusal,
+)
+from budgetguard._core.retry_after import moment, retry_after
 
 CallCost: TypeAlias = Amount | LearnedCost | Mapping[str, Any]
 """A cost in credits, `learned(...)`, or the arguments of `require_credits` in a mapping."""
@@ -63,6 +70,9 @@ class BillingReply:
     complete: bool = True
     request_body: bytes | None = field(default=None, repr=False)
 
+    def _date(self) -> float | None:
+        return moment(self.headers.get("date"))
+
     @cached_property
     def body(self) -> Any:
         """Its JSON, with numbers as Decimal; None if it is not JSON."""
@@ -75,6 +85,31 @@ class BillingReply:
     def events(self, name: str) -> Iterator[Any]:
         """The JSON of each frame of that name; None for a frame that is not JSON."""
         return (parse(text.encode()) for each, text in self.frames if each == name)
+
+    def last(self, name: str) -> Any:
+        """A field of the body, or of the last frame of a stream in which it is not null; None if there is none.
+
+        Streams report what they cost in one of their last frames.
+        """
+        found = self.field(name)
+        if found is not None:
+            return found
+        for _, text in reversed(self.frames):
+            # Parsing each of them would take long, and most have no such field.
+            if name in text:
+                frame = parse(text.encode())
+                found = frame.get(name) if isinstance(frame, dict) else None
+                if found is not None:
+                    return found
+        return None
+
+    def retry_after(self, now: float | None = None) -> float | None:
+        """The seconds that the Retry-After header requests, at most an hour; None if there is no valid one.
+
+        `now` (s since the epoch) is what a date in it is compared with, by default the Date header.
+        """
+        value = self.headers.get("retry-after")
+        return retry_after(value, self._date() if now is None else now, most=LONGEST_RETRY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,24 +132,37 @@ class LostCall:
 
 
 class Billing:
-    """Takes 402 as lack of credits, 4xx, 307 and 308 as nothing spent, any other failure as unknown."""
+    """What a provider's requests cost and what its replies say. All of it is pure, and raises nothing.
+
+    This one takes 402 as lack of credits, 4xx, 307 and 308 as nothing spent, any other failure as unknown.
+    """
 
     prices: ClassVar[Prices] = {}
 
-    def end(self, reply: BillingReply) -> Outcome:
+    def cost_of(self, reply: BillingReply) -> Outcome:
         """What became of the call that this reply answers."""
         if reply.status in OK:
             return "cost" if reply.complete else "keep"
         refused = reply.status in REFUSED and reply.status not in _MAYBE_DONE
         return "release" if refused or reply.status in DID_NOTHING else "keep"
 
-    def exhausted(self, reply: BillingReply) -> bool:
-        """Whether the provider refused the call for lack of credits."""
-        return reply.status == PAYMENT_REQUIRED
+    def classify(self, reply: BillingReply) -> ProviderRefusal | None:
+        """How this reply refuses the call; None if it is no refusal."""
+        if reply.status == PAYMENT_REQUIRED:
+            return EXHAUSTED
+        return NOT_CREDITS if reply.status in REFUSED else None
 
-    def remaining(self, headers: Mapping[str, str]) -> Decimal | None:
-        """The balance that a reply's headers give, if they give one."""
-        del headers
+    def remaining(self, reply: BillingReply) -> Decimal | None:
+        """The balance that a reply's headers give, if they give one; its body has not been read yet."""
+        del reply
+        return None
+
+    def capped(self, path: str, content: bytes, most: Decimal) -> bytes | None:
+        """The request's content with `most` credits as the provider's own cap on what it may cost.
+
+        A lower cap in the request remains. None if the request takes no cap.
+        """
+        del path, content, most
         return None
 
     def work(self, reply: BillingReply) -> str | None:
@@ -146,10 +194,19 @@ class Billing:
         del lost, reply, since, until
         return None
 
-    def refusal(self, path: str, error: BudgetGuardError) -> dict[str, Any]:
-        """The body of a refusal by the guard, in the shape of the provider's own refusals."""
+    def refusal_body(self, error: BudgetGuardError, path: str) -> dict[str, Any]:
+        """The body of a refusal by the guard, in the shape of the provider's own refusals.
+
+        SDKs show a text from it: most of them from `error`, some from `message`, `detail` or `title`.
+        """
         del path
-        return {"error": {"code": error.status_code, "message": str(error)}}
+        return {"error": {"code": error.status_code, "message": str(error)}, **said_by(error)}
+
+
+def said_by(error: BudgetGuardError) -> dict[str, Any]:
+    """The fields beside `error` in which SDKs look for a text (browser-use, replicate and fal, 2026-11)."""
+    words = str(error)
+    return {"message": words, "detail": words, "title": words}
 
 
 def amount(value: object) -> Decimal | None:

@@ -30,7 +30,8 @@ from budgetguard.guard import Guard, check_guard
 from budgetguard.providers._account import check_flag
 from budgetguard.providers.billing import (
     DID_NOTHING,
-    PAYMENT_REQUIRED,
+    REFUSED,
+    BillingReply,
     Prices,
     read,
 )
@@ -395,7 +396,7 @@ class _Call:
         if self._traffic.raises:
             raise error
         headers = {"x-should-retry": "false", **retry_after(error)}
-        body = self._traffic.billing.refusal(self._chain.path, error)
+        body = self._traffic.billing.refusal_body(error, self._chain.path)
         response = _library(self._request).Response
         return response(error.status_code, headers=headers, json=body, request=self._request)
 
@@ -425,14 +426,15 @@ class _Call:
     def received(self, response: Any) -> Any:
         """A reply begins: its body is watched to the end if it can say anything about credits."""
         traffic = self._traffic
-        remaining = traffic.billing.remaining(response.headers)
+        status, headers = response.status_code, response.headers
+        remaining = traffic.billing.remaining(BillingReply(self._chain.path, status, headers))
         if remaining is not None:
             traffic.account.offer(remaining, self._sent)
         unpriced, followed = isinstance(self.hold, NullHold), traffic.followed
         if unpriced and followed is not None and followed.knows(self._chain.path):
             told = partial(followed.told, self._chain.path, response)
             return watched(response, _library(self._request), told, _MOST_READ)
-        if unpriced and response.status_code != PAYMENT_REQUIRED:
+        if unpriced and status not in REFUSED:
             return response
         if is_redirect(response):
             self._sent_on(response)
@@ -462,9 +464,10 @@ class _Call:
             )
             traffic = self._traffic
             billing = traffic.billing
-            if billing.exhausted(reply):
-                traffic.guard.mark_exhausted()
-            end = billing.end(reply)
+            refusal = billing.classify(reply)
+            if refusal is not None:
+                traffic.guard.mark_refused(refusal)
+            end = billing.cost_of(reply)
             if end == "release" and self._chain.maybe_done:
                 end = "keep"
             if end == "keep" and _may_be_tried_again(reply.status) and self._park():

@@ -1257,7 +1257,7 @@ MUTANTS = [
         "several values of Retry-After",
         "_io/http.py",
         'retry_after=longest_wait(response.headers.get_list("retry-after"), SYSTEM.wall()),',
-        'retry_after=retry_after("x".join(response.headers.get_list("retry-after")), SYSTEM.wall()),',
+        'retry_after=longest_wait(["x".join(response.headers.get_list("retry-after"))], SYSTEM.wall()),',
         "tests/providers/test_fetching.py",
     ),
     Mutant(

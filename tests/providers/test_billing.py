@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from budgetguard import AnchorBrowser, BalanceUnavailable, PreDev
+from budgetguard.providers import EXHAUSTED
 from budgetguard.providers.billing import Billing, BillingReply, amount, read
 
 
@@ -65,10 +66,10 @@ def test_an_amount_is_believed_if_it_can_be_one(said: object, credits: Decimal |
 )
 def test_a_provider_of_which_nothing_is_known(status: int, end: str) -> None:
     """A reply that came whole is settled at cost, a refusal costs nothing, a failure is unknown."""
-    assert Billing().end(reply("/x", status)) == end
-    assert Billing().exhausted(reply("/x", status)) is (status == 402)
-    assert Billing().remaining({}) is None
-    assert Billing().end(reply("/x", 200, complete=False)) == "keep"
+    assert Billing().cost_of(reply("/x", status)) == end
+    assert (Billing().classify(reply("/x", status)) == EXHAUSTED) is (status == 402)
+    assert Billing().remaining(reply("/x", 200)) is None
+    assert Billing().cost_of(reply("/x", 200, complete=False)) == "keep"
 
 
 USED, TOTAL = Decimal(7), Decimal("0.4")
@@ -116,7 +117,7 @@ USED, TOTAL = Decimal(7), Decimal("0.4")
 )  # fmt: skip
 def test_what_became_of_a_call_to_predev(given: BillingReply, end: Any) -> None:
     """Specs, batches, their streams, and the gateway's headers."""
-    assert PreDev.billing.end(given) == end
+    assert PreDev.billing.cost_of(given) == end
 
 
 @pytest.mark.parametrize(
@@ -149,31 +150,39 @@ def test_what_became_of_a_call_to_predev(given: BillingReply, end: Any) -> None:
 )
 def test_what_became_of_a_call_to_anchor_browser(given: BillingReply, end: Any) -> None:
     """What goes on behind its reply is kept."""
-    assert AnchorBrowser.billing.end(given) == end
+    assert AnchorBrowser.billing.cost_of(given) == end
 
 
 def test_an_error_in_a_stream_may_be_want_of_credits() -> None:
     """The stream of a batch has begun with 200 when the credits run out."""
     lacking = (("error", {"error": "Need more", "code": "INSUFFICIENT_CREDITS"}),)
     other = (("error", {"error": "Busy", "code": "QUEUE_FULL"}),)
-    assert PreDev.billing.exhausted(reply("/browser-agent", 200, events=lacking))
-    assert not PreDev.billing.exhausted(reply("/browser-agent", 200, events=other))
+    assert PreDev.billing.classify(reply("/browser-agent", 200, events=lacking)) == EXHAUSTED
+    assert PreDev.billing.classify(reply("/browser-agent", 200, events=other)) != EXHAUSTED
     no_code = (("error", {"error": "The browser crashed"}),)
-    assert not PreDev.billing.exhausted(reply("/browser-agent", 200, events=no_code))
+    assert PreDev.billing.classify(reply("/browser-agent", 200, events=no_code)) != EXHAUSTED
     busy = (("error", {"type": "error", "error": {"type": "overloaded_error"}}),)
-    assert not PreDev.billing.exhausted(reply("/v1/messages", 200, events=busy))
-    assert not PreDev.billing.exhausted(reply("/browser-agent", 200, events=(("error", None),)))
-    assert not PreDev.billing.exhausted(reply("/browser-agent", 200))
+    assert PreDev.billing.classify(reply("/v1/messages", 200, events=busy)) != EXHAUSTED
+    assert (
+        PreDev.billing.classify(reply("/browser-agent", 200, events=(("error", None),)))
+        != EXHAUSTED
+    )
+    assert PreDev.billing.classify(reply("/browser-agent", 200)) != EXHAUSTED
 
 
 def test_refusals_have_the_providers_shapes() -> None:
     """A balance that is not known is no lack of credits, there either."""
     unknown = BalanceUnavailable(provider="pre.dev", reason="no answer", retry_after=2)
-    refusal = PreDev.billing.refusal
-    assert refusal("/v1/messages", unknown)["error"]["code"] == "balance_unavailable"
-    assert refusal("/browser-agent", unknown)["code"] == "BALANCE_UNAVAILABLE"
-    assert refusal("/fast-spec", unknown)["error"] == "Balance unavailable"
-    assert Billing().refusal("/x", unknown) == {"error": {"code": 503, "message": str(unknown)}}
+    refusal = PreDev.billing.refusal_body
+    assert refusal(unknown, "/v1/messages")["error"]["code"] == "balance_unavailable"
+    assert refusal(unknown, "/browser-agent")["code"] == "BALANCE_UNAVAILABLE"
+    assert refusal(unknown, "/fast-spec")["error"] == "Balance unavailable"
+    words = str(unknown)
+    beside = {"message": words, "detail": words, "title": words}
+    assert Billing().refusal_body(unknown, "/x") == {
+        "error": {"code": 503, "message": words},
+        **beside,
+    }
 
 
 def test_an_event_stream_is_read_frame_by_frame() -> None:
@@ -188,8 +197,8 @@ def test_an_event_stream_is_read_frame_by_frame() -> None:
 def test_what_a_header_settles_is_not_parsed() -> None:
     """An answer with a million numbers would take a second of the caller's loop."""
     found = reply("/v1/embeddings", 200, [0.5], headers={"x-predev-credits-charged": "2"})
-    assert PreDev.billing.end(found) == 2
-    assert not PreDev.billing.exhausted(found)
+    assert PreDev.billing.cost_of(found) == 2
+    assert PreDev.billing.classify(found) != EXHAUSTED
     assert "body" not in vars(found)
 
 

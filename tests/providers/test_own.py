@@ -1,14 +1,13 @@
 """A vendor that is not built in: what a guard and a transport ask of its provider."""
 
-from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
 import httpx
 import pytest
 
-from budgetguard import AnchorBrowser, Balance, Guard, PreDev
-from budgetguard.providers import Provider
+from budgetguard import Balance, Guard
+from budgetguard.providers import HTTPProvider, Provider
 from budgetguard.providers.base import Profile
 from budgetguard.providers.billing import Billing, BillingReply
 from budgetguard.providers.registry import VENDORS
@@ -32,13 +31,13 @@ class Acme(Provider):
 class AcmeBilling(Billing):
     """Says in a header what a call cost."""
 
-    def end(self, reply: BillingReply) -> Any:
+    def cost_of(self, reply: BillingReply) -> Any:
         """What the header says."""
         return Decimal(reply.headers["x-cost"])
 
-    def remaining(self, headers: Mapping[str, str]) -> Decimal | None:
+    def remaining(self, reply: BillingReply) -> Decimal | None:
         """Of what the header says."""
-        return Decimal(headers["x-left"])
+        return Decimal(reply.headers["x-left"])
 
 
 class Selling(Acme):
@@ -111,7 +110,7 @@ def test_what_is_no_provider_is_refused(thing: Any) -> None:
 def test_what_is_built_in_is_a_provider(vendor: Any) -> None:
     """It says of itself whatever can be said."""
     provider: Provider = vendor.make("key")
-    assert isinstance(provider, PreDev | AnchorBrowser)
+    assert isinstance(provider, HTTPProvider)
     known = Profile.of(provider)
     assert all([known.name, known.base_url, known.prices, known.fingerprint, known.top_up_url])
     assert known.billing is provider.billing

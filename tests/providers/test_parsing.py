@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 
 from budgetguard._core.balance import Balance
 from budgetguard._core.errors import BalanceUnavailable
+from budgetguard._core.retry_after import longest_wait, retry_after
 from budgetguard._io.credentials import Secret
 from budgetguard._io.http import (
     MAX_BODY,
     BalanceReply,
     cleaner,
     judge,
-    longest_wait,
-    retry_after,
     said,
 )
 from budgetguard.providers import AnchorBrowser, PreDev

@@ -263,8 +263,8 @@ async def test_elsewhere_nothing_is_asked(
 class Jobs(Billing):
     """What another vendor's replies say."""
 
-    def end(self, reply: BillingReply) -> Any:
-        return "keep" if reply.field("state") == "queued" else super().end(reply)
+    def cost_of(self, reply: BillingReply) -> Any:
+        return "keep" if reply.field("state") == "queued" else super().cost_of(reply)
 
     def work(self, reply: BillingReply) -> str | None:
         return f"/jobs/{reply.field('job')}" if reply.field("job") else None

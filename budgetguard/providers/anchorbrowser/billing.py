@@ -205,14 +205,14 @@ class AnchorBrowserBilling(Billing):
         begun = dict(tuple(self._begun))
         return (begun.get(id) or _retry(RequestFields({}, {}))).options()
 
-    def end(self, reply: BillingReply) -> Outcome:
+    def cost_of(self, reply: BillingReply) -> Outcome:
         """Work that continues after its reply is kept: a session's hold counts for its longest life."""
         goes_on = self._goes_on.find("POST", reply.path)
         if goes_on is None or reply.status not in OK:
-            return super().end(reply)
+            return super().cost_of(reply)
         if reply.path == _BATCH:
             self._remember(reply)
-        return "keep" if goes_on(reply.body) else super().end(reply)
+        return "keep" if goes_on(reply.body) else super().cost_of(reply)
 
     def _remember(self, reply: BillingReply) -> None:
         id = value_at(reply.body, "data.batch_id")

@@ -2,16 +2,12 @@
 
 import os
 import re
-from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
 from budgetguard._core.amounts import Amount
 from budgetguard._core.balance import Balance
 from budgetguard._core.clean_tracebacks import clean_traceback
 from budgetguard._core.errors import ConfigurationError
-from budgetguard._io.base_url import find_base_url
-from budgetguard._io.credentials import Credential
-from budgetguard.providers._account import check_flag, find_extra, find_key, find_step, fingerprint
 from budgetguard.providers._fields import Fields
 from budgetguard.providers.anchorbrowser.billing import (
     AI_STEP,
@@ -23,6 +19,7 @@ from budgetguard.providers.anchorbrowser.billing import (
     session_cost,
 )
 from budgetguard.providers.billing import Prices
+from budgetguard.providers.http_provider import HTTPProvider
 
 if TYPE_CHECKING:
     import httpx
@@ -30,16 +27,14 @@ if TYPE_CHECKING:
 _PROJECT_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._~-]{0,127}")
 
 
-class AnchorBrowser:
+class AnchorBrowser(HTTPProvider):
     """An account at Anchor Browser, or one project of it.
 
     The key is `api_key`, or else ANCHORBROWSER_API_KEY from the environment; the project is
     `project_id`, or else ANCHORBROWSER_PROJECT_ID, or else the one that the key belongs to. Requests
     go to `base_url`, or else to ANCHORBROWSER_BASE_URL, or else to https://api.anchorbrowser.io.
-    `extra_credits` is the overage that a paid plan allows. If the balance rises by top-ups alone, and
-    each is a whole multiple of some number of credits, `topup_step` is that number. `trust_env` lets proxies and certificates be taken from the
-    environment. Raises ConfigurationError for a key, project or base URL that cannot be right, and
-    TypeError or ValueError for the others.
+    `extra_credits` is the overage that a paid plan allows. The other arguments and the errors are those
+    of `HTTPProvider`; a project that cannot be right is a ConfigurationError, too.
 
     The prices are in credits (1 credit is 1 dollar). They come from third parties that quoted the
     pricing page in July 2026, not from the API's documentation: BROWSER per browser created,
@@ -56,19 +51,19 @@ class AnchorBrowser:
 
     session_cost = staticmethod(session_cost)
     billing = AnchorBrowserBilling()
-    prices: Prices = billing.prices
+    prices: Prices | None = billing.prices
 
     name = "Anchor Browser"
+    variable = "ANCHORBROWSER_API_KEY"
+    url_variable = "ANCHORBROWSER_BASE_URL"
+    key_header = "anchor-api-key"
+    key_prefix = ""
     top_up_url = "https://app.anchorbrowser.io"
     lag = 60.0
     linger = 1200.0
 
+    base_url = "https://api.anchorbrowser.io"
     project_id: str | None = None
-    base_url: str = "https://api.anchorbrowser.io"
-    extra_credits: Decimal
-    topup_step: Decimal | None
-    trust_env: bool
-    fingerprint: str
 
     @clean_traceback
     def __init__(
@@ -77,26 +72,26 @@ class AnchorBrowser:
         project_id: str | None = None,
         *,
         base_url: str | None = None,
+        account: str | None = None,
         extra_credits: Amount = 0,
         topup_step: Amount | None = None,
         trust_env: bool = False,
     ) -> None:
-        key = find_key(api_key, provider=self.name, variable="ANCHORBROWSER_API_KEY")
-        del api_key
-        if isinstance(key, Exception):
-            raise key
-        self._credential = Credential(key, "anchor-api-key")
-        # One per account, because it remembers what the account's batches cost.
-        self.billing = AnchorBrowserBilling()
-        self.prices = {**self.billing.prices, RETRY: self.billing.retry}
         self.project_id = _find_project(project_id)
-        self.base_url = find_base_url(base_url, "ANCHORBROWSER_BASE_URL", self.base_url)
-        self.extra_credits = find_extra(extra_credits)
-        self.topup_step = find_step(topup_step)
-        self.trust_env = check_flag(trust_env, "trust_env")
-        self.fingerprint = fingerprint(
-            self.name, self.base_url, key.fingerprint(), self.project_id or ""
+        super().__init__(
+            api_key,
+            base_url=base_url,
+            account=account,
+            extra_credits=extra_credits,
+            topup_step=topup_step,
+            trust_env=trust_env,
         )
+        # One per account, because it remembers what the account's batches cost.
+        self.billing = billing = AnchorBrowserBilling()
+        self.prices = {**billing.prices, RETRY: billing.retry}
+
+    def _identity(self, *parts: str) -> str:
+        return super()._identity(*parts, self.project_id or "")
 
     def __repr__(self) -> str:
         # Not the project's id: it may be the key, passed in the wrong place.
@@ -106,15 +101,8 @@ class AnchorBrowser:
     async def fetch(self, client: "httpx.AsyncClient") -> Balance:
         """Fetch the balance once; raises BalanceUnavailable. The caller sets `as_of`."""
         if self.project_id is None:
-            return _billing(await self._get(client, "/v1/billing"))
-        return _project(await self._get(client, f"/v1/projects/{self.project_id}/credits"))
-
-    async def _get(self, client: "httpx.AsyncClient", path: str) -> Fields:
-        # Deferred, so that importing budgetguard does not import an HTTP client.
-        from budgetguard._io.http import get_json
-
-        reply = await get_json(client, self.base_url + path, self._credential, provider=self.name)
-        return Fields(reply, provider=self.name)
+            return _billing(await self.get_fields(client, "/v1/billing"))
+        return _project(await self.get_fields(client, f"/v1/projects/{self.project_id}/credits"))
 
 
 def _project(fields: Fields) -> Balance:

@@ -1,12 +1,12 @@
 """What pre.dev's replies say about credits (docs.pre.dev, API reference and AI gateway, 2026-11)."""
 
-from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, ClassVar, Final
 from urllib.parse import quote
 
 from budgetguard._core.errors import BalanceUnavailable, BudgetGuardError, InsufficientCredits
+from budgetguard._core.provider_refusal import EXHAUSTED, NOT_CREDITS, ProviderRefusal
 from budgetguard.providers.billing import (
     OK,
     PAYMENT_REQUIRED,
@@ -19,6 +19,7 @@ from budgetguard.providers.billing import (
     amount,
     balance,
     parse,
+    said_by,
 )
 
 FAST_SPEC: Final = 10
@@ -57,31 +58,33 @@ class PreDevBilling(Billing):
         ("POST", "/v1/**"): GATEWAY_CALL,
     }
 
-    def end(self, reply: BillingReply) -> Outcome:
+    def cost_of(self, reply: BillingReply) -> Outcome:
         """Settle at what the reply says was used, if the work is done."""
         if reply.path.startswith(_GATEWAY):
             charged = amount(reply.headers.get("x-predev-credits-charged"))
             if not charged and reply.status in OK and _goes_on(reply.body):
                 return "keep"
-            return super().end(reply) if charged is None else charged
+            return super().cost_of(reply) if charged is None else charged
         if reply.status == PAYMENT_REQUIRED and reply.field("code") is None:
             # A spec may fail half-way, and what it used until then is charged.
             return "keep"
         if reply.status not in OK:
-            return super().end(reply)
+            return super().cost_of(reply)
         if reply.frames or "text/event-stream" in reply.headers.get("content-type", ""):
             return _streamed(reply)
         return _finished(reply.body) if reply.complete else "keep"
 
-    def exhausted(self, reply: BillingReply) -> bool:
+    def classify(self, reply: BillingReply) -> ProviderRefusal | None:
         """A 402, unless it is about a missing plan; in a stream, an error for lack of credits."""
         if reply.status == PAYMENT_REQUIRED:
-            return _code(reply.body) != "subscription_required"
-        return any(_code(error) == "insufficient_credits" for error in reply.events("error"))
+            return NOT_CREDITS if _code(reply.body) == "subscription_required" else EXHAUSTED
+        if any(_code(error) == "insufficient_credits" for error in reply.events("error")):
+            return EXHAUSTED
+        return super().classify(reply)
 
-    def remaining(self, headers: Mapping[str, str]) -> Decimal | None:
+    def remaining(self, reply: BillingReply) -> Decimal | None:
         """The balance in the gateway's header."""
-        return balance(headers.get("x-predev-credits-remaining"))
+        return balance(reply.headers.get("x-predev-credits-remaining"))
 
     def work(self, reply: BillingReply) -> str | None:
         """By the id of a spec or a browser batch (spec-status page, agents page, 2026-11)."""
@@ -137,17 +140,17 @@ class PreDevBilling(Billing):
         reaches = bool(times) and times == sorted(times, reverse=True) and times[-1] < since
         return found if reply.field("hasMore") is False or reaches else None
 
-    def refusal(self, path: str, error: BudgetGuardError) -> dict[str, Any]:
+    def refusal_body(self, error: BudgetGuardError, path: str) -> dict[str, Any]:
         """The shape of a refusal by the gateway, by the browser agents or by the specs, depending on the path."""
         lacks = isinstance(error, InsufficientCredits)
         top_up = getattr(error, "top_up_url", None)
         if path.startswith(_GATEWAY):
-            return {"error": _gateway_error(error, top_up)}
+            return {"error": _gateway_error(error, top_up), **said_by(error)}
         if path.startswith("/browser-agent"):
             code = "INSUFFICIENT_CREDITS" if lacks else "BALANCE_UNAVAILABLE"
-            return {"error": str(error), "code": code, "actionUrl": top_up}
+            return {"error": str(error), "code": code, "actionUrl": top_up, **said_by(error)}
         title = "Insufficient credits" if lacks else "Balance unavailable"
-        return {"error": title, "message": str(error), "generationsAvailable": 0}
+        return {"error": title, **said_by(error), "generationsAvailable": 0}
 
 
 def spec_path(id: object) -> str | None:
