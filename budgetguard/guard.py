@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Literal, NoReturn, Self
 
 from budgetguard._core.activation import ACTIVATION
-from budgetguard._core.amounts import Amount, cost, to_credits
+from budgetguard._core.amounts import CREDITS, Amount, cost, to_credits
 from budgetguard._core.argument_types import other
 from budgetguard._core.balance import Balance
 from budgetguard._core.clean_tracebacks import WRONG, clean_traceback, clear
@@ -16,6 +16,7 @@ from budgetguard._core.estimate import Estimate
 from budgetguard._core.events import OnEvent, logger
 from budgetguard._core.learned_cost import LearnedCost
 from budgetguard._core.policy import GuardTerms
+from budgetguard._core.provider_refusal import EXHAUSTED, ProviderRefusal
 from budgetguard._core.sync_callables import check_plain
 from budgetguard._engine import account_registry
 from budgetguard._engine import nested_holds as nested
@@ -120,6 +121,7 @@ class Guard:
             floor=cost(floor, "floor"),
             extra=cost(profile.extra_credits, "extra_credits"),
             allow_unknown=_choice(if_unknown, "if_unknown", ("deny", "allow")) == "allow",
+            credential=profile.credential,
         )
         if on_event is not None and not callable(on_event):
             msg = f"on_event takes a callable, not {type(on_event).__name__}"
@@ -134,6 +136,7 @@ class Guard:
             alert_below=None if alert_below is None else cost(alert_below, "alert_below"),
             on_event=on_event,
             top_up_url=profile.top_up_url,
+            unit=profile.unit or CREDITS,
         )
         account = account_registry.join(profile, subscriber)
         self._binding = GuardBinding(profile, account, subscriber, lag=lag, linger=linger)
@@ -268,9 +271,21 @@ class Guard:
         provider reports more than the cached balance, or until a balance arrives that was requested
         at least `lag` seconds later.
         """
+        self.mark_refused(EXHAUSTED)
+
+    @clean_traceback
+    def mark_refused(self, refusal: ProviderRefusal) -> None:
+        """Report how the provider itself just refused a call, see `budgetguard.providers.ProviderRefusal`.
+
+        The transports and the guarded SDK clients do this by themselves. Raises TypeError for
+        anything but a ProviderRefusal.
+        """
+        if not isinstance(refusal, ProviderRefusal):
+            msg = f"mark_refused takes a ProviderRefusal, not {type(refusal).__name__}"
+            raise TypeError(msg)
         if not ACTIVATION.passive:
             binding = self._binding
-            binding.account.refuse(binding.subscriber, binding.lag)
+            binding.account.refuse(binding.subscriber, refusal, binding.lag)
 
     def close(self) -> None:
         """Stop admitting calls; calling it is optional. Open holds end as usual.

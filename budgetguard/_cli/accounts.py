@@ -15,8 +15,13 @@ from budgetguard._cli.output import (
     print_json,
     sentence,
 )
-from budgetguard._core.amounts import spell
-from budgetguard._core.errors import BalanceUnavailable, ConfigurationError, InsufficientCredits
+from budgetguard._core.amounts import CREDITS, spell
+from budgetguard._core.errors import (
+    BalanceUnavailable,
+    ConfigurationError,
+    InsufficientCredits,
+    amount_of,
+)
 from budgetguard._core.other_spenders import Belief
 from budgetguard._engine.binding import binding_of
 from budgetguard.guard import Guard
@@ -25,6 +30,7 @@ from budgetguard.providers.registry import (
     VENDORS,
     accounts_in_environment,
     from_environment,
+    one_of,
 )
 
 UNKNOWN_BALANCE = (BalanceUnavailable, ConfigurationError)
@@ -67,7 +73,7 @@ def check(options: argparse.Namespace) -> int:
         }
         print_json(answer | figures(provider.name, found, _belief(guard)))
     elif reason is None:
-        print_answer(enough(options.min, available, provider.name))
+        print_answer(enough(options.min, available, provider.name, found.unit))
     else:
         print_answer(reason)
     return ExitCode.ENOUGH if reason is None else ExitCode.TOO_LITTLE
@@ -85,9 +91,9 @@ def explain(
     return ExitCode.UNKNOWN, failure(kind, reason, error.retry_after if error.retryable else None)
 
 
-def enough(needed: Decimal, available: Decimal | None, provider: str) -> str:
+def enough(needed: Decimal, available: Decimal | None, provider: str, unit: str = CREDITS) -> str:
     """What `check` prints where the credits are enough."""
-    begins = f"Enough for {spell(needed)} credit{'s' * (needed != 1)}"
+    begins = f"Enough for {amount_of(needed, unit)}"
     if available is None or not available.is_finite():
         return f"{begins}: {provider} sets no limit."
     return f"{begins}: {spell(available)} available at {provider}."
@@ -138,4 +144,4 @@ def _belief(guard: Guard) -> Belief | None:
 
 
 def _name_one() -> str:
-    return f"Name it with --provider {' or --provider '.join(VENDORS)}."
+    return f"Name it with --provider {one_of(list(VENDORS))}."

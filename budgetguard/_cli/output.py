@@ -65,10 +65,12 @@ def figures(provider: str, balance: Balance, belief: Belief | None) -> dict[str,
     return {
         "provider": provider,
         "credits": number(balance.credits),
+        "unit": balance.unit,
         "tier": balance.tier,
         "max_concurrency": balance.max_concurrency,
         "cost_limit": number(balance.cost_limit),
         "credits_used": number(balance.credits_used),
+        "renews_at": None if balance.renews_at is None else balance.renews_at.isoformat(),
         "as_of": balance.as_of.isoformat(timespec="milliseconds"),
         "others_spend": None if belief is None else belief.others,
         "others_since": None if since is None else since.isoformat(timespec="milliseconds"),
@@ -77,7 +79,7 @@ def figures(provider: str, balance: Balance, belief: Belief | None) -> dict[str,
 
 def sentence(provider: str, balance: Balance, belief: Belief | None) -> str:
     """A balance in words; says if others are believed to spend from the account."""
-    amount = "no limit" if balance.credits is None else f"{spell(balance.credits)} credits"
+    amount = "no limit" if balance.credits is None else f"{spell(balance.credits)} {balance.unit}"
     more = [
         f"{label} {value}"
         for label, value in (
@@ -85,6 +87,7 @@ def sentence(provider: str, balance: Balance, belief: Belief | None) -> str:
             ("concurrent sessions", balance.max_concurrency),
             ("cost limit", None if balance.cost_limit is None else spell(balance.cost_limit)),
             ("used", None if balance.credits_used is None else spell(balance.credits_used)),
+            ("renews at", None if balance.renews_at is None else _minute(balance.renews_at)),
         )
         if value is not None
     ]
@@ -93,6 +96,10 @@ def sentence(provider: str, balance: Balance, belief: Belief | None) -> str:
         more.append(f"others spend from it, by a proof of {since}")
     details = f" ({', '.join(more)})" if more else ""
     return f"{provider}: {amount}{details}"
+
+
+def _minute(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def number(amount: Decimal | None) -> int | float | None:

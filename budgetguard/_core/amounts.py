@@ -8,6 +8,9 @@ from budgetguard._core.sync_callables import leave_alone
 
 Amount: TypeAlias = int | float | Decimal | str
 
+CREDITS = "credits"
+"""The unit of an account that does not say another one."""
+
 MICRO = 10**6
 _LARGEST = 10**12
 LIMIT = Decimal(_LARGEST)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from budgetguard._core.amounts import Amount, exact
+from budgetguard._core.amounts import CREDITS, Amount, exact
 from budgetguard._core.clean_tracebacks import clean_traceback
 from budgetguard._core.clock import SYSTEM, Clock, Instant
 
@@ -16,8 +16,10 @@ class Balance:
 
     `credits` is None when the account is unlimited. `cost_limit` and `credits_used` are credits
     too. `max_concurrency` counts sessions; None means no limit. `as_of` (UTC) is when the request
-    was sent; a guard sets it for the balances that it requests itself. Amounts may be int, float,
-    Decimal or str; a value that is not a valid amount raises TypeError or ValueError.
+    was sent; a guard sets it for the balances that it requests itself. `unit` is what all amounts are
+    counted in. `renews_at` is when the account's allocation renews, None if that is not known; no
+    decision depends on it. Amounts may be int, float, Decimal or str; a value that is not a valid
+    amount raises TypeError or ValueError, and so does a `renews_at` without a time zone.
     """
 
     credits: Decimal | None
@@ -26,6 +28,8 @@ class Balance:
     cost_limit: Decimal | None = None
     credits_used: Decimal | None = None
     as_of: datetime = field(default_factory=lambda: datetime.now(UTC))
+    unit: str = CREDITS
+    renews_at: datetime | None = None
     _sent: Instant | None = field(default=None, repr=False, compare=False)
     _clock: Clock = field(default=SYSTEM, repr=False, compare=False)
 
@@ -34,6 +38,16 @@ class Balance:
             value: Amount | None = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, exact(value, f"Balance.{name}"))
+        if not isinstance(self.unit, str) or not self.unit:
+            msg = f'Balance.unit takes a name such as "USD", not {type(self.unit).__name__}'
+            raise TypeError(msg)
+        renews = self.renews_at
+        if renews is not None and not isinstance(renews, datetime):
+            msg = f"Balance.renews_at takes a datetime or None, not {type(renews).__name__}"
+            raise TypeError(msg)
+        if renews is not None and renews.utcoffset() is None:
+            msg = "Balance.renews_at needs a time zone: pass datetime(..., tzinfo=UTC)"
+            raise ValueError(msg)
         limit = self.max_concurrency
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
             msg = f"Balance.max_concurrency takes an int or None, not {type(limit).__name__}"
@@ -57,7 +71,7 @@ class Balance:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A monotonic stamp means nothing in another process. There the age is computed from as_of.
-        return Balance, tuple(getattr(self, f.name) for f in fields(self)[:6])
+        return Balance, tuple(getattr(self, f.name) for f in fields(self)[:8])
 
 
 # The arguments of a dataclass are locals of its generated __init__.

@@ -13,12 +13,13 @@ values (amounts of credits are text), and `type(error)(*error.args)` is an equal
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal, Self, TypeAlias
 
-from budgetguard._core.amounts import spell
+from budgetguard._core.amounts import CREDITS, spell
 
-Basis = Literal["reported", "cost limit", "refused", "cap"]
+Basis = Literal["reported", "cost limit", "refused", "cap", "key limit", "busy"]
 
 Credits: TypeAlias = Decimal | str
 """An amount as errors take it. It is text where it comes from `args`."""
@@ -57,7 +58,7 @@ def _rebuild(kind: Any, args: tuple[Any, ...], figures: dict[str, Any]) -> Any:
 class InsufficientCredits(BudgetGuardError):
     """Too few credits are available for the call. Nothing was spent.
 
-    The figures are Decimal credits and add up: `balance + extra - held - pending + overlap - queued
+    The figures are Decimal amounts in `unit`, and they add up: `balance + extra - held - pending + overlap - queued
     - floor` is `available`.
 
     - `held`: set aside by the `running` open calls.
@@ -69,13 +70,15 @@ class InsufficientCredits(BudgetGuardError):
     - `basis`: where `balance` comes from. `"reported"`: the provider's figure. `"cost limit"`: what
       is left below the cost limit. `"refused"`: zero, because the provider itself refused a call.
       `"cap"`: the call needs more than a cost limit allows for one call; `cap` is that limit, and
-      `available` is at most that.
+      `available` is at most that. `"key limit"`: the provider refused a call because of a limit of
+      the key's own. `"busy"`: it refused one for now, although the account has credits.
     - `kept`: the part of `pending` whose real cost is not known. It belongs to `unresolved` calls,
       and balances resolve it within `unresolved_for` seconds. `causes` counts those calls by the
       name of the exception they raised. Calls whose hold was dropped or kept by hand are not in it.
+    - `renews_at`: when the account's allocation renews; None if that is not known.
 
-    `retryable` is True only where open calls, recent debits or waiters make up the shortfall;
-    `retry_after` is then the least number of seconds to wait.
+    `retryable` is True only where open calls, recent debits or waiters make up the shortfall, or where
+    the provider is busy; `retry_after` is then the least number of seconds to wait.
     """
 
     status_code = 402
@@ -103,7 +106,10 @@ class InsufficientCredits(BudgetGuardError):
         unresolved: int = 0,
         causes: Mapping[str, int] | None = None,
         unresolved_for: float | None = None,
+        unit: str = CREDITS,
+        renews_at: datetime | str | None = None,
     ) -> None:
+        renews_at = _moment(renews_at)
         super().__init__(
             operation,
             str(needed),
@@ -126,6 +132,8 @@ class InsufficientCredits(BudgetGuardError):
             unresolved,
             dict(causes or {}),
             unresolved_for,
+            unit,
+            None if renews_at is None else renews_at.isoformat(),
         )
         self.operation = operation
         self.needed = _exact(needed)
@@ -148,17 +156,29 @@ class InsufficientCredits(BudgetGuardError):
         self.unresolved = unresolved
         self.causes = dict(causes or {})
         self.unresolved_for = unresolved_for
+        self.unit = unit
+        self.renews_at = renews_at
         self.retryable = retry_after is not None
 
     def __str__(self) -> str:
-        needs = f"{self.operation} needs {_credits(self.needed)}"
+        needs = f"{self.operation} needs {amount_of(self.needed, self.unit)}"
         as_of = f"(as of {ago(self.age)})"
+        if self.basis == "busy":
+            busy = (
+                f"{self.provider} is busy: it refused a call for now, not for lack of {self.unit}"
+            )
+            return f"{needs}, and {busy}. {self._advice()}"
+        if self.basis == "key limit":
+            limit = f"{self.provider} refused a call because of a limit of this key's own"
+            return f"{needs}, and {limit}. Raise that limit, or use another key.{self._renewal()}"
         if self.basis == "cap":
-            cap = spell(self.available if self.cap is None else self.cap)
+            cap = self._spell(self.available if self.cap is None else self.cap)
             allows = f"the cost limit at {self.provider} allows {cap} for one call"
             return f"{needs}, and {allows} {as_of}. {self._remedy()}"
         have = (
-            "none is" if self.available <= 0 else f"{spell(self.available)} {_are(self.available)}"
+            "none is"
+            if self.available <= 0
+            else f"{self._spell(self.available)} {self._are(self.available)}"
         )
         parts = ", ".join(self._parts())
         return f"{needs}, and {have} available: {parts} {as_of}. {self._advice()}"
@@ -166,32 +186,47 @@ class InsufficientCredits(BudgetGuardError):
     def _parts(self) -> list[str]:
         parts = [
             {
-                "reported": f"{self.provider} reports {spell(self.balance)}",
-                "cost limit": f"the cost limit at {self.provider} leaves {spell(self.balance)}",
+                "reported": f"{self.provider} reports {self._spell(self.balance)}",
+                "cost limit": f"the cost limit at {self.provider} leaves {self._spell(self.balance)}",
                 "refused": f"{self.provider} itself refused a call for lack of credits",
             }[self.basis]
         ]
         if self.extra:
-            parts.append(f"extra_credits adds {spell(self.extra)}")
+            parts.append(f"extra_credits adds {self._spell(self.extra)}")
         if self.held:
             calls = f"{self.running} running call{'s' * (self.running != 1)}"
-            parts.append(f"{spell(self.held)} {_are(self.held)} held by {calls}")
+            parts.append(f"{self._spell(self.held)} {self._are(self.held)} held by {calls}")
         settled = self.pending - self.kept
         if settled:
-            parts.append(f"{spell(settled)} {_are(settled)} counted for calls that just finished")
+            parts.append(
+                f"{self._spell(settled)} {self._are(settled)} counted for calls that just finished"
+            )
         if self.kept:
             because = _calls_raised(self.unresolved, self.causes)
             unresolved = _unresolved(self.unresolved_for, because)
-            parts.append(f"{spell(self.kept)} {_are(self.kept)} {unresolved}")
+            parts.append(f"{self._spell(self.kept)} {self._are(self.kept)} {unresolved}")
         if self.overlap:
             parts.append(
-                f"{spell(self.overlap)} of these {_are(self.overlap)} already deducted in the balance"
+                f"{self._spell(self.overlap)} of these {self._are(self.overlap)} already deducted in the balance"
             )
         if self.queued:
-            parts.append(f"earlier waiters need {spell(self.queued)}")
+            parts.append(f"earlier waiters need {self._spell(self.queued)}")
         if self.floor:
-            parts.append(f"the floor reserves {spell(self.floor)}")
+            parts.append(f"the floor reserves {self._spell(self.floor)}")
         return parts
+
+    def _spell(self, amount: Decimal) -> str:
+        # Credits are the unit that goes without saying.
+        return spell(amount) if self.unit == CREDITS else amount_of(amount, self.unit)
+
+    def _are(self, amount: Decimal) -> str:
+        return "is" if amount == 1 or self.unit != CREDITS else "are"
+
+    def _renewal(self) -> str:
+        renews = self.renews_at
+        if renews is None:
+            return ""
+        return f" The allocation renews at {renews.astimezone(UTC):%Y-%m-%d %H:%M} UTC."
 
     def _remedy(self) -> str:
         limited = self.basis in {"cap", "cost limit"}
@@ -203,8 +238,9 @@ class InsufficientCredits(BudgetGuardError):
         advice = []
         if self.retry_after is not None:
             advice.append(f"Try again in {in_seconds(self.retry_after)}.")
-        if self.retry_after is None or self.balance + self.extra - self.floor < self.needed:
-            advice.append(self._remedy())
+        lacks = self.basis != "busy" and self.balance + self.extra - self.floor < self.needed
+        if self.retry_after is None or lacks:
+            advice.append(self._remedy() + self._renewal())
         elif may_never_have_begun(self.causes):
             advice.append(NEVER_REACHED)
         return " ".join(advice)
@@ -337,12 +373,13 @@ def _exact(amount: Credits) -> Decimal:
     return amount if isinstance(amount, Decimal) else Decimal(str(amount))
 
 
-def _credits(amount: Decimal) -> str:
-    return f"{spell(amount)} credit{'s' * (amount != 1)}"
+def _moment(given: datetime | str | None) -> datetime | None:
+    return datetime.fromisoformat(given) if isinstance(given, str) else given
 
 
-def _are(amount: Decimal) -> str:
-    return "is" if amount == 1 else "are"
+def amount_of(amount: Decimal, unit: str) -> str:
+    """An amount with its unit, as people write it: "1 credit", "12.5 credits", "0.5 USD"."""
+    return f"{spell(amount)} {unit.removesuffix('s') if unit == CREDITS and amount == 1 else unit}"
 
 
 def ago(age: float) -> str:

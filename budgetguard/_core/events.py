@@ -21,6 +21,7 @@ Kind: TypeAlias = Literal[
     "refreshed",
     "refresh_failed",
     "exhausted",
+    "busy",
     "allowed_unknown",
     "low",
 ]
@@ -96,7 +97,7 @@ class Event(_Fields):
 
     @property
     def reason(self) -> str | None:
-        """Why a refresh failed, or why a balance contradicts `sole_spender`.
+        """Why a refresh failed, why a balance contradicts `sole_spender`, or that a key's limit is reached.
 
         For a kept hold it is the name of the exception that the call raised, None if not known.
         """

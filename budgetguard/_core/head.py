@@ -2,11 +2,15 @@
 
 A balance shows the charges that were posted when its request was *sent*. So the cost of a call counts
 here until a balance arrives that must show it. Balances are ordered by when they were sent.
+
+What the provider's refusals say about the account is here, too: that its credits are used up, that it is
+busy for a while, or that one of its keys has reached a limit of its own.
 """
 
 from dataclasses import replace
 from heapq import merge
 
+from budgetguard._core.amounts import CREDITS
 from budgetguard._core.balance import Balance
 from budgetguard._core.clock import Instant
 from budgetguard._core.debits import Debits, Kept
@@ -17,13 +21,18 @@ from budgetguard._core.snapshot import BalanceSnapshot, Micro, refused
 class Head:
     """The cached balance, the debits that it cannot show yet, and what it tells about other spenders.
 
-    Times are monotonic seconds.
+    Times are monotonic seconds. `unit` is what the account is counted in: that of its first balance,
+    unless it is set before. Until `busy_until` the provider refuses what would be admitted.
     """
 
-    __slots__ = ("kept", "others", "settled", "snapshot")
+    __slots__ = ("_limited", "busy_until", "kept", "others", "settled", "snapshot", "unit")
 
     def __init__(self) -> None:
         self.snapshot: BalanceSnapshot | None = None
+        self.unit: str | None = None
+        self.busy_until = float("-inf")
+        # Until when each of the keys that have reached their own limit is refused.
+        self._limited: dict[str, float] = {}
         self.others = OtherSpenders()
         self.settled = Debits()
         self.kept = Kept()
@@ -32,6 +41,21 @@ class Head:
     def pending(self) -> int:
         """Debits that the balance cannot show yet."""
         return self.settled.total + self.kept.total
+
+    def in_unit(self, snapshot: BalanceSnapshot) -> BalanceSnapshot | None:
+        """The snapshot in the account's unit; None if its balance is in another one.
+
+        Amounts in different units are never compared or added. A balance that does not say otherwise
+        is in the account's unit.
+        """
+        unit = snapshot.balance.unit
+        if self.unit is None:
+            self.unit = unit
+        if unit == self.unit:
+            return snapshot
+        if unit != CREDITS:
+            return None
+        return replace(snapshot, balance=replace(snapshot.balance, unit=self.unit))
 
     def apply(self, snapshot: BalanceSnapshot, landed: float, held: int) -> bool:
         """Store a new balance whose reply arrived at `landed`, while `held` is held.
@@ -49,6 +73,8 @@ class Head:
                 and snapshot.sent.mono < until
             ):
                 snapshot = refused(snapshot, until)
+            if snapshot.credits > cached.credits:
+                self._limited.clear()
         before = self.pending
         self.settled.clear(snapshot.sent.mono)
         self.kept.clear(snapshot.sent.mono)
@@ -64,6 +90,23 @@ class Head:
         )
         alone = replace(cached, sent=now, overlap=0, ceiling_overlap=0)
         self._adopt(refused(alone, now.mono + lag))
+
+    def busy(self, until: float) -> None:
+        """The provider refuses calls until then although the account has credits."""
+        self.busy_until = max(self.busy_until, until)
+
+    def limit_key(self, credential: str, until: float, now: float) -> None:
+        """A key has reached a limit of its own, and is refused until then or until the balance rises."""
+        self._limited = {key: at for key, at in self._limited.items() if at > now}
+        self._limited[credential] = max(until, self._limited.get(credential, until))
+
+    def limited_until(self, credential: str) -> float:
+        """Until when a key is refused; in the past if it is not."""
+        return self._limited.get(credential, float("-inf"))
+
+    def any_limited(self, now: float) -> bool:
+        """Whether some key is refused, or every call is."""
+        return self.busy_until > now or any(at > now for at in self._limited.values())
 
     def left_by(self, amount: Micro, slots: float) -> float | None:
         """When debits of that many micro-credits and slots will have cleared.

@@ -80,6 +80,15 @@ class LedgerView(Protocol):
         """Sessions that are open or may be open."""
         ...
 
+    @property
+    def busy_until(self) -> float:
+        """Until when the provider refuses calls although the account has credits."""
+        ...
+
+    def limited_until(self, credential: str) -> float:
+        """Until when a key is refused because of a limit of its own."""
+        ...
+
     def available(self, floor: int, extra: int) -> Micro:
         """What is available now; negative if more is held than the account has."""
         ...
@@ -121,6 +130,15 @@ class Ledger(Branch):
     def slots_in_use(self) -> int:
         """Sessions that are open or may be open."""
         return self.slots_held + self.head.kept.slots
+
+    @property
+    def busy_until(self) -> float:
+        """Until when the provider refuses calls although the account has credits."""
+        return self.head.busy_until
+
+    def limited_until(self, credential: str) -> float:
+        """Until when a key is refused because of a limit of its own."""
+        return self.head.limited_until(credential)
 
     def available(self, floor: int, extra: int) -> Micro:
         """What is available now; negative if more is held than the account has.

@@ -9,6 +9,9 @@ whether to admit the caller, let it wait, or refuse it. It changes nothing and r
     up to stale_for            admit and refresh    than recheck_after before the caller arrived;
     older, or none: unknown    wait for a refresh   then queue while `wait` lasts, then refuse
                                (refuse at once while refreshes are failing)
+
+Too little is also: a key whose own limit is used up. While the provider is busy, no refresh would help:
+a caller queues while `wait` lasts, or is refused at once.
 """
 
 from dataclasses import dataclass
@@ -27,7 +30,7 @@ SHORTEST_WAIT = 0.05
 
 @dataclass(frozen=True, slots=True)
 class GuardTerms:
-    """A guard's settings for decisions; seconds and micro-credits."""
+    """A guard's settings for decisions; seconds and micro-credits. `credential` identifies its key."""
 
     fresh_for: float
     stale_for: float
@@ -36,6 +39,7 @@ class GuardTerms:
     floor: int
     extra: int
     allow_unknown: bool
+    credential: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,8 @@ class Shortfall(Enum):
     CREDITS = "credits"
     CAP = "cap"
     SLOTS = "slots"
+    KEY = "key"
+    BUSY = "busy"
     UNKNOWN = "unknown"
 
 
@@ -122,9 +128,9 @@ def usable(
 
 
 def shortage(
-    ledger: LedgerView, terms: GuardTerms, need: CallNeed, ahead: QueuedAhead
+    ledger: LedgerView, terms: GuardTerms, need: CallNeed, ahead: QueuedAhead, now: float
 ) -> Shortfall | None:
-    """What the caller lacks, by the ledger as it is; None if it fits."""
+    """What the caller lacks at `now`, by the ledger as it is; None if it fits."""
     snapshot = ledger.snapshot
     assert snapshot is not None
     if need.amount and need.amount > snapshot.cap:
@@ -133,6 +139,10 @@ def shortage(
         return Shortfall.CREDITS
     if need.slots and not ledger.slots_in_use + ahead.slots + need.slots <= snapshot.slots:
         return Shortfall.SLOTS
+    if need.amount and now < ledger.limited_until(terms.credential):
+        return Shortfall.KEY
+    if need.amount and now < ledger.busy_until:
+        return Shortfall.BUSY
     return None
 
 
@@ -169,14 +179,17 @@ def decide(  # noqa: PLR0911  one return per case of the table
             else Refuse(Shortfall.UNKNOWN, permanent=False)
         )
 
-    lacks = shortage(ledger, terms, need, ahead)
+    lacks = shortage(ledger, terms, need, ahead, now.mono)
     if lacks is None:
         return Admit(refresh=_refresh_behind(ledger, refreshing, terms, need, now))
 
-    permanent = not possible(ledger, terms, need)
+    # Waiting helps against no key's limit: who waits for one would block the other keys' callers.
+    permanent = lacks is Shortfall.KEY or not possible(ledger, terms, need)
     waits = now.mono < need.until and not permanent
     asked = need.arrived if now.mono < need.until else need.until
     newest = max(snapshot.sent.mono, NEVER if refreshing.in_flight else refreshing.last_sent)
+    if lacks is Shortfall.BUSY:
+        return Wait(None) if waits and not final else Refuse(lacks, permanent)
     verified = newest >= asked or newest > asked - terms.recheck_after or failing
     if final or (verified and not waits):
         return Refuse(lacks, permanent)

@@ -22,11 +22,13 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from budgetguard._core.amounts import UNLIMITED
+from budgetguard._core.backoff import backoff
 from budgetguard._core.clock import SYSTEM, Clock, Instant
 from budgetguard._core.errors import BudgetGuardError
 from budgetguard._core.events import Kind, logger, report
 from budgetguard._core.ledger import Ledger
 from budgetguard._core.policy import NEVER
+from budgetguard._core.provider_refusal import ProviderRefusal
 from budgetguard._core.reentrancy import CHANGING, forbid_waiting
 from budgetguard._core.refresh_failure import not_made
 from budgetguard._core.snapshot import BalanceSnapshot
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+KEY_LIMIT_REACHED = "the provider refused a call because of a limit of this key's own"
 
 Change: TypeAlias = Callable[Concatenate[Instant, Effects, P], R]
 """A change to an account: a method that is given the time and a list to append its effects to."""
@@ -78,6 +82,7 @@ class Account:
         """Reset: no balance, no holds, no waiters. Open holds end in the old ledger."""
         self.lock = threading.RLock()
         self.ledger = Ledger()
+        self.ledger.head.unit = self.provider.unit
         others = self.ledger.head.others
         others.topup_step = self.provider.topup_step
         for subscriber in self.subscribers:
@@ -161,9 +166,10 @@ class Account:
         forbid_waiting(call.operation)
         return self._change(self._extend, call, hold)
 
-    def refuse(self, subscriber: Subscriber, lag: float) -> None:
-        """The provider itself refused a call because the credits were used up."""
-        self._change(self._refuse, subscriber, lag)
+    def refuse(self, subscriber: Subscriber, refusal: ProviderRefusal, lag: float) -> None:
+        """The provider itself refused a call."""
+        if refusal.kind != "not_credits":
+            self._change(self._refuse, subscriber, refusal, lag)
 
     def offer(self, credits: "Decimal", sent: Instant) -> None:
         """A response carried the balance; its request was sent at that moment."""
@@ -250,7 +256,7 @@ class Account:
                         self.wait_queue.pass_on(now)
                     result = act(now, effects, *args, **kwargs)
                     self._plan(now, launches)
-                    self._set_fresh_until()
+                    self._set_fresh_until(now.mono)
                     if self.mark > NEVER or self.wait_queue.woken:
                         self._finish(now, effects)
             finally:
@@ -331,11 +337,29 @@ class Account:
         self._schedule.want_again(call.subscriber.terms.recheck_after, now)
         return error
 
-    def _refuse(self, now: Instant, effects: Effects, subscriber: Subscriber, lag: float) -> None:
+    def _refuse(
+        self,
+        now: Instant,
+        effects: Effects,
+        subscriber: Subscriber,
+        refusal: ProviderRefusal,
+        lag: float,
+    ) -> None:
         self._last_subscriber = weakref.ref(subscriber)
-        self.ledger.refuse(now, lag)
-        self._schedule.want_again(subscriber.terms.recheck_after, now)
-        self._emit_all(effects, "exhausted", now, self._news_of_others(effects))
+        head, terms = self.ledger.head, subscriber.terms
+        if refusal.kind == "busy":
+            head.busy(now.mono + refusal.pause())
+            self._emit_all(effects, "busy", now)
+        elif refusal.kind == "key_limit":
+            head.limit_key(terms.credential, now.mono + refusal.pause(), now.mono)
+            self._schedule.want_again(terms.recheck_after, now)
+            for each in self.subscribers:
+                if each.terms.credential == terms.credential:
+                    each.emit(effects, self.ledger, "exhausted", now, reason=KEY_LIMIT_REACHED)
+        else:
+            self.ledger.refuse(now, lag)
+            self._schedule.want_again(terms.recheck_after, now)
+            self._emit_all(effects, "exhausted", now, self._news_of_others(effects))
         self.wait_queue.review(now)
 
     def _dismiss(self, now: Instant, _: Effects, subscriber: Subscriber) -> None:
@@ -377,10 +401,15 @@ class Account:
         if due <= now.mono:
             self._start_refresh(now, launches)
             due = LATER
-        due = min(due, self.wait_queue.deadline)
+        due = min(due, self.wait_queue.deadline, self._busy_until(now))
         if due < self._alarm_at:
             self._alarm_at = due
             launches.append(partial(self._set_alarm, due))
+
+    def _busy_until(self, now: Instant) -> float:
+        """When the provider is no longer busy, if somebody waits for that."""
+        until = self.ledger.busy_until
+        return until if self.wait_queue.queue and until > now.mono else LATER
 
     def _kept_due(self) -> float:
         """When a refresh is due that resolves a kept hold; it does not wait for the next caller."""
@@ -467,6 +496,9 @@ class Account:
     def _land(
         self, now: Instant, effects: Effects, refresh: Refresh, answer: "BalanceSnapshot | Failure"
     ) -> None:
+        if isinstance(answer, BalanceSnapshot):
+            head = self.ledger.head
+            answer = head.in_unit(answer) or self._in_other_unit(refresh, answer.balance.unit)
         if not self._schedule.land(refresh, answer, now):
             # Another refresh replaced it. Its balance is still valid unless a newer one is here.
             if isinstance(answer, BalanceSnapshot) and self._apply(now, effects, answer):
@@ -483,6 +515,14 @@ class Account:
                 warn = partial(logger.warning, "The balance at %s is not available: %s.")
                 effects.append(partial(warn, refresh.subscriber.provider, answer.reason))
         self.wait_queue.review(now)
+
+    def _in_other_unit(self, refresh: Refresh, unit: str) -> "Failure":
+        from budgetguard._core.refresh_failure import Failure
+
+        failures = refresh.failures + 1
+        reason = f"it is in {unit}, and this account is counted in {self.ledger.head.unit}"
+        delay = backoff(failures, None, self.runtime.jitter)
+        return Failure(reason, None, denied=False, failures=failures, delay=delay)
 
     def _offer(self, now: Instant, effects: Effects, credits: "Decimal", sent: Instant) -> None:
         cached = self.ledger.snapshot
@@ -532,14 +572,16 @@ class Account:
         if at == self._alarm_at:
             self._alarm_at = LATER
         self.wait_queue.expire(now)
+        if at <= self.ledger.busy_until <= now.mono:
+            self.wait_queue.review(now)
 
     # The fast path, and alerts.
 
-    def _set_fresh_until(self) -> None:
+    def _set_fresh_until(self, now: float) -> None:
         """Set until when a call needs no decision, only enough room.
 
-        `Ledger.room` accounts for neither extra credits below a cost limit nor caps. No call may pass
-        the wait queue undecided. While a refresh is in flight every call is decided, which detects
+        `Ledger.room` accounts for neither extra credits below a cost limit nor caps, nor for what the
+        provider refuses although there is room. No call may pass the wait queue undecided. While a refresh is in flight every call is decided, which detects
         calls that were made from inside the library.
         """
         snapshot = self.ledger.snapshot
@@ -548,6 +590,7 @@ class Account:
             and not (self.wait_queue.queue or self._schedule.known.in_flight)
             and snapshot.refused_until is None
             and snapshot.cap == UNLIMITED
+            and not self.ledger.head.any_limited(now)
             and not (self._any_extra and snapshot.ceiling != UNLIMITED)
         )
         if plain and snapshot is not None:

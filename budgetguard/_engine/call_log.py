@@ -6,10 +6,11 @@ record would be dropped.
 
 import logging
 
-from budgetguard._core.amounts import spell, to_credits
+from budgetguard._core.amounts import to_credits
 from budgetguard._core.errors import (
     NEVER_REACHED,
     BudgetGuardError,
+    amount_of,
     in_seconds,
     may_never_have_begun,
 )
@@ -24,14 +25,20 @@ def log_refused(error: BudgetGuardError, *, observed: bool) -> None:
 
 
 def log_kept(
-    operation: str, micro: int, slots: int, for_seconds: float, cause: str | None, *, first: bool
+    operation: str,
+    micro: int,
+    slots: int,
+    for_seconds: float,
+    cause: str | None,
+    unit: str,
+    *,
+    first: bool,
 ) -> None:
     """A hold was kept: a warning if it is the operation's first."""
     level = logging.WARNING if first else logging.INFO
     if not logger.isEnabledFor(level):
         return
-    amount = to_credits(micro)
-    held = f"{spell(amount)} credit{'s' * (amount != 1)}"
+    held = amount_of(to_credits(micro), unit)
     if slots:
         held += f" and {slots} slot{'s' * (slots != 1)}"
     logger.log(

@@ -19,6 +19,12 @@ from budgetguard._engine.subscriber import Call, Subscriber
 if TYPE_CHECKING:
     from budgetguard._core.refresh_failure import Failure
 
+_OTHER_BASES: dict[Shortfall, Basis] = {
+    Shortfall.CAP: "cap",
+    Shortfall.KEY: "key limit",
+    Shortfall.BUSY: "busy",
+}
+
 
 def why_refused(
     ledger: LedgerView,
@@ -28,7 +34,7 @@ def why_refused(
     ahead: QueuedAhead,
     now: Instant,
 ) -> BudgetGuardError:
-    """The error for a caller that lacks credits or slots."""
+    """The error for a caller that lacks credits or slots, or that the provider itself refuses."""
     if refuse.why is Shortfall.SLOTS:
         return _too_many(ledger, call, refuse, ahead, now)
     return _too_little(ledger, refreshing, call, refuse, ahead, now)
@@ -64,13 +70,13 @@ def _too_little(
     assert snapshot is not None
     spendable, bound = snapshot.spendable(terms.extra), snapshot.before_holds(terms.extra)
     basis: Basis = "reported"
-    if refuse.why is Shortfall.CAP:
-        basis = "cap"
+    if refuse.why in _OTHER_BASES:
+        basis = _OTHER_BASES[refuse.why]
     elif snapshot.refused_until is not None:
         basis = "refused"
     elif spendable < snapshot.credits + terms.extra:
         basis = "cost limit"
-    extra = terms.extra if basis in {"reported", "cap"} else 0
+    extra = 0 if basis in {"refused", "cost limit"} else terms.extra
     available = ledger.available(terms.floor, terms.extra) - ahead.amount
     return InsufficientCredits(
         operation=call.operation,
@@ -84,9 +90,7 @@ def _too_little(
         age=now.since(snapshot.sent),
         provider=call.subscriber.provider,
         top_up_url=call.subscriber.top_up_url,
-        retry_after=None
-        if refuse.permanent
-        else ready_in(ledger, refreshing, terms, call.need, now),
+        retry_after=None if refuse.permanent else _ready_in(ledger, refreshing, call, refuse, now),
         running=ledger.running,
         queued=to_credits(ahead.amount),
         extra=to_credits(extra),
@@ -96,7 +100,17 @@ def _too_little(
         unresolved=ledger.kept.calls.total(),
         causes=_named(ledger.kept.calls),
         unresolved_for=_until(ledger.kept.last_clears_at, now),
+        unit=snapshot.balance.unit,
+        renews_at=snapshot.balance.renews_at,
     )
+
+
+def _ready_in(
+    ledger: LedgerView, refreshing: RefreshState, call: Call, refuse: Refuse, now: Instant
+) -> float:
+    if refuse.why is Shortfall.BUSY:
+        return ledger.busy_until - now.mono
+    return ready_in(ledger, refreshing, call.subscriber.terms, call.need, now)
 
 
 def _named(causes: Causes) -> dict[str, int]:

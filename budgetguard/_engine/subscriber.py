@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from budgetguard._core.activation import ACTIVATION
-from budgetguard._core.amounts import spell, to_credits
+from budgetguard._core.amounts import CREDITS, spell, to_credits
 from budgetguard._core.branch import LedgerEntry
 from budgetguard._core.clock import Instant
 from budgetguard._core.cost_sample import CostSample
@@ -63,6 +63,7 @@ class Subscriber:
         alert_below: int | None = None,
         on_event: OnEvent | None = None,
         top_up_url: str | None = None,
+        unit: str = CREDITS,
     ) -> None:
         self.terms = terms
         self.provider = provider
@@ -70,6 +71,7 @@ class Subscriber:
         self.alert_below = alert_below
         self.on_event = on_event
         self.top_up_url = top_up_url
+        self.unit = unit
         self.closed = False
         self.reserve: float | None = None
         # In the account's terms: with less room than this, the guard has less than `alert_below`.
@@ -198,15 +200,25 @@ class Subscriber:
         if first:
             self._kept.add(operation)
         effects.append(
-            partial(log_kept, operation, held.rest, held.slots, for_seconds, cause, first=first)
+            partial(
+                log_kept,
+                operation,
+                held.rest,
+                held.slots,
+                for_seconds,
+                cause,
+                self.unit,
+                first=first,
+            )
         )
 
     def _log_low(self, available: float) -> None:
         """Log what would otherwise go unnoticed, as there is no listener."""
         low, mark = to_credits(available), to_credits(self.alert_below or 0)
         logger.warning(
-            "Less than %s credits are available at %s: %s",
+            "Less than %s %s are available at %s: %s",
             spell(mark),
+            self.unit,
             self.provider,
             spell(low),
         )

@@ -138,7 +138,7 @@ class WaitQueue:
         """Credits or slots were freed: admit, in order, the waiters that fit now."""
         for waiter in self._order.firsts():
             ahead = self._order.ahead_of(waiter)
-            if self._fits(waiter.call, ahead) or not self._possible(waiter.call):
+            if self._fits(waiter.call, ahead, now) or not self._possible(waiter.call):
                 self._decide_again(waiter, ahead, now)
         self.left = False
 
@@ -227,12 +227,9 @@ class WaitQueue:
             self._deadlines = [entry for entry in self._deadlines if self._waits(entry[2])]
             heapify(self._deadlines)
 
-    def _fits(self, call: Call, ahead: QueuedAhead) -> bool:
-        ledger = self._ledger
-        return (
-            bool(ledger.snapshot)
-            and shortage(ledger, call.subscriber.terms, call.need, ahead) is None
-        )
+    def _fits(self, call: Call, ahead: QueuedAhead, now: Instant) -> bool:
+        ledger, terms = self._ledger, call.subscriber.terms
+        return bool(ledger.snapshot) and shortage(ledger, terms, call.need, ahead, now.mono) is None
 
     def _possible(self, call: Call) -> bool:
         return possible(self._ledger, call.subscriber.terms, call.need)

@@ -30,6 +30,10 @@ from budgetguard.guard import Guard, check_guard
 TellOrStop: TypeAlias = Literal["tell", "stop"]
 
 _ANY = "*"
+_FOR_NOW = {
+    "busy": "{} is busy",
+    "key limit": "a limit of this key's own at {} is reached",
+}
 
 
 class Tools:
@@ -161,14 +165,21 @@ def no_such_tool(name: str, known: Iterable[str], costs: Iterable[str]) -> str:
 def _lack(error: InsufficientCredits) -> str:
     available = max(error.available, Decimal(0))
     as_of = f"as of {ago(error.age)}"
-    return f"needs {spell(error.needed)} credits, {spell(available)} available ({as_of})."
+    needs = f"needs {spell(error.needed)} {error.unit}"
+    if error.basis in {"busy", "key limit"}:
+        return f"{needs}, and {_FOR_NOW[error.basis].format(error.provider)}."
+    return f"{needs}, {spell(available)} available ({as_of})."
 
 
 def _instead(error: InsufficientCredits) -> str:
     if error.basis == "cap":
         return "Do not retry: the account's cost limit does not allow a single call at that cost."
+    if error.basis == "key limit":
+        return "Do not retry; ask for a higher limit of this key."
     if error.retry_after is not None:
         wait = max(ceil(error.retry_after), 1)
+        if error.basis == "busy":
+            return f"Wait {wait} s before you retry."
         return f"The rest is counted for other calls: wait {wait} s before you retry."
     remedy = "a higher cost limit" if error.basis == "cost limit" else "a top-up"
     at = "." if error.top_up_url is None else f": {error.top_up_url}"
