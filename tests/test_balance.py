@@ -128,6 +128,6 @@ def test_its_repr_shows_the_figures_alone() -> None:
     """Nothing of the inner workings is shown."""
     text = repr(Balance(credits=Decimal(5)).sent_at(Instant(3.0, 1e9), HandClock()))
     assert text.startswith("Balance(credits=Decimal('5'), tier=None, max_concurrency=None, ")
-    assert "_" not in text.replace("max_concurrency", "").replace("cost_limit", "").replace(
-        "credits_used", ""
-    ).replace("as_of", "")
+    assert "_" not in text.replace("renews_at", "").replace("max_concurrency", "").replace(
+        "cost_limit", ""
+    ).replace("credits_used", "").replace("as_of", "")

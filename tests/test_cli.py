@@ -49,6 +49,8 @@ FIGURES = {
     "as_of",
     "others_spend",
     "others_since",
+    "unit",
+    "renews_at",
 }
 
 
@@ -116,6 +118,8 @@ def test_balance_at_anchor_browser(
     assert figures == {
         "provider": "Anchor Browser",
         "credits": 7,
+        "unit": "credits",
+        "renews_at": None,
         "tier": "free",
         "max_concurrency": 5,
         "cost_limit": 100,

@@ -74,6 +74,8 @@ def ledger_of(
     slots_kept: int = 0,
     wall_age: float | None = None,
     exhausted: float | None = None,
+    busy: float | None = None,
+    key_limited: float | None = None,
     **limits: Any,
 ) -> Ledger:
     """A ledger whose balance was requested `age` seconds ago, with calls in it."""
@@ -95,6 +97,10 @@ def ledger_of(
         ledger.put(pending, pending, NOW + 20)
     if exhausted is not None:
         ledger.refuse(at(NOW - exhausted), 60.0)
+    if busy is not None:
+        ledger.head.busy(NOW + busy)
+    if key_limited is not None:
+        ledger.head.limit_key("", NOW + key_limited, NOW)
     return ledger
 
 
@@ -330,6 +336,11 @@ def test_slots_fit_up_to_the_limit(
             NOBODY,
             Shortfall.SLOTS,
         ),
+        (ledger_of(10, key_limited=1, busy=1), need(40), NOBODY, Shortfall.KEY),
+        (ledger_of(10, busy=1), need(40), NOBODY, Shortfall.CREDITS),
+        (ledger_of(100, busy=1), need(40), NOBODY, Shortfall.BUSY),
+        (ledger_of(100, busy=1, key_limited=1), need(0), NOBODY, None),
+        (ledger_of(100, busy=0, key_limited=0), need(40), NOBODY, None),
     ],
     ids=[
         "no credits needed",
@@ -339,6 +350,11 @@ def test_slots_fit_up_to_the_limit(
         "cap first",
         "then credits",
         "then slots",
+        "a key's limit before all",
+        "busy last",
+        "busy",
+        "nothing to pay",
+        "over",
     ],
 )
 def test_a_caller_lacks_only_what_it_needs(
@@ -346,6 +362,25 @@ def test_a_caller_lacks_only_what_it_needs(
 ) -> None:
     """A caller that needs no credits overtakes waiters for credits, and likewise with slots."""
     assert shortage(ledger, TERMS, caller, ahead, NOW) is lacks
+
+
+@pytest.mark.parametrize(
+    ("ledger", "caller", "decision"),
+    [
+        (ledger_of(busy=5, age=60), need(wait=9), WAIT),
+        (ledger_of(busy=5, age=60), need(), refused(Shortfall.BUSY)),
+        (ledger_of(busy=5), need(waited=9, wait=9), refused(Shortfall.BUSY)),
+        (ledger_of(key_limited=5), need(), refused(Shortfall.KEY, permanent=True)),
+        (ledger_of(key_limited=5), need(wait=9), refused(Shortfall.KEY, permanent=True)),
+        (ledger_of(key_limited=5, age=60), need(wait=9), WAIT_AND_REFRESH),
+    ],
+    ids=["waits", "refused at once", "its time is over", "key", "key, no wait", "key, checked first"],
+)
+def test_what_the_provider_itself_refuses(
+    ledger: Ledger, caller: CallNeed, decision: Decision
+) -> None:
+    """No refresh is needed to learn that it is busy; a key's limit may have been raised."""
+    assert decided(ledger, caller) == decision
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,6 @@ from budgetguard.providers.registry import (
     VENDORS,
     accounts_in_environment,
     from_environment,
-    one_of,
 )
 
 UNKNOWN_BALANCE = (BalanceUnavailable, ConfigurationError)
@@ -144,4 +143,5 @@ def _belief(guard: Guard) -> Belief | None:
 
 
 def _name_one() -> str:
-    return f"Name it with --provider {one_of(list(VENDORS))}."
+    names = (name for name, vendor in VENDORS.items() if vendor.unasked)
+    return f"Name it with --provider {' or --provider '.join(names)}."

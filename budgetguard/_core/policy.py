@@ -133,14 +133,15 @@ def shortage(
     """What the caller lacks at `now`, by the ledger as it is; None if it fits."""
     snapshot = ledger.snapshot
     assert snapshot is not None
+    # First: a caller whose key is refused must not queue for credits, ahead of other keys' callers.
+    if need.amount and now < ledger.limited_until(terms.credential):
+        return Shortfall.KEY
     if need.amount and need.amount > snapshot.cap:
         return Shortfall.CAP
     if need.amount and not ledger.available(terms.floor, terms.extra) - ahead.amount >= need.amount:
         return Shortfall.CREDITS
     if need.slots and not ledger.slots_in_use + ahead.slots + need.slots <= snapshot.slots:
         return Shortfall.SLOTS
-    if need.amount and now < ledger.limited_until(terms.credential):
-        return Shortfall.KEY
     if need.amount and now < ledger.busy_until:
         return Shortfall.BUSY
     return None

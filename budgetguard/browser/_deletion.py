@@ -8,7 +8,9 @@ from typing import Any
 import httpx
 
 from budgetguard._core.errors import BudgetGuardError
+from budgetguard._core.provider_refusal import ProviderRefusal
 from budgetguard.browser._steps import Patience, RequestSteps, Tries
+from budgetguard.providers import AnchorBrowser, BillingReply
 
 # States of a session that may still cost credits. The provider's pages mention "running" but give no
 # list (docs.anchorbrowser.io, 2026-11); every word in "-ing" counts: "starting", "stopping", "pending".
@@ -135,12 +137,13 @@ def is_alive(status: Any) -> bool:
     return word in _ALIVE or word.endswith(_GOES_ON)
 
 
-def wants_credits(error: BaseException) -> bool:
-    """Whether the provider says that the credits, or the project's cost limit, are used up."""
-    if _status(error) == HTTPStatus.FORBIDDEN:
-        # The text is that of the API reference (2026-11); any other 403 concerns the key.
-        return "cost limit reached" in str(error).lower()
-    return _status(error) == HTTPStatus.PAYMENT_REQUIRED
+def refusal_in(error: BaseException) -> ProviderRefusal | None:
+    """How the provider refused the call that raised this error; None if it is no refusal."""
+    status = _status(error)
+    if status is None:
+        return None
+    # The SDK's error quotes the body.
+    return AnchorBrowser.billing.classify(BillingReply("", status, {}, str(error).encode()))
 
 
 def never_began(error: BaseException) -> bool:

@@ -24,8 +24,8 @@ from budgetguard.browser._deletion import (
     end,
     end_tagged,
     never_began,
+    refusal_in,
     sessions_of,
-    wants_credits,
 )
 from budgetguard.browser._journal import Journal, JournalEntry, Note, account_of, check_journal
 from budgetguard.browser._steps import Ask, Patience, RequestSteps, arun, checked_patience, run
@@ -318,8 +318,9 @@ class _Life:
         self.hold.settle(used)
 
     def _never_began(self, error: BaseException) -> None:
-        if wants_credits(error):
-            self._guard.mark_exhausted()
+        refusal = refusal_in(error)
+        if refusal is not None:
+            self._guard.mark_refused(refusal)
         self.hold.release()
         self._forget()
 

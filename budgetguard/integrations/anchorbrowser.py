@@ -18,7 +18,7 @@ from budgetguard._core.durations import LONGEST
 from budgetguard._costs import Cost
 from budgetguard._engine import nested_holds as nested
 from budgetguard._engine.binding import binding_of
-from budgetguard.browser._deletion import is_alive, wants_credits
+from budgetguard.browser._deletion import is_alive, refusal_in
 from budgetguard.browser._steps import Ask
 from budgetguard.guard import check_guard
 from budgetguard.integrations._anchor_prices import PRICED, REPORTS, RETRY, Report, leaves_none
@@ -426,9 +426,10 @@ class _Account:
 
     def _failed(self, hold: "Hold", error: BaseException) -> None:
         if isinstance(error, APIStatusError):
-            if wants_credits(error):
+            refusal = refusal_in(error)
+            if refusal is not None:
                 # Before the release, which could admit another call.
-                self._guard.mark_exhausted()
+                self._guard.mark_refused(refusal)
             if error.status_code in _REFUSALS:
                 hold.release()
         elif isinstance(error, APIConnectionError) and isinstance(

@@ -204,7 +204,7 @@ class Billing:
 
 
 def said_by(error: BudgetGuardError) -> dict[str, Any]:
-    """The fields beside `error` in which SDKs look for a text (browser-use, replicate and fal, 2026-11)."""
+    """The fields beside `error` in which SDKs expect a text (browser-use, replicate and fal, 2026-11)."""
     words = str(error)
     return {"message": words, "detail": words, "title": words}
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final
 
 from budgetguard._core.amounts import LIMIT, exact
 from budgetguard._core.durations import LONGEST
+from budgetguard._core.provider_refusal import EXHAUSTED, ProviderRefusal
 from budgetguard.providers.billing import (
     OK,
     Billing,
@@ -36,6 +37,7 @@ STEPS: Final = 200
 
 # The number of recent batches for which the cost of a retry is remembered.
 _REMEMBERED = 1024
+_FORBIDDEN = 403
 _UNKNOWN = "is not known: set it with costs= of the guarded SDK, or with prices= of a transport"
 
 
@@ -213,6 +215,12 @@ class AnchorBrowserBilling(Billing):
         if reply.path == _BATCH:
             self._remember(reply)
         return "keep" if goes_on(reply.body) else super().cost_of(reply)
+
+    def classify(self, reply: BillingReply) -> ProviderRefusal | None:
+        """A 402, or a 403 for the project's cost limit; any other 403 concerns the key (API reference, 2026-11)."""
+        if reply.status == _FORBIDDEN and b"cost limit reached" in (reply.content or b"").lower():
+            return EXHAUSTED
+        return super().classify(reply)
 
     def _remember(self, reply: BillingReply) -> None:
         id = value_at(reply.body, "data.batch_id")
