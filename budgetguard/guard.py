@@ -39,12 +39,11 @@ HOLD_FOR = float(60)
 class Guard:
     """Refuses calls that an account's credits cannot pay for, before anything is spent.
 
-    `provider` is PreDev, AnchorBrowser, any object with `name` and `async fetch(client)`, or a
-    callable, sync or async, that returns a number or a Balance. All durations are seconds, at most
-    366 days. All amounts are credits.
+    `provider` is one of `budgetguard.providers`, any object with `name` and `async fetch(client)`, or
+    a callable, sync or async, that returns a number or a Balance. All durations are seconds, at most
+    366 days. All amounts are in the account's unit, which is credits unless its provider says otherwise.
 
-    - `fresh_for`: a balance younger than this is used without a refresh. pre.dev advises checking
-      every 5 to 10 minutes (its page on the credits balance, 2026-11).
+    - `fresh_for`: a balance younger than this is used without a refresh.
     - `stale_for`: up to this age a balance is still used, and one refresh runs in the background.
       Past it, callers wait for a refresh. If you pass only a larger `fresh_for`, `stale_for` is the
       same. Passing a `stale_for` below `fresh_for` (given or default) is a ValueError.

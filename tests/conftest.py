@@ -11,6 +11,7 @@ from hypothesis import settings
 from budgetguard._core.activation import ACTIVATION
 from budgetguard._engine.account_registry import _PROCESS
 from budgetguard.defaults import DEFAULT
+from budgetguard.providers.registry import VENDORS
 from budgetguard.testing import HandClock, hand_clock
 
 # The suite tries the same examples every time; the long run looks for others.
@@ -52,11 +53,10 @@ def _as_found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     A later sandbox may get an earlier one's port: its account would be taken for the same.
     """
+    keys = [vendor.variable for vendor in VENDORS.values()]
     for name in (
-        "PREDEV_API_KEY",
-        "PREDEV_BASE_URL",
-        "ANCHORBROWSER_API_KEY",
-        "ANCHORBROWSER_BASE_URL",
+        *keys,
+        *(key.replace("_API_KEY", "_BASE_URL") for key in keys),
         "ANCHORBROWSER_PROJECT_ID",
         "BUDGETGUARD",
         "BUDGETGUARD_PROVIDER",

@@ -1,6 +1,7 @@
 """The package's own imports: they run one way, and keep away from what is heavy or optional."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import budgetguard
+from budgetguard.providers.registry import VENDORS
 
 ROOT = Path(budgetguard.__file__).parent
 HEAVY = ("httpx", "anyio", "asyncio", "wrapt", "cachetools", "trio", "pytest", "starlette", "rich")
@@ -83,7 +85,8 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-TREES = {module_name(path): ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
+FILES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 
 def is_for_types(node: ast.AST) -> bool:
@@ -194,6 +197,22 @@ def test_optional_parts_are_imported_in_one_place(package: str, places: tuple[st
     }
     assert users
     assert all(f"{user}.".startswith(tuple(f"{place}." for place in places)) for user in users)
+
+
+def test_vendors_are_named_in_their_own_places_alone() -> None:
+    """Everything else works for any vendor, so nothing in it, not even a comment, names one."""
+    own = ("providers", "integrations", "browser", "testing.sandbox", "_cli.demo", "_cli.sandbox")
+    names = {name for each in VENDORS.values() for name in (each.name, each.module, each.kind)}
+    named = re.compile("|".join(map(re.escape, names)), re.IGNORECASE)
+    found = {
+        module: set(named.findall(path.read_text()))
+        for module, path in FILES.items()
+        if not module.startswith(tuple(f"budgetguard.{place}" for place in own))
+    }
+    # The root exports the two that were there first.
+    assert {module: names for module, names in found.items() if names} == {
+        "budgetguard": {"AnchorBrowser", "PreDev"}
+    }
 
 
 @pytest.mark.parametrize("package", ["wrapt", "cachetools"])

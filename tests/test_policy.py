@@ -374,7 +374,14 @@ def test_a_caller_lacks_only_what_it_needs(
         (ledger_of(key_limited=5), need(wait=9), refused(Shortfall.KEY, permanent=True)),
         (ledger_of(key_limited=5, age=60), need(wait=9), WAIT_AND_REFRESH),
     ],
-    ids=["waits", "refused at once", "its time is over", "key", "key, no wait", "key, checked first"],
+    ids=[
+        "waits",
+        "refused at once",
+        "its time is over",
+        "key",
+        "key, no wait",
+        "key, checked first",
+    ],
 )
 def test_what_the_provider_itself_refuses(
     ledger: Ledger, caller: CallNeed, decision: Decision

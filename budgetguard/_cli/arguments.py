@@ -12,14 +12,14 @@ from typing import Any, NoReturn
 
 from budgetguard._cli.output import ExitCode, failure, print_failure
 from budgetguard._core.amounts import cost, to_credits
-from budgetguard.providers.registry import VENDORS
+from budgetguard.providers.registry import VENDORS, one_of
 
 # argparse's messages, and ours. Nothing else of a message is printed: it may quote an argument.
 _REWORDED = {
     r"argument COMMAND: invalid choice: .*": "There is no such command",
     r"the following arguments are required: COMMAND": "A command is missing",
     r"the following arguments are required: (.*)": r"\1 is missing",
-    r"argument --provider: invalid choice: .*": f"--provider must be {' or '.join(VENDORS)}",
+    r"argument --provider: invalid choice: .*": f"--provider must be {one_of(list(VENDORS))}",
     r"argument (\S+): expected one argument": r"\1 needs a value after it",
     r"argument (\S+): ignored explicit argument .*": r"\1 takes no value",
     r"argument (\S+): invalid int value: .*": r"\1 needs a whole number",

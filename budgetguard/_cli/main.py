@@ -13,6 +13,9 @@ from budgetguard._core.events import logger
 from budgetguard._version import __version__
 from budgetguard.providers.registry import VENDORS
 
+# The vendor in the examples.
+_NAME, _VENDOR = next(iter(VENDORS.items()))
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
@@ -86,14 +89,14 @@ def _parser(given: Sequence[str]) -> Parser:
         accounts.balance,
         "Print the balance of your account, or of both if two keys are set. "
         "Exits with 0, 2 for wrong usage, or 3 if a balance is not known.",
-        "PREDEV_API_KEY=... budgetguard balance --json",
+        f"{_VENDOR.variable}=... budgetguard balance --json",
     )
     check = command(
         "check",
         accounts.check,
         "Exit with 0 if enough credits are available, 1 if too few are, 2 for wrong usage, "
         "3 if the balance is not known.",
-        "budgetguard check --provider predev --min 50 && ./generate-spec",
+        f"budgetguard check --provider {_NAME} --min 50 && ./generate-spec",
     )
     check.add_argument("--min", type=amount, required=True, metavar="N", help="credits needed")
     for asking in (balance, check):

@@ -23,7 +23,7 @@ class ProviderRefusal:
 
     - `"exhausted"`: the account's credits are used up. Counts as a balance of zero, requested now, until a
       higher balance arrives, or one that was requested `lag` later. A refresh starts.
-    - `"busy"`: the credits are there, but calls in flight hold them, as with OpenRouter's in-flight budget.
+    - `"busy"`: the credits are there, but calls in flight hold them.
       The balance does not change. For `retry_after` seconds (5 by default), a call with `wait` waits, and
       any other gets InsufficientCredits with `retryable=True`.
     - `"key_limit"`: the key has used up a limit of its own. Guards with this key are refused for

@@ -1,4 +1,10 @@
-"""The built-in providers, and the protocol for writing another one."""
+"""The built-in providers, and the protocol for writing another one.
+
+Those that a program does not use are not imported.
+"""
+
+import importlib
+from typing import Any
 
 from budgetguard._core.provider_refusal import (
     EXHAUSTED,
@@ -31,3 +37,17 @@ __all__ = [
     "busy",
     "key_limit",
 ]
+
+# By the name of the class, the module that it is in.
+_LATE: dict[str, str] = {}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(importlib.import_module(f"{__name__}.{_LATE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATE})

@@ -1,34 +1,39 @@
 """The vendors that are built in: by which name, and with which key in the environment."""
 
+import importlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from budgetguard._core.errors import ConfigurationError
-from budgetguard.providers.anchorbrowser.provider import AnchorBrowser
 from budgetguard.providers.base import Provider
-from budgetguard.providers.predev.provider import PreDev
+from budgetguard.providers.http_provider import HTTPProvider
 
 
 class Vendor(NamedTuple):
-    """`make` builds its provider, which is called `name`, from the key in `variable`.
+    """A built-in vendor: its `name`, the `variable` with its key, and the class of its provider.
 
-    Only where `unasked` is True does a key in the environment alone select it.
+    The class is `kind` of the module `providers.<module>.provider`. Only where `unasked` is True does a key
+    in the environment alone select the vendor.
     """
 
     name: str
     variable: str
-    make: Callable[..., Provider]
+    module: str
+    kind: str
     unasked: bool = False
 
-
-def _vendor(kind: Any, *, unasked: bool = False) -> Vendor:
-    return Vendor(kind.name, kind.variable, kind, unasked)
+    def make(self, *args: Any, **options: Any) -> Provider:
+        """Its provider; raises what the class raises. The module is imported only now."""
+        module = importlib.import_module(f"budgetguard.providers.{self.module}.provider")
+        return getattr(module, self.kind)(*args, **options)  # type: ignore[no-any-return]
 
 
 VENDORS: Mapping[str, Vendor] = {
-    "predev": _vendor(PreDev, unasked=True),
-    "anchorbrowser": _vendor(AnchorBrowser, unasked=True),
+    "predev": Vendor("pre.dev", "PREDEV_API_KEY", "predev", "PreDev", unasked=True),
+    "anchorbrowser": Vendor(
+        "Anchor Browser", "ANCHORBROWSER_API_KEY", "anchorbrowser", "AnchorBrowser", unasked=True
+    ),
 }
 
 
@@ -75,5 +80,4 @@ def from_environment(without: str, with_several: str, **options: Any) -> Provide
 
 def is_of_another(provider: object, kind: type) -> bool:
     """Whether a provider is one of those built in, and not of that kind."""
-    makers = tuple(each.make for each in VENDORS.values() if isinstance(each.make, type))
-    return isinstance(provider, makers) and not isinstance(provider, kind)
+    return isinstance(provider, HTTPProvider) and not isinstance(provider, kind)

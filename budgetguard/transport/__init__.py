@@ -124,7 +124,7 @@ class GuardTransport(_Transport):
 
     `prices` maps (method, path pattern) to a cost in credits, to a mapping of arguments for
     `require_credits`, or to a callable that is given the request and returns one of these, or None if the
-    request costs nothing. The default is the provider's, such as `PreDev.prices`. Callables in a mapping
+    request costs nothing. The default is the provider's own `prices`. Callables in a mapping
     are given the request too. `slots`, `actual` and `release_on` are not accepted: a transport takes no
     slots, and the replies give what was spent.
 
@@ -135,7 +135,7 @@ class GuardTransport(_Transport):
 
     A refusal is a reply that is made here, with nothing sent: status 402 (503 if the balance is unknown) in
     the provider's own shape, which SDKs do not retry. With `on_refusal="raise"` it is the BudgetGuardError
-    itself. openai passes that on; anthropic and anchorbrowser take it for a broken connection, try again,
+    itself. openai passes that on; others take it for a broken connection, such as anthropic, try again,
     and raise an APIConnectionError whose `__cause__` it is (2026-11).
 
     What happens to the hold:
@@ -148,7 +148,7 @@ class GuardTransport(_Transport):
       key, at the provider's base URL; also after the client was closed. With `follow=False` it does not.
     - It is kept if the reply broke off or timed out, or if other work continues after it, as with a
       websocket: the outcome is unknown, so the credits remain counted until a later balance shows what was
-      charged. A spec of pre.dev is searched for first, as `budgetguard.integrations.predev.guarded` says.
+      charged. Work that the provider's billing can search for is searched for first.
     - It is released if no connection was made or the provider refused the request. A 402 for lack of
       credits marks the guard exhausted.
 

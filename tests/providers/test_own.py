@@ -111,6 +111,7 @@ def test_what_is_built_in_is_a_provider(vendor: Any) -> None:
     """It says of itself whatever can be said."""
     provider: Provider = vendor.make("key")
     assert isinstance(provider, HTTPProvider)
+    assert (provider.name, provider.variable) == (vendor.name, vendor.variable)
     known = Profile.of(provider)
     assert all([known.name, known.base_url, known.prices, known.fingerprint, known.top_up_url])
     assert known.billing is provider.billing
