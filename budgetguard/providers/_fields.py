@@ -1,5 +1,6 @@
 """Typed fields of a reply; an invalid field raises a BalanceUnavailable that names it."""
 
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 
@@ -7,6 +8,7 @@ from budgetguard._core.amounts import exact
 from budgetguard._core.errors import BalanceUnavailable
 
 _MISSING = object()
+_DECIMAL = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
 
 
 class Fields:
@@ -56,6 +58,28 @@ class Fields:
     def credits(self, name: str) -> Decimal:
         """The credits in the field `name`, which may be negative."""
         return self._number(name, self._value(name))
+
+    def decimal_text(self, name: str) -> Decimal:
+        """The credits in the field `name`, written as text, which may be negative."""
+        value = self._value(name)
+        if not isinstance(value, str):
+            raise self._mistyped(name, value, "a number as text")
+        # Not what Decimal accepts besides: exponents, NaN, underscores, white space, other scripts' digits.
+        if not _DECIMAL.fullmatch(value):
+            msg = f"{name} in the provider's reply is text, and not a number"
+            raise self.nonsense(msg)
+        return self._number(name, Decimal(value))
+
+    def objects(self, name: str) -> "list[Fields]":
+        """The objects in the list in the field `name`."""
+        value = self._value(name)
+        if not isinstance(value, list):
+            raise self._mistyped(name, value, "a list")
+        for each in value:
+            if not isinstance(each, dict):
+                entry = f"an entry of {name}"
+                raise self._mistyped(entry, each, "an object")
+        return [Fields(each, provider=self._provider) for each in value]
 
     def optional_credits(self, name: str, *, nullable: bool = False) -> Decimal | None:
         """The credits in the field `name`, which may be missing but not negative."""
