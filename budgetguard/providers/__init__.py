@@ -4,7 +4,7 @@ Those that a program does not use are not imported.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from budgetguard._core.provider_refusal import (
     EXHAUSTED,
@@ -21,6 +21,10 @@ from budgetguard.providers.billing import Billing, BillingReply, WorkStatus
 from budgetguard.providers.http_provider import HTTPProvider
 from budgetguard.providers.predev.provider import PreDev
 
+if TYPE_CHECKING:
+    from budgetguard.providers._tokens import TokenPrice
+    from budgetguard.providers.openrouter.provider import OpenRouter
+
 __all__ = [
     "EXHAUSTED",
     "KEY_LIMIT",
@@ -30,16 +34,21 @@ __all__ = [
     "BillingReply",
     "Fields",
     "HTTPProvider",
+    "OpenRouter",
     "PreDev",
     "Provider",
     "ProviderRefusal",
+    "TokenPrice",
     "WorkStatus",
     "busy",
     "key_limit",
 ]
 
 # By the name of the class, the module that it is in.
-_LATE: dict[str, str] = {}
+_LATE: dict[str, str] = {
+    "OpenRouter": "openrouter.provider",
+    "TokenPrice": "_tokens",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -34,12 +34,22 @@ class Fields:
         """The error for a reply with this fault."""
         return BalanceUnavailable(provider=self._provider, reason=reason)
 
+    def has(self, name: str) -> bool:
+        """Whether there is a field `name`, be it null."""
+        return name in self._reply
+
     def inner(self, name: str) -> "Fields":
         """The object in the field `name`."""
         value = self._value(name)
         if not isinstance(value, dict):
             raise self._mistyped(name, value, "an object")
         return Fields(value, provider=self._provider)
+
+    def optional_inner(self, name: str) -> "Fields | None":
+        """The object in the field `name`, which may be missing or null, because no decision depends on it."""
+        if self._value(name, optional=True, nullable=True) is None:
+            return None
+        return self.inner(name)
 
     def flag(self, name: str) -> bool:
         """The bool in the field `name`."""
@@ -58,6 +68,11 @@ class Fields:
     def credits(self, name: str) -> Decimal:
         """The credits in the field `name`, which may be negative."""
         return self._number(name, self._value(name))
+
+    def signed_credits(self, name: str) -> Decimal | None:
+        """The credits in the field `name`, which may be negative, or null where null is documented."""
+        value = self._value(name, nullable=True)
+        return None if value is None else self._number(name, value)
 
     def decimal_text(self, name: str) -> Decimal:
         """The credits in the field `name`, written as text, which may be negative."""

@@ -34,6 +34,7 @@ VENDORS: Mapping[str, Vendor] = {
     "anchorbrowser": Vendor(
         "Anchor Browser", "ANCHORBROWSER_API_KEY", "anchorbrowser", "AnchorBrowser", unasked=True
     ),
+    "openrouter": Vendor("OpenRouter", "OPENROUTER_API_KEY", "openrouter", "OpenRouter"),
 }
 
 
