@@ -2,5 +2,9 @@
 
 from budgetguard.testing.sandbox.vendor import Vendor
 from budgetguard.testing.sandbox.vendors.acme import Acme
+from budgetguard.testing.sandbox.vendors.openrouter import OpenRouter
 
-VENDORS: tuple[type[Vendor], ...] = (Acme,)
+VENDORS: tuple[type[Vendor], ...] = (
+    Acme,
+    OpenRouter,
+)
