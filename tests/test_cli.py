@@ -32,6 +32,7 @@ from budgetguard._cli.output import number, sentence
 from budgetguard._core.activation import ACTIVATION
 from budgetguard._core.clock import Instant
 from budgetguard._core.other_spenders import Belief
+from budgetguard.providers.registry import VENDORS, one_of
 from budgetguard.testing import HandClock
 from budgetguard.testing.sandbox import Sandbox
 
@@ -532,9 +533,9 @@ def test_wrong_usage(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("--min=5 check", "The options of check are written after it."),
         (
             "balance --provider prdev",
-            "--provider must be predev or anchorbrowser. Did you mean predev?",
+            f"--provider must be {one_of(list(VENDORS))}. Did you mean predev?",
         ),
-        ("balance --provider=other", "--provider must be predev or anchorbrowser."),
+        ("balance --provider=other", f"--provider must be {one_of(list(VENDORS))}."),
         ("demo --seed 1.5", "--seed needs a whole number."),
         ("sandbox --port 65536", "--port needs a whole number from 0 to 65,535."),
     ],

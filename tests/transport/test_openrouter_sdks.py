@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 import pytest
-from accounts import OpenSandbox, Outcomes
 from needed import need
 
 from budgetguard import BalanceUnavailable, Guard, InsufficientCredits
@@ -16,6 +15,7 @@ from budgetguard._core.events import Event
 from budgetguard._engine.binding import binding_of
 from budgetguard.providers import OpenRouter
 from budgetguard.testing import HandClock
+from budgetguard.testing.sandbox import Sandbox
 from budgetguard.transport import AsyncGuardTransport, GuardTransport
 
 need("openrouter", "openai")
@@ -35,6 +35,21 @@ STREAMED = pytest.mark.parametrize("stream", [False, True], ids=["whole", "strea
 REFUSED = errors.PaymentRequiredResponseError
 
 
+class Outcomes:
+    """What becomes of holds, and whether the account was found to be exhausted."""
+
+    def __init__(self) -> None:
+        self.kinds: list[str] = []
+        self.settled_at: list[Decimal | None] = []
+
+    def __call__(self, event: Event) -> None:
+        """Note the event, if it is one of those."""
+        if event.kind == "settled":
+            self.settled_at.append(event.credits)
+        if event.kind in {"settled", "released", "kept", "exhausted"}:
+            self.kinds.append(event.kind)
+
+
 class Desk:
     """The sandbox's OpenRouter, guards of its account, and each SDK's client behind them."""
 
@@ -51,18 +66,18 @@ class Desk:
         provider = OpenRouter(key, management_key, base_url=self.vendor.url, **options)
         return Guard(provider, on_event=on_event)
 
-    def client(self, sdk: str, guard: Guard | None = None, **options: Any) -> Any:
+    def client(self, sdk: str, guard: Guard | None = None, key: str = "", **options: Any) -> Any:
         """A client that sends through a guard, by default that of the account's first key."""
         transport = GuardTransport(guard or self.guard, **options)
         http = self._stack.enter_context(httpx.Client(transport=transport))
-        return self._made(sdk, http, openai.OpenAI, "client")
+        return self._made(sdk, http, key, openai.OpenAI, "client")
 
     def awaiting(self, sdk: str, http: httpx.AsyncClient) -> Any:
         """A client that awaits."""
-        return self._made(sdk, http, openai.AsyncOpenAI, "async_client")
+        return self._made(sdk, http, "", openai.AsyncOpenAI, "async_client")
 
-    def _made(self, sdk: str, http: Any, kind: Any, name: str) -> Any:
-        key, url = self.vendor.key, self.vendor.url
+    def _made(self, sdk: str, http: Any, key: str, kind: Any, name: str) -> Any:
+        key, url = key or self.vendor.key, self.vendor.url
         if sdk == "openai":
             return kind(api_key=key, base_url=url, http_client=http)
         return self._stack.enter_context(
@@ -92,10 +107,15 @@ async def ask_awaiting(client: Any, **options: Any) -> Any:
 
 
 @pytest.fixture
-def desk(open_sandbox: OpenSandbox) -> Iterator[Callable[..., Desk]]:
+def desk(open_sandbox: Callable[..., Sandbox]) -> Iterator[Callable[..., Desk]]:
     """Open a sandbox with so much at OpenRouter."""
     with ExitStack() as stack:
-        yield lambda credits=100: Desk(open_sandbox(credits).vendor("openrouter"), stack)
+
+        def open_desk(credits: float = 100) -> Desk:
+            sandbox = open_sandbox(credits, speed=1, clock="manual")
+            return Desk(sandbox.vendor("openrouter"), stack)
+
+        yield open_desk
 
 
 @STREAMED
@@ -241,18 +261,13 @@ def test_a_refusal_that_passes(desk: Callable[..., Desk], clock: HandClock) -> N
 def test_a_limit_of_one_key(desk: Callable[..., Desk]) -> None:
     """Another key of the same account goes on."""
     at = desk()
-    ours, theirs = (
-        at.guard_of(key, account="ours") for key in (at.vendor.key, at.vendor.other_key)
-    )
-    client = at.client("openrouter", ours)
+    keys = (at.vendor.key, at.vendor.other_key)
+    ours, theirs = (at.client("openrouter", at.guard_of(key, account="one"), key) for key in keys)
     at.vendor.refuse_with = "key_limit"
     for _ in range(3):
         with pytest.raises(errors.OpenRouterError):
-            ask(client)
-    at.vendor.key, at.vendor.other_key = at.vendor.other_key, at.vendor.key
-    other = at.client("openrouter", theirs)
-    at.vendor.key, at.vendor.other_key = at.vendor.other_key, at.vendor.key
-    ask(other)
+            ask(ours)
+    ask(theirs)
     assert at.vendor.requests == (2, 1, 1)
 
 
