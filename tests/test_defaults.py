@@ -14,8 +14,7 @@ from budgetguard import (
     set_default_guard,
 )
 from budgetguard.defaults import DEFAULT
-from budgetguard.providers.registry import VENDORS, one_of
-from budgetguard.providers.registry import from_environment
+from budgetguard.providers.registry import VENDORS, from_environment, one_of
 from budgetguard.testing import FakeProvider
 
 pytestmark = pytest.mark.usefixtures("clock", "no_default")
