@@ -107,6 +107,8 @@ def test_free_models_are_free() -> None:
         {"model": None},
         {"model": ["a/plain"]},
         {"models": ["b/unknown"]},
+        # The second has a bound without a limit, the first has none.
+        {"max_tokens": None, "models": ["a/tokens"]},
         {"plugins": [{"id": "web"}]},
         {"web_search_options": {}},
         {"preset": "mine"},

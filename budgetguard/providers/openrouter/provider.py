@@ -165,7 +165,9 @@ def _limits(data: Fields) -> list[_Left]:
     if left is None and data.has("limit") and data.signed_credits("limit") is not None:
         msg = "the provider's reply has a limit, but not what remains of it"
         raise data.nonsense(msg)
-    found = [] if left is None else [_Left(left, _next(data.text("limit_reset")))]
+    found = (
+        [] if left is None else [_Left(left, _renewal(data.text("limit_reset"), datetime.now(UTC)))]
+    )
     budgets = data.objects("budgets") if data.has("budgets") else []
     effective = data.optional_inner("effective_budget")
     return found + [
@@ -174,9 +176,9 @@ def _limits(data: Fields) -> list[_Left]:
     ]
 
 
-def _next(reset: str | None) -> datetime | None:
+def _renewal(reset: str | None, now: datetime) -> datetime | None:
     """When a key's limit resets: at midnight UTC, weeks begin on Monday (SDK openrouter 1.3.84, 2026-11)."""
-    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
     if reset == "daily":
         return today + timedelta(days=1)
     if reset == "weekly":
