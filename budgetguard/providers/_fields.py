@@ -70,7 +70,7 @@ class Fields:
         return self._number(name, self._value(name))
 
     def signed_credits(self, name: str) -> Decimal | None:
-        """The credits in the field `name`, which may be negative, or null where null is documented."""
+        """The credits in the field `name`, which may be negative; None for null, of a vendor that says what it means."""
         value = self._value(name, nullable=True)
         return None if value is None else self._number(name, value)
 
