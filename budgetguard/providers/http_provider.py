@@ -1,7 +1,7 @@
 """HTTPProvider: what the accounts of all vendors with a key and a base URL have in common."""
 
 from decimal import Decimal
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from budgetguard._core.amounts import Amount
 from budgetguard._core.balance import Balance
@@ -18,7 +18,7 @@ from budgetguard.providers._account import (
 )
 from budgetguard.providers._fields import Fields
 from budgetguard.providers.base import LAG, LINGER
-from budgetguard.providers.billing import Billing, BillingReply, Prices
+from budgetguard.providers.billing import BillingReply
 
 if TYPE_CHECKING:
     import httpx
@@ -61,8 +61,9 @@ class HTTPProvider:
     lag: float = LAG
     linger: float = LINGER
     top_up_url: str | None = None
-    prices: Prices | None = None
-    billing: Billing | None = None
+    # Any, so that a subclass which always has them need not annotate them as optional.
+    prices: Any = None
+    billing: Any = None
 
     extra_credits: Decimal
     topup_step: Decimal | None
