@@ -2,6 +2,7 @@
 
 import json
 import math
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, TypeAlias, assert_never
 
@@ -23,7 +24,17 @@ _POLICY_VIOLATION = 1008
 # The longest reason that a websocket's close frame can carry (RFC 6455, 5.5).
 _REASON = 123
 
-_FIGURES = ("operation", "provider", "needed", "available", "limit", "in_use", "top_up_url")
+_FIGURES = (
+    "operation",
+    "provider",
+    "needed",
+    "available",
+    "unit",
+    "limit",
+    "in_use",
+    "top_up_url",
+    "renews_at",
+)
 
 SCHEMA: dict[str, Any] = {
     "title": "Refusal",
@@ -37,11 +48,17 @@ SCHEMA: dict[str, Any] = {
         "detail": {"type": "string", "description": "Why the call was refused, in a sentence."},
         "operation": {"type": "string"},
         "provider": {"type": "string"},
-        "needed": {"type": "number", "description": "Credits, or slots if too few are free."},
-        "available": {"type": "number", "description": "Credits; negative if too many are held."},
+        "needed": {"type": "number", "description": "In `unit`, or slots if too few are free."},
+        "available": {"type": "number", "description": "In `unit`; negative if too much is held."},
+        "unit": {"type": "string", "description": "What the amounts are counted in."},
         "limit": {"type": "integer", "description": "Sessions that may be open at once."},
         "in_use": {"type": "integer", "description": "Sessions that count as open."},
         "top_up_url": {"type": "string"},
+        "renews_at": {
+            "type": "string",
+            "format": "date-time",
+            "description": "When the account's allocation renews.",
+        },
         "retryable": {"type": "boolean", "description": "Whether waiting alone may help."},
         "retry_after": {"type": "number", "description": "The least number of seconds to wait."},
     },
@@ -109,4 +126,6 @@ def _title(error: AnyRefusal) -> str:
 
 
 def _plain(figure: Any) -> Any:
+    if isinstance(figure, datetime):
+        return figure.isoformat()
     return as_number(figure) if isinstance(figure, Decimal) else figure

@@ -68,6 +68,24 @@ def lacking(needed: str, available: str, **figures: Any) -> InsufficientCredits:
             ),
         ),
         (
+            lacking("0.5", "0.02", unit="USD"),
+            (
+                "BUDGET: needs 0.5 USD, 0.02 available (as of 14 s ago). "
+                "Do not retry; ask for a top-up: https://example.com/top-up"
+            ),
+        ),
+        (
+            lacking("5", "20", basis="busy", retry_after=11.2),
+            "BUDGET: needs 5 credits, and pre.dev is busy. Wait 12 s before you retry.",
+        ),
+        (
+            lacking("5", "20", basis="key limit"),
+            (
+                "BUDGET: needs 5 credits, and a limit of this key's own at pre.dev is reached. "
+                "Do not retry; ask for a higher limit of this key."
+            ),
+        ),
+        (
             lacking("50", "20", basis="cap"),
             (
                 "BUDGET: needs 50 credits, 20 available (as of 14 s ago). "
@@ -133,6 +151,9 @@ def lacking(needed: str, available: str, **figures: Any) -> InsufficientCredits:
         "too little",
         "nowhere to top up",
         "less than nothing",
+        "in dollars",
+        "a busy provider",
+        "a limit of the key",
         "more than one call may cost",
         "held by others",
         "held for a moment",

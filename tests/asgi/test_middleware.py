@@ -6,11 +6,13 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import anyio
 import httpx
+import jsonschema
 import pytest
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
@@ -30,6 +32,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from budgetguard import (
+    Balance,
     ConfigurationError,
     Guard,
     GuardPool,
@@ -39,6 +42,7 @@ from budgetguard import (
     set_active,
     set_default_guard,
 )
+from budgetguard._core.problem_document import SCHEMA, document
 from budgetguard.asgi import GuardMiddleware
 from budgetguard.testing import FakeProvider
 
@@ -69,11 +73,22 @@ def problem(call: Any) -> tuple[dict[str, Any], dict[str, str]]:
     start, body = call.sent
     assert start["type"].endswith("http.response.start")
     headers = {name.decode(): value.decode() for name, value in start["headers"]}
-    document = json.loads(body["body"])
+    members = json.loads(body["body"])
     assert headers["content-type"] == "application/problem+json"
     assert headers["content-length"] == str(len(body["body"]))
-    assert document["status"] == start["status"]
-    return document, headers
+    assert members["status"] == start["status"]
+    return members, headers
+
+
+def test_a_document_says_the_unit_and_the_renewal() -> None:
+    """As JSON has them."""
+    renews = datetime(2026, 12, 1, tzinfo=UTC)
+    guard = Guard(lambda: Balance(credits="0.5", unit="USD", renews_at=renews))
+    with pytest.raises(InsufficientCredits) as caught:
+        guard.acquire(1)
+    found = document(caught.value)
+    assert (found["unit"], found["renews_at"]) == ("USD", "2026-12-01T00:00:00+00:00")
+    jsonschema.validate(found, SCHEMA)
 
 
 @pytest.mark.anyio
@@ -384,6 +399,7 @@ class TestByHand:
             "provider": "fake",
             "needed": 150.5,
             "available": 100,
+            "unit": "credits",
             "top_up_url": "https://example.com/top-up",
             "retryable": False,
         }
