@@ -426,3 +426,28 @@ def test_a_simple_provider_by_the_protocol() -> None:
     assert "the body was valid at first and did not end, and all of it was read" in said
     assert "the status was 500" not in said
     assert "quotes its headers" not in said
+
+
+class TwoKeys(wrong.Right):
+    """It asks with another key than the one for calls, and quotes refusals."""
+
+    quotes = True
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"management_{key}_2")
+
+    async def fetch(self, client: httpx.AsyncClient) -> Balance:
+        if self.quotes:
+            response = await self.get(client)
+            if response.status_code == 401:
+                self.refuse(response.text)
+        return await super().fetch(client)
+
+
+def test_a_provider_with_several_keys() -> None:
+    """A reply repeats the key that its request had, and whatever contains the key is searched for."""
+    quiet = type("QuietTwoKeys", (TwoKeys,), {"quotes": False})
+    check_provider(quiet, **wrong.GIVEN)
+    said = faults(TwoKeys)
+    assert "the status was 401, with an error that has the key in it, and the key could" in said
+    assert "not_a_real_key" not in said

@@ -132,7 +132,7 @@ def _mutants(reply: BillingReply) -> Iterator[tuple[BillingReply, str]]:
     except ValueError:
         return
     for each in fields(body):
-        for change in changes(each.value):
+        for change in changes(each):
             # JSON with a name twice is not refused in replies to calls: the last one counts.
             if not isinstance(change.value, RepeatedField):
                 content = spell(replaced(body, each.steps, change.value)).encode()

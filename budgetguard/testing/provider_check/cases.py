@@ -121,7 +121,7 @@ def _echoed(example: ExampleReplies, key: str) -> Iterator[ReplyCase]:
 def _changed(example: ExampleReplies) -> Iterator[ReplyCase]:
     for path, reply in example.items():
         for each in fields(reply):
-            for change in changes(each.value):
+            for change in changes(each):
                 yield _change(example, path, each, change)
         deep = _json({**reply, "x": RawJSON("[" * _DEEP + "]" * _DEEP)})
         replies = {**valid(example).replies, path: deep}

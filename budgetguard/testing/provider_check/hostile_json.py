@@ -98,8 +98,9 @@ def distinct(value: Any) -> Any:
     return 2 if _is_number(value) and value in (0, 1) else value
 
 
-def changes(value: Any) -> Iterator[FieldChange]:
-    """What is wrong in place of a value; all of it is another JSON type, or not a finite number."""
+def changes(field: ReplyField) -> Iterator[FieldChange]:
+    """What is wrong in place of a field's value: another JSON type, or not a finite number."""
+    value = field.value
     yield FieldChange("missing", MISSING)
     for said, other in _ANYTHING:
         if spell(other) != spell(value) and not (
@@ -109,7 +110,8 @@ def changes(value: Any) -> Iterator[FieldChange]:
     yield FieldChange("in a list", [value])
     yield FieldChange("in an object", {"value": value})
     more = _more(value)
-    if spell(more) != spell(value):
+    # An item of a list has no name that could be there twice.
+    if isinstance(field.steps[-1], str) and spell(more) != spell(value):
         yield FieldChange("there twice, with different values", RepeatedField(value, more))
     if _is_number(value):
         yield FieldChange("that number as a text", spell(value))

@@ -1,8 +1,9 @@
 """An HTTP transport in memory: it answers every host, and notes what was sent where."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import httpx
@@ -29,10 +30,14 @@ class SentRequest:
 
 
 class Wire(httpx.AsyncBaseTransport):
-    """Answers requests as `case` says; `sent` and `read` are of this case."""
+    """Answers requests as `case` says; `sent` and `read` are of this case.
+
+    A reply that repeats the key repeats the one of its request, which may begin or end in further characters.
+    """
 
     def __init__(self, example: ReplyCase, key: str) -> None:
         self._key = key.encode()
+        self._carried = re.compile(rb"[\w-]*" + re.escape(self._key) + rb"[\w-]*")
         self._example = example
         self.begin(example)
 
@@ -50,8 +55,8 @@ class Wire(httpx.AsyncBaseTransport):
             raise TooMuch(msg)
         content = await request.aread()
         carried = [str(request.url).encode(), content, *(value for _, value in request.headers.raw)]
-        with_key = any(self._key in each for each in carried)
-        self.sent.append(SentRequest(request.url.host, request.url.path, with_key))
+        found = self._carried.search(b"\n".join(carried))
+        self.sent.append(SentRequest(request.url.host, request.url.path, found is not None))
         reply = self._reply(request.url)
         if reply.manner == "unreachable":
             msg = "All connection attempts failed"
@@ -59,6 +64,8 @@ class Wire(httpx.AsyncBaseTransport):
         if reply.manner == "quoting":
             msg = f"Illegal header value in {request.headers.raw!r} for {request.url}"
             raise httpx.LocalProtocolError(msg, request=request)
+        if found is not None:
+            reply = _repeating(reply, self._key, found[0])
         headers = dict(reply.headers)
         if reply.manner == "whole":
             headers["content-length"] = str(len(reply.content))
@@ -84,6 +91,13 @@ class Wire(httpx.AsyncBaseTransport):
             self.unknown = url.path
             return CannedReply(b"", 404)
         return replies[max(known, key=len)]
+
+
+def _repeating(reply: CannedReply, key: bytes, carried: bytes) -> CannedReply:
+    headers = {
+        name: value.replace(key.decode(), carried.decode()) for name, value in reply.headers.items()
+    }
+    return replace(reply, content=reply.content.replace(key, carried), headers=headers)
 
 
 class _Body(httpx.AsyncByteStream):
