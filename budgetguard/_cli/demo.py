@@ -27,7 +27,6 @@ from budgetguard._cli.demo_calls import (
 )
 from budgetguard._cli.demo_screen import RUNS, Conditions, Figures, Results, Screen, Show
 from budgetguard._cli.output import print_json
-from budgetguard._cli.virtual_time import VirtualLoop, guards_on
 from budgetguard._engine.hold import Hold
 from budgetguard.guard import Guard
 from budgetguard.providers import AnchorBrowser, PreDev
@@ -36,6 +35,7 @@ from budgetguard.testing.sandbox.app import build
 from budgetguard.testing.sandbox.clock import Clock
 from budgetguard.testing.sandbox.specs import Kind, Spec, Specs
 from budgetguard.testing.sandbox.world import World
+from budgetguard.testing.virtual_time import VirtualLoop, guards_on
 
 CREDITS = 240
 SPECS = 36

@@ -210,10 +210,14 @@ async def _send(
 async def _receive(response: httpx.Response, most: int) -> BalanceReply:
     body = bytearray()
     try:
-        async for chunk in response.aiter_raw():
-            body += chunk
-            if len(body) > most:
-                break
+        if response.is_stream_consumed:
+            # A response of httpx.MockTransport has been read already, and cannot be streamed.
+            body += response.content
+        else:
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) > most:
+                    break
     except httpx.TransportError:
         # With any other status, the body would only add the provider's message.
         if response.status_code == _OK:

@@ -4,6 +4,7 @@ All of it is pure: a reply comes in as data, and its meaning goes out as data. `
 of an unknown provider; the packages in `providers/` have a more specific one for each built-in provider.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
@@ -41,6 +42,10 @@ DID_NOTHING = frozenset({307, 308})
 
 # The last frame of OpenAI's streams, after which its sync client hangs up (openai 3.54, 2026-11).
 _DONE = "[DONE]"
+
+_NUMERAL = re.compile(
+    r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?", re.IGNORECASE | re.ASCII
+)
 
 # Errors of requests that may have been carried out nevertheless.
 _MAYBE_DONE = frozenset({408, 409, 425, 499})
@@ -218,6 +223,9 @@ def amount(value: object) -> Decimal | None:
 def balance(value: object) -> Decimal | None:
     """The remaining credits, which may be negative; None if the value is invalid."""
     if isinstance(value, str):
+        # Decimal alone also reads "1_000", digits of other scripts, and "NaN".
+        if not _NUMERAL.fullmatch(value.strip()):
+            return None
         try:
             value = Decimal(value)
         except InvalidOperation:

@@ -141,7 +141,8 @@ def _has_no_result(reply: Any) -> bool:
 
 def run_is_over(reply: Any) -> bool:
     """Whether the status of a task's run is final."""
-    return value_at(reply, "status") in {"success", "failure", "timeout", "cancelled"}
+    # Not a set: the status may be anything, a list included.
+    return value_at(reply, "status") in ("success", "failure", "timeout", "cancelled")
 
 
 def _runs(reply: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Time that passes only when there is nothing left to do, so that the order of all steps is fixed."""
+"""An event loop whose time passes only when there is nothing left to do, and guards on it."""
 
 import asyncio
 import selectors
@@ -12,7 +12,7 @@ import httpx
 from budgetguard._core.reentrancy import INSIDE, Inside
 from budgetguard._engine.account_registry import runtime_of
 from budgetguard._io.loop import Runtime
-from budgetguard.testing import HandClock
+from budgetguard.testing.clock import HandClock
 
 
 class _Selector(selectors.DefaultSelector):

@@ -1,0 +1,102 @@
+"""Every provider that is built in passes the check that users have for theirs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from budgetguard.providers import AnchorBrowser, BillingReply, OpenRouter, PreDev
+from budgetguard.testing import check_provider
+
+Make = Callable[[str], Any]
+
+OPENROUTER_BUDGET = {"scope": "key", "remaining_usd": 96.5, "resets_at": "2026-12-01T00:00:00Z"}
+OPENROUTER_KEY = {
+    "data": {
+        "limit": 100,
+        "limit_remaining": 96.5,
+        "limit_reset": "monthly",
+        "budgets": [OPENROUTER_BUDGET],
+        "effective_budget": OPENROUTER_BUDGET,
+    }
+}
+OPENROUTER_REPLIES = [
+    BillingReply("/chat/completions", 200, {}, b'{"id": "g", "usage": {"cost": 0.5}}'),
+    BillingReply(
+        "/chat/completions",
+        402,
+        {"retry-after": "7"},
+        b'{"error": {"metadata": {"limit_source": "openrouter_in_flight_budget"}}}',
+    ),
+    BillingReply(
+        "/chat/completions",
+        403,
+        {},
+        b'{"error": {"message": "Key limit exceeded (monthly limit)",'
+        b' "metadata": {"resets_at": "2026-12-01T00:00:00Z"}}}',
+    ),
+    BillingReply("/videos", 202, {}, b'{"id": "v1", "status": "pending"}'),
+]
+
+# One row for each provider that is built in: what makes it, its balance reply, and what its vendor
+# documents about fields that may be null or left out.
+OWN: list[Any] = [
+    pytest.param(
+        PreDev, {"reply": {"success": True, "creditsRemaining": 42.5}, "credits": 42.5}, id="predev"
+    ),
+    pytest.param(
+        AnchorBrowser,
+        {
+            "reply": {
+                "data": {
+                    "credits": 7.5,
+                    "credits_used": 3,
+                    "tier": "free",
+                    "max_concurrent_browsers": 5,
+                    "cost_limit": 50,
+                }
+            },
+            "credits": 7.5,
+            "unlimited": ["data.cost_limit"],
+            "optional": ["data.cost_limit", "data.credits_used", "data.max_concurrent_browsers"],
+        },
+        id="anchorbrowser",
+    ),
+    pytest.param(
+        lambda key: AnchorBrowser(key, "p1"),
+        {
+            "reply": {"credits": 7.5, "tier": "free", "maxConcurrentBrowsers": 5, "cost_limit": 50},
+            "credits": 7.5,
+            "unlimited": ["cost_limit"],
+            "optional": ["cost_limit", "maxConcurrentBrowsers"],
+        },
+        id="anchorbrowser-project",
+    ),
+    pytest.param(
+        OpenRouter,
+        {
+            "reply": OPENROUTER_KEY,
+            "credits": 96.5,
+            "unlimited": ["data.limit_remaining"],
+            "replies": OPENROUTER_REPLIES,
+        },
+        id="openrouter",
+    ),
+    pytest.param(
+        lambda key: OpenRouter(key, f"{key}_of_management"),
+        {
+            "reply": {
+                "/key": OPENROUTER_KEY,
+                "/credits": {"data": {"total_credits": 150, "total_usage": 70.25}},
+            },
+            "credits": 79.75,
+        },
+        id="openrouter-management",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "given"), OWN)
+def test_built_in_providers_pass(make: Make, given: dict[str, Any]) -> None:
+    """Each of them refuses whatever is no balance, and shows its key nowhere."""
+    check_provider(make, **given)
