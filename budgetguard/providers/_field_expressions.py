@@ -329,6 +329,10 @@ class FieldExpression:
         """The figure, exact; None if it has no limit. Raises UnreadableField."""
         return self.root.figure(reply, reading, positive=True)
 
+    def fields(self) -> set[str]:
+        """The fields of the reply itself that the figure is computed from."""
+        return {path.steps[0] for path in self.root.paths() if isinstance(path.steps[0], str)}
+
 
 @dataclass(frozen=True, slots=True)
 class ReplyCondition:
