@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
 from typing import Any, Final, TypeAlias
 
+from budgetguard._core.amounts import LIMIT
 from budgetguard.providers._fields import kind_of
 
 BARE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -45,11 +46,13 @@ class Reading:
     """How figures are to be read.
 
     `nulls_are_unlimited` if null means no limit in every field. `unit` is the one that a currency beside a
-    figure must not contradict. `clean` makes the names in a reply fit to be shown.
+    figure must not contradict. `most` is the largest figure, by its amount. `clean` makes the names in a reply
+    fit to be shown.
     """
 
     nulls_are_unlimited: bool = False
     unit: str | None = None
+    most: Decimal = LIMIT
     clean: Callable[[str], str] = field(default=str, repr=False)
 
 
@@ -166,6 +169,10 @@ class _Where:
         return value[name]
 
     def _picked(self, items: list[Any], pick: PickedItem, *, every: bool) -> list[Any]:
+        for item in items:
+            if not isinstance(item, dict):
+                msg = f"an item of {self.label} in the provider's reply is {kind_of(item)}, not an object"
+                raise UnreadableField(msg)
         matching = [item for item in items if pick.matches(item)]
         if not matching:
             msg = f"no item of {self.label} in the provider's reply has {str(pick)[1:-1]}"
@@ -244,7 +251,11 @@ class FigureTerm:
                 raise UnreadableField(msg)
             return None
         self._check_currency(within, reading.unit)
-        return _number(value, str(self.path))
+        figure = _number(value, str(self.path))
+        if figure.copy_abs() > reading.most:
+            msg = f"{self.path} in the provider's reply is beyond 10^12"
+            raise UnreadableField(msg)
+        return figure
 
     def _check_currency(self, within: Any, unit: str | None) -> None:
         """A currency beside the figure is that of the account, where both are written as codes."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import ROUND_FLOOR, Context, Decimal, Inexact
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
@@ -181,6 +181,7 @@ class HTTPBalance:
         reading = Reading(
             nulls_are_unlimited=self._nulls_are_unlimited,
             unit=self.unit,
+            most=self._scale.most(),
             clean=cleaner(*self._secrets.secrets()),
         )
         try:
@@ -223,10 +224,10 @@ class HTTPBalance:
     def _sessions(self, reply: Mapping[str, Any], reading: Reading) -> int | None:
         if self._slots is None:
             return None
-        limit = self._slots.figure(reply, reading)
+        limit = self._slots.figure(reply, replace(reading, unit=None, most=LIMIT))
         if limit is None:
             return None
-        if limit < 0 or limit > LIMIT or limit != limit.to_integral_value():
+        if limit < 0 or limit != limit.to_integral_value():
             msg = f"{self._slots} in the provider's reply is not a whole number of sessions"
             raise UnreadableField(msg)
         return int(limit)
@@ -272,6 +273,10 @@ class Scale:
 
     def __str__(self) -> str:
         return f"{spell(self.over)}/{spell(self.under)}"
+
+    def most(self) -> Decimal:
+        """The largest figure that is not beyond 10^12 when it is scaled."""
+        return _FLOOR.divide(EXACT.multiply(LIMIT, self.under), self.over)
 
     def apply(self, figure: Decimal) -> Decimal:
         """The figure times the scale; rounded down to a millionth if it has no exact decimal form."""
