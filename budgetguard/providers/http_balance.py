@@ -246,7 +246,7 @@ class HTTPBalance:
     def _warn(self, missing: MissingField) -> None:
         if not self._has_warned:
             self._has_warned = True
-            logger.warning("It is not known when %s renews: renews=: %s", self.name, missing)
+            logger.warning("It is not known when %s renews (check renews=): %s", self.name, missing)
 
 
 @dataclass(frozen=True, slots=True)
