@@ -1,6 +1,6 @@
 """HTTPBalance: a provider for vendors that are not built in, without code."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -177,23 +177,15 @@ class HTTPBalance:
         # Deferred, so that importing budgetguard does not import an HTTP client.
         from budgetguard._io.http import cleaner, get_json
 
-        reply = await get_json(client, self._url, self._secrets, provider=self.name, as_sent=True)
-        reading = Reading(
-            nulls_are_unlimited=self._nulls_are_unlimited,
-            unit=self.unit,
-            most=self._scale.most(),
-            clean=cleaner(*self._secrets.secrets()),
+        clean = cleaner(*self._secrets.secrets())
+        outcome = self._read(
+            await get_json(client, self._url, self._secrets, provider=self.name, as_sent=True),
+            clean,
         )
-        try:
-            return Balance(
-                credits=self._credits(reply, reading),
-                max_concurrency=self._sessions(reply, reading),
-                unit=self.unit,
-                renews_at=self._renewal(reply, reading),
-            )
-        except UnreadableField as unreadable:
-            reason = str(unreadable)
-        raise BalanceUnavailable(provider=self.name, reason=reason)
+        # Raised here, where no local variable has the reply, which may repeat a key.
+        if isinstance(outcome, BalanceUnavailable):
+            raise outcome
+        return outcome
 
     def cost_of(self, reply: BillingReply) -> Outcome:
         """What the call cost: the figure at `cost`, if the reply has it."""
@@ -212,6 +204,25 @@ class HTTPBalance:
             if conditions is not None and _one_holds(conditions, reply):
                 return ProviderRefusal(kind, reply.retry_after())
         return NOT_CREDITS if reply.status in REFUSED else None
+
+    def _read(
+        self, reply: Mapping[str, Any], clean: Callable[[str], str]
+    ) -> Balance | BalanceUnavailable:
+        reading = Reading(
+            nulls_are_unlimited=self._nulls_are_unlimited,
+            unit=self.unit,
+            most=self._scale.most(),
+            clean=clean,
+        )
+        try:
+            return Balance(
+                credits=self._credits(reply, reading),
+                max_concurrency=self._sessions(reply, reading),
+                unit=self.unit,
+                renews_at=self._renewal(reply, reading),
+            )
+        except UnreadableField as unreadable:
+            return BalanceUnavailable(provider=self.name, reason=str(unreadable))
 
     def _credits(self, reply: Mapping[str, Any], reading: Reading) -> Decimal | None:
         figure = self._left.figure(reply, reading)
