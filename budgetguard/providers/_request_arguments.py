@@ -26,7 +26,7 @@ _RESERVED: Final = frozenset(
         "upgrade",
     ]
 )
-_SCHEMES: Final = frozenset({"apikey", "basic", "bearer", "key", "token"})
+_SCHEMES: Final = frozenset({"apikey", "basic", "bearer", "deepl-auth-key", "key", "token"})
 
 
 def request_arguments(

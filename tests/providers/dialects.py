@@ -304,8 +304,9 @@ DIALECTS: Final = [
         slots=256,
         renews="2026-12-01T23:59:59.999000+00:00",
     ),
+    Dialect("Notte", '{"balance_amount": 5.25}', "balance_amount", "5.25", _usd()),
     Dialect(
-        "Notte",
+        "Notte, its parts",
         '{"balance_amount": 5.25, "subscription_balance_amount": 5, "topup_balance_amount": 0.25,'
         ' "is_usage_limit_exceeded": false}',
         "subscription_balance_amount + topup_balance_amount",
@@ -333,6 +334,45 @@ DIALECTS: Final = [
         "37.5",
     ),
     Dialect("Crustdata", '{"credits": 3999.5}', "credits", "3999.5"),
+    Dialect("Meshy", '{"balance": 1000}', "balance", "1000"),
+    Dialect(
+        "WaveSpeedAI",
+        '{"code": 200, "message": "success", "data": {"balance": 156.78, "currency": "USD"}}',
+        "data.balance",
+        "156.78",
+        _usd(),
+    ),
+    Dialect(
+        "Scrape.do",
+        '{"IsActive": true, "ConcurrentRequest": 40, "MaxMonthlyRequest": 3500000,'
+        ' "RemainingConcurrentRequest": 15, "RemainingMonthlyRequest": 2565023}',
+        "RemainingMonthlyRequest",
+        "2565023",
+        {"params": {"token": KEY}, "slots": "ConcurrentRequest"},
+        slots=40,
+    ),
+    Dialect(
+        "ScrapeOps",
+        '{"plan_api_credits": 1000000, "used_api_credits": 455332, "plan_max_concurrency": 100,'
+        ' "active_concurrency": 15, "plan_renewal_date": "2026-12-24T10:41:04.000Z"}',
+        "plan_api_credits - used_api_credits",
+        "544668",
+        {
+            "params": {"api_key": KEY},
+            "slots": "plan_max_concurrency",
+            "renews": "plan_renewal_date",
+        },
+        slots=100,
+        renews="2026-12-24T10:41:04+00:00",
+    ),
+    Dialect(
+        "Evomi, whose reply has a key of its own",
+        f'{{"success": true, "has_access": true, "credits": 847.5, "concurrency": 5, "api_key": "{KEY}"}}',
+        "credits",
+        "847.5",
+        {"slots": "concurrency"},
+        slots=5,
+    ),
     Dialect("pre.dev", '{"success": true, "creditsRemaining": 450.5}', "creditsRemaining", "450.5"),
     Dialect(
         "Anchor Browser, a project",

@@ -1,7 +1,10 @@
 """Forty ways of saying what is left are read rightly, and nonsense in any of them admits nobody."""
 
+import re
 from collections.abc import Callable
 from decimal import Decimal
+from pathlib import Path
+from typing import Any
 
 import pytest
 from dialects import DIALECTS, KEY, Dialect, nonsense
@@ -61,3 +64,23 @@ def test_nonsense_admits_nobody(dialect: Dialect, serve: Serve) -> None:
 def test_the_table_has_forty_dialects() -> None:
     """Each with a name of its own."""
     assert len({dialect.name for dialect in DIALECTS}) == len(DIALECTS) >= 40
+
+
+def rows() -> dict[str, list[str]]:
+    """Give the vendors of the page, each with the code in its row."""
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "any-vendor.md"
+    table = re.findall(r"^\| ([\w. ]+) \| (`https:.*) \|", page.read_text("utf-8"), re.MULTILINE)
+    return {vendor: re.findall(r"`([^`]+)`", cells) for vendor, cells in table}
+
+
+def test_the_pages_vendors_are_dialects() -> None:
+    """Each row can be pasted, and its expression is one that is tested."""
+    lefts = {dialect.left for dialect in DIALECTS}
+    assert len(rows()) >= 25
+    for vendor, (url, *code) in rows().items():
+        arguments: dict[str, Any] = {}
+        for part in code:
+            if re.match(r"\w+=", part):
+                arguments |= eval(f"dict({part})", {"KEY": KEY})
+        HTTPBalance(url, **arguments)
+        assert arguments["left"] in lefts, vendor
