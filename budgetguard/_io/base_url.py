@@ -3,13 +3,14 @@
 import ipaddress
 import os
 import re
+from dataclasses import dataclass, field
 
 from budgetguard._core.errors import ConfigurationError
 
 # Not urlsplit: if it and the HTTP client parsed a URL differently, the key could go to another host.
 _URL = re.compile(
     r"(?P<scheme>https?)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?"
-    r"(?P<path>(?:/[^\s?#\\]*)?)",
+    r"(?P<path>(?:/[^\s?#\\]*)?)(?:\?(?P<query>[^\s#]*))?",
     re.IGNORECASE,
 )
 _DEFAULT_PORT = {"https": 443, "http": 80}
@@ -32,12 +33,41 @@ def check_base_url(url: str, what: str = "base_url") -> str:
     contains a user name, password, query or fragment. The error calls it `what`.
     """
     match = _URL.fullmatch(url) if isinstance(url, str) and url.isascii() else None
-    if match is None or not _exists(match["host"], match["port"]):
+    if match is None or match["query"] is not None or not _exists(match["host"], match["port"]):
         msg = (
             f"{what} must be written https://host[:port][/path] (http:// for this machine alone), "
             "without a user name, a password, a query or a fragment."
         )
         raise ConfigurationError(msg)
+    return _origin(match, what) + match["path"].rstrip("/")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A checked URL, in parts: nothing to request below, but what to request. Only `query` may be secret."""
+
+    origin: str
+    path: str
+    query: str = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.origin + self.path
+
+
+def check_address(url: str, what: str) -> Address:
+    """The parts of `url`; raises ConfigurationError as `check_base_url` does, but a query is allowed."""
+    match = _URL.fullmatch(url) if isinstance(url, str) and url.isascii() else None
+    if match is None or not _exists(match["host"], match["port"]):
+        msg = (
+            f"{what} must be written https://host[:port][/path][?query] (http:// for this machine alone), "
+            "without a user name, a password or a fragment."
+        )
+        raise ConfigurationError(msg)
+    return Address(_origin(match, what), match["path"] or "/", match["query"] or "")
+
+
+def _origin(match: re.Match[str], what: str) -> str:
+    """Scheme, host and port in their normal form; raises ConfigurationError for http to another machine."""
     scheme, host = match["scheme"].lower(), match["host"].lower()
     if scheme == "http" and not _is_loopback(host):
         msg = (
@@ -47,7 +77,7 @@ def check_base_url(url: str, what: str = "base_url") -> str:
         raise ConfigurationError(msg)
     port = int(match["port"] or _DEFAULT_PORT[scheme])
     at = "" if port == _DEFAULT_PORT[scheme] else f":{port}"
-    return f"{scheme}://{host}{at}{match['path'].rstrip('/')}"
+    return f"{scheme}://{host}{at}"
 
 
 def _exists(host: str, port: str | None) -> bool:

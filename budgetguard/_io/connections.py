@@ -34,8 +34,13 @@ def make_client(*, trust_env: bool, verify: ssl.SSLContext | bool = True) -> htt
     certificates from the environment are used only with `trust_env`.
     """
     client = _client(_KEPT_EACH, verify=verify, trust_env=trust_env)
-    # If httpx has changed so that connections cannot be watched, none is used twice.
-    return client if _watch(client) else _client(0, verify=verify, trust_env=trust_env)
+    if not _watch(client):
+        # httpx has changed so that connections cannot be watched: none is used twice.
+        return _client(0, verify=verify, trust_env=trust_env)
+    client._transport = _NoReason(client._transport)  # noqa: SLF001
+    for pattern, transport in client._mounts.items():  # noqa: SLF001
+        client._mounts[pattern] = transport and _NoReason(transport)  # noqa: SLF001
+    return client
 
 
 def _client(kept: int, *, verify: ssl.SSLContext | bool, trust_env: bool) -> httpx.AsyncClient:
@@ -64,6 +69,24 @@ class _NoCookies(CookieJar):
 
     def add_cookie_header(self, request: object) -> None:
         pass
+
+
+class _NoReason(httpx.AsyncBaseTransport):
+    """Leaves out what a reply says beside its status, which httpx logs at INFO.
+
+    Some servers write the message of an error there, which may repeat a key.
+    """
+
+    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+        self._transport = transport
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await self._transport.handle_async_request(request)
+        response.extensions.pop("reason_phrase", None)
+        return response
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
 
 
 class Clients:

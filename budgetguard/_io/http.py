@@ -20,7 +20,8 @@ from budgetguard._core.clock import SYSTEM
 from budgetguard._core.errors import BalanceUnavailable, InvalidCredentials
 from budgetguard._core.refresh_failure import Transient, UsedUp, causes, used_up
 from budgetguard._core.retry_after import longest_wait
-from budgetguard._io.credentials import Credential, Secret
+from budgetguard._io.credentials import AnyCredential, Secret
+from budgetguard._io.unlogged import UNLOGGED, with_query
 
 MAX_BODY = 16 * 1024
 MAX_LONG_BODY = 8 * 1024 * 1024
@@ -71,18 +72,20 @@ Clean = Callable[[str], str]
 async def get_json(
     client: httpx.AsyncClient,
     url: str,
-    credential: Credential,
+    credential: AnyCredential,
     *,
     provider: str,
+    as_sent: bool = False,
 ) -> dict[str, object]:
-    """The JSON object at `url`, with its numbers as Decimal.
+    """The JSON object at `url`, which has no query, with its numbers as Decimal.
 
     Its strings are printable, at most 200 characters long and never contain the key. A field whose
-    name would have to be changed for that is left out. Raises Transient if another attempt may succeed, InvalidCredentials for 401 and 403, and
-    BalanceUnavailable for anything else that is not status 200 with one valid object of at most
-    16 KiB. None of these errors contains the key. Has no deadline of its own.
+    name would have to be changed for that is left out. With `as_sent`, names and strings are those of the
+    reply, and must be cleaned before they are shown. Raises Transient if another attempt may succeed,
+    InvalidCredentials for 401 and 403, and BalanceUnavailable for anything else that is not status 200 with
+    one valid object of at most 16 KiB. None of these errors contains the key. Has no deadline of its own.
     """
-    outcome = await _ask(client, url, credential, provider)
+    outcome = await _ask(client, url, credential, provider, as_sent=as_sent)
     if isinstance(outcome, BalanceUnavailable):
         raise outcome
     return outcome
@@ -91,7 +94,7 @@ async def get_json(
 async def get_reply(
     client: httpx.AsyncClient,
     url: str,
-    credential: Credential,
+    credential: AnyCredential,
     *,
     provider: str,
 ) -> tuple[int, bytes | None]:
@@ -152,23 +155,25 @@ class BalanceReply:
 
 
 def judge(
-    reply: BalanceReply, provider: str, clean: Clean
+    reply: BalanceReply, provider: str, clean: Clean, *, as_sent: bool = False
 ) -> dict[str, object] | BalanceUnavailable:
-    """The reply's object, or the failure to raise; `clean` is applied to all its strings."""
+    """The reply's object, or the failure to raise; `clean` is applied to all its strings, unless `as_sent`."""
     if reply.status != _OK:
         return _refusal(reply, provider, clean)
     try:
-        return _read_object(reply, clean)
+        return _read_object(reply, str if as_sent else clean)
     except _Nonsense as nonsense:
         reason = f"the provider's reply {nonsense}"
     return BalanceUnavailable(provider=provider, reason=reason)
 
 
-def cleaner(key: Secret) -> Clean:
-    """A function that makes a string printable, masks the key in it and cuts it to 200 characters."""
-    value = key.reveal()
+def cleaner(*keys: Secret) -> Clean:
+    """A function that makes a string printable, masks the keys in it and cuts it to 200 characters."""
     # Masking a key of one letter would only garble the provider's message.
-    shown = re.compile(re.escape(value), re.IGNORECASE) if len(value) >= _MASKABLE else None
+    forms = {form for key in keys for form in key.forms() if len(form) >= _MASKABLE}
+    # The longest first: a key may contain another one.
+    pattern = "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
+    shown = re.compile(pattern, re.IGNORECASE) if forms else None
 
     def clean(text: str) -> str:
         printable = "".join(filter(str.isprintable, " ".join(text.split())))
@@ -178,31 +183,41 @@ def cleaner(key: Secret) -> Clean:
 
 
 async def _ask(
-    client: httpx.AsyncClient, url: str, credential: Credential, provider: str
+    client: httpx.AsyncClient,
+    url: str,
+    credential: AnyCredential,
+    provider: str,
+    *,
+    as_sent: bool,
 ) -> dict[str, object] | BalanceUnavailable:
     reply = await _send(client, url, credential, provider, MAX_BODY)
     if isinstance(reply, BalanceUnavailable):
         return reply
-    return judge(reply, provider, cleaner(credential.key))
+    return judge(reply, provider, cleaner(*credential.secrets()), as_sent=as_sent)
 
 
 async def _ask_reply(
-    client: httpx.AsyncClient, url: str, credential: Credential, provider: str
+    client: httpx.AsyncClient, url: str, credential: AnyCredential, provider: str
 ) -> BalanceReply | BalanceUnavailable:
     reply = await _send(client, url, credential, provider, MAX_LONG_BODY)
     if isinstance(reply, BalanceUnavailable) or reply.status in {_OK, _NOT_FOUND}:
         return reply
-    return _refusal(reply, provider, cleaner(credential.key))
+    return _refusal(reply, provider, cleaner(*credential.secrets()))
 
 
 async def _send(
-    client: httpx.AsyncClient, url: str, credential: Credential, provider: str, most: int
+    client: httpx.AsyncClient, url: str, credential: AnyCredential, provider: str, most: int
 ) -> BalanceReply | BalanceUnavailable:
     try:
-        async with client.stream(
-            "GET", url, headers=credential.headers(), follow_redirects=False
-        ) as response:
+        request = client.build_request(
+            "GET", url, headers=credential.headers(), extensions=UNLOGGED
+        )
+        with_query(request, credential.query())
+        response = await client.send(request, stream=True, follow_redirects=False)
+        try:
             return await _receive(response, most)
+        finally:
+            await response.aclose()
     except Exception as error:  # noqa: BLE001 - whatever it is, its frames contain the headers
         return _no_reply(error, provider, url)
 
@@ -238,17 +253,17 @@ def _no_reply(error: Exception, provider: str, url: str) -> BalanceUnavailable:
     behind = list(causes(error))
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in behind):
         reason = (
-            "the provider's TLS certificate was not accepted: check base_url and this machine's "
+            "the provider's TLS certificate was not accepted: check the URL and this machine's "
             "clock (SSL_CERT_FILE is read only with trust_env=True)"
         )
         return BalanceUnavailable(provider=provider, reason=reason)
     if any(isinstance(cause, socket.gaierror) for cause in behind):
-        reason = "the provider's name could not be resolved: check base_url and the network"
+        reason = "the provider's name could not be resolved: check the URL and the network"
     elif isinstance(error, httpx.ProxyError):
         reason = "the proxy did not connect: check HTTPS_PROXY, or leave trust_env off"
     elif isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         address = httpx.URL(url).copy_with(raw_path=b"/")
-        reason = f"nothing answers at {str(address).rstrip('/')}: check base_url and the network"
+        reason = f"nothing answers at {str(address).rstrip('/')}: check the URL and the network"
     elif isinstance(error, httpx.RemoteProtocolError):
         reason = "the connection ended without a complete HTTP response"
     elif isinstance(error, httpx.NetworkError | httpx.TimeoutException):
@@ -271,7 +286,7 @@ def _refusal(reply: BalanceReply, provider: str, clean: Clean) -> BalanceUnavail
     if status in DENIED and (reply.page or _is_markup(reply.body) or _BLOCKED.match(reply.body)):
         reason = (
             f"{answer} with a web page, which its API does not send: a firewall or a proxy may "
-            "have blocked the request; check base_url and the network"
+            "have blocked the request; check the URL and the network"
         )
         return BalanceUnavailable(provider=provider, reason=reason, retry_after=reply.retry_after)
     if status in DENIED:
@@ -280,9 +295,9 @@ def _refusal(reply: BalanceReply, provider: str, clean: Clean) -> BalanceUnavail
     if status == _TOO_MANY or status in _SERVER_ERRORS:
         return Transient(provider=provider, reason=message, retry_after=reply.retry_after)
     if status in _REDIRECTS:
-        message = f"{answer}, a redirect, which is not followed, so that the key goes nowhere else: check base_url"
+        message = f"{answer}, a redirect, which is not followed, so that the key goes nowhere else: check the URL"
     elif not words:
-        message = f"{answer}, and only 200 is accepted: check base_url"
+        message = f"{answer}, and only 200 is accepted: check the URL"
     return BalanceUnavailable(provider=provider, reason=message)
 
 
@@ -317,7 +332,7 @@ def _text(body: bytes) -> str:
         msg = "begins with a byte order mark, which JSON does not allow"
         raise _Nonsense(msg)
     if _is_markup(body):
-        msg = "is an HTML page, not JSON: check base_url"
+        msg = "is an HTML page, not JSON: check the URL"
         raise _Nonsense(msg)
     if body.count(b"[") + body.count(b"{") > _MAX_BRACKETS:
         msg = f"contains more than {_MAX_BRACKETS} objects and lists, or nests them too deeply"

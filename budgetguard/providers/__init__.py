@@ -18,6 +18,7 @@ from budgetguard.providers._fields import Fields
 from budgetguard.providers.anchorbrowser.provider import AnchorBrowser
 from budgetguard.providers.base import Provider
 from budgetguard.providers.billing import Billing, BillingReply, WorkStatus
+from budgetguard.providers.http_balance import HTTPBalance
 from budgetguard.providers.http_provider import HTTPProvider
 from budgetguard.providers.predev.provider import PreDev
 
@@ -33,6 +34,7 @@ __all__ = [
     "Billing",
     "BillingReply",
     "Fields",
+    "HTTPBalance",
     "HTTPProvider",
     "OpenRouter",
     "PreDev",

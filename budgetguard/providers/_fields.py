@@ -140,9 +140,12 @@ class Fields:
         return value
 
     def _mistyped(self, name: str, value: object, wanted: str) -> BalanceUnavailable:
-        if isinstance(value, bool):
-            found = "true" if value else "false"
-        else:
-            kinds = {str: "text", Decimal: "a number", list: "a list", dict: "an object"}
-            found = kinds.get(type(value), "null")
-        return self.nonsense(f"{name} in the provider's reply is {found}, not {wanted}")
+        return self.nonsense(f"{name} in the provider's reply is {kind_of(value)}, not {wanted}")
+
+
+def kind_of(value: object) -> str:
+    """What a JSON value is, in words that do not show it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    kinds = {str: "text", Decimal: "a number", list: "a list", dict: "an object"}
+    return kinds.get(type(value), "null")

@@ -15,10 +15,10 @@ from hostile import CASES, KEY, Case, Server, http, predev
 from budgetguard._core.errors import BalanceUnavailable, ConfigurationError
 from budgetguard._io.connections import make_client
 from budgetguard._io.credentials import Secret
-from budgetguard.providers import AnchorBrowser, PreDev
+from budgetguard.providers import AnchorBrowser, HTTPBalance, PreDev
 
 HERE = str(Path(__file__).parent)
-Provider = PreDev | AnchorBrowser
+Provider = PreDev | AnchorBrowser | HTTPBalance
 
 
 def exceptions(error: BaseException | None) -> Iterator[BaseException]:
@@ -91,12 +91,16 @@ def check(error: BaseException) -> None:
         assert KEY not in repr(vars(copy.copy(each)))
 
 
-def providers(url: str) -> list[Provider]:
+def providers(url: str, left: str = "nowhere") -> list[Provider]:
     """All the ways of asking."""
     return [
         PreDev(KEY, base_url=url),
         AnchorBrowser(KEY, base_url=url),
         AnchorBrowser(KEY, "p1", base_url=url),
+        HTTPBalance(url, left=left, headers={"authorization": f"Bearer {KEY}"}),
+        HTTPBalance(url, left=left, headers={"x-a": "b", "x-key": KEY}),
+        HTTPBalance(url, left=left, params={"a": "b", "key": KEY}),
+        HTTPBalance(f"{url}/left?a=b&key={KEY}", left=left),
     ]
 
 
@@ -161,7 +165,7 @@ async def test_no_success_shows_the_key(
     caplog.set_level(logging.DEBUG)
     fields = f'"credits": 5, "tier": "Plan of {KEY}"'
     body = f'{{"success": true, "creditsRemaining": 5, {fields}, "data": {{{fields}}}}}'
-    for provider in providers(serve(http(200, body)).url):
+    for provider in providers(serve(http(200, body)).url, left="data.credits"):
         balance = await provider.fetch(client)
         assert balance.tier in (None, "Plan of ***")
         assert KEY not in repr(balance)
@@ -170,7 +174,17 @@ async def test_no_success_shows_the_key(
     assert KEY not in caplog.text
 
 
-@pytest.mark.parametrize("make", [PreDev, AnchorBrowser, lambda key: AnchorBrowser(key, "p1")])
+ANYWHERE: list[Callable[[str], Provider]] = [
+    PreDev,
+    AnchorBrowser,
+    lambda key: AnchorBrowser(key, "p1"),
+    lambda key: HTTPBalance("https://x.example", left="a", headers={"authorization": key}),
+    lambda key: HTTPBalance("https://x.example", left="a", params={"key": key}),
+    lambda key: HTTPBalance(f"https://x.example?key={key}", left="a"),
+]
+
+
+@pytest.mark.parametrize("make", ANYWHERE)
 def test_no_provider_shows_its_key(make: Callable[[str], Provider]) -> None:
     """Neither its repr, nor what a debugger or a dump of its attributes would print."""
     provider = make(KEY)

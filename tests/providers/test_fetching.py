@@ -253,7 +253,7 @@ async def test_nobody_listens(serve: Serve, client: httpx.AsyncClient) -> None:
     server.close()
     error = await refusal(PreDev(KEY, base_url=url), client)
     assert type(error) is Transient
-    assert error.reason == f"nothing answers at {url}: check base_url and the network"
+    assert error.reason == f"nothing answers at {url}: check the URL and the network"
 
 
 async def test_a_name_that_does_not_resolve(client: httpx.AsyncClient) -> None:
