@@ -35,11 +35,19 @@ from budgetguard.providers.billing import (
     Prices,
     read,
 )
-from budgetguard.transport._body import watched
+from budgetguard.transport._body import BodyEnd, watched
 from budgetguard.transport._followed import WorkOfReplies
 from budgetguard.transport._likeness import seen_as
 from budgetguard.transport._prices import PriceTable, RequestPrice
 from budgetguard.transport._redirects import KEY, Onward, RequestChain, followers, is_redirect
+from budgetguard.transport._repeats import (
+    Attempt,
+    Failures,
+    Place,
+    current_place,
+    is_failure,
+    mark_read,
+)
 from budgetguard.transport._retries import Parked, mark_of
 
 if TYPE_CHECKING:
@@ -176,7 +184,7 @@ class GuardTransport(_Transport):
                 request.read()
             spec = call.spec()
             if spec is not None:
-                call.begin(spec.open(call.operation, (request,)))
+                call.begin(spec.open(call.operation, (request,), forced=call.repeats))
         except BudgetGuardError as error:
             return call.refused(error)
         with call:
@@ -185,7 +193,7 @@ class GuardTransport(_Transport):
 
     def close(self) -> None:
         """Close the transport that sends; holds of calls whose outcome is unknown are kept."""
-        self._traffic.parked.keep_all()
+        self._traffic.close()
         if self._inner is not None:
             self._inner.close()
 
@@ -200,7 +208,7 @@ class GuardTransport(_Transport):
         error: BaseException | None = None,
         traceback: TracebackType | None = None,
     ) -> None:
-        self._traffic.parked.keep_all()
+        self._traffic.close()
         if self._inner is not None:
             self._inner.__exit__(kind, error, traceback)
 
@@ -222,7 +230,7 @@ class AsyncGuardTransport(_Transport):
                 await request.aread()
             spec = call.spec()
             if spec is not None:
-                call.begin(await spec.aopen(call.operation, (request,)))
+                call.begin(await spec.aopen(call.operation, (request,), forced=call.repeats))
         except BudgetGuardError as error:
             return call.refused(error)
         with call:
@@ -231,7 +239,7 @@ class AsyncGuardTransport(_Transport):
 
     async def aclose(self) -> None:
         """Close the transport that sends; holds of calls whose outcome is unknown are kept."""
-        self._traffic.parked.keep_all()
+        self._traffic.close()
         if self._inner is not None:
             await self._inner.aclose()
 
@@ -246,7 +254,7 @@ class AsyncGuardTransport(_Transport):
         error: BaseException | None = None,
         traceback: TracebackType | None = None,
     ) -> None:
-        self._traffic.parked.keep_all()
+        self._traffic.close()
         if self._inner is not None:
             await self._inner.__aexit__(kind, error, traceback)
 
@@ -292,10 +300,16 @@ class _Traffic:
         self.followed = WorkOfReplies(provider, self.account) if follows else None
         self.raises = on_refusal == "raise"
         self.parked = Parked(guard)
+        self.failures = Failures(guard)
         self._prices = PriceTable(guard, prices)
         self._origin, self._below = _origin(check_base_url(url))
         self._address = url
         self._has_said = False
+
+    def close(self) -> None:
+        """No further attempt of any call will come."""
+        self.parked.keep_all()
+        self.failures.forget_all()
 
     def call(self, request: Any) -> "_Call | None":
         """The call that a request begins or continues; None if the request is not guarded."""
@@ -312,7 +326,9 @@ class _Traffic:
         if path is None:
             self._passed_by(request.url)
             return None
-        return _Call(self, request, RequestChain(f"{request.method} {path}", path, price))
+        first = None if onward is None else onward.chain.first
+        chain = RequestChain(f"{request.method} {path}", path, price, first=first)
+        return _Call(self, request, chain)
 
     def _onward(self, request: Any) -> Onward | None:
         """The redirect that a request follows, if it does; no other request can continue it then."""
@@ -359,6 +375,7 @@ class _Call:
         self.hold: Hold = NullHold(self.operation, 0) if hold is None else hold
         self._goes_on = hold is not None
         self._sending: Sending | None = None
+        self._place: Place | None = None
         self._traffic = traffic
         self._request = request
         self._chain = chain
@@ -369,16 +386,25 @@ class _Call:
         price = self._chain.price
         return not self._goes_on and price is not None and price.by_content
 
+    @property
+    def repeats(self) -> bool:
+        """Whether it was recognized as another attempt of a failed call, which must not be refused."""
+        return self._chain.repeats
+
     def spec(self) -> "CallSpec | None":
         """The requirement to admit; None if the request costs nothing or continues an existing hold."""
-        price = self._chain.price
+        price, request = self._chain.price, self._request
         if self._goes_on or price is None:
             return None
-        spec, parked = price.spec(self._request, self.operation), self._traffic.parked
-        if spec is not None:
-            declare(spec, self.operation)
-        if spec and parked and self._request.headers.get(_RETRY_COUNT, "0") != "0":
-            earlier = parked.take(self._request, again=True)
+        spec, parked = price.spec(request, self.operation), self._traffic.parked
+        if spec is None:
+            return None
+        declare(spec, self.operation)
+        if _RETRY_COUNT not in request.headers:
+            if self._chain.first is None:
+                self._chain = replace(self._chain, first=self._traffic.failures.take(request))
+        elif parked and request.headers[_RETRY_COUNT] != "0":
+            earlier = parked.take(request, again=True)
             if earlier is not None:
                 earlier.hold.keep_attempt()
                 self.hold = earlier.hold
@@ -403,7 +429,11 @@ class _Call:
     def __enter__(self) -> None:
         account, followed = self._traffic.account, self._traffic.followed
         self._sent = Instant(account.monotonic(), account.wall())
-        if followed is not None and not isinstance(self.hold, NullHold):
+        if isinstance(self.hold, NullHold):
+            return
+        # Its reply may be read elsewhere, and by the garbage collector.
+        self._place = current_place()
+        if followed is not None:
             self._sending = followed.sending(self._chain.path, self._request)
 
     def __exit__(
@@ -420,8 +450,11 @@ class _Call:
             self._end("release")
         elif isinstance(error, library.TransportError) and self._park():
             return
-        elif not (may_search(error) and self._searched(cause_of(error))):
-            self.hold.finish(error)
+        else:
+            if not (may_search(error) and self._searched(cause_of(error))):
+                self.hold.finish(error)
+            if isinstance(error, library.TransportError):
+                self._failed()
 
     def received(self, response: Any) -> Any:
         """A reply begins: its body is watched to the end if it can say anything about credits."""
@@ -453,10 +486,11 @@ class _Call:
             onward = replace(onward, waiting=traffic.parked.put(self.hold, *marks, onward=onward))
         request.extensions[KEY] = onward
 
-    def _over(self, response: Any, complete: bool, content: bytes | None) -> None:  # noqa: FBT001
+    def _over(self, response: Any, how: BodyEnd, content: bytes | None) -> None:
         """The reply is complete, or nobody reads it any further."""
         try:
             status, headers = response.status_code, response.headers
+            complete = how is BodyEnd.COMPLETE
             request_body = self._request.content if self.is_priced_by_content else None
             path = self._chain.path
             reply = read(
@@ -467,6 +501,7 @@ class _Call:
             refusal = billing.classify(reply)
             if refusal is not None:
                 traffic.guard.mark_refused(refusal)
+            refused = refusal is not None and refusal.kind != "not_credits"
             end = billing.cost_of(reply)
             if end == "release" and self._chain.maybe_done:
                 end = "keep"
@@ -479,8 +514,11 @@ class _Call:
                     self._answered()
                     return
                 elif self._searched(None):
+                    self._failed_if(how, status, refused=refused)
                     return
             self._end(end)
+            if end == "keep":
+                self._failed_if(how, status, refused=refused)
         except Exception:  # noqa: BLE001
             # The caller still gets the reply.
             logger.exception(
@@ -494,6 +532,18 @@ class _Call:
             return False
         self._traffic.parked.put(self.hold, self._chain.attempt or mark_of(self._request))
         return True
+
+    def _failed_if(self, how: BodyEnd, status: int, *, refused: bool) -> None:
+        """Expect a repeat if the outcome is unknown because the connection or the provider failed."""
+        # What the provider refused for lack of credits must not be sent again without a decision.
+        if not refused and (how is BodyEnd.BROKEN or is_failure(status)):
+            self._failed()
+
+    def _failed(self) -> None:
+        """The same request may be sent again, by a client that does not mark it as a retry."""
+        if not isinstance(self.hold, NullHold) and _RETRY_COUNT not in self._request.headers:
+            first = self._chain.first or Attempt(mark_read(self._request))
+            self._traffic.failures.put(first, self._place)
 
     def _answered(self) -> None:
         """The work of this call is known, or will not be searched for."""

@@ -31,7 +31,7 @@ from budgetguard._engine.binding import binding_of
 from budgetguard.testing import FakeProvider, HandClock
 from budgetguard.testing.sandbox import Sandbox
 from budgetguard.transport import AsyncGuardTransport, GuardTransport
-from budgetguard.transport._body import watched
+from budgetguard.transport._body import BodyEnd, watched
 
 pytestmark = [
     pytest.mark.anyio,
@@ -907,13 +907,13 @@ async def test_a_request_may_be_of_a_class_of_ones_own(
 def test_a_small_body_may_be_large_once_it_is_unpacked() -> None:
     """No more of it is unpacked than is kept of any body."""
     packed = gzip.compress(b" " * 5_000_000)
-    told: list[tuple[bool, bytes | None]] = []
+    told: list[tuple[BodyEnd, bytes | None]] = []
     response = httpx.Response(
         200, headers={"content-encoding": "gzip"}, stream=httpx.ByteStream(packed)
     )
     with closing(watched(response, httpx, lambda *end: told.append(end), 4_000_000)) as reply:
         assert b"".join(reply.iter_raw()) == packed
-    assert told == [(True, None)]
+    assert told == [(BodyEnd.COMPLETE, None)]
 
 
 def test_two_first_requests_at_once_wait_for_nothing_of_each_other(
