@@ -14,7 +14,7 @@ import httpx2
 import pytest
 from web import Web
 
-from budgetguard import Event, Guard, PreDev, learned
+from budgetguard import Event, Guard, learned
 from budgetguard._engine.binding import binding_of
 from budgetguard.testing import FakeProvider, HandClock
 from budgetguard.testing.sandbox import Sandbox
