@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from budgetguard._core.activation import ACTIVATION
 from budgetguard._core.amounts import cost as to_cost
+from budgetguard._core.amounts import to_credits
 from budgetguard._core.argument_types import other
 from budgetguard._core.clean_tracebacks import clean_traceback
 from budgetguard._core.clock import Instant
@@ -30,10 +31,14 @@ from budgetguard.guard import Guard, check_guard
 from budgetguard.providers._account import check_flag
 from budgetguard.providers.billing import (
     DID_NOTHING,
+    OK,
     REFUSED,
     BillingReply,
+    Outcome,
     Prices,
     read,
+    refusal_status,
+    said_by,
 )
 from budgetguard.transport._body import BodyEnd, watched
 from budgetguard.transport._followed import WorkOfReplies
@@ -89,6 +94,7 @@ class _Transport(_Base):  # type: ignore[misc]
         base_url: str | None = None,
         on_refusal: AnswerOrRaise = "answer",
         follow: bool = True,
+        send_cap: bool = False,
     ) -> None:
         if isinstance(transport, type) or not (
             transport is None or hasattr(transport, self._sends)
@@ -96,7 +102,9 @@ class _Transport(_Base):  # type: ignore[misc]
             msg = f"transport takes an object with {self._sends}, not {_described(transport)}"
             raise TypeError(msg)
         self._made = {} if transport is None else {"behind": transport}
-        self._traffic = _Traffic(guard, prices, base_url, on_refusal, follow=follow)
+        self._traffic = _Traffic(
+            guard, prices, base_url, on_refusal, follow=follow, send_cap=send_cap
+        )
 
     if not TYPE_CHECKING:  # type checkers accept it already, see _Base
 
@@ -180,15 +188,16 @@ class GuardTransport(_Transport):
         if call is None:
             return inner.handle_request(request)
         try:
-            if call.is_priced_by_content:
+            if call.needs_content:
                 request.read()
             spec = call.spec()
             if spec is not None:
                 call.begin(spec.open(call.operation, (request,), forced=call.repeats))
+            sent = call.to_send()
         except BudgetGuardError as error:
             return call.refused(error)
         with call:
-            response = inner.handle_request(request)
+            response = inner.handle_request(sent)
         return call.received(response)
 
     def close(self) -> None:
@@ -226,15 +235,16 @@ class AsyncGuardTransport(_Transport):
         if call is None:
             return await inner.handle_async_request(request)
         try:
-            if call.is_priced_by_content:
+            if call.needs_content:
                 await request.aread()
             spec = call.spec()
             if spec is not None:
                 call.begin(await spec.aopen(call.operation, (request,), forced=call.repeats))
+            sent = call.to_send()
         except BudgetGuardError as error:
             return call.refused(error)
         with call:
-            response = await inner.handle_async_request(request)
+            response = await inner.handle_async_request(sent)
         return call.received(response)
 
     async def aclose(self) -> None:
@@ -270,6 +280,7 @@ class _Traffic:
         on_refusal: AnswerOrRaise,
         *,
         follow: bool,
+        send_cap: bool,
     ) -> None:
         check_guard(guard)
         if on_refusal not in {"answer", "raise"}:
@@ -299,6 +310,7 @@ class _Traffic:
         follows = check_flag(follow, "follow") and same and provider.fetch_reply is not None
         self.followed = WorkOfReplies(provider, self.account) if follows else None
         self.raises = on_refusal == "raise"
+        self.sends_cap = check_flag(send_cap, "send_cap")
         self.parked = Parked(guard)
         self.failures = Failures(guard)
         self._prices = PriceTable(guard, prices)
@@ -387,6 +399,12 @@ class _Call:
         return not self._goes_on and price is not None and price.by_content
 
     @property
+    def needs_content(self) -> bool:
+        """Whether the request must be read completely before it is sent."""
+        caps = self._traffic.sends_cap and (self._goes_on or self._chain.price is not None)
+        return caps or self.is_priced_by_content
+
+    @property
     def repeats(self) -> bool:
         """Whether it was recognized as another attempt of a failed call, which must not be refused."""
         return self._chain.repeats
@@ -400,9 +418,12 @@ class _Call:
         if spec is None:
             return None
         declare(spec, self.operation)
+        if spec.actual is not self._chain.actual:
+            self._chain = replace(self._chain, actual=spec.actual)
         if _RETRY_COUNT not in request.headers:
-            if self._chain.first is None:
-                self._chain = replace(self._chain, first=self._traffic.failures.take(request))
+            failed = None if self._chain.first else self._traffic.failures.take(request)
+            if failed is not None:
+                self._chain = replace(self._chain, first=failed)
         elif parked and request.headers[_RETRY_COUNT] != "0":
             earlier = parked.take(request, again=True)
             if earlier is not None:
@@ -417,22 +438,39 @@ class _Call:
         nested.step_out(hold)
         self.hold = hold
 
+    def to_send(self) -> Any:
+        """The request as it is sent: with a cap on its cost, if that is wanted and the request takes one.
+
+        A copy, because a client sends the original again, after a failure or to follow a redirect.
+        """
+        traffic, request, hold = self._traffic, self._request, self.hold
+        if not traffic.sends_cap or not hold.micro or not request.content:
+            return request
+        try:
+            content = traffic.billing.capped(self._chain.path, request.content, hold.amount)
+            return request if content is None else _with_content(request, content)
+        except BaseException:
+            # Nothing was sent, unless by the request that this one follows.
+            self._end("keep" if self._chain.maybe_done else "release")
+            raise
+
     def refused(self, error: BudgetGuardError) -> Any:
         """The reply that represents a refusal; raises the refusal itself if that was requested."""
         if self._traffic.raises:
             raise error
         headers = {"x-should-retry": "false", **retry_after(error)}
-        body = self._traffic.billing.refusal_body(error, self._chain.path)
+        body = said_by(error) | self._traffic.billing.refusal_body(error, self._chain.path)
         response = _library(self._request).Response
-        return response(error.status_code, headers=headers, json=body, request=self._request)
+        return response(refusal_status(error), headers=headers, json=body, request=self._request)
 
     def __enter__(self) -> None:
         account, followed = self._traffic.account, self._traffic.followed
         self._sent = Instant(account.monotonic(), account.wall())
         if isinstance(self.hold, NullHold):
             return
-        # Its reply may be read elsewhere, and by the garbage collector.
-        self._place = current_place()
+        if _RETRY_COUNT not in self._request.headers:
+            # Now, because its reply may be read elsewhere, and closed by the garbage collector.
+            self._place = current_place()
         if followed is not None:
             self._sending = followed.sending(self._chain.path, self._request)
 
@@ -516,7 +554,7 @@ class _Call:
                 elif self._searched(None):
                     self._failed_if(how, status, refused=refused)
                     return
-            self._end(end)
+            self._end(self._charged(reply, end))
             if end == "keep":
                 self._failed_if(how, status, refused=refused)
         except Exception:  # noqa: BLE001
@@ -533,6 +571,20 @@ class _Call:
         self._traffic.parked.put(self.hold, self._chain.attempt or mark_of(self._request))
         return True
 
+    def _charged(self, reply: BillingReply, end: Outcome) -> Outcome:
+        """What becomes of the hold: at the cost that `actual` reads in the reply, if the price has one."""
+        actual = self._chain.actual
+        settles = end not in {"keep", "release"} and reply.complete and reply.status in OK
+        if actual is None or not settles:
+            return end
+        try:
+            return to_credits(to_cost(actual(reply), "actual"))
+        except Exception:  # noqa: BLE001  the reply is the caller's all the same
+            logger.exception(
+                "actual of %s failed; its hold is settled as without it", self.operation
+            )
+            return end
+
     def _failed_if(self, how: BodyEnd, status: int, *, refused: bool) -> None:
         """Expect a repeat if the outcome is unknown because the connection or the provider failed."""
         # What the provider refused for lack of credits must not be sent again without a decision.
@@ -541,7 +593,7 @@ class _Call:
 
     def _failed(self) -> None:
         """The same request may be sent again, by a client that does not mark it as a retry."""
-        if not isinstance(self.hold, NullHold) and _RETRY_COUNT not in self._request.headers:
+        if self._place is not None:
             first = self._chain.first or Attempt(mark_read(self._request))
             self._traffic.failures.put(first, self._place)
 
@@ -570,6 +622,23 @@ class _Call:
             hold.release()
         else:
             hold.end_at(None if end == "cost" else to_cost(end, "the reply's credits"))
+
+
+def _with_content(request: Any, content: bytes) -> Any:
+    """A request like this one, with other content."""
+    if not isinstance(content, bytes):
+        msg = f"capped must return bytes or None, not {type(content).__name__}"
+        raise TypeError(msg)
+    headers = request.headers.copy()
+    headers.pop("transfer-encoding", None)
+    headers["content-length"] = str(len(content))
+    return _library(request).Request(
+        request.method,
+        request.url,
+        headers=headers,
+        content=content,
+        extensions=request.extensions,
+    )
 
 
 def _described(thing: object) -> str:

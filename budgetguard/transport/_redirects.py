@@ -5,6 +5,7 @@ there identifies the call, whatever the new origin. Code that follows by hand se
 address in the redirect.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ class RequestChain:
 
     `attempt` is the mark of the first request, once it was answered. With `maybe_done`, a request before
     this one may have been carried out, so that no answer to this one proves that nothing was spent.
-    `first` is what a client without a retry header would send again: set where that is not this request,
+    `actual` reads the cost in the last reply, see `prices`. `first` is what a client without a retry header would send again: set where that is not this request,
     and where this request repeats another one.
     """
 
@@ -41,6 +42,7 @@ class RequestChain:
     attempt: bytes = b""
     maybe_done: bool = False
     first: Attempt | None = None
+    actual: Callable[[Any], Any] | None = None
 
     @property
     def repeats(self) -> bool:

@@ -60,9 +60,9 @@ class Failures:
         # No lock, which a fork could leave locked: each list operation is atomic.
         self._failures: list[_Failure] = []
 
-    def put(self, attempt: Attempt, place: Place | None) -> None:
+    def put(self, attempt: Attempt, place: Place) -> None:
         """An attempt failed that was sent from this place."""
-        if attempt.mark is None or place is None or attempt.repeats >= MOST_REPEATS:
+        if attempt.mark is None or attempt.repeats >= MOST_REPEATS:
             return
         account = self._account
         now = account.monotonic()
