@@ -211,7 +211,7 @@ def refusal_status(error: BudgetGuardError) -> int:
     """The status of a transport's reply for a refusal by the guard.
 
     `error.status_code`, but 424 instead of 503: the SDKs that send a request again after a 503, some of them
-    for an hour, do not after a 424 (docs/integrations/http-clients.md, 2026-11).
+    for an hour, do not after a 424 (docs/integrations/sdk-retries.md, 2026-11).
     """
     return _ASKED_ONCE.get(error.status_code, error.status_code)
 

@@ -140,16 +140,22 @@ class GuardTransport(_Transport):
 
     `prices` maps (method, path pattern) to a cost in credits, to a mapping of arguments for
     `require_credits`, or to a callable that is given the request and returns one of these, or None if the
-    request costs nothing. The default is the provider's own `prices`. Callables in a mapping
-    are given the request too. `slots`, `actual` and `release_on` are not accepted: a transport takes no
-    slots, and the replies give what was spent.
+    request costs nothing. The default is the provider's own `prices`. Callables in a mapping are given the
+    request too, except `actual`: it is given the complete reply, a `budgetguard.providers.BillingReply`, if
+    that has status 2xx, and returns what the call cost. If it fails, that is logged and the hold is settled
+    as without it. `slots`, `until` and `release_on` are not accepted: a transport takes no slots, and the
+    replies say what became of a call.
 
     Requests to the origin of `base_url` (by default the provider's) are guarded, including websockets
     (`ws://`, `wss://`), which a key for WEBSOCKET prices, or one for GET, because they begin with a GET.
     Requests to other origins pass unchanged; the log reports the first one at INFO. Requests that the
     client sends through its own `proxy` or `mounts` do not reach this transport.
 
-    A refusal is a reply that is made here, with nothing sent: status 402 (503 if the balance is unknown) in
+    With `send_cap`, what is held for a request is sent with it as the provider's own cap on its cost, if the
+    provider's billing knows how (`capped`). The request's content is read completely for that, and replaced
+    in a copy: a client that signs its content cannot be used with it.
+
+    A refusal is a reply that is made here, with nothing sent: status 402 (424 if the balance is unknown) in
     the provider's own shape, which SDKs do not retry. With `on_refusal="raise"` it is the BudgetGuardError
     itself. openai passes that on; others take it for a broken connection, such as anthropic, try again,
     and raise an APIConnectionError whose `__cause__` it is (2026-11).
@@ -167,6 +173,13 @@ class GuardTransport(_Transport):
       charged. Work that the provider's billing can search for is searched for first.
     - It is released if no connection was made or the provider refused the request. A 402 for lack of
       credits marks the guard exhausted.
+
+    A request that an SDK sends again after a failure is the same call. It is recognized by the SDK's header;
+    or, without one, by its method, address and content, if it comes from the same task or thread within 65 s
+    after an attempt that ended without a complete reply, or with status 429 or 5xx. The attempt before
+    remains kept at its full price, and the next one is admitted whatever is available, ten times at most. So
+    an equal call that your own code makes there and then may be one more than the balance allows. Two equal
+    calls at once always hold twice. A streamed body is not recognized without the header.
 
     A redirected request and the request that follows it are one call, whichever client sends it, and also
     if you send it by hand. After 307 and 308 nothing was done: the credits are released, and held again for

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 Place: TypeAlias = weakref.ref[Any]
 """The task or the thread that sends a request. Weak, because a later one may have its id."""
 
-# apify-client repeats a request 8 times, fal-client 9 times (2026-11). A program that repeats a failing
-# request for ever must be refused at some time, because each attempt may cost its price.
+# SDKs repeat a request up to 9 times, and one of them for an hour (docs/integrations/sdk-retries.md, 2026-11).
+# Whoever repeats a failing request for ever must be refused at some time: each attempt may cost its price.
 MOST_REPEATS = 10
 # The oldest is forgotten: its repeat is an ordinary call.
 _MOST_FAILURES = 256

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 
@@ -161,12 +161,17 @@ class SDK:
     make: Callable[[str, Any], Call]
     takes: str = ""
     vendor: str = ""
-    asynchronous: bool = False
+    way: Literal["", "async", "upload"] = ""
 
     @property
     def name(self) -> str:
         """What a row is called."""
-        return f"{self.package}, async" if self.asynchronous else self.package
+        return f"{self.package}, {self.way}" if self.way else self.package
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether the call is awaited."""
+        return self.way == "async"
 
 
 @dataclass(frozen=True)
@@ -282,6 +287,8 @@ def recognized(row: Row) -> str:
     if again == ["429"]:
         # Its hold is released, so the next request is admitted as any call.
         return "no need to"
+    if all(row.guarded[name].sent == 1 for name in again if name != "429"):
+        return "no"
     return "by its header" if all(row.failures[name].marked for name in again) else "by its content"
 
 
@@ -355,6 +362,14 @@ def _elevenlabs(url: str, transport: Any) -> Call:
     http = httpx.Client(transport=transport)
     client = ElevenLabs(api_key=KEY, base_url=url, httpx_client=http)
     return partial(client.text_to_speech.convert_with_timestamps, "voice", text="Hello")
+
+
+def _elevenlabs_upload(url: str, transport: Any) -> Call:
+    from elevenlabs import ElevenLabs
+
+    http = httpx.Client(transport=transport)
+    client = ElevenLabs(api_key=KEY, base_url=url, httpx_client=http)
+    return partial(client.speech_to_text.convert, model_id="scribe_v1", file=b"sound")
 
 
 def _deepgram(url: str, transport: Any) -> Call:
@@ -550,18 +565,19 @@ SDKS = [
     SDK("runwayml", _runwayml, _OPTION),
     SDK("lumaai", _lumaai, _OPTION),
     SDK("openrouter", _openrouter, _OPTION, "OpenRouter"),
-    SDK("openrouter", _async_openrouter, _OPTION, "OpenRouter", asynchronous=True),
+    SDK("openrouter", _async_openrouter, _OPTION, "OpenRouter", way="async"),
     SDK("elevenlabs", _elevenlabs, _OPTION, "ElevenLabs"),
-    SDK("elevenlabs", _async_elevenlabs, _OPTION, "ElevenLabs", asynchronous=True),
+    SDK("elevenlabs", _async_elevenlabs, _OPTION, "ElevenLabs", way="async"),
+    SDK("elevenlabs", _elevenlabs_upload, _OPTION, "ElevenLabs", way="upload"),
     SDK("deepgram-sdk", _deepgram, _OPTION),
-    SDK("deepgram-sdk", _async_deepgram, _OPTION, asynchronous=True),
+    SDK("deepgram-sdk", _async_deepgram, _OPTION, way="async"),
     SDK("replicate", _replicate, _OPTION),
     SDK("apify-client", _apify, _ATTRIBUTE),
-    SDK("apify-client", _async_apify, _ATTRIBUTE, asynchronous=True),
+    SDK("apify-client", _async_apify, _ATTRIBUTE, way="async"),
     SDK("browser-use-sdk", _browser_use, _ATTRIBUTE, "BrowserUse"),
-    SDK("browser-use-sdk", _async_browser_use, _ATTRIBUTE, "BrowserUse", asynchronous=True),
+    SDK("browser-use-sdk", _async_browser_use, _ATTRIBUTE, "BrowserUse", way="async"),
     SDK("fal-client", _fal, _ATTRIBUTE),
-    SDK("fal-client", _async_fal, _ATTRIBUTE, asynchronous=True),
+    SDK("fal-client", _async_fal, _ATTRIBUTE, way="async"),
     SDK("hyperbrowser", _hyperbrowser, _ATTRIBUTE),
     SDK("predev-api", _predev, "", "PreDev"),
     SDK("exa-py", _exa),
