@@ -430,6 +430,51 @@ def test_what_could_fit_if_nothing_else_ran(
     assert possible(ledger, replace(TERMS, **terms), caller) is could  # type: ignore[arg-type]
 
 
+# A call that repeats a failed one.
+
+
+@pytest.mark.parametrize(
+    ("ledger", "refreshing", "decision"),
+    [
+        (ledger_of(100), RefreshState(), ADMIT),
+        (ledger_of(100, 299.9), RefreshState(), ADMIT),
+        (ledger_of(100, 300), RefreshState(), ADMIT_AND_REFRESH),
+        (ledger_of(10), RefreshState(NOW - 1), ADMIT),
+        (ledger_of(10), RefreshState(NOW - 6), ADMIT_AND_REFRESH),
+        (ledger_of(10), IN_FLIGHT, ADMIT),
+        (ledger_of(100, exhausted=0.5), RefreshState(NOW - 1), ADMIT),
+        (ledger_of(100, cost_limit=1), RefreshState(NOW - 1), ADMIT),
+        (ledger_of(100, 601), RefreshState(), Admit(refresh=True, unknown=True)),
+        (ledger_of(100, 601), IN_FLIGHT, ADMIT_UNKNOWN),
+        (ledger_of(100, 601), RefreshState(NOW - 9, blocked_until=NOW + 1), ADMIT_UNKNOWN),
+        (Ledger(), RefreshState(), Admit(refresh=True, unknown=True)),
+        (Ledger(), RefreshState(NOW, blocked_until=NOW), Admit(refresh=True, unknown=True)),
+    ],
+    ids=[
+        "enough",
+        "nearly not fresh",
+        "not fresh",
+        "too little, just requested",
+        "too little",
+        "too little, being requested",
+        "exhausted",
+        "above the cap",
+        "too old",
+        "too old, being requested",
+        "too old, failing",
+        "nothing known",
+        "nothing known, no longer failing",
+    ],
+)
+def test_a_forced_call_is_admitted_at_once(
+    ledger: Ledger, refreshing: RefreshState, decision: Decision
+) -> None:
+    """Whatever is available, known or needed by those ahead; a refresh starts where one is due."""
+    caller = replace(need(50, wait=60), forced=True)
+    for ahead in (NOBODY, QueuedAhead(1000, 1000)):
+        assert decide(ledger, refreshing, TERMS, caller, ahead, at(NOW)) == decision
+
+
 # Too little: refusals are never given on a stale balance.
 
 

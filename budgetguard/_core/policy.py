@@ -47,7 +47,8 @@ class CallNeed:
     """What one caller requests, and how long it can wait.
 
     `amount` must be available, and `cost` is set aside. Times are monotonic: `until` is when its
-    `wait` is over, `give_up` is its final deadline.
+    `wait` is over, `give_up` is its final deadline. A `forced` call repeats one that was admitted and
+    failed: it is admitted at once, whatever is available.
     """
 
     amount: int
@@ -56,6 +57,7 @@ class CallNeed:
     arrived: float
     until: float
     give_up: float
+    forced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,8 @@ def decide(  # noqa: PLR0911  one return per case of the table
     now: Instant,
 ) -> Decision:
     """The decision about a caller at `now`; see the table above."""
+    if need.forced:
+        return _forced(ledger, refreshing, terms, need, now)
     final = now.mono >= need.give_up
     failing = not refreshing.in_flight and now.mono < refreshing.blocked_until
     snapshot = ledger.snapshot
@@ -202,6 +206,15 @@ def decide(  # noqa: PLR0911  one return per case of the table
         return Wait(None)
     pause = max(terms.recheck_after, SHORTEST_WAIT)
     return Wait(max(now.mono, refreshing.last_sent + pause))
+
+
+def _forced(
+    ledger: LedgerView, refreshing: RefreshState, terms: GuardTerms, need: CallNeed, now: Instant
+) -> Admit:
+    if ledger.snapshot is None or not usable(ledger.snapshot, terms, now, need.arrived):
+        due = not refreshing.in_flight and now.mono >= refreshing.blocked_until
+        return Admit(refresh=due, unknown=True)
+    return Admit(refresh=_refresh_behind(ledger, refreshing, terms, need, now))
 
 
 def _refresh_behind(

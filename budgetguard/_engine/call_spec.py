@@ -127,20 +127,27 @@ class CallSpec:
         kwargs: Any = None,
         *,
         warns: bool = False,
+        forced: bool = False,
     ) -> Hold:
         """Admit one call, blocking while it waits; raises what the admission raises.
 
         With `warns`, a wait that blocks a running event loop emits a warning. Callers that block the
-        loop anyway, such as a synchronous HTTP client, pass False.
+        loop anyway, such as a synchronous HTTP client, pass False. A `forced` call repeats one that was
+        admitted and failed: it is not refused and does not wait.
         """
-        admitted = self.begin(operation, args, kwargs)
+        admitted = self.begin(operation, args, kwargs, forced=forced)
         return admitted if isinstance(admitted, Hold) else self.wait_for(*admitted, warns=warns)
 
     async def aopen(
-        self, operation: str | None = None, args: tuple[Any, ...] = (), kwargs: Any = None
+        self,
+        operation: str | None = None,
+        args: tuple[Any, ...] = (),
+        kwargs: Any = None,
+        *,
+        forced: bool = False,
     ) -> Hold:
         """The async form of `open`: waits without blocking the event loop."""
-        admitted = self.begin(operation, args, kwargs)
+        admitted = self.begin(operation, args, kwargs, forced=forced)
         return admitted if isinstance(admitted, Hold) else await self.await_for(*admitted)
 
     def begin(
@@ -149,11 +156,13 @@ class CallSpec:
         args: tuple[Any, ...] = (),
         kwargs: Any = None,
         amounts: Amounts | None = None,
+        *,
+        forced: bool = False,
     ) -> "Hold | tuple[GuardBinding, AdmissionWaiter]":
         """Admit a call on the fast path, or else request its admission.
 
         Returns the hold, or the guard's binding and the waiter to wait for. `amounts` are the call's
-        amounts if they have already been computed.
+        amounts if they have already been computed. `forced` is for a call that must not be refused.
         """
         operation = self.name or operation or _BLOCK
         binding = None if self.ref is None else self.ref.binding
@@ -204,7 +213,7 @@ class CallSpec:
                 if binding.listened:
                     hold.emit_admitted(wall)
                 return hold
-        call = self._call(binding, operation, least, cost)
+        call = self._call(binding, operation, least, cost, forced=forced)
         return binding, account.ask(call)
 
     def wait_for(self, binding: GuardBinding, waiter: AdmissionWaiter, *, warns: bool) -> Hold:
@@ -239,7 +248,9 @@ class CallSpec:
         # A call that leaves less than its own cost must start a refresh, so not on the fast path.
         return least, cost, max(least, 2 * cost)
 
-    def _call(self, binding: GuardBinding, operation: str, least: int, cost: int) -> Call:
+    def _call(
+        self, binding: GuardBinding, operation: str, least: int, cost: int, *, forced: bool
+    ) -> Call:
         now = binding.clock.monotonic()
         need = CallNeed(
             amount=max(least, cost),
@@ -248,6 +259,7 @@ class CallSpec:
             arrived=now,
             until=now + self.wait,
             give_up=now + self.wait + binding.subscriber.terms.timeout,
+            forced=forced,
         )
         if self.wait and binding.subscriber.observes:
             binding.log_once(

@@ -41,6 +41,8 @@ class LearnedSpec(CallSpec):
         args: tuple[Any, ...] = (),
         kwargs: Any = None,
         amounts: Amounts | None = None,
+        *,
+        forced: bool = False,
     ) -> Hold | tuple[GuardBinding, AdmissionWaiter]:
         """Request the admission of a call, at what its operation costs by now."""
         operation = _plain(self.name or operation or "this block")
@@ -60,8 +62,8 @@ class LearnedSpec(CallSpec):
         figures = sample.figures
         self._warn(operation, sample, figures)
         cost = figures.to_hold(self.learned.start, self.learned.quantile)
-        call = replace(self._call(binding, operation, max(least, LEAST), cost), sample=sample)
-        return binding, binding.account.ask(call)
+        call = self._call(binding, operation, max(least, LEAST), cost, forced=forced)
+        return binding, binding.account.ask(replace(call, sample=sample))
 
     def settle(self, hold: Hold, result: Any) -> None:
         """End the call's hold; if `actual` fails, nothing is learned."""

@@ -51,14 +51,16 @@ class Provider(Protocol):
     - `credential`: a digest that identifies the key alone, where several keys share an account. A refusal that
       is about the key's own limit counts for guards with the same one; by default None, like `fingerprint`.
     - `billing`: what replies say about credits, a `budgetguard.providers.billing.Billing`. Without one, these
-      methods of the provider itself are used, as far as it has them. They are given a `BillingReply`, do no
-      I/O, and raise nothing.
+      methods of the provider itself are used, as far as it has them. They do no I/O, and raise nothing; `reply`
+      is a `BillingReply`.
     - `cost_of(reply)`: what the call cost, in credits; or "cost" (what is held), "release" (nothing), "keep"
       (unknown); None leaves it to the status: 2xx is "cost", 4xx "release", anything else "keep".
     - `classify(reply)`: how the reply refuses the call, a `ProviderRefusal`; None if it is no refusal. Without
       it, a 402 is EXHAUSTED.
     - `remaining(reply)`: the balance that the reply's headers give; None if they give none.
     - `refusal_body(error)`: the JSON object with which a transport answers for a call that the guard refused.
+    - `capped(path, content, most)`: the content of a request with `most` credits as the provider's own cap on
+      its cost, for a transport with `send_cap=True`; None if it takes none.
     - `async fetch_reply(client, path)`: the reply to one free GET of a path below `base_url`, as a
       `BillingReply`; with it, work that `billing` can ask about is followed until it has ended.
     """
@@ -162,9 +164,12 @@ class _OwnBilling(Billing):
         found = self._ask("refusal_body", error)
         return super().refusal_body(error, path) if found is None else found
 
-    def _ask(self, name: str, about: object) -> Any:
+    def capped(self, path: str, content: bytes, most: Decimal) -> bytes | None:
+        return self._ask("capped", path, content, most)  # type: ignore[no-any-return]
+
+    def _ask(self, name: str, *about: object) -> Any:
         method = getattr(self._provider, name, None)
-        return None if method is None else method(about)
+        return None if method is None else method(*about)
 
 
 _OPTIONAL = (

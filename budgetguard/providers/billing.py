@@ -46,6 +46,8 @@ _DONE = "[DONE]"
 _NUMERAL = re.compile(
     r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?", re.IGNORECASE | re.ASCII
 )
+# Failed dependency (RFC 4918, 11.4): what the guard depends on, the balance, is not available.
+_ASKED_ONCE = {503: 424}
 
 # Errors of requests that may have been carried out nevertheless.
 _MAYBE_DONE = frozenset({408, 409, 425, 499})
@@ -205,7 +207,17 @@ class Billing:
         SDKs show a text from it: most of them from `error`, some from `message`, `detail` or `title`.
         """
         del path
-        return {"error": {"code": error.status_code, "message": str(error)}, **said_by(error)}
+        code = refusal_status(error)
+        return {"error": {"code": code, "message": str(error)}, **said_by(error)}
+
+
+def refusal_status(error: BudgetGuardError) -> int:
+    """The status of a transport's reply for a refusal by the guard.
+
+    `error.status_code`, but 424 instead of 503: the SDKs that send a request again after a 503, some of them
+    for an hour, do not after a 424 (docs/integrations/sdk-retries.md, 2026-11).
+    """
+    return _ASKED_ONCE.get(error.status_code, error.status_code)
 
 
 def said_by(error: BudgetGuardError) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from budgetguard._core.activation import ACTIVATION
 from budgetguard._core.amounts import cost as to_cost
+from budgetguard._core.amounts import to_credits
 from budgetguard._core.argument_types import other
 from budgetguard._core.clean_tracebacks import clean_traceback
 from budgetguard._core.clock import Instant
@@ -30,16 +31,28 @@ from budgetguard.guard import Guard, check_guard
 from budgetguard.providers._account import check_flag
 from budgetguard.providers.billing import (
     DID_NOTHING,
+    OK,
     REFUSED,
     BillingReply,
+    Outcome,
     Prices,
     read,
+    refusal_status,
+    said_by,
 )
-from budgetguard.transport._body import watched
+from budgetguard.transport._body import BodyEnd, watched
 from budgetguard.transport._followed import WorkOfReplies
 from budgetguard.transport._likeness import seen_as
 from budgetguard.transport._prices import PriceTable, RequestPrice
 from budgetguard.transport._redirects import KEY, Onward, RequestChain, followers, is_redirect
+from budgetguard.transport._repeats import (
+    Attempt,
+    Failures,
+    Place,
+    current_place,
+    is_failure,
+    mark_read,
+)
 from budgetguard.transport._retries import Parked, mark_of
 
 if TYPE_CHECKING:
@@ -81,6 +94,7 @@ class _Transport(_Base):  # type: ignore[misc]
         base_url: str | None = None,
         on_refusal: AnswerOrRaise = "answer",
         follow: bool = True,
+        send_cap: bool = False,
     ) -> None:
         if isinstance(transport, type) or not (
             transport is None or hasattr(transport, self._sends)
@@ -88,7 +102,9 @@ class _Transport(_Base):  # type: ignore[misc]
             msg = f"transport takes an object with {self._sends}, not {_described(transport)}"
             raise TypeError(msg)
         self._made = {} if transport is None else {"behind": transport}
-        self._traffic = _Traffic(guard, prices, base_url, on_refusal, follow=follow)
+        self._traffic = _Traffic(
+            guard, prices, base_url, on_refusal, follow=follow, send_cap=send_cap
+        )
 
     if not TYPE_CHECKING:  # type checkers accept it already, see _Base
 
@@ -124,16 +140,22 @@ class GuardTransport(_Transport):
 
     `prices` maps (method, path pattern) to a cost in credits, to a mapping of arguments for
     `require_credits`, or to a callable that is given the request and returns one of these, or None if the
-    request costs nothing. The default is the provider's own `prices`. Callables in a mapping
-    are given the request too. `slots`, `actual` and `release_on` are not accepted: a transport takes no
-    slots, and the replies give what was spent.
+    request costs nothing. The default is the provider's own `prices`. Callables in a mapping are given the
+    request too, except `actual`: it is given the complete reply, a `budgetguard.providers.BillingReply`, if
+    that has status 2xx, and returns what the call cost. If it fails, that is logged and the hold is settled
+    as without it. `slots`, `until` and `release_on` are not accepted: a transport takes no slots, and the
+    replies say what became of a call.
 
     Requests to the origin of `base_url` (by default the provider's) are guarded, including websockets
     (`ws://`, `wss://`), which a key for WEBSOCKET prices, or one for GET, because they begin with a GET.
     Requests to other origins pass unchanged; the log reports the first one at INFO. Requests that the
     client sends through its own `proxy` or `mounts` do not reach this transport.
 
-    A refusal is a reply that is made here, with nothing sent: status 402 (503 if the balance is unknown) in
+    With `send_cap`, what is held for a request is sent with it as the provider's own cap on its cost, if the
+    provider's billing knows how (`capped`). The request's content is read completely for that, and replaced
+    in a copy: a client that signs its content cannot be used with it.
+
+    A refusal is a reply that is made here, with nothing sent: status 402 (424 if the balance is unknown) in
     the provider's own shape, which SDKs do not retry. With `on_refusal="raise"` it is the BudgetGuardError
     itself. openai passes that on; others take it for a broken connection, such as anthropic, try again,
     and raise an APIConnectionError whose `__cause__` it is (2026-11).
@@ -151,6 +173,13 @@ class GuardTransport(_Transport):
       charged. Work that the provider's billing can search for is searched for first.
     - It is released if no connection was made or the provider refused the request. A 402 for lack of
       credits marks the guard exhausted.
+
+    A request that an SDK sends again after a failure is the same call. It is recognized by the SDK's header;
+    or, without one, by its method, address and content, if it comes from the same task or thread within 65 s
+    after an attempt that ended without a complete reply, or with status 429 or 5xx. The attempt before
+    remains kept at its full price, and the next one is admitted whatever is available, ten times at most. So
+    an equal call that your own code makes there and then may be one more than the balance allows. Two equal
+    calls at once always hold twice. A streamed body is not recognized without the header.
 
     A redirected request and the request that follows it are one call, whichever client sends it, and also
     if you send it by hand. After 307 and 308 nothing was done: the credits are released, and held again for
@@ -172,20 +201,21 @@ class GuardTransport(_Transport):
         if call is None:
             return inner.handle_request(request)
         try:
-            if call.is_priced_by_content:
+            if call.needs_content:
                 request.read()
             spec = call.spec()
             if spec is not None:
-                call.begin(spec.open(call.operation, (request,)))
+                call.begin(spec.open(call.operation, (request,), forced=call.repeats))
+            sent = call.to_send()
         except BudgetGuardError as error:
             return call.refused(error)
         with call:
-            response = inner.handle_request(request)
+            response = inner.handle_request(sent)
         return call.received(response)
 
     def close(self) -> None:
         """Close the transport that sends; holds of calls whose outcome is unknown are kept."""
-        self._traffic.parked.keep_all()
+        self._traffic.close()
         if self._inner is not None:
             self._inner.close()
 
@@ -200,7 +230,7 @@ class GuardTransport(_Transport):
         error: BaseException | None = None,
         traceback: TracebackType | None = None,
     ) -> None:
-        self._traffic.parked.keep_all()
+        self._traffic.close()
         if self._inner is not None:
             self._inner.__exit__(kind, error, traceback)
 
@@ -218,20 +248,21 @@ class AsyncGuardTransport(_Transport):
         if call is None:
             return await inner.handle_async_request(request)
         try:
-            if call.is_priced_by_content:
+            if call.needs_content:
                 await request.aread()
             spec = call.spec()
             if spec is not None:
-                call.begin(await spec.aopen(call.operation, (request,)))
+                call.begin(await spec.aopen(call.operation, (request,), forced=call.repeats))
+            sent = call.to_send()
         except BudgetGuardError as error:
             return call.refused(error)
         with call:
-            response = await inner.handle_async_request(request)
+            response = await inner.handle_async_request(sent)
         return call.received(response)
 
     async def aclose(self) -> None:
         """Close the transport that sends; holds of calls whose outcome is unknown are kept."""
-        self._traffic.parked.keep_all()
+        self._traffic.close()
         if self._inner is not None:
             await self._inner.aclose()
 
@@ -246,7 +277,7 @@ class AsyncGuardTransport(_Transport):
         error: BaseException | None = None,
         traceback: TracebackType | None = None,
     ) -> None:
-        self._traffic.parked.keep_all()
+        self._traffic.close()
         if self._inner is not None:
             await self._inner.__aexit__(kind, error, traceback)
 
@@ -262,6 +293,7 @@ class _Traffic:
         on_refusal: AnswerOrRaise,
         *,
         follow: bool,
+        send_cap: bool,
     ) -> None:
         check_guard(guard)
         if on_refusal not in {"answer", "raise"}:
@@ -291,11 +323,18 @@ class _Traffic:
         follows = check_flag(follow, "follow") and same and provider.fetch_reply is not None
         self.followed = WorkOfReplies(provider, self.account) if follows else None
         self.raises = on_refusal == "raise"
+        self.sends_cap = check_flag(send_cap, "send_cap")
         self.parked = Parked(guard)
+        self.failures = Failures(guard)
         self._prices = PriceTable(guard, prices)
         self._origin, self._below = _origin(check_base_url(url))
         self._address = url
         self._has_said = False
+
+    def close(self) -> None:
+        """No further attempt of any call will come."""
+        self.parked.keep_all()
+        self.failures.forget_all()
 
     def call(self, request: Any) -> "_Call | None":
         """The call that a request begins or continues; None if the request is not guarded."""
@@ -312,7 +351,9 @@ class _Traffic:
         if path is None:
             self._passed_by(request.url)
             return None
-        return _Call(self, request, RequestChain(f"{request.method} {path}", path, price))
+        first = None if onward is None else onward.chain.first
+        chain = RequestChain(f"{request.method} {path}", path, price, first=first)
+        return _Call(self, request, chain)
 
     def _onward(self, request: Any) -> Onward | None:
         """The redirect that a request follows, if it does; no other request can continue it then."""
@@ -359,6 +400,7 @@ class _Call:
         self.hold: Hold = NullHold(self.operation, 0) if hold is None else hold
         self._goes_on = hold is not None
         self._sending: Sending | None = None
+        self._place: Place | None = None
         self._traffic = traffic
         self._request = request
         self._chain = chain
@@ -369,16 +411,34 @@ class _Call:
         price = self._chain.price
         return not self._goes_on and price is not None and price.by_content
 
+    @property
+    def needs_content(self) -> bool:
+        """Whether the request must be read completely before it is sent."""
+        caps = self._traffic.sends_cap and (self._goes_on or self._chain.price is not None)
+        return caps or self.is_priced_by_content
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it was recognized as another attempt of a failed call, which must not be refused."""
+        return self._chain.repeats
+
     def spec(self) -> "CallSpec | None":
         """The requirement to admit; None if the request costs nothing or continues an existing hold."""
-        price = self._chain.price
+        price, request = self._chain.price, self._request
         if self._goes_on or price is None:
             return None
-        spec, parked = price.spec(self._request, self.operation), self._traffic.parked
-        if spec is not None:
-            declare(spec, self.operation)
-        if spec and parked and self._request.headers.get(_RETRY_COUNT, "0") != "0":
-            earlier = parked.take(self._request, again=True)
+        spec, parked = price.spec(request, self.operation), self._traffic.parked
+        if spec is None:
+            return None
+        declare(spec, self.operation)
+        if spec.actual is not self._chain.actual:
+            self._chain = replace(self._chain, actual=spec.actual)
+        if _RETRY_COUNT not in request.headers:
+            failed = None if self._chain.first else self._traffic.failures.take(request)
+            if failed is not None:
+                self._chain = replace(self._chain, first=failed)
+        elif parked and request.headers[_RETRY_COUNT] != "0":
+            earlier = parked.take(request, again=True)
             if earlier is not None:
                 earlier.hold.keep_attempt()
                 self.hold = earlier.hold
@@ -391,19 +451,40 @@ class _Call:
         nested.step_out(hold)
         self.hold = hold
 
+    def to_send(self) -> Any:
+        """The request as it is sent: with a cap on its cost, if that is wanted and the request takes one.
+
+        A copy, because a client sends the original again, after a failure or to follow a redirect.
+        """
+        traffic, request, hold = self._traffic, self._request, self.hold
+        if not traffic.sends_cap or not hold.micro or not request.content:
+            return request
+        try:
+            content = traffic.billing.capped(self._chain.path, request.content, hold.amount)
+            return request if content is None else _with_content(request, content)
+        except BaseException:
+            # Nothing was sent, unless by the request that this one follows.
+            self._end("keep" if self._chain.maybe_done else "release")
+            raise
+
     def refused(self, error: BudgetGuardError) -> Any:
         """The reply that represents a refusal; raises the refusal itself if that was requested."""
         if self._traffic.raises:
             raise error
         headers = {"x-should-retry": "false", **retry_after(error)}
-        body = self._traffic.billing.refusal_body(error, self._chain.path)
+        body = said_by(error) | self._traffic.billing.refusal_body(error, self._chain.path)
         response = _library(self._request).Response
-        return response(error.status_code, headers=headers, json=body, request=self._request)
+        return response(refusal_status(error), headers=headers, json=body, request=self._request)
 
     def __enter__(self) -> None:
         account, followed = self._traffic.account, self._traffic.followed
         self._sent = Instant(account.monotonic(), account.wall())
-        if followed is not None and not isinstance(self.hold, NullHold):
+        if isinstance(self.hold, NullHold):
+            return
+        if _RETRY_COUNT not in self._request.headers:
+            # Now, because its reply may be read elsewhere, and closed by the garbage collector.
+            self._place = current_place()
+        if followed is not None:
             self._sending = followed.sending(self._chain.path, self._request)
 
     def __exit__(
@@ -420,8 +501,11 @@ class _Call:
             self._end("release")
         elif isinstance(error, library.TransportError) and self._park():
             return
-        elif not (may_search(error) and self._searched(cause_of(error))):
-            self.hold.finish(error)
+        else:
+            if not (may_search(error) and self._searched(cause_of(error))):
+                self.hold.finish(error)
+            if isinstance(error, library.TransportError):
+                self._failed()
 
     def received(self, response: Any) -> Any:
         """A reply begins: its body is watched to the end if it can say anything about credits."""
@@ -453,10 +537,11 @@ class _Call:
             onward = replace(onward, waiting=traffic.parked.put(self.hold, *marks, onward=onward))
         request.extensions[KEY] = onward
 
-    def _over(self, response: Any, complete: bool, content: bytes | None) -> None:  # noqa: FBT001
+    def _over(self, response: Any, how: BodyEnd, content: bytes | None) -> None:
         """The reply is complete, or nobody reads it any further."""
         try:
             status, headers = response.status_code, response.headers
+            complete = how is BodyEnd.COMPLETE
             request_body = self._request.content if self.is_priced_by_content else None
             path = self._chain.path
             reply = read(
@@ -467,6 +552,7 @@ class _Call:
             refusal = billing.classify(reply)
             if refusal is not None:
                 traffic.guard.mark_refused(refusal)
+            refused = refusal is not None and refusal.kind != "not_credits"
             end = billing.cost_of(reply)
             if end == "release" and self._chain.maybe_done:
                 end = "keep"
@@ -479,8 +565,11 @@ class _Call:
                     self._answered()
                     return
                 elif self._searched(None):
+                    self._failed_if(how, status, refused=refused)
                     return
-            self._end(end)
+            self._end(self._charged(reply, end))
+            if end == "keep":
+                self._failed_if(how, status, refused=refused)
         except Exception:  # noqa: BLE001
             # The caller still gets the reply.
             logger.exception(
@@ -494,6 +583,32 @@ class _Call:
             return False
         self._traffic.parked.put(self.hold, self._chain.attempt or mark_of(self._request))
         return True
+
+    def _charged(self, reply: BillingReply, end: Outcome) -> Outcome:
+        """What becomes of the hold: at the cost that `actual` reads in the reply, if the price has one."""
+        actual = self._chain.actual
+        settles = end not in {"keep", "release"} and reply.complete and reply.status in OK
+        if actual is None or not settles:
+            return end
+        try:
+            return to_credits(to_cost(actual(reply), "actual"))
+        except Exception:  # noqa: BLE001  the reply is the caller's all the same
+            logger.exception(
+                "actual of %s failed; its hold is settled as without it", self.operation
+            )
+            return end
+
+    def _failed_if(self, how: BodyEnd, status: int, *, refused: bool) -> None:
+        """Expect a repeat if the outcome is unknown because the connection or the provider failed."""
+        # What the provider refused for lack of credits must not be sent again without a decision.
+        if not refused and (how is BodyEnd.BROKEN or is_failure(status)):
+            self._failed()
+
+    def _failed(self) -> None:
+        """The same request may be sent again, by a client that does not mark it as a retry."""
+        if self._place is not None:
+            first = self._chain.first or Attempt(mark_read(self._request))
+            self._traffic.failures.put(first, self._place)
 
     def _answered(self) -> None:
         """The work of this call is known, or will not be searched for."""
@@ -520,6 +635,23 @@ class _Call:
             hold.release()
         else:
             hold.end_at(None if end == "cost" else to_cost(end, "the reply's credits"))
+
+
+def _with_content(request: Any, content: bytes) -> Any:
+    """A request like this one, with other content."""
+    if not isinstance(content, bytes):
+        msg = f"capped must return bytes or None, not {type(content).__name__}"
+        raise TypeError(msg)
+    headers = request.headers.copy()
+    headers.pop("transfer-encoding", None)
+    headers["content-length"] = str(len(content))
+    return _library(request).Request(
+        request.method,
+        request.url,
+        headers=headers,
+        content=content,
+        extensions=request.extensions,
+    )
 
 
 def _described(thing: object) -> str:

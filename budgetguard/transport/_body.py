@@ -6,10 +6,20 @@ body is finished when its stream was read to the end or closed.
 
 import functools
 from collections.abc import Callable
+from enum import Enum
 from typing import Any, Self, TypeAlias
 
-Over: TypeAlias = Callable[[bool, bytes | None], None]
-"""Called once with whether the body is complete, and with its decoded content, or None if unknown."""
+
+class BodyEnd(Enum):
+    """How reading a body ended: at its end, with an error of the connection, or because nobody read on."""
+
+    COMPLETE = "complete"
+    BROKEN = "broken"
+    CLOSED = "closed"
+
+
+Over: TypeAlias = Callable[[BodyEnd, bytes | None], None]
+"""Called once with how reading ended, and with the body's decoded content, or None if unknown."""
 
 _SLICE = 1024
 
@@ -17,7 +27,7 @@ _SLICE = 1024
 def watched(response: Any, library: Any, over: Over, most: int) -> Any:
     """The response, with `over` called when its body is finished; at most `most` bytes are stored."""
     if response.is_stream_consumed:
-        over(True, response.content)
+        over(BodyEnd.COMPLETE, response.content)
         return response
     watch = _Watch(response, library, over, most)
     # Some streams are of both kinds, and only the client decides how to read them.
@@ -51,11 +61,19 @@ class _Watch:
             if len(self._read) > self._most:
                 self._read = None
 
-    def end(self, *, complete: bool) -> None:
+    def end(self, how: BodyEnd) -> None:
         """Reading has stopped; only the first report counts."""
         over, self._over = self._over, None
         if over is not None:
-            over(complete, self._decoded())
+            over(how, self._decoded())
+
+    def stop(self, error: BaseException, end: type[Exception]) -> None:
+        """Reading has raised an error; one of type `end` marks the end of the body."""
+        if isinstance(error, end):
+            self.end(BodyEnd.COMPLETE)
+        else:
+            broken = isinstance(error, self._library.TransportError)
+            self.end(BodyEnd.BROKEN if broken else BodyEnd.CLOSED)
 
     def _decoded(self) -> bytes | None:
         if self._read is None:
@@ -88,9 +106,6 @@ class _Stream:
         self._watch.note(chunk)
         return chunk
 
-    def _stop(self, error: BaseException, end: type[Exception]) -> None:
-        self._watch.end(complete=isinstance(error, end))
-
     def __iter__(self) -> Self:
         self._steps = iter(self._inner)
         return self
@@ -99,7 +114,7 @@ class _Stream:
         try:
             return self._take(next(self._steps))
         except BaseException as error:
-            self._stop(error, StopIteration)
+            self._watch.stop(error, StopIteration)
             raise
 
     def close(self) -> None:
@@ -107,7 +122,7 @@ class _Stream:
         try:
             self._inner.close()
         finally:
-            self._watch.end(complete=False)
+            self._watch.end(BodyEnd.CLOSED)
 
     def __aiter__(self) -> Self:
         self._steps = aiter(self._inner)
@@ -117,7 +132,7 @@ class _Stream:
         try:
             return self._take(await anext(self._steps))
         except BaseException as error:
-            self._stop(error, StopAsyncIteration)
+            self._watch.stop(error, StopAsyncIteration)
             raise
 
     async def aclose(self) -> None:
@@ -125,4 +140,4 @@ class _Stream:
         try:
             await self._inner.aclose()
         finally:
-            self._watch.end(complete=False)
+            self._watch.end(BodyEnd.CLOSED)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from budgetguard._engine.follower import FollowedAccount, Sending, ask_list, ask_status, follower_of
 from budgetguard._engine.submitted_work import StatusRequest, Work
 from budgetguard.providers.billing import BillingReply, read
+from budgetguard.transport._body import BodyEnd
+from budgetguard.transport._retries import content_of
 
 if TYPE_CHECKING:
     from budgetguard._engine.hold import Hold
@@ -26,8 +28,9 @@ class WorkOfReplies:
         follower = self._account.follower
         return follower is not None and follower.get(path) is not None
 
-    def told(self, path: str, response: Any, complete: bool, content: bytes | None) -> None:  # noqa: FBT001
+    def told(self, path: str, response: Any, end: BodyEnd, content: bytes | None) -> None:
         """The program received a reply about followed work."""
+        complete = end is BodyEnd.COMPLETE
         reply = read(path, response.status_code, response.headers, content, complete=complete)
         status = self._provider.billing.status(reply)
         follower = self._account.follower
@@ -51,9 +54,8 @@ class WorkOfReplies:
 
     def sending(self, path: str, request: Any) -> Sending | None:
         """A request is about to be sent; None if its work could not be searched for."""
-        try:
-            content = bytes(request.content)
-        except RuntimeError:  # a stream, which nobody has read
+        content = content_of(request)
+        if content is None:
             return None
         lost = self._provider.billing.lost(path, content)
         return None if lost is None else follower_of(self._account).sending(lost)

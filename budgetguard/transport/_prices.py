@@ -17,8 +17,10 @@ from budgetguard.routes import Routes
 _SAID = "the provider's replies give what was spent"
 _NO_EFFECT = {
     "slots": "a transport takes no slots: a session outlives the request that opens it",
-    **{name: f"a transport takes no {name}: {_SAID}" for name in ("actual", "release_on", "until")},
+    **{name: f"a transport takes no {name}: {_SAID}" for name in ("release_on", "until")},
 }
+# Called with the reply.
+_LATER = "actual"
 # A part of a path that cannot be a key: short words, a wildcard, a version.
 _WORDS = re.compile(r"(?=.{0,24}$)([a-z]+([-_.][a-z]+)*|\*\*?|v[0-9]+|)")
 # The number of addresses whose price is cached.
@@ -38,7 +40,7 @@ class RequestPrice:
             return
         self._fixed = spec_for(guard, price, where, _NO_EFFECT)
         if isinstance(price, Mapping):
-            self.by_content = any(map(_reads, price.values()))
+            self.by_content = any(_reads(term) for name, term in price.items() if name != _LATER)
         else:
             self.by_content = _reads(price)
 

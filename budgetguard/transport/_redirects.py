@@ -5,10 +5,12 @@ there identifies the call, whatever the new origin. Code that follows by hand se
 address in the redirect.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from budgetguard.providers.billing import DID_NOTHING
+from budgetguard.transport._repeats import Attempt, mark_read
 from budgetguard.transport._retries import Waiting, mark, mark_of
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ class RequestChain:
 
     `attempt` is the mark of the first request, once it was answered. With `maybe_done`, a request before
     this one may have been carried out, so that no answer to this one proves that nothing was spent.
+    `actual` reads the cost in the last reply, see `prices`. `first` is what a client without a retry header would send again: set where that is not this request,
+    and where this request repeats another one.
     """
 
     operation: str
@@ -37,6 +41,13 @@ class RequestChain:
     price: "RequestPrice | None"
     attempt: bytes = b""
     maybe_done: bool = False
+    first: Attempt | None = None
+    actual: Callable[[Any], Any] | None = None
+
+    @property
+    def repeats(self) -> bool:
+        """Whether this is another attempt of a call that failed, as recognized without a header."""
+        return self.first is not None and self.first.repeats > 0
 
     def after(self, request: Any, status: int) -> "RequestChain":
         """The chain as it continues after this request was answered with this status."""
@@ -45,6 +56,7 @@ class RequestChain:
             self,
             attempt=self.attempt or mark_of(request),
             maybe_done=self.maybe_done or done,
+            first=self.first or Attempt(mark_read(request)),
         )
 
 

@@ -1,6 +1,7 @@
 """Holds of requests whose outcome is unknown, until another request continues the same call.
 
-That is either an SDK's retry or the request that follows a redirect.
+That is either the request that follows a redirect, or a retry by an SDK whose header says so.
+`_repeats` has those without a header.
 """
 
 import hashlib
@@ -88,11 +89,15 @@ def mark_of(request: Any, *, to: Any = None) -> bytes:
 
     `to` replaces the request's address.
     """
+    return mark(request.method, request.url if to is None else to, content_of(request) or b"")
+
+
+def content_of(request: Any) -> bytes | None:
+    """A request's content; None if it is a stream that nobody has read."""
     try:
-        content = bytes(request.content)
-    except RuntimeError:  # not read yet
-        content = b""
-    return mark(request.method, request.url if to is None else to, content)
+        return bytes(request.content)
+    except RuntimeError:
+        return None
 
 
 def mark(method: str, url: Any, content: bytes = b"") -> bytes:

@@ -185,7 +185,7 @@ def test_refusals_have_the_providers_shapes() -> None:
     words = str(unknown)
     beside = {"message": words, "detail": words, "title": words}
     assert Billing().refusal_body(unknown, "/x") == {
-        "error": {"code": 503, "message": words},
+        "error": {"code": 424, "message": words},
         **beside,
     }
 

@@ -19,6 +19,7 @@ from web import Web
 
 from budgetguard import (
     AnchorBrowser,
+    BudgetGuardError,
     ConfigurationError,
     Event,
     Guard,
@@ -28,10 +29,11 @@ from budgetguard import (
     set_active,
 )
 from budgetguard._engine.binding import binding_of
+from budgetguard.providers.billing import Unpriced
 from budgetguard.testing import FakeProvider, HandClock
 from budgetguard.testing.sandbox import Sandbox
 from budgetguard.transport import AsyncGuardTransport, GuardTransport
-from budgetguard.transport._body import watched
+from budgetguard.transport._body import BodyEnd, watched
 
 pytestmark = [
     pytest.mark.anyio,
@@ -462,16 +464,48 @@ async def test_a_reply_that_breaks_off_is_kept(web: Web, predev: Guard, sandbox:
     assert (predev.available, held(predev)) == (90, 0)
 
 
-async def test_an_unknown_balance_is_a_503(web: Web, clock: HandClock, sandbox: Sandbox) -> None:
-    """With the time of the next refresh, in the provider's shape; nothing is sent."""
+async def test_an_unknown_balance_is_a_424(web: Web, clock: HandClock, sandbox: Sandbox) -> None:
+    """Which SDKs do not send again; with the time of the next refresh, in the provider's shape."""
     sandbox.fault("/credits-balance", status=200, body={})
     guard = Guard(PreDev(KEY, base_url=sandbox.url))
     await web.open(guard, key=KEY)
     reply = await web.send("POST", f"{sandbox.url}/v1/messages", json=CHAT)
-    assert reply.status_code == 503
+    assert reply.status_code == 424
+    assert reply.headers["x-should-retry"] == "false"
     assert reply.json()["error"]["code"] == "balance_unavailable"
-    assert int(reply.headers["retry-after"]) >= 0
+    assert int(reply.headers["retry-after"]) >= 1
     assert sandbox.requests["POST", "/v1/messages"] == 0
+
+
+@pytest.mark.parametrize("own", [{}, {"error": "none left", "detail": {"status": "empty"}}])
+async def test_a_refusal_has_its_words_where_sdks_look_for_them(
+    web: Web, clock: HandClock, own: dict[str, Any]
+) -> None:
+    """Also where the provider has a shape of its own, whose fields are not replaced."""
+
+    class Shop(FakeProvider):
+        def refusal_body(self, error: BudgetGuardError) -> dict[str, Any] | None:
+            return own or None
+
+    guard = Guard(Shop(1))
+    guard.balance()
+    prices = {("POST", "/work"): 10, ("POST", "/else"): unpriced}
+    await web.open(guard, prices=prices, base_url="https://a.example")
+    for path, status, words in (("work", 402, "POST /work needs 10"), ("else", 400, "not known")):
+        reply = await web.send("POST", f"https://a.example/{path}")
+        body = reply.json()
+        assert reply.status_code == status
+        assert {name: body[name] for name in own} == own
+        others = {"message", "detail", "title"} - own.keys()
+        assert all(words in body[name] for name in others)
+        if not own:
+            assert (body["error"]["code"], body["error"]["message"]) == (status, body["message"])
+
+
+def unpriced(_: Any) -> int:
+    """The price of what nobody can price."""
+    msg = "its price is not known"
+    raise Unpriced(msg)
 
 
 async def test_a_price_that_raises_lets_nothing_leave(
@@ -907,13 +941,13 @@ async def test_a_request_may_be_of_a_class_of_ones_own(
 def test_a_small_body_may_be_large_once_it_is_unpacked() -> None:
     """No more of it is unpacked than is kept of any body."""
     packed = gzip.compress(b" " * 5_000_000)
-    told: list[tuple[bool, bytes | None]] = []
+    told: list[tuple[BodyEnd, bytes | None]] = []
     response = httpx.Response(
         200, headers={"content-encoding": "gzip"}, stream=httpx.ByteStream(packed)
     )
     with closing(watched(response, httpx, lambda *end: told.append(end), 4_000_000)) as reply:
         assert b"".join(reply.iter_raw()) == packed
-    assert told == [(True, None)]
+    assert told == [(BodyEnd.COMPLETE, None)]
 
 
 def test_two_first_requests_at_once_wait_for_nothing_of_each_other(
@@ -968,11 +1002,19 @@ def test_a_base_url_with_a_path(clock: HandClock) -> None:
         ({"prices": {("POST", "/work"): {"min": 1, "slots": 1}}}, TypeError, "slots|base_url"),
         (
             {
-                "prices": {("POST", "/work"): {"min": 1, "actual": len}},
+                "prices": {("POST", "/work"): {"min": 1, "actual": 5}},
                 "base_url": "https://a.example",
             },
             TypeError,
-            "actual",
+            "actual takes a callable",
+        ),
+        (
+            {
+                "prices": {("POST", "/work"): {"min": 1, "until": "close"}},
+                "base_url": "https://a.example",
+            },
+            TypeError,
+            "until",
         ),
         (
             {
