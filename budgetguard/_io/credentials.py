@@ -67,11 +67,15 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A key, and how a request carries it: in the header `header`, after `prefix`."""
+    """A key, and how a request carries it: in the header `header`, after `prefix`.
+
+    `beside` are further keys of the account, which no reply may show either.
+    """
 
     key: Secret
     header: str
     prefix: str = ""
+    beside: tuple[Secret, ...] = ()
 
     def headers(self) -> dict[str, str]:
         """The header that contains the key."""
@@ -83,7 +87,7 @@ class Credential:
 
     def secrets(self) -> tuple[Secret, ...]:
         """What must not be shown."""
-        return (self.key,)
+        return (self.key, *self.beside)
 
 
 @dataclass(frozen=True, slots=True)

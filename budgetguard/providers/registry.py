@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from budgetguard._core.clean_tracebacks import clean_traceback
 from budgetguard._core.errors import ConfigurationError
 from budgetguard.providers.base import Provider
 from budgetguard.providers.http_provider import HTTPProvider
@@ -23,6 +24,7 @@ class Vendor(NamedTuple):
     kind: str
     unasked: bool = False
 
+    @clean_traceback
     def make(self, *args: Any, **options: Any) -> Provider:
         """Its provider; raises what the class raises. The module is imported only now."""
         module = importlib.import_module(f"budgetguard.providers.{self.module}.provider")

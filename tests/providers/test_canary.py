@@ -15,10 +15,10 @@ from hostile import CASES, KEY, Case, Server, http, predev
 from budgetguard._core.errors import BalanceUnavailable, ConfigurationError
 from budgetguard._io.connections import make_client
 from budgetguard._io.credentials import Secret
-from budgetguard.providers import AnchorBrowser, HTTPBalance, PreDev
+from budgetguard.providers import AnchorBrowser, HTTPBalance, OpenRouter, PreDev, Provider
+from budgetguard.providers.registry import VENDORS, Vendor
 
 HERE = str(Path(__file__).parent)
-Provider = PreDev | AnchorBrowser | HTTPBalance
 
 
 def exceptions(error: BaseException | None) -> Iterator[BaseException]:
@@ -94,9 +94,9 @@ def check(error: BaseException) -> None:
 def providers(url: str, left: str = "nowhere") -> list[Provider]:
     """All the ways of asking."""
     return [
-        PreDev(KEY, base_url=url),
-        AnchorBrowser(KEY, base_url=url),
+        *(vendor.make(KEY, base_url=url) for vendor in VENDORS.values()),
         AnchorBrowser(KEY, "p1", base_url=url),
+        OpenRouter("another", KEY, base_url=url),
         HTTPBalance(url, left=left, headers={"authorization": f"Bearer {KEY}"}),
         HTTPBalance(url, left=left, headers={"x-a": "b", "x-key": KEY}),
         HTTPBalance(url, left=left, params={"a": "b", "key": KEY}),
@@ -165,7 +165,9 @@ async def test_no_success_shows_the_key(
     caplog.set_level(logging.DEBUG)
     fields = f'"credits": 5, "tier": "Plan of {KEY}"'
     body = f'{{"success": true, "creditsRemaining": 5, {fields}, "data": {{{fields}}}}}'
-    for provider in providers(serve(http(200, body)).url, left="data.credits"):
+    own = (PreDev, AnchorBrowser, HTTPBalance)
+    url = serve(http(200, body)).url
+    for provider in (each for each in providers(url, "data.credits") if isinstance(each, own)):
         balance = await provider.fetch(client)
         assert balance.tier in (None, "Plan of ***")
         assert KEY not in repr(balance)
@@ -175,8 +177,8 @@ async def test_no_success_shows_the_key(
 
 
 ANYWHERE: list[Callable[[str], Provider]] = [
-    PreDev,
-    AnchorBrowser,
+    *(vendor.make for vendor in VENDORS.values()),
+    lambda key: OpenRouter("another", key),
     lambda key: AnchorBrowser(key, "p1"),
     lambda key: HTTPBalance("https://x.example", left="a", headers={"authorization": key}),
     lambda key: HTTPBalance("https://x.example", left="a", params={"key": key}),
@@ -197,22 +199,21 @@ def test_no_provider_shows_its_key(make: Callable[[str], Provider]) -> None:
         check_frames_of_ours(caught.value)
 
 
-@pytest.mark.parametrize("make", [PreDev, AnchorBrowser])
+@pytest.mark.parametrize("vendor", VENDORS.values(), ids=VENDORS)
 @pytest.mark.parametrize(
     "key", [f"Bearer {KEY}", f"{KEY}\n{KEY}", f"{KEY}\x00", f"{KEY}é", KEY.encode(), [KEY]]
 )
 def test_no_error_at_construction_shows_the_key(
-    make: type[Provider], key: str, monkeypatch: pytest.MonkeyPatch
+    vendor: Vendor, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tools that print locals along with a traceback print those of constructors too."""
     with pytest.raises((ConfigurationError, TypeError)) as caught:
-        make(key)
+        vendor.make(key)
     check_frames_of_ours(caught.value)
     if isinstance(key, str) and "\x00" not in key:
-        for name in ("PREDEV_API_KEY", "ANCHORBROWSER_API_KEY"):
-            monkeypatch.setenv(name, key)
+        monkeypatch.setenv(vendor.variable, key)
         with pytest.raises(ConfigurationError) as caught:
-            make()
+            vendor.make()
         check_frames_of_ours(caught.value)
 
 

@@ -1,12 +1,14 @@
 """Every built-in vendor refuses calls, each in its own way: what a guarded transport makes of it."""
 
+import logging
+import pickle
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import httpx
 import pytest
 
-from budgetguard import Guard
+from budgetguard import Guard, InsufficientCredits
 from budgetguard.providers.registry import VENDORS
 from budgetguard.testing import HandClock
 from budgetguard.testing.sandbox import Sandbox
@@ -116,6 +118,28 @@ def test_of_forty_calls_one_reaches_an_empty_account_at_the_root(
                 clock.advance(guard.provider.lag * 0.9 / CALLS)
         assert sandbox.requests["POST", spending.path] - before == 1
         sandbox.clear_faults()
+
+
+@pytest.mark.parametrize("name", SPENDING)
+def test_no_log_shows_a_key(
+    name: str, sandbox: Sandbox, clock: HandClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With every logger at DEBUG, whether a call is carried out, refused by the vendor or by the guard."""
+    del clock
+    caplog.set_level(logging.DEBUG)
+    vendor = sandbox.vendor(name)
+    guard, client = guarded(sandbox, name)
+    vendor.refuse_with = None
+    with client:
+        assert post(client, name).is_success
+        vendor.refuse_with = "exhausted"
+        bodies = [post(client, name).text for _ in range(2)]
+    with pytest.raises(InsufficientCredits) as caught:
+        guard.acquire(1000)
+    shown = [repr(guard.provider), *bodies, str(caught.value), repr(vars(caught.value))]
+    # The client's own loggers show the headers of its requests at DEBUG only masked, or not at all.
+    assert vendor.key not in "".join([*shown, caplog.text])
+    assert vendor.key.encode() not in pickle.dumps(caught.value)
 
 
 @pytest.mark.parametrize(("name", "kind"), cases("busy"))

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -103,9 +104,6 @@ class OpenRouter(HTTPProvider):
         del management_key
         if isinstance(managing, Exception):
             raise managing
-        self._management = (
-            None if managing is None else Credential(managing, self.key_header, self.key_prefix)
-        )
         super().__init__(
             api_key,
             base_url=base_url,
@@ -114,6 +112,11 @@ class OpenRouter(HTTPProvider):
             topup_step=topup_step,
             trust_env=trust_env,
         )
+        self._management = None
+        if managing is not None:
+            own = self._credential
+            self._management = replace(own, key=managing, beside=(own.key,))
+            self._credential = replace(own, beside=(managing,))
         if prices_per_model is not None:
             self.billing = billing = OpenRouterBilling(PriceList(prices_per_model))
             self.prices = billing.prices_of_account()
