@@ -141,8 +141,8 @@ def test_slots_that_are_none(serve: Serve, limit: Any) -> None:
 
 def test_slots_are_not_scaled_and_have_no_unit(serve: Serve) -> None:
     """They count sessions, whatever the amounts are in."""
-    reply = {"left": 500, "max": 7, "currency": "USD"}
-    balance = read(serve, reply, slots="max", unit="USD", scale="0.01")
+    reply = {"left": 500, "plan": {"max": 7, "currency": "EUR"}}
+    balance = read(serve, reply, slots="plan.max", unit="USD", scale="0.01")
     assert (balance.credits, balance.max_concurrency) == (5, 7)
 
 
