@@ -23,6 +23,8 @@ from budgetguard.providers.predev.provider import PreDev
 
 if TYPE_CHECKING:
     from budgetguard.providers._tokens import TokenPrice
+    from budgetguard.providers.chat.deepseek.provider import DeepSeek
+    from budgetguard.providers.chat.moonshot.provider import Moonshot
     from budgetguard.providers.openrouter.provider import OpenRouter
 
 __all__ = [
@@ -32,8 +34,10 @@ __all__ = [
     "AnchorBrowser",
     "Billing",
     "BillingReply",
+    "DeepSeek",
     "Fields",
     "HTTPProvider",
+    "Moonshot",
     "OpenRouter",
     "PreDev",
     "Provider",
@@ -46,6 +50,8 @@ __all__ = [
 
 # By the name of the class, the module that it is in.
 _LATE: dict[str, str] = {
+    "DeepSeek": "chat.deepseek.provider",
+    "Moonshot": "chat.moonshot.provider",
     "OpenRouter": "openrouter.provider",
     "TokenPrice": "_tokens",
 }
