@@ -58,6 +58,8 @@ def _as_found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         *keys,
         *(key.replace("_API_KEY", "_BASE_URL") for key in keys),
         "ANCHORBROWSER_PROJECT_ID",
+        "DEEPSEEK_CURRENCY",
+        "MOONSHOT_CURRENCY",
         "OPENROUTER_MANAGEMENT_KEY",
         "BUDGETGUARD",
         "BUDGETGUARD_PROVIDER",

@@ -18,12 +18,14 @@ from budgetguard.providers._fields import Fields
 from budgetguard.providers.anchorbrowser.provider import AnchorBrowser
 from budgetguard.providers.base import Provider
 from budgetguard.providers.billing import Billing, BillingReply, WorkStatus
-from budgetguard.providers.http_balance import HTTPBalance
 from budgetguard.providers.http_provider import HTTPProvider
 from budgetguard.providers.predev.provider import PreDev
 
 if TYPE_CHECKING:
     from budgetguard.providers._tokens import TokenPrice
+    from budgetguard.providers.chat.deepseek.provider import DeepSeek
+    from budgetguard.providers.chat.moonshot.provider import Moonshot
+    from budgetguard.providers.http_balance import HTTPBalance
     from budgetguard.providers.openrouter.provider import OpenRouter
 
 __all__ = [
@@ -33,9 +35,11 @@ __all__ = [
     "AnchorBrowser",
     "Billing",
     "BillingReply",
+    "DeepSeek",
     "Fields",
     "HTTPBalance",
     "HTTPProvider",
+    "Moonshot",
     "OpenRouter",
     "PreDev",
     "Provider",
@@ -48,6 +52,9 @@ __all__ = [
 
 # By the name of the class, the module that it is in.
 _LATE: dict[str, str] = {
+    "DeepSeek": "chat.deepseek.provider",
+    "HTTPBalance": "http_balance",
+    "Moonshot": "chat.moonshot.provider",
     "OpenRouter": "openrouter.provider",
     "TokenPrice": "_tokens",
 }

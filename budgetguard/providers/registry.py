@@ -37,6 +37,8 @@ VENDORS: Mapping[str, Vendor] = {
         "Anchor Browser", "ANCHORBROWSER_API_KEY", "anchorbrowser", "AnchorBrowser", unasked=True
     ),
     "openrouter": Vendor("OpenRouter", "OPENROUTER_API_KEY", "openrouter", "OpenRouter"),
+    "deepseek": Vendor("DeepSeek", "DEEPSEEK_API_KEY", "chat.deepseek", "DeepSeek"),
+    "moonshot": Vendor("Moonshot", "MOONSHOT_API_KEY", "chat.moonshot", "Moonshot"),
 }
 
 

@@ -19,15 +19,23 @@ CHAT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 7}
 
 
 class Spending(NamedTuple):
-    """One request that costs credits; `base` is what the provider's base URL has after the vendor's."""
+    """One request that costs credits; `base` is what the provider's base URL has after the vendor's.
+
+    `options` are arguments that the provider needs besides.
+    """
 
     path: str
     body: dict[str, Any]
     base: str = ""
+    options: dict[str, Any] = {}  # noqa: RUF012 - nobody changes it
 
 
 SPENDING = {
     "openrouter": Spending("/chat/completions", {"model": "sandbox/parrot", **CHAT}),
+    "deepseek": Spending("/chat/completions", {"model": "deepseek-flash", **CHAT}),
+    "moonshot": Spending(
+        "/v1/chat/completions", {"model": "kimi-k3", **CHAT}, options={"currency": "USD"}
+    ),
 }
 # The two whose APIs are at the sandbox's root answer with these statuses.
 AT_ROOT = {
@@ -62,7 +70,9 @@ def guarded(sandbox: Sandbox, name: str, key: str | None = None) -> tuple[Guard,
     """A guard of a vendor's account, and a client that goes by it; with a balance."""
     vendor, spending = sandbox.vendor(name), SPENDING[name]
     base_url = vendor.url + spending.base
-    provider: Any = VENDORS[name].make(key or vendor.key, base_url=base_url, account="the one")
+    provider: Any = VENDORS[name].make(
+        key or vendor.key, base_url=base_url, account="the one", **spending.options
+    )
     guard = Guard(provider)
     guard.balance()
     headers = {vendor.key_header: vendor.key_prefix + (key or vendor.key)}

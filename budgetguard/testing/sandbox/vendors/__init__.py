@@ -2,9 +2,13 @@
 
 from budgetguard.testing.sandbox.vendor import Vendor
 from budgetguard.testing.sandbox.vendors.acme import Acme
+from budgetguard.testing.sandbox.vendors.deepseek import DeepSeek
+from budgetguard.testing.sandbox.vendors.moonshot import Moonshot
 from budgetguard.testing.sandbox.vendors.openrouter import OpenRouter
 
 VENDORS: tuple[type[Vendor], ...] = (
     Acme,
+    DeepSeek,
+    Moonshot,
     OpenRouter,
 )

@@ -1,0 +1,1 @@
+"""Vendors of chat models, which sell by the token and are called with OpenAI's client."""
