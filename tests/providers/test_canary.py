@@ -21,6 +21,12 @@ from budgetguard.providers.registry import VENDORS, Vendor
 HERE = str(Path(__file__).parent)
 
 
+@pytest.fixture(autouse=True)
+def _currency(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an account at another address than the vendor's, nobody knows it."""
+    monkeypatch.setenv("MOONSHOT_CURRENCY", "USD")
+
+
 def exceptions(error: BaseException | None) -> Iterator[BaseException]:
     """The error and all that it is chained to."""
     seen: list[BaseException] = []
