@@ -23,6 +23,7 @@ from budgetguard.providers.predev.provider import PreDev
 
 if TYPE_CHECKING:
     from budgetguard.providers._tokens import TokenPrice
+    from budgetguard.providers.firecrawl.provider import Firecrawl
     from budgetguard.providers.openrouter.provider import OpenRouter
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Billing",
     "BillingReply",
     "Fields",
+    "Firecrawl",
     "HTTPProvider",
     "OpenRouter",
     "PreDev",
@@ -46,6 +48,7 @@ __all__ = [
 
 # By the name of the class, the module that it is in.
 _LATE: dict[str, str] = {
+    "Firecrawl": "firecrawl.provider",
     "OpenRouter": "openrouter.provider",
     "TokenPrice": "_tokens",
 }

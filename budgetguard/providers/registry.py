@@ -34,6 +34,7 @@ VENDORS: Mapping[str, Vendor] = {
     "anchorbrowser": Vendor(
         "Anchor Browser", "ANCHORBROWSER_API_KEY", "anchorbrowser", "AnchorBrowser", unasked=True
     ),
+    "firecrawl": Vendor("Firecrawl", "FIRECRAWL_API_KEY", "firecrawl", "Firecrawl"),
     "openrouter": Vendor("OpenRouter", "OPENROUTER_API_KEY", "openrouter", "OpenRouter"),
 }
 
