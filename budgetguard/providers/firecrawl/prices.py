@@ -169,6 +169,7 @@ def count(value: Any, default: int, what: str) -> int:
     # Text is not shown: it may be long, or a secret in the wrong place.
     shown = f"<{type(value).__name__}>"
     if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        shown = "<number>"
         with suppress(ValueError):
             number = exact(value, what)
             if number > 0:
