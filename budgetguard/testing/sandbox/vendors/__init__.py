@@ -1,10 +1,12 @@
-"""The vendors that the sandbox serves below a prefix, one module and one line each."""
+"""The vendors that the sandbox serves below a prefix of their own."""
 
 from budgetguard.testing.sandbox.vendor import Vendor
 from budgetguard.testing.sandbox.vendors.acme import Acme
+from budgetguard.testing.sandbox.vendors.firecrawl import Firecrawl
 from budgetguard.testing.sandbox.vendors.openrouter import OpenRouter
 
 VENDORS: tuple[type[Vendor], ...] = (
     Acme,
+    Firecrawl,
     OpenRouter,
 )
