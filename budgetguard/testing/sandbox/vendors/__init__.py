@@ -1,4 +1,4 @@
-"""The vendors that the sandbox serves below a prefix of their own."""
+"""The vendors that the sandbox serves below a prefix, one module and one line each."""
 
 from budgetguard.testing.sandbox.vendor import Vendor
 from budgetguard.testing.sandbox.vendors.acme import Acme
