@@ -6,12 +6,15 @@ from typing import Any
 
 import httpx
 import pytest
-from firecrawl import AsyncFirecrawl, Firecrawl
-from firecrawl.v2.types import PDFParser
-from firecrawl.v2.utils.error_handler import PaymentRequiredError, UnauthorizedError
+from needed import need
 
 from budgetguard.testing.sandbox import Sandbox
 from budgetguard.testing.sandbox.vendors.firecrawl import Firecrawl as Account
+
+need("firecrawl")
+from firecrawl import AsyncFirecrawl, Firecrawl  # noqa: E402
+from firecrawl.v2.types import PDFParser  # noqa: E402
+from firecrawl.v2.utils.error_handler import PaymentRequiredError, UnauthorizedError  # noqa: E402
 
 Client = Callable[..., httpx.Client]
 SITE = "https://example.com"

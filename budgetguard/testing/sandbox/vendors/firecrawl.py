@@ -65,6 +65,7 @@ class Firecrawl(Vendor):
       status is at `GET` of the same path with the id, and `DELETE` cancels them. A page takes
       `page_seconds`, one after the other.
 
+    Jobs above the limit would wait for their turn, and no request is refused for them: it takes no `slots`.
     Attributes that a test may set: `site_pages`, `page_seconds`, `pdf_pages` and `max_concurrency`.
     """
 
@@ -104,7 +105,7 @@ class Firecrawl(Vendor):
         }
 
     def refusals(self) -> Mapping[str, Refusal]:
-        """402 for the account and for a key of an agent, 429 for too many requests."""
+        """402 for the account and for a key of an agent, 429 for too many requests in a minute."""
         wait = {"retry-after": f"{self.retry_after:g}"}
         lacking = (
             "Insufficient credits to perform this request. For more credits, you can upgrade your "
@@ -114,7 +115,7 @@ class Firecrawl(Vendor):
         unconfirmed = {"error": "unverified_credit_limit_reached", "credit_limit": 50}
         return {
             "exhausted": self.error(402, lacking),
-            "busy": Refusal(429, self.error(429, "Rate limit exceeded").body, wait),
+            "not_credits_rate": Refusal(429, self.error(429, "Rate limit exceeded").body, wait),
             "key_limit": Refusal(402, {"success": False, **unconfirmed}),
         }
 
