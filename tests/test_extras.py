@@ -12,6 +12,7 @@ import pytest
 NEEDS = {
     "predev": "requests",
     "anchorbrowser": "anchorbrowser",
+    "firecrawl": "firecrawl",
     "langchain": "langchain",
     "openai_agents": "agents",
     "pydantic_ai": "pydantic_ai",

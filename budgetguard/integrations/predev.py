@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from budgetguard.guard import Guard
 
 with extra("predev"):
-    import requests
     from predev_api import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
         PredevAPI,
         PredevAPIError,
@@ -58,7 +57,8 @@ with extra("predev"):
         RateLimitError,
         SubscriptionRequiredError,
     )
-    from urllib3.exceptions import ConnectTimeoutError
+
+    from budgetguard.integrations._requests import never_connected
 
 
 # Whether work may have begun when its request fails: a refusal can come before the work begins, with
@@ -467,8 +467,4 @@ def _refused(error: PredevAPIError) -> bool:
     """Whether pre.dev rejected the request or never received it."""
     if isinstance(error, _REFUSED) or _status(error) in _REFUSALS:
         return True
-    # A ConnectionError alone may also come from a connection that broke later. The class covers
-    # connections that were refused or timed out, and names that were not found.
-    cause = error.__cause__
-    reason = cause.args[0] if isinstance(cause, requests.ConnectionError) and cause.args else None
-    return isinstance(getattr(reason, "reason", None), ConnectTimeoutError)
+    return never_connected(error.__cause__)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from budgetguard.providers._tokens import TokenPrice
     from budgetguard.providers.chat.deepseek.provider import DeepSeek
     from budgetguard.providers.chat.moonshot.provider import Moonshot
+    from budgetguard.providers.firecrawl.provider import Firecrawl
     from budgetguard.providers.http_balance import HTTPBalance
     from budgetguard.providers.openrouter.provider import OpenRouter
 
@@ -37,6 +38,7 @@ __all__ = [
     "BillingReply",
     "DeepSeek",
     "Fields",
+    "Firecrawl",
     "HTTPBalance",
     "HTTPProvider",
     "Moonshot",
@@ -55,6 +57,7 @@ _LATE: dict[str, str] = {
     "DeepSeek": "chat.deepseek.provider",
     "HTTPBalance": "http_balance",
     "Moonshot": "chat.moonshot.provider",
+    "Firecrawl": "firecrawl.provider",
     "OpenRouter": "openrouter.provider",
     "TokenPrice": "_tokens",
 }

@@ -41,6 +41,8 @@ class Vendor:
     - `key_header`, `key_prefix`: where a request has its key, and what is before it.
     - `url`: the base URL of its clients, without a slash at the end. It is set when the sandbox is
       entered.
+    - `also_at_root`: whether its routes are served without the prefix too, for an SDK that drops the
+      path of its base URL. That of `Sandbox.url` is then the vendor's as well.
     - `account`: the `Account`. Its unit is the vendor's own.
     - `slots`: how many operations may run at once, or None for any number. A test may set it.
     - `retry_after`: the seconds that a busy reply says. A test may set it.
@@ -51,6 +53,7 @@ class Vendor:
     other_key: ClassVar[str]
     key_header: ClassVar[str] = "authorization"
     key_prefix: ClassVar[str] = "Bearer "
+    also_at_root: ClassVar[bool] = False
     slots: int | None = None
     retry_after: float = 5
     url = ""
@@ -118,7 +121,8 @@ class Vendor:
     def requests(self) -> PaidRequests:
         """How many paid requests arrived, were carried out and were refused."""
         with self.clock.settled():
-            arrived = sum(self._arrivals[method, self._full(path)] for method, path in self.paid())
+            routes = [(method, full) for method, path in self.paid() for full in self._full(path)]
+            arrived = sum(self._arrivals[route] for route in routes)
             return PaidRequests(arrived, len(self.account.operations), self.account.refused)
 
     @property
@@ -181,12 +185,18 @@ class Vendor:
         """All routes with their full paths."""
         handlers = [(key, handler, False) for key, handler in self.free().items()]
         handlers += [(key, handler, True) for key, handler in self.paid().items()]
-        return [self._route(*key, handler, paid=paid) for key, handler, paid in handlers]
+        return [
+            self._route(method, full, handler, paid=paid)
+            for (method, path), handler, paid in handlers
+            for full in self._full(path)
+        ]
 
     @final
     def owns(self, path: str) -> bool:
-        """Whether a path is below this vendor's prefix."""
-        return f"{path}/".startswith(f"/{self.name}/")
+        """Whether a path is below this vendor's prefix, or is a route of its at the root."""
+        if f"{path}/".startswith(f"/{self.name}/"):
+            return True
+        return self.also_at_root and any(each.path_regex.match(path) for each in self.routes())
 
     @final
     def state(self) -> dict[str, Any]:
@@ -198,10 +208,10 @@ class Vendor:
             "paid_requests": self.requests._asdict(),
         }
 
-    def _full(self, path: str) -> str:
-        return f"/{self.name}{path}"
+    def _full(self, path: str) -> list[str]:
+        return [f"/{self.name}{path}", *([path] if self.also_at_root else ())]
 
-    def _route(self, method: str, path: str, handler: Handler, *, paid: bool) -> Route:
+    def _route(self, method: str, full: str, handler: Handler, *, paid: bool) -> Route:
         async def endpoint(request: Request) -> Response:
             key = self.given_key(request)
             if key not in (self.key, self.other_key):
@@ -211,4 +221,4 @@ class Vendor:
                 self.refuse(kind)
             return await handler(request)
 
-        return Route(self._full(path), endpoint, methods=[method])
+        return Route(full, endpoint, methods=[method])

@@ -3,6 +3,7 @@
 from budgetguard.testing.sandbox.vendor import Vendor
 from budgetguard.testing.sandbox.vendors.acme import Acme
 from budgetguard.testing.sandbox.vendors.deepseek import DeepSeek
+from budgetguard.testing.sandbox.vendors.firecrawl import Firecrawl
 from budgetguard.testing.sandbox.vendors.moonshot import Moonshot
 from budgetguard.testing.sandbox.vendors.openrouter import OpenRouter
 
@@ -10,5 +11,6 @@ VENDORS: tuple[type[Vendor], ...] = (
     Acme,
     DeepSeek,
     Moonshot,
+    Firecrawl,
     OpenRouter,
 )
