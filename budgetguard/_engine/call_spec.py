@@ -249,7 +249,7 @@ class CallSpec:
         return least, cost, max(least, 2 * cost)
 
     def _call(
-        self, binding: GuardBinding, operation: str, least: int, cost: int, *, forced: bool
+        self, binding: GuardBinding, operation: str, least: int, cost: int, *, forced: bool = False
     ) -> Call:
         now = binding.clock.monotonic()
         need = CallNeed(
