@@ -24,7 +24,9 @@ from budgetguard.providers.predev.provider import PreDev
 
 if TYPE_CHECKING:
     from budgetguard.providers._tokens import TokenPrice
+    from budgetguard.providers.elevenlabs.provider import ElevenLabs
     from budgetguard.providers.openrouter.provider import OpenRouter
+    from budgetguard.providers.tavily.provider import Tavily
 
 __all__ = [
     "EXHAUSTED",
@@ -33,6 +35,7 @@ __all__ = [
     "AnchorBrowser",
     "Billing",
     "BillingReply",
+    "ElevenLabs",
     "Fields",
     "HTTPBalance",
     "HTTPProvider",
@@ -40,6 +43,7 @@ __all__ = [
     "PreDev",
     "Provider",
     "ProviderRefusal",
+    "Tavily",
     "TokenPrice",
     "WorkStatus",
     "busy",
@@ -48,7 +52,9 @@ __all__ = [
 
 # By the name of the class, the module that it is in.
 _LATE: dict[str, str] = {
+    "ElevenLabs": "elevenlabs.provider",
     "OpenRouter": "openrouter.provider",
+    "Tavily": "tavily.provider",
     "TokenPrice": "_tokens",
 }
 

@@ -35,6 +35,8 @@ VENDORS: Mapping[str, Vendor] = {
         "Anchor Browser", "ANCHORBROWSER_API_KEY", "anchorbrowser", "AnchorBrowser", unasked=True
     ),
     "openrouter": Vendor("OpenRouter", "OPENROUTER_API_KEY", "openrouter", "OpenRouter"),
+    "tavily": Vendor("Tavily", "TAVILY_API_KEY", "tavily", "Tavily"),
+    "elevenlabs": Vendor("ElevenLabs", "ELEVENLABS_API_KEY", "elevenlabs", "ElevenLabs"),
 }
 
 
