@@ -125,10 +125,11 @@ class _Account:
 
     def methods(self, client: TavilyClient) -> dict[str, Any]:
         """The methods that replace the client's own."""
-        here = {name: self._spends(name, getattr(client, name)) for name in _KINDS}
+        url = client.base_url
+        here = {name: self._spends(name, getattr(client, name), url) for name in _KINDS}
         return here | {"get_research": self._reports(client.get_research)}
 
-    def _spends(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    def _spends(self, name: str, method: Callable[..., Any], url: str) -> Callable[..., Any]:
         kind = _KINDS[name]
 
         def most(*args: Any, **kwargs: Any) -> Decimal:
@@ -146,7 +147,7 @@ class _Account:
             try:
                 reply = method(*args, **kwargs)
             except BaseException as error:
-                self._failed(hold, error)
+                self._failed(hold, error, url)
                 raise
             if isinstance(reply, Iterator):
                 return follow_result(need, hold, reply)
@@ -192,7 +193,7 @@ class _Account:
                 return
         self._works.add(work)
 
-    def _failed(self, hold: "Hold", error: BaseException) -> None:
+    def _failed(self, hold: "Hold", error: BaseException, url: str) -> None:
         reply = _reply_of(error)
         if reply is not None:
             refusal = _BILLING.classify(reply)
@@ -201,7 +202,7 @@ class _Account:
                 self._guard.mark_refused(refusal)
             if _BILLING.cost_of(reply) == "release":
                 hold.release()
-        elif _never_sent(error):
+        elif _never_sent(error, url):
             hold.release()
         hold.finish(error)
 
@@ -237,8 +238,16 @@ def _limit(text: str) -> int | None:
     return LIMIT_REACHED if "usage limit" in text else None
 
 
-def _never_sent(error: BaseException) -> bool:
+def _never_sent(error: BaseException, url: str) -> bool:
+    """Whether the request to Tavily was never sent."""
+    # `get_search_context` downloads a tokenizer after the search, which may be what failed (0.8.5).
+    if not isinstance(error, requests.ConnectionError) or not _is_below(error.request, url):
+        return False
     # A ConnectionError alone may also come from a connection that broke later. The class covers
     # connections that were refused or timed out, and names that were not found.
-    reason = error.args[0] if isinstance(error, requests.ConnectionError) and error.args else None
+    reason = error.args[0] if error.args else None
     return isinstance(getattr(reason, "reason", None), ConnectTimeoutError)
+
+
+def _is_below(request: Any, url: str) -> bool:
+    return str(getattr(request, "url", "")).startswith(f"{url}/")
