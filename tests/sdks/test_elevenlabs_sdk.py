@@ -128,10 +128,10 @@ def test_an_unknown_price(account: Account, client: Client) -> None:
     ("kind", "status", "sent"),
     [
         ("exhausted", 401, 1),
-        ("insufficient_credits", 402, 1),
+        ("exhausted_402", 402, 1),
         ("key_limit", 401, 1),
-        ("paid_plan_required", 402, 3),
-        ("busy", 429, 3),
+        ("not_credits_plan", 402, 3),
+        ("not_credits_concurrency", 429, 3),
     ],
 )
 def test_the_vendors_own_refusals(

@@ -1,8 +1,8 @@
 """ElevenLabs' API, as its reference and its errors page describe it (elevenlabs.io/docs, 2026-11).
 
 The statuses, codes and shapes are documented, and so are the fields of the subscription and the header
-`character-cost`. The texts of `exhausted`, `key_limit` and `payment_issue` and their status 401 come from field
-reports. Invented are the sound, and that it costs the same with every voice.
+`character-cost`. The texts of `exhausted`, `key_limit` and `exhausted_invoice` and their status 401 come from
+field reports. Invented are the sound, and that it costs the same with every voice.
 """
 
 import math
@@ -66,7 +66,7 @@ class ElevenLabs(Vendor):
                 "quota_exceeded",
                 f"This request exceeds your quota of {limit}. {more}",
             ),
-            "busy": _error(
+            "not_credits_concurrency": _error(
                 429,
                 "rate_limit_error",
                 "concurrent_limit_exceeded",
@@ -79,17 +79,17 @@ class ElevenLabs(Vendor):
                 "This request exceeds your API key (sandbox) quota of 0. "
                 "You have 0 credits remaining, while more credits are required for this request.",
             ),
-            "insufficient_credits": _error(
+            "exhausted_402": _error(
                 402,
                 "payment_required",
                 "insufficient_credits",
                 "Your account does not have enough credits for this operation.",
             ),
-            "payment_issue": _error(401, "payment_required", "payment_issue", invoice),
-            "paid_plan_required": _error(
+            "exhausted_invoice": _error(401, "payment_required", "payment_issue", invoice),
+            "not_credits_plan": _error(
                 402, "payment_required", "paid_plan_required", _FREE_VOICES
             ),
-            "system_busy": _error(
+            "not_credits_load": _error(
                 429, "rate_limit_error", "system_busy", "The system is currently busy."
             ),
         }

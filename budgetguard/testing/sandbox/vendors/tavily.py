@@ -70,12 +70,12 @@ class Tavily(Vendor):
             "exhausted": _error(
                 432, f"This request exceeds your plan's set usage limit. {support}"
             ),
-            "busy": _error(429, busy, {"retry-after": f"{self.retry_after:g}"}),
+            "not_credits_rate": _error(429, busy, {"retry-after": f"{self.retry_after:g}"}),
             "key_limit": _error(
                 432,
                 f"This request exceeds this API key's set usage limit. {dashboard.format('its')}",
             ),
-            "paygo": _error(
+            "exhausted_paygo": _error(
                 433, f"This request exceeds the pay-as-you-go limit. {dashboard.format('your')}"
             ),
         }
