@@ -27,7 +27,8 @@ MAX_BODY = 16 * 1024
 MAX_LONG_BODY = 8 * 1024 * 1024
 
 _OK = 200
-_NOT_FOUND = 404
+# 202 is how some vendors say that work goes on.
+_ABOUT_WORK = frozenset({_OK, 202, 404})
 _REDIRECTS = range(300, 400)
 DENIED = (401, 403)
 _TOO_MANY = 429
@@ -98,7 +99,7 @@ async def get_reply(
     *,
     provider: str,
 ) -> tuple[int, bytes | None]:
-    """The status of a GET, 200 or 404, and its body as it was sent; None for one that is not usable.
+    """The status of a GET, 200, 202 or 404, and its body as it was sent; None for one that is not usable.
 
     For replies about work, which contain its results: they may be 8 MiB long, and are not searched for
     the key, so no text in them may be shown. A body that is longer or compressed is not usable. Raises as
@@ -200,7 +201,7 @@ async def _ask_reply(
     client: httpx.AsyncClient, url: str, credential: AnyCredential, provider: str
 ) -> BalanceReply | BalanceUnavailable:
     reply = await _send(client, url, credential, provider, MAX_LONG_BODY)
-    if isinstance(reply, BalanceUnavailable) or reply.status in {_OK, _NOT_FOUND}:
+    if isinstance(reply, BalanceUnavailable) or reply.status in _ABOUT_WORK:
         return reply
     return _refusal(reply, provider, cleaner(*credential.secrets()))
 

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from budgetguard.providers._tokens import TokenPrice
     from budgetguard.providers.chat.deepseek.provider import DeepSeek
     from budgetguard.providers.chat.moonshot.provider import Moonshot
+    from budgetguard.providers.elevenlabs.provider import ElevenLabs
     from budgetguard.providers.firecrawl.provider import Firecrawl
     from budgetguard.providers.http_balance import HTTPBalance
     from budgetguard.providers.openrouter.provider import OpenRouter
+    from budgetguard.providers.tavily.provider import Tavily
 
 __all__ = [
     "EXHAUSTED",
@@ -37,6 +39,7 @@ __all__ = [
     "Billing",
     "BillingReply",
     "DeepSeek",
+    "ElevenLabs",
     "Fields",
     "Firecrawl",
     "HTTPBalance",
@@ -46,6 +49,7 @@ __all__ = [
     "PreDev",
     "Provider",
     "ProviderRefusal",
+    "Tavily",
     "TokenPrice",
     "WorkStatus",
     "busy",
@@ -58,7 +62,9 @@ _LATE: dict[str, str] = {
     "HTTPBalance": "http_balance",
     "Moonshot": "chat.moonshot.provider",
     "Firecrawl": "firecrawl.provider",
+    "ElevenLabs": "elevenlabs.provider",
     "OpenRouter": "openrouter.provider",
+    "Tavily": "tavily.provider",
     "TokenPrice": "_tokens",
 }
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from decimal import Decimal
 
 from budgetguard._core.amounts import exact
@@ -99,13 +100,30 @@ class Fields:
     def optional_credits(self, name: str, *, nullable: bool = False) -> Decimal | None:
         """The credits in the field `name`, which may be missing but not negative."""
         value = self._value(name, optional=True, nullable=nullable)
+        return None if value is None else self._not_negative(name, value)
+
+    def used(self, name: str) -> Decimal:
+        """The credits in the field `name`, which must not be negative, such as those already used."""
+        return self._not_negative(name, self._value(name))
+
+    def limit(self, name: str, *, unlimited: str | None) -> Decimal | None:
+        """The limit in the field `name`, which must not be negative; None if there is no limit.
+
+        `unlimited` is what the vendor documents as "no limit", a text or null.
+        """
+        value = self._value(name, nullable=unlimited is None)
+        return None if value == unlimited else self._not_negative(name, value)
+
+    def moment(self, name: str) -> datetime | None:
+        """The time in the field `name`, in seconds since the epoch; it may be missing or null."""
+        value = self._value(name, optional=True, nullable=True)
         if value is None:
             return None
-        number = self._number(name, value)
-        if number < 0:
-            msg = f"{name} in the provider's reply is negative"
-            raise self.nonsense(msg)
-        return number
+        try:
+            return datetime.fromtimestamp(float(self._not_negative(name, value)), UTC)
+        except (OverflowError, ValueError, OSError):
+            problem = self.nonsense(f"{name} in the provider's reply is beyond the year 9999")
+        raise problem
 
     def sessions(self, name: str) -> int | None:
         """The limit in the field `name`, which may be missing; -1 means no limit."""
@@ -117,6 +135,13 @@ class Fields:
             msg = f"{name} in the provider's reply is not a whole number of sessions"
             raise self.nonsense(msg)
         return int(limit)
+
+    def _not_negative(self, name: str, value: object) -> Decimal:
+        number = self._number(name, value)
+        if number < 0:
+            msg = f"{name} in the provider's reply is negative"
+            raise self.nonsense(msg)
+        return number
 
     def _number(self, name: str, value: object) -> Decimal:
         if not isinstance(value, Decimal):

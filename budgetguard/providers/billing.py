@@ -201,23 +201,23 @@ class Billing:
         del lost, reply, since, until
         return None
 
+    def refusal_status(self, error: BudgetGuardError) -> int:
+        """The status of a transport's reply for a refusal by the guard.
+
+        `error.status_code`, but 424 instead of 503: the SDKs that send a request again after a 503, some of
+        them for an hour, do not after a 424 (docs/integrations/sdk-retries.md, 2026-11). A vendor needs
+        another one if its own SDK shows no text with these.
+        """
+        return _ASKED_ONCE.get(error.status_code, error.status_code)
+
     def refusal_body(self, error: BudgetGuardError, path: str) -> dict[str, Any]:
         """The body of a refusal by the guard, in the shape of the provider's own refusals.
 
         SDKs show a text from it: most of them from `error`, some from `message`, `detail` or `title`.
         """
         del path
-        code = refusal_status(error)
+        code = self.refusal_status(error)
         return {"error": {"code": code, "message": str(error)}, **said_by(error)}
-
-
-def refusal_status(error: BudgetGuardError) -> int:
-    """The status of a transport's reply for a refusal by the guard.
-
-    `error.status_code`, but 424 instead of 503: the SDKs that send a request again after a 503, some of them
-    for an hour, do not after a 424 (docs/integrations/sdk-retries.md, 2026-11).
-    """
-    return _ASKED_ONCE.get(error.status_code, error.status_code)
 
 
 def said_by(error: BudgetGuardError) -> dict[str, Any]:

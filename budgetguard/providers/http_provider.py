@@ -127,7 +127,7 @@ class HTTPProvider:
         return Fields(reply, provider=self.name)
 
     async def fetch_reply(self, client: "httpx.AsyncClient", path: str) -> BillingReply:
-        """The reply to a GET of a path below the base URL, 200 or 404; raises BalanceUnavailable otherwise."""
+        """The reply to a GET of a path below the base URL, 200, 202 or 404; raises BalanceUnavailable otherwise."""
         from budgetguard._io.http import get_reply
 
         status, content = await get_reply(

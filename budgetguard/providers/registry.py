@@ -40,6 +40,8 @@ VENDORS: Mapping[str, Vendor] = {
     "openrouter": Vendor("OpenRouter", "OPENROUTER_API_KEY", "openrouter", "OpenRouter"),
     "deepseek": Vendor("DeepSeek", "DEEPSEEK_API_KEY", "chat.deepseek", "DeepSeek"),
     "moonshot": Vendor("Moonshot", "MOONSHOT_API_KEY", "chat.moonshot", "Moonshot"),
+    "tavily": Vendor("Tavily", "TAVILY_API_KEY", "tavily", "Tavily"),
+    "elevenlabs": Vendor("ElevenLabs", "ELEVENLABS_API_KEY", "elevenlabs", "ElevenLabs"),
 }
 
 

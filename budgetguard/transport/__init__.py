@@ -37,7 +37,6 @@ from budgetguard.providers.billing import (
     Outcome,
     Prices,
     read,
-    refusal_status,
     said_by,
 )
 from budgetguard.transport._body import BodyEnd, watched
@@ -472,9 +471,11 @@ class _Call:
         if self._traffic.raises:
             raise error
         headers = {"x-should-retry": "false", **retry_after(error)}
-        body = said_by(error) | self._traffic.billing.refusal_body(error, self._chain.path)
+        billing = self._traffic.billing
+        body = said_by(error) | billing.refusal_body(error, self._chain.path)
         response = _library(self._request).Response
-        return response(refusal_status(error), headers=headers, json=body, request=self._request)
+        status = billing.refusal_status(error)
+        return response(status, headers=headers, json=body, request=self._request)
 
     def __enter__(self) -> None:
         account, followed = self._traffic.account, self._traffic.followed

@@ -36,7 +36,11 @@ SPENDING = {
     "moonshot": Spending(
         "/v1/chat/completions", {"model": "kimi-k3", **CHAT}, options={"currency": "USD"}
     ),
+    "tavily": Spending("/search", {"query": "Hello"}),
+    "elevenlabs": Spending("/v1/text-to-speech/voice", {"text": "Hello"}),
 }
+# The status of our own refusals, where it is not 402.
+OURS = {"tavily": 432}
 # The two whose APIs are at the sandbox's root answer with these statuses.
 AT_ROOT = {
     "predev": (Spending("/fast-spec", {"input": "A shop"}), (402,)),
@@ -105,7 +109,7 @@ def test_of_forty_calls_one_reaches_an_empty_account(
             answers.append(post(client, name).status_code)
             clock.advance(step)
     assert vendor.requests.arrived == 1
-    assert answers == [vendor.refusals()[kind].status] + [402] * (CALLS - 1)
+    assert answers == [vendor.refusals()[kind].status] + [OURS.get(name, 402)] * (CALLS - 1)
     assert guard.balance(max_age=0).credits == 0
 
 
