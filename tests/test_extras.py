@@ -13,6 +13,7 @@ NEEDS = {
     "predev": "requests",
     "anchorbrowser": "anchorbrowser",
     "firecrawl": "firecrawl",
+    "tavily": "tavily",
     "langchain": "langchain",
     "openai_agents": "agents",
     "pydantic_ai": "pydantic_ai",

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from budgetguard._engine.hold import Hold
     from budgetguard.guard import Guard
 
-with extra("vendors"):
+with extra("tavily"):
     import requests
     from tavily import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
         TavilyClient,
@@ -51,7 +51,8 @@ with extra("vendors"):
         InvalidAPIKeyError,
         UsageLimitExceededError,
     )
-    from urllib3.exceptions import ConnectTimeoutError
+
+    from budgetguard.integrations._requests import never_connected
 
 _BILLING: Final = TavilyBilling()
 # The endpoint of each method that spends.
@@ -243,10 +244,7 @@ def _never_sent(error: BaseException, url: str) -> bool:
     # `get_search_context` downloads a tokenizer after the search, which may be what failed (0.8.5).
     if not isinstance(error, requests.ConnectionError) or not _is_below(error.request, url):
         return False
-    # A ConnectionError alone may also come from a connection that broke later. The class covers
-    # connections that were refused or timed out, and names that were not found.
-    reason = error.args[0] if error.args else None
-    return isinstance(getattr(reason, "reason", None), ConnectTimeoutError)
+    return never_connected(error)
 
 
 def _is_below(request: Any, url: str) -> bool:

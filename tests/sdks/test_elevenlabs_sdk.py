@@ -5,15 +5,18 @@ from typing import Any
 
 import httpx
 import pytest
-from elevenlabs import AsyncElevenLabs
-from elevenlabs import ElevenLabs as Client
-from elevenlabs.core import ApiError
+from needed import need
 
 from budgetguard import Event, Guard
 from budgetguard.providers import ElevenLabs
 from budgetguard.testing import HandClock
 from budgetguard.testing.sandbox import Sandbox, Vendor
 from budgetguard.transport import AsyncGuardTransport, GuardTransport
+
+need("elevenlabs")
+from elevenlabs import AsyncElevenLabs  # noqa: E402
+from elevenlabs import ElevenLabs as Client  # noqa: E402
+from elevenlabs.core import ApiError  # noqa: E402
 
 VOICE = "JBFqnCBsd6RMkjVDRZzb"
 TEXT = "x" * 11

@@ -8,16 +8,25 @@ import httpx
 import pytest
 import requests
 from followed import BEGUN, elapsed
-from tavily import AsyncTavilyClient, BadRequestError, InvalidAPIKeyError, TavilyClient
-from tavily.errors import ForbiddenError, UsageLimitExceededError
+from needed import need
 
 from budgetguard import Event, Guard, InsufficientCredits, set_active
-from budgetguard.integrations.tavily import guarded
 from budgetguard.providers import ElevenLabs, Tavily
 from budgetguard.providers.billing import Unpriced
 from budgetguard.testing import FakeProvider, HandClock
 from budgetguard.testing.sandbox import Sandbox
 from budgetguard.transport import AsyncGuardTransport
+
+need("tavily")
+from tavily import (  # noqa: E402
+    AsyncTavilyClient,
+    BadRequestError,
+    InvalidAPIKeyError,
+    TavilyClient,
+)
+from tavily.errors import ForbiddenError, UsageLimitExceededError  # noqa: E402
+
+from budgetguard.integrations.tavily import guarded  # noqa: E402
 
 URLS = [f"https://example.com/{at}" for at in range(20)]
 RESULT = ("GET", "/tavily/research/{id}")
