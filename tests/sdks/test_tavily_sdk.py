@@ -170,7 +170,7 @@ def test_our_refusal_of_the_plain_client(account: Account) -> None:
     """The guard's own errors, as no request was made."""
     account.leave(1)
     client = guarded(account.plain(), account.guard)
-    with pytest.raises(InsufficientCredits, match="TavilyClient.search needs 2 credits"):
+    with pytest.raises(InsufficientCredits, match=r"TavilyClient\.search needs 2 credits"):
         client.search("x", search_depth="advanced")
     with pytest.raises(Unpriced, match="largest cost with this limit"):
         client.map("x", limit=-1)
@@ -359,7 +359,7 @@ def test_switched_off(account: Account) -> None:
 def test_what_cannot_be_guarded(account: Account) -> None:
     """Another client, one that is guarded already, and a guard of another vendor."""
     client: Any = account.plain()
-    with pytest.raises(TypeError, match="takes client=httpx.AsyncClient"):
+    with pytest.raises(TypeError, match=r"takes client=httpx\.AsyncClient"):
         guarded(AsyncTavilyClient("key"), account.guard)  # type: ignore[type-var]
     with pytest.raises(TypeError, match="already guarded"):
         guarded(guarded(client, account.guard), account.guard)
