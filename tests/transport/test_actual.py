@@ -151,6 +151,21 @@ async def test_a_stream_that_nobody_reads_on(web: Web, guard: Guard) -> None:
     assert figures(guard) == (95, 0, 5)
 
 
+async def test_half_a_reply_is_not_asked(web: Web, clock: HandClock) -> None:
+    """Also where the billing knows the cost before its end, as from a header."""
+
+    class Early(Billing):
+        def cost_of(self, reply: BillingReply) -> Any:
+            return Decimal(2)
+
+    guard = Guard(type("Own", (FakeProvider,), {"billing": Early()})(100))
+    guard.balance()
+    await begin(web, guard, {"cost": 5, "actual": lambda _: 0}, FRAMES, kind="text/event-stream")
+    async with web.stream("POST", f"{HERE}/work", json={}) as lines:
+        del lines
+    assert figures(guard) == (98, 0, 0)
+
+
 @pytest.mark.parametrize(
     ("status", "left"),
     [(200, (99, 0, 0)), (201, (99, 0, 0)), (400, (100, 0, 0)), (500, (95, 0, 5))],

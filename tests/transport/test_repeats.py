@@ -16,6 +16,7 @@ from web import Web
 
 from budgetguard import Event, Guard, learned
 from budgetguard._engine.binding import binding_of
+from budgetguard.providers import BillingReply
 from budgetguard.testing import FakeProvider, HandClock
 from budgetguard.testing.sandbox import Sandbox
 from budgetguard.transport import GuardTransport, _repeats
@@ -184,6 +185,20 @@ async def test_what_cost_nothing_is_admitted_as_any_call(
     assert len(service.asked) == 2
 
 
+async def test_a_429_whose_cost_is_not_known(web: Web, clock: HandClock) -> None:
+    """If the billing keeps it, its repeat is one as after any other failure."""
+
+    class Keeps(FakeProvider):
+        def cost_of(self, reply: BillingReply) -> str | None:
+            return "keep" if reply.status == 429 else None
+
+    guard = Guard(Keeps(60, linger=300))
+    guard.balance()
+    await begin(web, guard, 429)
+    assert [await attempt(web) for _ in range(2)] == [429, 200]
+    assert figures(guard) == (-40, 0, 50, 50)
+
+
 @pytest.mark.parametrize("other", ["method", "address", "query", "content", "none"])
 async def test_another_request_is_another_call(web: Web, guard: Guard, other: str) -> None:
     """It is the same call where method, address and content are the same."""
@@ -204,8 +219,25 @@ async def test_another_request_is_another_call(web: Web, guard: Guard, other: st
     assert await attempt(web) == 200
 
 
+class Sends(httpx.BaseTransport, httpx.AsyncBaseTransport):
+    """A transport that sends a request's stream on, as a connection does: it does not store the content."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def handle_request(self, request: Any) -> Any:
+        for _ in request.stream:
+            pass
+        return self._service(request)
+
+    async def handle_async_request(self, request: Any) -> Any:
+        async for _ in request.stream:
+            pass
+        return self._service(request)
+
+
 async def test_what_was_streamed_is_not_recognized(web: Web, guard: Guard) -> None:
-    """Its content was not read, so nobody knows whether it is the same."""
+    """Its content was not read, so nobody knows whether it is the same, or the same as none."""
 
     async def parts() -> Any:
         yield b"x"
@@ -213,7 +245,8 @@ async def test_what_was_streamed_is_not_recognized(web: Web, guard: Guard) -> No
     def content() -> Any:
         return parts() if web.awaiting else iter([b"x"])
 
-    service = await begin(web, guard, 503)
+    service = Service(web, 503)
+    await begin(web, guard, transport=Sends(service))
     assert await attempt(web, json=None, content=content()) == 503
     assert await attempt(web, json=None, content=content()) == 402
     assert await attempt(web, json=None) == 402
@@ -441,7 +474,7 @@ async def test_a_redirected_stream_is_not_recognized(web: Web, guard: Guard) -> 
         yield b"x"
 
     content: Any = parts() if web.awaiting else iter([b"x"])
-    await begin(web, guard, 303, 503)
+    await begin(web, guard, transport=Sends(Service(web, 303, 503)))
     url = f"{HERE}/spec/"
     assert await attempt(web, url, json=None, content=content, follow_redirects=True) == 503
     assert await attempt(web, url, json=None) == 402
