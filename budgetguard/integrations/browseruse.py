@@ -4,7 +4,8 @@ import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from budgetguard._core.clean_tracebacks import clean_traceback
-from budgetguard._io.base_url import find_base_url
+from budgetguard._core.errors import ConfigurationError
+from budgetguard._io.base_url import check_base_url, find_base_url
 from budgetguard.guard import check_guard
 from budgetguard.integrations._extra import extra
 from budgetguard.providers.billing import Prices
@@ -38,6 +39,7 @@ def guarded(
     prices: Prices | None = None,
     follow: bool = True,
     send_cap: bool = False,
+    slots: bool = False,
 ) -> ClientT:
     """The same client, which now refuses requests that its credits do not cover.
 
@@ -51,6 +53,11 @@ def guarded(
     starts a new session is sent what is held as its `maxCostUsd`, unless it has a lower one: what it holds is
     then its upper end. Such work is stopped when it has cost that much.
 
+    With `slots`, each call that starts a session or a browser also takes one of the sessions that the project
+    may have at once, until its work has ended; without a free one it raises ConcurrencyLimit. Sessions that
+    others started are not counted, nor browsers that outlive their work: Browser Use may still answer 429,
+    which costs nothing.
+
     A task, a run or a browser is held until a reply says that it has ended; `follow` and all else are as in
     `budgetguard.transport.GuardTransport`. The status is requested with the guard's key. A refusal is raised,
     and nothing is sent.
@@ -59,7 +66,8 @@ def guarded(
     its guard is.
 
     Raises TypeError if `client` is none of these, is already guarded, or pays by x402 (from a wallet, and not
-    from the account), or if the guard is of another provider.
+    from the account), or if the guard is of another provider; ConfigurationError if the client's address is
+    not that of the guard's account.
     """
     http = _http_client(client)
     check_guard(guard, BrowserUse)
@@ -69,13 +77,18 @@ def guarded(
     if any(isinstance(way, GuardTransport | AsyncGuardTransport) for way in ways.values()):
         msg = f"this {type(client).__name__} is already guarded"
         raise TypeError(msg)
-    _point(http)
+    account: Any = guard.provider if isinstance(guard.provider, BrowserUse) else BrowserUse
+    base, version = _address(http)
+    if account is not BrowserUse and base != account.base_url:
+        msg = f"this client sends to {base}, but the account of the guard is at {account.base_url}"
+        raise ConfigurationError(msg)
+    ours = account.prices_with_slots if slots else account.prices
     options = {
-        "prices": BrowserUse.prices if prices is None else {**prices, **_others(prices)},
-        "base_url": _VERSION.sub("", str(http.base_url).rstrip("/")),
+        "prices": _all_prices(prices or {}, ours),
+        "base_url": base,
         "on_refusal": "raise",
         "follow": follow,
-        **({"send_cap": True} if send_cap else {}),
+        "send_cap": send_cap,
     }
     guards: dict[Any, Any] = {
         pattern: None if way is None else kind(guard, transport=way, **options)
@@ -83,6 +96,7 @@ def guarded(
     }
     http._transport = guards.pop(None)  # noqa: SLF001
     http._mounts = guards  # noqa: SLF001
+    http.base_url = base + version
     return client
 
 
@@ -98,17 +112,19 @@ def _http_client(client: Any) -> Any:
     return http
 
 
-def _point(http: Any) -> None:
-    """Send a client with the default base URL to where the environment says."""
+def _address(http: Any) -> tuple[str, str]:
+    """Where the client's requests are to go, and the version that is in their paths.
+
+    A client with the default address goes to where the environment says.
+    """
     url = str(http.base_url).rstrip("/")
-    version = url.removeprefix(BrowserUse.base_url)
-    if _VERSION.fullmatch(version):
-        found = find_base_url(None, BrowserUse.url_variable, BrowserUse.base_url)
-        http.base_url = _VERSION.sub("", found) + version
+    base = _VERSION.sub("", url)
+    version = url.removeprefix(base)
+    if base == BrowserUse.base_url:
+        base = _VERSION.sub("", find_base_url(None, BrowserUse.url_variable, base))
+    return check_base_url(base), version
 
 
-def _others(prices: Prices) -> Prices:
-    """The provider's prices that are not replaced; they come after, because the first match counts."""
-    return {
-        route: price for route, price in (BrowserUse.prices or {}).items() if route not in prices
-    }
+def _all_prices(theirs: Prices, ours: Any) -> Prices:
+    """The user's prices, and those of ours that they do not replace: after them, as the first match counts."""
+    return {**theirs, **{route: price for route, price in ours.items() if route not in theirs}}

@@ -19,11 +19,18 @@ from browser_use_sdk import (  # type: ignore[import-untyped,import-not-found,un
 )
 from followed import BEGUN, elapsed
 
-from budgetguard import AnchorBrowser, ConfigurationError, Guard, InsufficientCredits
+from budgetguard import (
+    AnchorBrowser,
+    ConcurrencyLimit,
+    ConfigurationError,
+    Guard,
+    InsufficientCredits,
+)
 from budgetguard.integrations import browseruse
 from budgetguard.providers import BrowserUse
 from budgetguard.testing import HandClock
 from budgetguard.testing.sandbox import Sandbox
+from budgetguard.transport import AsyncGuardTransport, GuardTransport
 
 pytestmark = pytest.mark.anyio
 
@@ -361,6 +368,75 @@ async def test_limits_on_sessions_and_requests(
     assert vendor.account.running == 1
 
 
+@pytest.mark.parametrize(("version", "most"), [("v3", BrowserUse.SESSION), ("v4", BrowserUse.RUN)])
+async def test_what_is_held_is_sent_as_the_cap(
+    sdk: Sdk,
+    sandbox: Sandbox,
+    clock: HandClock,
+    guard: Guard,
+    outcomes: Outcomes,
+    version: str,
+    most: Decimal,
+) -> None:
+    """Work that would cost more is stopped by the vendor there; a lower cap of one's own remains."""
+    vendor = sandbox.vendor("browseruse")
+    vendor.task_cost = 50
+    create = beginning(sdk.client(version, send_cap=True), version)
+    await sdk.call(create, "Find it")
+    await sdk.call(create, "Find it", max_cost_usd=0.25)
+    elapsed(clock, guard)(sandbox, 200)
+    assert sorted(outcomes.settled_at) == [Decimal("0.25"), most]
+    assert vendor.account.charged == most + Decimal("0.25")
+    await sdk.call(beginning(sdk.client(version), version), "Find it")
+    elapsed(clock, guard)(sandbox, 200)
+    assert vendor.account.charged == most + Decimal("25.25")
+
+
+@pytest.mark.parametrize("version", ["v2", "v3", "v4"])
+async def test_slots(
+    sdk: Sdk, sandbox: Sandbox, clock: HandClock, outcomes: Outcomes, version: str
+) -> None:
+    """A call takes one until its work has ended, and without a free one nothing is sent."""
+    vendor = sandbox.vendor("browseruse")
+    vendor.slots = 2
+    guard = Guard(BrowserUse(vendor.key, base_url=vendor.url, account=version))
+    client = browseruse.guarded(sdk.bare(version), guard, slots=True)
+    create = beginning(client, version)
+    begun = await sdk.call(create, "Find it")
+    browser = await sdk.call(client.browsers.create)
+    for method in (client.browsers.create, create):
+        with pytest.raises(ConcurrencyLimit) as caught:
+            await sdk.call(method, *(["Find it"] if method is create else []))
+        assert (caught.value.in_use, caught.value.limit) == (2, 2)
+    assert vendor.requests == (2, 2, 0)
+    await sdk.call(client.browsers.stop, str(browser.id))
+    await sdk.call(client.browsers.create)
+    elapsed(clock, guard)(sandbox, 200)
+    await sdk.call(create, "More")
+    assert vendor.requests == (4, 4, 0)
+    assert begun.id
+
+
+async def test_a_task_in_a_session_of_v2_shares_its_slot(sdk: Sdk, sandbox: Sandbox) -> None:
+    """The session has one already."""
+    vendor = sandbox.vendor("browseruse")
+    vendor.slots = 2
+    guard = Guard(BrowserUse(vendor.key, base_url=vendor.url, account="v2"))
+    client = browseruse.guarded(sdk.bare("v2"), guard, slots=True)
+    session = await sdk.call(client.sessions.create)
+    await sdk.call(client.tasks.create, "Find it", session_id=str(session.id))
+    with guard.require_credits(min=0.01, slots=1):
+        pass
+
+
+async def test_slots_need_work_that_is_followed(sdk: Sdk, guard: Guard) -> None:
+    """Otherwise nobody would learn when one is free again."""
+    with pytest.raises(TypeError, match="does not follow work takes no slots"):
+        browseruse.guarded(
+            sdk.bare("v4"), guard, prices={("POST", "/x"): {"min": 1, "slots": 1}}, follow=False
+        )
+
+
 async def test_prices_of_ones_own(sdk: Sdk, guard: Guard) -> None:
     """They replace the provider's, by route; all others remain."""
     prices = {("POST", "/api/v4/runs"): 7, ("POST", "/api/v4/browsers"): {"min": 3}}
@@ -380,6 +456,18 @@ async def test_nothing_is_asked_without_follow(
     elapsed(clock, guard)(sandbox, 600)
     assert outcomes.kinds == ["kept"]
     assert sandbox.requests["GET", "/browseruse/api/v4/runs/{id}"] == 0
+
+
+async def test_the_sdk_shows_why_a_transport_refused(sdk: Sdk, guard: Guard, way: str) -> None:
+    """Where its error is wanted instead of the guard's: the sentence, from where it expects one."""
+    client = sdk.bare("v4")
+    kind = GuardTransport if way == "plain" else AsyncGuardTransport
+    client._http._client._transport = kind(guard)
+    with pytest.raises(BrowserUseError) as caught:
+        await sdk.call(client.runs.create, "Find it", max_cost_usd=1000)
+    assert caught.value.status_code == 402
+    assert caught.value.message.startswith("POST /api/v4/runs needs 1000 USD, and 100 USD")
+    assert type(caught.value) is BrowserUseError
 
 
 async def test_what_is_not_guarded(sdk: Sdk, guard: Guard, sandbox: Sandbox, way: str) -> None:
@@ -405,8 +493,11 @@ async def test_where_a_client_without_a_base_url_goes(
     sdk: Sdk, guard: Guard, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To where the guard's account is, in the version's own path."""
-    client = browseruse.guarded(sdk.bare("v4", base_url=None), guard)
+    there = Guard(BrowserUse("bu_not_a_real_key"))
+    client = browseruse.guarded(sdk.bare("v4", base_url=None), there)
     assert client._http._client.base_url == "https://api.browser-use.com/api/v4/"
+    with pytest.raises(ConfigurationError, match=r"sends to https://api.browser-use.com, but"):
+        browseruse.guarded(sdk.bare("v4", base_url=None), guard)
     monkeypatch.setenv("BROWSER_USE_BASE_URL", f"{sandbox.vendor('browseruse').url}/api/v3")
     client = browseruse.guarded(sdk.bare("v4", base_url=None), guard)
     await sdk.call(client.runs.create, "Find it")

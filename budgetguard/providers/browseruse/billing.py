@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections import deque
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Decimal
 from typing import Any, ClassVar, Final
@@ -24,8 +25,10 @@ from budgetguard.providers.billing import (
     PAYMENT_REQUIRED,
     Billing,
     BillingReply,
+    CallCost,
     LostCall,
     Outcome,
+    Price,
     Prices,
     WorkStatus,
     amount,
@@ -125,6 +128,28 @@ def _task(request: Any) -> Decimal:
 def _browser(request: Any) -> dict[str, Any]:
     minutes = _whole(_fields(request.content).get("timeout"), MINUTES, LONGEST_MINUTES)
     return {"min": browser_cost(minutes), "linger": float(minutes * 60)}
+
+
+def with_slots(prices: Prices) -> dict[tuple[str, str], Price]:
+    """These prices, and one slot for each request that starts a session, until its work has ended.
+
+    A task in a session of v2 takes none, because the session has one; nor does a message in a session's queue.
+    """
+    return {
+        route: _with_slot(price) if route[1] in _STATUS_OF else price
+        for route, price in prices.items()
+    }
+
+
+def _with_slot(price: Price) -> Price:
+    def priced(request: Any) -> CallCost | None:
+        cost = price(request) if callable(price) else price
+        shares = request.url.path.endswith(_TASKS) and _fields(request.content).get("sessionId")
+        if cost is None or shares:
+            return cost
+        return {**(cost if isinstance(cost, Mapping) else {"min": cost}), "slots": 1}
+
+    return priced
 
 
 def _cap(fields: dict[str, Any]) -> Decimal | None:

@@ -1,7 +1,7 @@
 """Browser Use."""
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from budgetguard._core.amounts import Amount
 from budgetguard._core.balance import Balance
@@ -17,6 +17,7 @@ from budgetguard.providers.browseruse.billing import (
     BrowserUseBilling,
     browser_cost,
     task_cost,
+    with_slots,
 )
 from budgetguard.providers.http_provider import HTTPProvider
 
@@ -43,7 +44,8 @@ class BrowserUse(HTTPProvider):
     a documented price; a browser at BROWSER_HOUR for its `timeout`; a skill at SKILL. Traffic is not
     included: 5 dollars per GB through the provider's proxies, 0.20 otherwise.
 
-    `prices` lists the requests that a transport guards. `lag` (s) is the minute by which browsers are billed:
+    `prices` lists the requests that a transport guards. `prices_with_slots` are the same, but each request that
+    starts a session or a browser also takes one of the sessions that the project may have at once. `lag` (s) is the minute by which browsers are billed:
     none is documented. `linger` (s) is the longest life of a session and of a browser, four hours.
     (docs.browser-use.com and browser-use.com/pricing as of 2026-08 to 2026-11, see docs/providers/browser-use.md.)
     """
@@ -59,6 +61,7 @@ class BrowserUse(HTTPProvider):
     task_cost = staticmethod(task_cost)
     billing = BrowserUseBilling()
     prices: Prices | None = billing.prices
+    prices_with_slots: ClassVar[Prices] = with_slots(billing.prices)
 
     name = "Browser Use"
     variable = "BROWSER_USE_API_KEY"
