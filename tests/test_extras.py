@@ -12,6 +12,7 @@ import pytest
 NEEDS = {
     "predev": "requests",
     "anchorbrowser": "anchorbrowser",
+    "browseruse": "browser_use_sdk",
     "firecrawl": "firecrawl",
     "tavily": "tavily",
     "langchain": "langchain",

@@ -57,6 +57,7 @@ PLACES = {
     "urllib3": ("budgetguard.integrations._requests",),
     "tavily": ("budgetguard.integrations.tavily",),
     "anchorbrowser": ("budgetguard.integrations.anchorbrowser",),
+    "browser_use_sdk": ("budgetguard.integrations.browseruse",),
     "firecrawl": ("budgetguard.integrations.firecrawl",),
     "langchain": ("budgetguard.integrations.langchain",),
     "langchain_core": ("budgetguard.integrations.langchain",),

@@ -23,6 +23,7 @@ from budgetguard.providers.predev.provider import PreDev
 
 if TYPE_CHECKING:
     from budgetguard.providers._tokens import TokenPrice
+    from budgetguard.providers.browseruse.provider import BrowserUse
     from budgetguard.providers.chat.deepseek.provider import DeepSeek
     from budgetguard.providers.chat.moonshot.provider import Moonshot
     from budgetguard.providers.elevenlabs.provider import ElevenLabs
@@ -38,6 +39,7 @@ __all__ = [
     "AnchorBrowser",
     "Billing",
     "BillingReply",
+    "BrowserUse",
     "DeepSeek",
     "ElevenLabs",
     "Fields",
@@ -58,6 +60,7 @@ __all__ = [
 
 # By the name of the class, the module that it is in.
 _LATE: dict[str, str] = {
+    "BrowserUse": "browseruse.provider",
     "DeepSeek": "chat.deepseek.provider",
     "HTTPBalance": "http_balance",
     "Moonshot": "chat.moonshot.provider",

@@ -131,10 +131,15 @@ class Fields:
         limit = None if value is None else self._number(name, value)
         if limit is None or limit == -1:
             return None
-        if limit < 0 or limit.as_integer_ratio()[1] != 1:
+        return self.count(name)
+
+    def count(self, name: str) -> int:
+        """The number of sessions in the field `name`, which has to be there."""
+        number = self._number(name, self._value(name))
+        if number < 0 or number.as_integer_ratio()[1] != 1:
             msg = f"{name} in the provider's reply is not a whole number of sessions"
             raise self.nonsense(msg)
-        return int(limit)
+        return int(number)
 
     def _not_negative(self, name: str, value: object) -> Decimal:
         number = self._number(name, value)

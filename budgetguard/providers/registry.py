@@ -36,6 +36,7 @@ VENDORS: Mapping[str, Vendor] = {
     "anchorbrowser": Vendor(
         "Anchor Browser", "ANCHORBROWSER_API_KEY", "anchorbrowser", "AnchorBrowser", unasked=True
     ),
+    "browseruse": Vendor("Browser Use", "BROWSER_USE_API_KEY", "browseruse", "BrowserUse"),
     "firecrawl": Vendor("Firecrawl", "FIRECRAWL_API_KEY", "firecrawl", "Firecrawl"),
     "openrouter": Vendor("OpenRouter", "OPENROUTER_API_KEY", "openrouter", "OpenRouter"),
     "deepseek": Vendor("DeepSeek", "DEEPSEEK_API_KEY", "chat.deepseek", "DeepSeek"),

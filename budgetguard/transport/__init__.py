@@ -142,8 +142,8 @@ class GuardTransport(_Transport):
     request costs nothing. The default is the provider's own `prices`. Callables in a mapping are given the
     request too, except `actual`: it is given the complete reply, a `budgetguard.providers.BillingReply`, if
     that has status 2xx, and returns what the call cost. If it fails, that is logged and the hold is settled
-    as without it. `slots`, `until` and `release_on` are not accepted: a transport takes no slots, and the
-    replies say what became of a call.
+    as without it. `until` and `release_on` are not accepted: the replies say what became of a call. `slots`
+    is, if the transport follows work: the slots are taken until it has ended, see below.
 
     Requests to the origin of `base_url` (by default the provider's) are guarded, including websockets
     (`ws://`, `wss://`), which a key for WEBSOCKET prices, or one for GET, because they begin with a GET.
@@ -325,7 +325,8 @@ class _Traffic:
         self.sends_cap = check_flag(send_cap, "send_cap")
         self.parked = Parked(guard)
         self.failures = Failures(guard)
-        self._prices = PriceTable(guard, prices)
+        takes_slots = self.followed is not None and self.followed.finds_work
+        self._prices = PriceTable(guard, prices, takes_slots=takes_slots)
         self._origin, self._below = _origin(check_base_url(url))
         self._address = url
         self._has_said = False

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from budgetguard._engine.follower import FollowedAccount, Sending, ask_list, ask_status, follower_of
 from budgetguard._engine.submitted_work import StatusRequest, Work
-from budgetguard.providers.billing import BillingReply, read
+from budgetguard.providers.billing import Billing, BillingReply, read
 from budgetguard.transport._body import BodyEnd
 from budgetguard.transport._retries import content_of
 
@@ -22,6 +22,11 @@ class WorkOfReplies:
     def __init__(self, provider: "Profile", account: FollowedAccount) -> None:
         self._provider = provider
         self._account = account
+
+    @property
+    def finds_work(self) -> bool:
+        """Whether the provider's billing names the work that goes on after a reply, at least of some."""
+        return type(self._provider.billing).work is not Billing.work
 
     def knows(self, path: str) -> bool:
         """Whether the status of followed work is found at this path."""

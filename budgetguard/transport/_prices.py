@@ -15,10 +15,8 @@ from budgetguard.providers.billing import Price, Prices
 from budgetguard.routes import Routes
 
 _SAID = "the provider's replies give what was spent"
-_NO_EFFECT = {
-    "slots": "a transport takes no slots: a session outlives the request that opens it",
-    **{name: f"a transport takes no {name}: {_SAID}" for name in ("release_on", "until")},
-}
+_NO_EFFECT = {name: f"a transport takes no {name}: {_SAID}" for name in ("release_on", "until")}
+_NO_SLOTS = "a transport that does not follow work takes no slots: a session outlives its request"
 # Called with the reply.
 _LATER = "actual"
 # A part of a path that cannot be a key: short words, a wildcard, a version.
@@ -30,7 +28,8 @@ _KNOWN = 256
 class RequestPrice:
     """One price; with `by_content` it depends on the request, which must then be read completely."""
 
-    def __init__(self, guard: Guard, price: Price, where: str) -> None:
+    def __init__(self, guard: Guard, price: Price, where: str, *, takes_slots: bool) -> None:
+        self._refused = _NO_EFFECT if takes_slots else {"slots": _NO_SLOTS, **_NO_EFFECT}
         self._guard = guard
         self._price = price
         self._fixed: CallSpec | None = None
@@ -38,7 +37,7 @@ class RequestPrice:
         if callable(price):
             check_plain(price, where)
             return
-        self._fixed = spec_for(guard, price, where, _NO_EFFECT)
+        self._fixed = spec_for(guard, price, where, self._refused)
         if isinstance(price, Mapping):
             self.by_content = any(_reads(term) for name, term in price.items() if name != _LATER)
         else:
@@ -52,17 +51,21 @@ class RequestPrice:
         cost = self._price(request)
         if cost is None:
             return None
-        return spec_for(self._guard, cost, f"the price of {operation}", _NO_EFFECT)
+        return spec_for(self._guard, cost, f"the price of {operation}", self._refused)
 
 
 class PriceTable:
-    """The prices of one transport; raises TypeError or ValueError for invalid ones."""
+    """The prices of one transport; raises TypeError or ValueError for invalid ones.
 
-    def __init__(self, guard: Guard, prices: Prices) -> None:
+    With `takes_slots`, they may have slots.
+    """
+
+    def __init__(self, guard: Guard, prices: Prices, *, takes_slots: bool = False) -> None:
         # First, so that later errors name only valid methods and paths.
         Routes(prices)
         priced = {
-            key: RequestPrice(guard, price, _named(key, prices)) for key, price in prices.items()
+            key: RequestPrice(guard, price, _named(key, prices), takes_slots=takes_slots)
+            for key, price in prices.items()
         }
         self.find = lru_cache(_KNOWN)(Routes(priced).find)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from budgetguard.providers import AnchorBrowser, BillingReply, OpenRouter, PreDev
+from budgetguard.providers import AnchorBrowser, BillingReply, BrowserUse, OpenRouter, PreDev
 from budgetguard.testing import check_provider
 
 Make = Callable[[str], Any]
@@ -92,6 +92,33 @@ OWN: list[Any] = [
             "credits": 79.75,
         },
         id="openrouter-management",
+    ),
+    pytest.param(
+        BrowserUse,
+        {
+            "reply": {
+                "totalCreditsBalanceUsd": 12.43,
+                "monthlyCreditsBalanceUsd": 2,
+                "additionalCreditsBalanceUsd": 10.43,
+                "rateLimit": 11,
+                "concurrentSessionLimit": 10,
+                "activeSessionCount": 3,
+                "planInfo": {"planName": "business", "subscriptionStatus": "active"},
+            },
+            "credits": "12.43",
+            "replies": [
+                BillingReply("/api/v4/runs", 200, {}, b'{"id": "r1", "status": "queued"}'),
+                BillingReply("/api/v3/sessions", 200, {}, b'{"id": "s", "totalCostUsd": "1.5"}'),
+                BillingReply("/api/v2/tasks", 402, {}, b'{"detail": "Insufficient credits"}'),
+                BillingReply(
+                    "/api/v4/browsers",
+                    402,
+                    {"retry-after": "9"},
+                    b'{"detail": {"code": "api_key_monthly_spend_limit_reached"}}',
+                ),
+            ],
+        },
+        id="browseruse",
     ),
 ]
 

@@ -31,6 +31,7 @@ class Spending(NamedTuple):
 
 
 SPENDING = {
+    "browseruse": Spending("/api/v4/runs", {"task": "Find it"}),
     "openrouter": Spending("/chat/completions", {"model": "sandbox/parrot", **CHAT}),
     "deepseek": Spending("/chat/completions", {"model": "deepseek-flash", **CHAT}),
     "moonshot": Spending(

@@ -999,7 +999,14 @@ def test_a_base_url_with_a_path(clock: HandClock) -> None:
     [
         ({}, TypeError, "pass prices="),
         ({"prices": {("POST", "/work"): 10}}, TypeError, "pass base_url="),
-        ({"prices": {("POST", "/work"): {"min": 1, "slots": 1}}}, TypeError, "slots|base_url"),
+        (
+            {
+                "prices": {("POST", "/work"): {"min": 1, "slots": 1}},
+                "base_url": "https://a.example",
+            },
+            TypeError,
+            "does not follow work takes no slots",
+        ),
         (
             {
                 "prices": {("POST", "/work"): {"min": 1, "actual": 5}},

@@ -206,6 +206,11 @@ class Account:
         self._post(micros, when)
         return True
 
+    def refund(self, operation: Operation, micros: int, when: float) -> None:
+        """Give back a part of what an operation was charged, as of the time `when`."""
+        operation.micros -= micros
+        self._post(-micros, when)
+
     def end(self, operation: Operation, state: Literal["finished", "died"]) -> None:
         """Set the final state of an operation."""
         operation.state = state

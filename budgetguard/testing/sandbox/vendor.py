@@ -45,6 +45,7 @@ class Vendor:
       path of its base URL. That of `Sandbox.url` is then the vendor's as well.
     - `account`: the `Account`. Its unit is the vendor's own.
     - `slots`: how many operations may run at once, or None for any number. A test may set it.
+    - `full`: the name of the refusal that a request without a free slot gets.
     - `retry_after`: the seconds that a busy reply says. A test may set it.
     """
 
@@ -53,6 +54,7 @@ class Vendor:
     other_key: ClassVar[str]
     key_header: ClassVar[str] = "authorization"
     key_prefix: ClassVar[str] = "Bearer "
+    full: ClassVar[str] = "busy"
     also_at_root: ClassVar[bool] = False
     slots: int | None = None
     retry_after: float = 5
@@ -83,8 +85,8 @@ class Vendor:
     def refusals(self) -> Mapping[str, Refusal]:
         """The vendor's refusals by what `refuse_with` calls them; `"exhausted"` is one of them.
 
-        `"busy"` is also what a request without a free slot gets. `"key_limit"` refuses the requests
-        that have `key`, and carries out those that have `other_key`. A vendor that refuses in more
+        The one that `full` names is also what a request without a free slot gets. `"key_limit"`
+        refuses the requests that have `key`, and carries out those that have `other_key`. A vendor that refuses in more
         ways has more names here.
         """
         raise NotImplementedError
@@ -139,8 +141,8 @@ class Vendor:
     def charge(self, cost: Amount, kind: str = "call") -> Operation:
         """Do one piece of work that is over at once and costs `cost`, as the operation it returns.
 
-        Raises the refusal `"exhausted"` if the account cannot pay it, and `"busy"` if no slot is
-        free; then nothing is charged.
+        Raises the refusal `"exhausted"` if the account cannot pay it, and the one that `full` names
+        if no slot is free; then nothing is charged.
         """
         with self.clock.settled() as now:
             operation = self.begin(kind, cost)
@@ -153,14 +155,14 @@ class Vendor:
         """Start work that goes on: `clock.at` schedules its charges and its end.
 
         Those are `account.charge` and `account.end`, as in `budgetguard.testing.sandbox.specs`.
-        Raises the refusal `"exhausted"` if the account cannot pay `first`, and `"busy"` if no slot
-        is free.
+        Raises the refusal `"exhausted"` if the account cannot pay `first`, and the one that `full`
+        names if no slot is free.
         """
         with self.clock.settled():
             if not self.account.covers(micro(first)):
                 self.refuse("exhausted")
             if self.slots is not None and self.account.running >= self.slots:
-                self.refuse("busy")
+                self.refuse(self.full)
             order = len(self.account.operations) + 1
             return self.account.begin(kind, f"{self.name}_{order:06d}")
 

@@ -2,6 +2,7 @@
 
 from budgetguard.testing.sandbox.vendor import Vendor
 from budgetguard.testing.sandbox.vendors.acme import Acme
+from budgetguard.testing.sandbox.vendors.browseruse import BrowserUse
 from budgetguard.testing.sandbox.vendors.deepseek import DeepSeek
 from budgetguard.testing.sandbox.vendors.elevenlabs import ElevenLabs
 from budgetguard.testing.sandbox.vendors.firecrawl import Firecrawl
@@ -11,6 +12,7 @@ from budgetguard.testing.sandbox.vendors.tavily import Tavily
 
 VENDORS: tuple[type[Vendor], ...] = (
     Acme,
+    BrowserUse,
     DeepSeek,
     Moonshot,
     Firecrawl,
