@@ -236,8 +236,8 @@ MUTANTS = [
     Mutant(
         "redirects followed",
         "_io/http.py",
-        "headers=credential.headers(), follow_redirects=False",
-        "headers=credential.headers(), follow_redirects=True",
+        "response = await client.send(request, stream=True, follow_redirects=False)",
+        "response = await client.send(request, stream=True, follow_redirects=True)",
         "tests/providers/test_fetching.py tests/providers/test_canary.py",
     ),
     Mutant(
@@ -413,8 +413,8 @@ MUTANTS = [
     Mutant(
         "a call that was free lately is admitted where nothing is left",
         "_engine/learned_spec.py",
-        "operation, max(least, LEAST), cost)",
-        "operation, least, cost)",
+        "operation, max(least, LEAST), cost, forced=forced)",
+        "operation, least, cost, forced=forced)",
         "tests/guard/test_learned_costs.py",
     ),
     Mutant(
@@ -1396,8 +1396,8 @@ MUTANTS = [
     Mutant(
         "a tier that is null refuses",
         "providers/_fields.py",
-        "value = self._value(name, optional=True, nullable=True)",
-        "value = self._value(name, optional=True)",
+        "value = self._value(name, optional=True, nullable=True)\n        if value is not None and not isinstance(value, str):",
+        "value = self._value(name, optional=True)\n        if value is not None and not isinstance(value, str):",
         "tests/providers/test_anchorbrowser.py",
     ),
     Mutant(
@@ -1803,8 +1803,8 @@ MUTANTS = [
     Mutant(
         "a learned cost is admitted and not held",
         "_engine/learned_spec.py",
-        "self._call(binding, operation, max(least, LEAST), cost)",
-        "self._call(binding, operation, max(least, cost), 0)",
+        "self._call(binding, operation, max(least, LEAST), cost, forced=forced)",
+        "self._call(binding, operation, max(least, cost), 0, forced=forced)",
         "tests/guard/test_learned_costs.py",
     ),
     Mutant(

@@ -208,7 +208,7 @@ class BrowserUseBilling(Billing):
         """A 402, unless it is about a missing plan; with a code of its own, the key's monthly limit."""
         if reply.status != PAYMENT_REQUIRED:
             return super().classify(reply)
-        # The SDK looks in `message` before `detail`.
+        # The SDK shows `message` rather than `detail`.
         if _LIMITED in (value_at(reply.body, f"{name}.code") for name in ("detail", "message")):
             return key_limit(reply.retry_after())
         return NOT_CREDITS if _PLANS.match(reply.path) else EXHAUSTED

@@ -33,7 +33,7 @@ _SESSIONS = frozenset({"/v2/interact", "/v2/browser"})
 _INDEXES = ("/v2/search/developer", "/v2/search/research/papers")
 _OVER = frozenset({"completed", "failed", "cancelled", "refused", "credit_limit_reached"})
 _RUNNING = frozenset({"scraping", "processing", "pending", "queued"})
-# Refusals and failures for which something may be charged: a scan, a check or a look-up was made.
+# Refusals and failures for which something may be charged: a page was scanned or checked all the same.
 _CHARGED = frozenset(
     {
         "SCRAPE_DNS_RESOLUTION_ERROR",

@@ -53,7 +53,7 @@ class ElevenLabs(Vendor):
         }
 
     def refusals(self) -> Mapping[str, Refusal]:
-        """Lack of credits with three statuses, and two refusals that only look like it."""
+        """Lack of credits with three statuses, and two refusals that only resemble it."""
         limit, left = self.left + self.used, self.left
         more = (
             f"You have {left} credits remaining, while more credits are required for this request."
