@@ -1,7 +1,5 @@
 """Credentials whose values are shown only where code explicitly calls for them."""
 
-import base64
-import binascii
 import hashlib
 import re
 from collections.abc import Iterator
@@ -126,6 +124,10 @@ AnyCredential: TypeAlias = Credential | RequestSecrets
 
 def _login(encoded: str) -> Iterator[str]:
     """The user name and password of HTTP's basic authentication, and the password alone."""
+    # Deferred, so that importing budgetguard does not import it.
+    import base64
+    import binascii
+
     try:
         decoded = base64.b64decode(encoded, validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
