@@ -61,6 +61,7 @@ MISTAKES: list[tuple[type[wrong.Right], str]] = [
         "the status was 500, with a valid body, and the provider reported credits=0",
     ),
     (wrong.RemembersTheLastBalance, "the body was empty, and the provider reported credits=96.5\n"),
+    (wrong.GivesInAtTheSecondAttempt, "wallet was missing, and a guard admitted a call\n"),
     (wrong.IgnoresTheStatus, "the status was 402, with a valid body, and the provider reported"),
     (wrong.FollowsRedirects, "redirect (302) to another host, and it was followed\n"),
     (wrong.FollowsRedirects, "redirect (307) to another path, and the key was sent there"),
@@ -101,6 +102,7 @@ MISTAKES: list[tuple[type[wrong.Right], str]] = [
         wrong.NamesThePlanAfterTheKey,
         "the reply was the example, and the key could be read in the balance",
     ),
+    (wrong.NamesThePlanAsItIs, "plan was the key, and the key could be read in the balance\n"),
     (wrong.ShowsItsKey, "the repr of the provider has the key in it"),
     (wrong.CanBePickled, "the pickle of the provider has the key in it"),
     (wrong.AsksByItself, "fetch sent no request\n"),
@@ -395,7 +397,7 @@ def test_it_leaves_the_process_as_it_was(caplog: pytest.LogCaptureFixture) -> No
     set_active(False)
     logging.getLogger("httpx").setLevel(logging.ERROR)
     try:
-        assert "the body was empty" in faults(wrong.SwallowsErrors)
+        check_provider(wrong.Right, **wrong.GIVEN)
         assert ACTIVATION.passive
         assert logging.getLogger("httpx").level == logging.ERROR
         assert logging.getLogger().level != logging.DEBUG
