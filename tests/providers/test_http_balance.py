@@ -16,6 +16,7 @@ from budgetguard import BalanceUnavailable, ConfigurationError, Guard, InvalidCr
 from budgetguard.providers import HTTPBalance
 from budgetguard.providers.base import Profile
 from budgetguard.providers.billing import BillingReply
+from budgetguard.testing import check_provider
 
 Serve = Callable[..., Server]
 URL = "https://api.acme.example/v1/credits"
@@ -489,3 +490,47 @@ async def test_it_is_a_provider_for_any_client(serve: Serve) -> None:
     assert request.url.raw_path == f"/v1/credits?api_key={KEY}".encode()
     assert str(request.url) == URL
     assert KEY not in repr(request.url) + repr(request)
+
+
+CALLS = [
+    BillingReply("/x", 200, {}, b'{"usage": {"cost": 0.5}}'),
+    BillingReply("/x", 403, {}, b'{"fault": {"code": "EMPTY"}}'),
+]
+LISTED = {"list": [{"currency": "USD", "left": "42.5"}, {"currency": "CNY", "left": "7.00"}]}
+
+
+@pytest.mark.parametrize(
+    ("options", "reply", "unlimited"),
+    [
+        ({"left": "limit - used", "slots": "max"}, {"limit": 50, "used": "7.5", "max": 3}, []),
+        ({"left": "list[currency=USD].left", "unit": "USD"}, LISTED, []),
+        (
+            {"left": "min(unlimited(key.limit) - key.used, plan)"},
+            {"key": {"limit": 46.5, "used": 4}, "plan": 900},
+            ["key.limit"],
+        ),
+        (
+            {"left": "min(limit, plan)", "null": "unlimited"},
+            {"limit": 42.5, "plan": 900},
+            ["limit", "plan"],
+        ),
+    ],
+)
+@pytest.mark.parametrize("where", ["header", "word", "parameter", "URL"])
+def test_it_passes_the_check_that_users_have(
+    options: dict[str, Any], reply: dict[str, Any], unlimited: list[str], where: str
+) -> None:
+    """As any provider should, wherever its key is."""
+
+    def make(key: str) -> HTTPBalance:
+        key_in: dict[str, Any] = {
+            "header": {"headers": {"x-api-key": key}},
+            "word": {"headers": {"authorization": f"Bearer {key}"}},
+            "parameter": {"params": {"api_key": key}},
+            "URL": {},
+        }[where]
+        url = f"{URL}?api_key={key}" if where == "URL" else URL
+        exhausted = {403: "fault.code = EMPTY"}
+        return HTTPBalance(url, cost="usage.cost", exhausted=exhausted, **key_in, **options)
+
+    check_provider(make, reply=reply, credits="42.5", unlimited=unlimited, replies=CALLS)
