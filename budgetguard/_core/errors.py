@@ -170,7 +170,8 @@ class InsufficientCredits(BudgetGuardError):
             return f"{needs}, and {busy}. {self._advice()}"
         if self.basis == "key limit":
             limit = f"{self.provider} refused a call because of a limit of this key's own"
-            return f"{needs}, and {limit}. Raise that limit, or use another key.{self._renewal()}"
+            renewal = "".join(f" {each}" for each in self._renewal())
+            return f"{needs}, and {limit}. Raise that limit, or use another key.{renewal}"
         if self.basis == "cap":
             cap = self._spell(self.available if self.cap is None else self.cap)
             allows = f"the cost limit at {self.provider} allows {cap} for one call"
@@ -222,11 +223,11 @@ class InsufficientCredits(BudgetGuardError):
     def _are(self, amount: Decimal) -> str:
         return "is" if amount == 1 or self.unit != CREDITS else "are"
 
-    def _renewal(self) -> str:
+    def _renewal(self) -> list[str]:
         renews = self.renews_at
         if renews is None:
-            return ""
-        return f" The allocation renews at {renews.astimezone(UTC):%Y-%m-%d %H:%M} UTC."
+            return []
+        return [f"The allocation renews at {renews.astimezone(UTC):%Y-%m-%d %H:%M} UTC."]
 
     def _remedy(self) -> str:
         limited = self.basis in {"cap", "cost limit"}
@@ -240,7 +241,7 @@ class InsufficientCredits(BudgetGuardError):
             advice.append(f"Try again in {in_seconds(self.retry_after)}.")
         lacks = self.basis != "busy" and self.balance + self.extra - self.floor < self.needed
         if self.retry_after is None or lacks:
-            advice.append(self._remedy() + self._renewal())
+            advice += [*self._renewal(), self._remedy()]
         elif may_never_have_begun(self.causes):
             advice.append(NEVER_REACHED)
         return " ".join(advice)

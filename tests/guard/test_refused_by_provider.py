@@ -261,8 +261,8 @@ class TestUnits:
         assert str(error) == (
             "acquire() needs 0.5 USD, and 0.02 USD is available: the provider reports 0.42 USD, "
             "0.3 USD is unresolved for up to 5 s because the outcome of a call is not known, "
-            "the floor reserves 0.1 USD (as of just now). Top up the account. The allocation "
-            "renews at 2026-12-01 00:00 UTC."
+            "the floor reserves 0.1 USD (as of just now). The allocation renews at "
+            "2026-12-01 00:00 UTC. Top up the account."
         )
         assert (error.unit, error.renews_at) == ("USD", renews)
         assert type(error)(*error.args).renews_at == renews
