@@ -193,7 +193,7 @@ async def test_run_settles_by_its_own_polls(
 
 
 async def test_streams_settle_too(sdk: Sdk, sandbox: Sandbox, outcomes: Outcomes, way: str) -> None:
-    """Messages are read until the session has ended, which the last look at it tells."""
+    """Messages are read until the session has ended, as the last request for it tells."""
     client = sdk.client("v3")
     sandbox.vendor("browseruse").step_seconds = 0.000_001
     if way == "plain":
