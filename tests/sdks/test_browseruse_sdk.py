@@ -28,6 +28,7 @@ from budgetguard import (
 )
 from budgetguard.integrations import browseruse
 from budgetguard.providers import BrowserUse
+from budgetguard.providers.billing import Prices
 from budgetguard.testing import HandClock
 from budgetguard.testing.sandbox import Sandbox
 from budgetguard.transport import AsyncGuardTransport, GuardTransport
@@ -431,10 +432,12 @@ async def test_a_task_in_a_session_of_v2_shares_its_slot(sdk: Sdk, sandbox: Sand
 
 async def test_slots_need_work_that_is_followed(sdk: Sdk, guard: Guard) -> None:
     """Otherwise nobody would learn when one is free again."""
+    prices: Prices = {("POST", "/x"): {"min": 1, "slots": 1}}
     with pytest.raises(TypeError, match="does not follow work takes no slots"):
-        browseruse.guarded(
-            sdk.bare("v4"), guard, prices={("POST", "/x"): {"min": 1, "slots": 1}}, follow=False
-        )
+        browseruse.guarded(sdk.bare("v4"), guard, prices=prices, follow=False)
+    sessions = Guard(AnchorBrowser("anchor_not_a_real_key"))
+    with pytest.raises(TypeError, match="does not follow work takes no slots"):
+        GuardTransport(sessions, prices=prices)
 
 
 async def test_prices_of_ones_own(sdk: Sdk, guard: Guard) -> None:
