@@ -28,6 +28,7 @@ from budgetguard import (
 )
 from budgetguard.integrations import browseruse
 from budgetguard.providers import BrowserUse
+from budgetguard.providers.billing import Prices
 from budgetguard.testing import HandClock
 from budgetguard.testing.sandbox import Sandbox
 from budgetguard.transport import AsyncGuardTransport, GuardTransport
@@ -193,7 +194,7 @@ async def test_run_settles_by_its_own_polls(
 
 
 async def test_streams_settle_too(sdk: Sdk, sandbox: Sandbox, outcomes: Outcomes, way: str) -> None:
-    """Messages are read until the session has ended, which the last look at it tells."""
+    """Messages are read until the session has ended, as the last request for it tells."""
     client = sdk.client("v3")
     sandbox.vendor("browseruse").step_seconds = 0.000_001
     if way == "plain":
@@ -431,10 +432,12 @@ async def test_a_task_in_a_session_of_v2_shares_its_slot(sdk: Sdk, sandbox: Sand
 
 async def test_slots_need_work_that_is_followed(sdk: Sdk, guard: Guard) -> None:
     """Otherwise nobody would learn when one is free again."""
+    prices: Prices = {("POST", "/x"): {"min": 1, "slots": 1}}
     with pytest.raises(TypeError, match="does not follow work takes no slots"):
-        browseruse.guarded(
-            sdk.bare("v4"), guard, prices={("POST", "/x"): {"min": 1, "slots": 1}}, follow=False
-        )
+        browseruse.guarded(sdk.bare("v4"), guard, prices=prices, follow=False)
+    sessions = Guard(AnchorBrowser("anchor_not_a_real_key"))
+    with pytest.raises(TypeError, match="does not follow work takes no slots"):
+        GuardTransport(sessions, prices=prices)
 
 
 async def test_prices_of_ones_own(sdk: Sdk, guard: Guard) -> None:
