@@ -32,6 +32,7 @@ class Spending(NamedTuple):
 
 SPENDING = {
     "browseruse": Spending("/api/v4/runs", {"task": "Find it"}),
+    "firecrawl": Spending("/v2/scrape", {"url": "https://example.com"}),
     "openrouter": Spending("/chat/completions", {"model": "sandbox/parrot", **CHAT}),
     "deepseek": Spending("/chat/completions", {"model": "deepseek-flash", **CHAT}),
     "moonshot": Spending(
