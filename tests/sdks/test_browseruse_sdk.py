@@ -4,7 +4,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import httpx
@@ -28,10 +28,12 @@ from budgetguard import (
 )
 from budgetguard.integrations import browseruse
 from budgetguard.providers import BrowserUse
-from budgetguard.providers.billing import Prices
 from budgetguard.testing import HandClock
 from budgetguard.testing.sandbox import Sandbox
 from budgetguard.transport import AsyncGuardTransport, GuardTransport
+
+if TYPE_CHECKING:
+    from budgetguard.providers.billing import Prices
 
 pytestmark = pytest.mark.anyio
 
