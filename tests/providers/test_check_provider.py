@@ -5,7 +5,15 @@ from typing import Any
 
 import pytest
 
-from budgetguard.providers import AnchorBrowser, BillingReply, BrowserUse, OpenRouter, PreDev
+from budgetguard.providers import (
+    AnchorBrowser,
+    BillingReply,
+    BrowserUse,
+    DeepSeek,
+    Moonshot,
+    OpenRouter,
+    PreDev,
+)
 from budgetguard.testing import check_provider
 
 Make = Callable[[str], Any]
@@ -36,6 +44,32 @@ OPENROUTER_REPLIES = [
         b' "metadata": {"resets_at": "2026-12-01T00:00:00Z"}}}',
     ),
     BillingReply("/videos", 202, {}, b'{"id": "v1", "status": "pending"}'),
+]
+
+DEEPSEEK_REPLIES = [
+    BillingReply(
+        "/chat/completions",
+        200,
+        {},
+        b'{"model": "deepseek-flash", "created": 1795000000, "usage": {"prompt_tokens": 9, '
+        b'"completion_tokens": 4}}',
+    ),
+    BillingReply("/chat/completions", 402, {}, b'{"error": {"message": "Insufficient Balance"}}'),
+]
+MOONSHOT_REPLIES = [
+    BillingReply(
+        "/v1/chat/completions",
+        200,
+        {},
+        b'{"usage": {"prompt_tokens": 9, "completion_tokens": 4}}',
+        request_body=b'{"model": "kimi-k3", "messages": []}',
+    ),
+    BillingReply(
+        "/v1/chat/completions",
+        429,
+        {},
+        b'{"error": {"type": "exceeded_current_quota_error", "message": "No."}}',
+    ),
 ]
 
 # One row for each provider that is built in: what makes it, its balance reply, and what its vendor
@@ -119,6 +153,27 @@ OWN: list[Any] = [
             ],
         },
         id="browseruse",
+    ),
+    pytest.param(
+        DeepSeek,
+        {
+            "reply": {
+                "is_available": True,
+                "balance_infos": [{"currency": "USD", "total_balance": "110.00"}],
+            },
+            "credits": 110,
+            "replies": DEEPSEEK_REPLIES,
+        },
+        id="deepseek",
+    ),
+    pytest.param(
+        lambda key: Moonshot(key, currency="USD"),
+        {
+            "reply": {"code": 0, "status": True, "data": {"available_balance": 49.5}},
+            "credits": 49.5,
+            "replies": MOONSHOT_REPLIES,
+        },
+        id="moonshot",
     ),
 ]
 

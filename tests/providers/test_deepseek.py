@@ -329,6 +329,19 @@ def test_searches_of_the_vendor_are_charged() -> None:
     assert found == COST + 4 * Decimal("0.00075")
 
 
+def test_counts_beyond_belief_cost_what_is_held() -> None:
+    """No cost is larger than an amount may be, and none takes long to work out."""
+    for many in ("1e12", "1e999999", "1e99999999999"):
+        usage = (
+            '{"prompt_tokens": 9, "completion_tokens": 4, "server_tool_use": {"a": %s, "b": %s}}'
+        )
+        content = '{"model": "deepseek-flash", "usage": ' + usage % (many, many) + "}"
+        found = BillingReply("/chat/completions", 200, {}, content.encode())
+        assert billing().cost_of(found) == "cost"
+    dear = billing(mine=TokenPrice("1e12", "1e12"))
+    assert dear.cost_of(reply(answer(), asked={"model": "mine"})) == "cost"
+
+
 def test_anthropics_shape_is_read() -> None:
     """It has no time, and so costs the peak price."""
     usage = {"input_tokens": 600_000, "cache_read_input_tokens": 400_000, "output_tokens": 100_000}

@@ -131,6 +131,21 @@ def test_a_model_without_a_price_is_not_called(guard: Guard, vendor: Vendor) -> 
     assert vendor.requests.arrived == 0
 
 
+@pytest.mark.parametrize("capped", [True, False])
+def test_a_price_of_ones_own_can_be_the_vendors_limit(
+    guard: Guard, vendor: Vendor, capped: bool
+) -> None:
+    """With `send_cap`, the reply has no more tokens than what is held pays for, after the dearest prompt."""
+    price = {"deepseek": "0.0007", "moonshot": "0.007"}[vendor.name]
+    prices = {("POST", path): price for path in ("/chat/completions", "/v1/chat/completions")}
+    http = httpx2.Client(transport=GuardTransport(guard, prices=prices, send_cap=capped))
+    url = f"{vendor.url}/v1"
+    with openai.OpenAI(api_key=vendor.key, base_url=url, http_client=http) as client:
+        used = create(client, vendor, max_tokens=None).usage.completion_tokens
+    assert used < 50 if capped else used == 100
+    assert settled_as_charged(guard, vendor)
+
+
 def kinds(vendor: Vendor) -> list[str]:
     """The refusals for want of credits."""
     return [kind for kind in vendor.refusals() if kind.startswith("exhausted")]

@@ -58,12 +58,15 @@ class ChatBilling(Billing):
         return price
 
     def cost_of(self, reply: BillingReply) -> Outcome:
-        """Settle at the tokens of a complete reply; one without its tokens costs what is held."""
+        """Settle at the tokens of a complete reply; one without its tokens, or with too many to believe, costs what is held."""
         outcome = super().cost_of(reply)
         if outcome != "cost" or reply.path not in self.paths:
             return outcome
         used, price = tokens_used(reply), self._price_in(reply)
-        return "cost" if used is None or price is None else self.charged(reply, used, price)
+        if used is None or price is None:
+            return "cost"
+        charged = self.charged(reply, used, price)
+        return charged if charged < LIMIT else "cost"
 
     def charged(self, reply: BillingReply, used: TokenCount, price: TokenPrice) -> Decimal:
         """What was charged for so many tokens of a reply."""

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import ClassVar, Final
 
+from budgetguard._core.amounts import LIMIT
 from budgetguard._core.provider_refusal import EXHAUSTED, ProviderRefusal
 from budgetguard.providers._tokens import TokenCount, TokenPrice, usage_of
 from budgetguard.providers.billing import REFUSED, BillingReply, Prices, value_at
@@ -68,12 +69,17 @@ class DeepSeekBilling(ChatBilling):
         """At half the price where the reply began well outside of the peak hours, and with each search."""
         created = reply.last("created") or value_at(reply.last("response"), "created_at")
         cost = price.cost(used, off_peak=_is_off_peak(created or reply.last("created_at")))
-        return cost + self._searches(reply) * self._tool_call
+        return cost + self._searches(reply)
 
-    def _searches(self, reply: BillingReply) -> int:
+    def _searches(self, reply: BillingReply) -> Decimal:
         used = value_at(usage_of(reply), "server_tool_use")
         counts = used.values() if isinstance(used, dict) else ()
-        return sum(int(each) for each in counts if isinstance(each, Decimal) and each >= 0)
+        costs = (
+            each * self._tool_call if each < LIMIT else LIMIT
+            for each in counts
+            if isinstance(each, Decimal) and each >= 0
+        )
+        return sum(costs, Decimal())
 
     def classify(self, reply: BillingReply) -> ProviderRefusal | None:
         """A 402, and an "Insufficient Balance" with any other status of a refusal."""
