@@ -10,9 +10,11 @@ from budgetguard.providers import (
     BillingReply,
     BrowserUse,
     DeepSeek,
+    ElevenLabs,
     Moonshot,
     OpenRouter,
     PreDev,
+    Tavily,
 )
 from budgetguard.testing import check_provider
 
@@ -70,6 +72,42 @@ MOONSHOT_REPLIES = [
         {},
         b'{"error": {"type": "exceeded_current_quota_error", "message": "No."}}',
     ),
+]
+TAVILY_ACCOUNT = {
+    "current_plan": "Bootstrap",
+    "plan_usage": 500,
+    "plan_limit": 15000,
+    "paygo_usage": 25,
+    "paygo_limit": 100,
+}
+TAVILY_REPLIES = [
+    BillingReply("/search", 200, {}, b'{"results": [], "usage": {"credits": 2}}'),
+    BillingReply("/extract", 200, {}, b'{"results": []}', request_body=b'{"urls": ["x"]}'),
+    BillingReply("/research", 200, {}, b'{"request_id": "r1", "status": "pending"}'),
+    BillingReply("/research/r1", 200, {}, b'{"status": "completed", "usage": {"credits": 7}}'),
+    BillingReply("/search", 432, {}, b'{"detail": {"error": "exceeds this API key\'s limit"}}'),
+    BillingReply("/search", 433, {}, b'{"detail": {"error": "exceeds the pay-as-you-go limit"}}'),
+    BillingReply("/search", 429, {"retry-after": "60"}, b'{"error": "excessive requests"}'),
+]
+
+ELEVENLABS_SUBSCRIPTION = {
+    "tier": "creator",
+    "character_count": 20_500,
+    "character_limit": 110_000,
+    "max_credit_limit_extension": 40_000,
+    "can_extend_character_limit": True,
+    "next_character_count_reset_unix": 1_798_761_600,
+}
+ELEVENLABS_REPLIES = [
+    BillingReply("/v1/text-to-speech/v", 200, {"character-cost": "12"}, b"sound"),
+    BillingReply(
+        "/v1/text-to-speech/v",
+        401,
+        {},
+        b'{"detail": {"status": "quota_exceeded", "message": "exceeds your quota of 9."}}',
+    ),
+    BillingReply("/v1/text-to-speech/v", 402, {}, b'{"detail": {"code": "paid_plan_required"}}'),
+    BillingReply("/v1/text-to-speech/v", 429, {}, b'{"detail": {"code": "system_busy"}}'),
 ]
 
 # One row for each provider that is built in: what makes it, its balance reply, and what its vendor
@@ -174,6 +212,43 @@ OWN: list[Any] = [
             "replies": MOONSHOT_REPLIES,
         },
         id="moonshot",
+    ),
+    pytest.param(
+        Tavily,
+        {
+            "reply": {"key": {"usage": 150, "limit": 1000}, "account": TAVILY_ACCOUNT},
+            "credits": 850,
+            "unlimited": ["key.limit"],
+            "optional": ["account.current_plan"],
+            "replies": TAVILY_REPLIES,
+        },
+        id="tavily",
+    ),
+    pytest.param(
+        Tavily,
+        {
+            "reply": {"key": {"usage": 150, "limit": 50_000}, "account": TAVILY_ACCOUNT},
+            "credits": 14_575,
+            "unlimited": ["key.limit", "account.paygo_limit"],
+            "optional": ["account.current_plan"],
+        },
+        id="tavily-account",
+    ),
+    pytest.param(
+        ElevenLabs,
+        {
+            "reply": ELEVENLABS_SUBSCRIPTION,
+            "credits": 129_500,
+            "unlimited": ["max_credit_limit_extension"],
+            "optional": ["next_character_count_reset_unix", "tier"],
+            "replies": ELEVENLABS_REPLIES,
+        },
+        id="elevenlabs",
+    ),
+    pytest.param(
+        lambda key: ElevenLabs(key, overage=False),
+        {"reply": ELEVENLABS_SUBSCRIPTION, "credits": 89_500},
+        id="elevenlabs-without-overage",
     ),
 ]
 

@@ -259,7 +259,7 @@ async def test_research_of_the_awaiting_client(
     account: Account, awaiting: AsyncTavilyClient
 ) -> None:
     """Held at the most of its model until its result is there, and settled at its credits."""
-    task = await awaiting.research("x", model="mini")
+    task: Any = await awaiting.research("x", model="mini")
     assert account.guard.available == 300 - 110
     waiting = await awaiting.get_research(task["request_id"], include_usage=True)
     assert waiting["status"] == "in_progress"
@@ -285,7 +285,7 @@ def test_research_of_the_plain_client(account: Account) -> None:
     client = guarded(account.plain(), account.guard)
     for usage, cost in ((True, 20), (None, 110)):
         account.ends.clear()
-        task = client.research("x", model="mini")
+        task: Any = client.research("x", model="mini")
         assert client.get_research(task["request_id"], usage)["status"] == "in_progress"
         account.sandbox.advance(60)
         assert account.ends == []
@@ -313,7 +313,7 @@ def test_research_of_the_plain_client_that_nobody_polls(account: Account) -> Non
 def test_research_that_fails(account: Account) -> None:
     """What it cost is unknown, and remains counted until a balance shows it."""
     client = guarded(account.plain(), account.guard)
-    task = client.research("x", model="mini")
+    task: Any = client.research("x", model="mini")
     account.vendor.account.spend(299)
     account.sandbox.advance(60)
     assert client.get_research(task["request_id"])["status"] == "failed"
@@ -323,7 +323,7 @@ def test_research_that_fails(account: Account) -> None:
 def test_a_stream_of_research(account: Account) -> None:
     """Held until it ends; the sandbox answers with one part."""
     client = guarded(account.plain(), account.guard)
-    stream = client.research("x", model="mini", stream=True)
+    stream: Any = client.research("x", model="mini", stream=True)
     assert account.guard.available == 190
     assert b"pending" in b"".join(stream)
     assert account.ends == [("settled", 110)]
@@ -348,7 +348,7 @@ def test_switched_off(account: Account) -> None:
     """The calls are those of the client itself."""
     client = guarded(account.plain(), account.guard)
     set_active(False)
-    task = client.research("x", model="mini")
+    task: Any = client.research("x", model="mini")
     client.search("x")
     set_active(True)
     account.sandbox.advance(60)

@@ -36,6 +36,8 @@ _PAGES_A_BLOCK = 10
 # The API reference's own example of a refusal: "Max 20 URLs are allowed."
 _MOST_URLS = 20
 _PAGES = 50
+# A map's results are URLs, all others are objects.
+_RESULT: Final = {"map": str}
 # Tuples, because a field of a request may be unhashable.
 _AT_ONE = ("basic", "fast", "ultra-fast")
 _OFF = (None, False)
@@ -100,6 +102,8 @@ def charged(kind: str, fields: Fields | None, reply: Any) -> Decimal | None:
     results = value_at(reply, "results")
     if told is not None or fields is None or not isinstance(results, list):
         return told
+    if not all(isinstance(each, _RESULT.get(kind, dict)) for each in results):
+        return None
     if kind == "extract":
         return _extraction(fields, len(results))
     if kind == "map":

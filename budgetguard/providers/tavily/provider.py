@@ -60,7 +60,8 @@ class Tavily(HTTPProvider):
         reply = await self.get_fields(client, "/usage")
         key, account = reply.inner("key"), reply.inner("account")
         left = _left(account.used("plan_limit"), account.used("plan_usage"))
-        paygo = account.optional_credits("paygo_limit", nullable=True)
+        # Null is not documented here, and is what accounts have that cannot pay as they go.
+        paygo = account.limit("paygo_limit", unlimited=None)
         if paygo is not None:
             left += _left(paygo, account.used("paygo_usage"))
         limit = key.limit("limit", unlimited=None)

@@ -19,6 +19,11 @@ from budgetguard.testing.sandbox.vendor import Handlers, Vendor
 RENEWS = 1_798_761_600
 """When the period's credits renew: 2027-01-01, in seconds since the epoch."""
 
+SOUND_SECONDS = 5
+"""How long a sound is whose request does not say."""
+
+LONGEST_SOUND = 30
+
 _FREE_VOICES = "Free users cannot use library voices via the API."
 
 
@@ -126,9 +131,10 @@ class ElevenLabs(Vendor):
 
     async def _sound(self, request: Request) -> Response:
         given = await self.body(request)
-        seconds = given.get("duration_seconds") or 5
-        if not isinstance(seconds, int | float):
-            raise self.error(400, "duration_seconds is a number.")
+        seconds = given.get("duration_seconds")
+        seconds = SOUND_SECONDS if seconds is None else seconds
+        if not isinstance(seconds, int | float) or not 0.5 <= seconds <= LONGEST_SOUND:  # noqa: PLR2004
+            raise self.error(400, f"duration_seconds is a number from 0.5 to {LONGEST_SOUND}.")
         operation = self.charge(math.ceil(seconds * 40), "sound")
         return StreamingResponse(_sound_in_parts(), headers=self._headers(operation, "audio/mpeg"))
 
