@@ -11,14 +11,18 @@ from budgetguard.providers import (
     BrowserUse,
     DeepSeek,
     ElevenLabs,
+    Firecrawl,
+    HTTPBalance,
     Moonshot,
     OpenRouter,
     PreDev,
     Tavily,
 )
+from budgetguard.providers.registry import VENDORS
 from budgetguard.testing import check_provider
 
 Make = Callable[[str], Any]
+KEY = "own_not_a_real_key"
 
 OPENROUTER_BUDGET = {"scope": "key", "remaining_usd": 96.5, "resets_at": "2026-12-01T00:00:00Z"}
 OPENROUTER_KEY = {
@@ -46,68 +50,6 @@ OPENROUTER_REPLIES = [
         b' "metadata": {"resets_at": "2026-12-01T00:00:00Z"}}}',
     ),
     BillingReply("/videos", 202, {}, b'{"id": "v1", "status": "pending"}'),
-]
-
-DEEPSEEK_REPLIES = [
-    BillingReply(
-        "/chat/completions",
-        200,
-        {},
-        b'{"model": "deepseek-flash", "created": 1795000000, "usage": {"prompt_tokens": 9, '
-        b'"completion_tokens": 4}}',
-    ),
-    BillingReply("/chat/completions", 402, {}, b'{"error": {"message": "Insufficient Balance"}}'),
-]
-MOONSHOT_REPLIES = [
-    BillingReply(
-        "/v1/chat/completions",
-        200,
-        {},
-        b'{"usage": {"prompt_tokens": 9, "completion_tokens": 4}}',
-        request_body=b'{"model": "kimi-k3", "messages": []}',
-    ),
-    BillingReply(
-        "/v1/chat/completions",
-        429,
-        {},
-        b'{"error": {"type": "exceeded_current_quota_error", "message": "No."}}',
-    ),
-]
-TAVILY_ACCOUNT = {
-    "current_plan": "Bootstrap",
-    "plan_usage": 500,
-    "plan_limit": 15000,
-    "paygo_usage": 25,
-    "paygo_limit": 100,
-}
-TAVILY_REPLIES = [
-    BillingReply("/search", 200, {}, b'{"results": [], "usage": {"credits": 2}}'),
-    BillingReply("/extract", 200, {}, b'{"results": []}', request_body=b'{"urls": ["x"]}'),
-    BillingReply("/research", 200, {}, b'{"request_id": "r1", "status": "pending"}'),
-    BillingReply("/research/r1", 200, {}, b'{"status": "completed", "usage": {"credits": 7}}'),
-    BillingReply("/search", 432, {}, b'{"detail": {"error": "exceeds this API key\'s limit"}}'),
-    BillingReply("/search", 433, {}, b'{"detail": {"error": "exceeds the pay-as-you-go limit"}}'),
-    BillingReply("/search", 429, {"retry-after": "60"}, b'{"error": "excessive requests"}'),
-]
-
-ELEVENLABS_SUBSCRIPTION = {
-    "tier": "creator",
-    "character_count": 20_500,
-    "character_limit": 110_000,
-    "max_credit_limit_extension": 40_000,
-    "can_extend_character_limit": True,
-    "next_character_count_reset_unix": 1_798_761_600,
-}
-ELEVENLABS_REPLIES = [
-    BillingReply("/v1/text-to-speech/v", 200, {"character-cost": "12"}, b"sound"),
-    BillingReply(
-        "/v1/text-to-speech/v",
-        401,
-        {},
-        b'{"detail": {"status": "quota_exceeded", "message": "exceeds your quota of 9."}}',
-    ),
-    BillingReply("/v1/text-to-speech/v", 402, {}, b'{"detail": {"code": "paid_plan_required"}}'),
-    BillingReply("/v1/text-to-speech/v", 429, {}, b'{"detail": {"code": "system_busy"}}'),
 ]
 
 # One row for each provider that is built in: what makes it, its balance reply, and what its vendor
@@ -193,62 +135,147 @@ OWN: list[Any] = [
         id="browseruse",
     ),
     pytest.param(
-        DeepSeek,
+        Firecrawl,
         {
             "reply": {
-                "is_available": True,
-                "balance_infos": [{"currency": "USD", "total_balance": "110.00"}],
+                "/credit-usage": {
+                    "success": True,
+                    "data": {"remainingCredits": 950.5, "billingPeriodEnd": "2026-12-01T00:00:00Z"},
+                },
+                "/concurrency-check": {"success": True, "concurrency": 3, "maxConcurrency": 20},
             },
-            "credits": 110,
-            "replies": DEEPSEEK_REPLIES,
+            "credits": 950.5,
+            "replies": [
+                BillingReply("/v2/search", 200, {}, b'{"success": true, "creditsUsed": 4}'),
+                BillingReply("/v2/scrape", 200, {}, b'{"data": {"metadata": {"creditsUsed": 5}}}'),
+                BillingReply("/v2/crawl", 200, {}, b'{"success": true, "id": "c1"}'),
+                BillingReply("/v2/crawl/c1", 200, {}, b'{"status": "scraping", "creditsUsed": 3}'),
+                BillingReply("/v2/scrape", 402, {}, b'{"code": "insufficient_credits"}'),
+            ],
         },
-        id="deepseek",
-    ),
-    pytest.param(
-        lambda key: Moonshot(key, currency="USD"),
-        {
-            "reply": {"code": 0, "status": True, "data": {"available_balance": 49.5}},
-            "credits": 49.5,
-            "replies": MOONSHOT_REPLIES,
-        },
-        id="moonshot",
+        id="firecrawl",
     ),
     pytest.param(
         Tavily,
         {
-            "reply": {"key": {"usage": 150, "limit": 1000}, "account": TAVILY_ACCOUNT},
+            "reply": {
+                "key": {"usage": 150, "limit": 1000},
+                "account": {
+                    "current_plan": "Bootstrap",
+                    "plan_usage": 500,
+                    "plan_limit": 1500,
+                    "paygo_usage": 25,
+                    "paygo_limit": 100,
+                },
+            },
             "credits": 850,
             "unlimited": ["key.limit"],
-            "optional": ["account.current_plan"],
-            "replies": TAVILY_REPLIES,
+            "replies": [
+                BillingReply("/search", 200, {}, b'{"results": [], "usage": {"credits": 2}}'),
+                BillingReply("/search", 432, {}, b'{"detail": {"error": "your plan\'s limit"}}'),
+            ],
         },
         id="tavily",
     ),
     pytest.param(
-        Tavily,
-        {
-            "reply": {"key": {"usage": 150, "limit": 50_000}, "account": TAVILY_ACCOUNT},
-            "credits": 14_575,
-            "unlimited": ["key.limit", "account.paygo_limit"],
-            "optional": ["account.current_plan"],
-        },
-        id="tavily-account",
-    ),
-    pytest.param(
         ElevenLabs,
         {
-            "reply": ELEVENLABS_SUBSCRIPTION,
-            "credits": 129_500,
+            "reply": {
+                "tier": "creator",
+                "character_count": 250,
+                "character_limit": 10_000,
+                "can_extend_character_limit": True,
+                "max_credit_limit_extension": 500,
+                "next_character_count_reset_unix": 1_796_083_200,
+            },
+            "credits": 10_250,
             "unlimited": ["max_credit_limit_extension"],
-            "optional": ["next_character_count_reset_unix", "tier"],
-            "replies": ELEVENLABS_REPLIES,
+            "replies": [
+                BillingReply("/v1/text-to-speech/x", 200, {"character-cost": "12"}, b"sound"),
+                BillingReply(
+                    "/v1/text-to-speech/x", 401, {}, b'{"detail": {"status": "quota_exceeded"}}'
+                ),
+            ],
         },
         id="elevenlabs",
     ),
     pytest.param(
-        lambda key: ElevenLabs(key, overage=False),
-        {"reply": ELEVENLABS_SUBSCRIPTION, "credits": 89_500},
-        id="elevenlabs-without-overage",
+        DeepSeek,
+        {
+            "reply": {
+                "is_available": True,
+                "balance_infos": [
+                    {"currency": "CNY", "total_balance": "7.50", "granted_balance": "2.50"},
+                    {"currency": "USD", "total_balance": "96.50", "granted_balance": "6.50"},
+                ],
+            },
+            "credits": 96.5,
+            "replies": [
+                BillingReply(
+                    "/chat/completions",
+                    200,
+                    {},
+                    b'{"model": "m", "usage": {"prompt_tokens": 50, "completion_tokens": 9}}',
+                ),
+                BillingReply(
+                    "/chat/completions", 402, {}, b'{"error": {"message": "Insufficient Balance"}}'
+                ),
+            ],
+        },
+        id="deepseek",
+    ),
+    pytest.param(
+        Moonshot,
+        {
+            "reply": {
+                "code": 0,
+                "status": True,
+                "scode": "0x0",
+                "data": {"available_balance": 96.5, "voucher_balance": 6.5, "cash_balance": 90},
+            },
+            "credits": 96.5,
+            "replies": [
+                BillingReply(
+                    "/v1/chat/completions",
+                    429,
+                    {},
+                    b'{"error": {"type": "exceeded_current_quota_error"}}',
+                ),
+            ],
+        },
+        id="moonshot",
+    ),
+    pytest.param(
+        lambda key: HTTPBalance(
+            "https://api.any.example/usage",
+            headers={"authorization": f"Bearer {key}"},
+            left="data.limit - data.used",
+            slots="slots",
+            renews="ends",
+            cost="usage.cost",
+            exhausted={403: "error.code = EMPTY"},
+        ),
+        {
+            "reply": {"data": {"limit": 100, "used": 3.5}, "slots": 4, "ends": "2026-12-01"},
+            "credits": 96.5,
+            "replies": [
+                BillingReply("/answers", 200, {}, b'{"usage": {"cost": 0.5}}'),
+                BillingReply("/answers", 403, {}, b'{"error": {"code": "EMPTY"}}'),
+            ],
+        },
+        id="http-balance",
+    ),
+    pytest.param(
+        lambda key: HTTPBalance(f"https://api.any.example/usage?api_key={key}", left="left"),
+        {"reply": {"left": "96.5"}, "credits": 96.5},
+        id="http-balance-key-in-query",
+    ),
+    pytest.param(
+        lambda key: HTTPBalance(
+            "https://api.any.example/usage", params={"key": key}, left="min(a, unlimited(b))"
+        ),
+        {"reply": {"a": 96.5, "b": 100}, "credits": 96.5, "unlimited": ["b"]},
+        id="http-balance-key-in-params",
     ),
 ]
 
@@ -257,3 +284,9 @@ OWN: list[Any] = [
 def test_built_in_providers_pass(make: Make, given: dict[str, Any]) -> None:
     """Each of them refuses whatever is no balance, and shows its key nowhere."""
     check_provider(make, **given)
+
+
+def test_no_provider_is_left_out() -> None:
+    """Each vendor in the registry has a row."""
+    checked = {make(KEY).name for make, _ in (row.values for row in OWN)}
+    assert {vendor.name for vendor in VENDORS.values()} <= checked

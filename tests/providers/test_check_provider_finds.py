@@ -258,6 +258,23 @@ def test_each_mistake_of_a_billing_is_named(
     assert "not_a_real_key" not in said
 
 
+def test_the_status_of_followed_work_is_checked() -> None:
+    """At the path that `work` gives for an example, which is no price's."""
+
+    class Followed(RightBilling):
+        """It reads the status of a job by index."""
+
+        def work(self, reply: BillingReply) -> str | None:
+            return "/jobs/j1" if reply.path == "/answers" else None
+
+        def status(self, reply: BillingReply) -> Any:
+            return reply.body["state"] if reply.path == "/jobs/j1" else None
+
+    billed = type("Billed", (wrong.Right,), {"billing": Followed()})
+    check_provider(billed, **wrong.GIVEN)
+    assert "status raised TypeError for" in faults(billed, replies=[COST])
+
+
 def test_methods_of_the_provider_itself_are_checked() -> None:
     """As those of its billing are."""
     own = type("Own", (wrong.Right,), {"classify": lambda _, reply: reply.headers["x-kind"]})

@@ -1,8 +1,8 @@
-"""A vendor that is not built in, guarded by the 30 lines that the how-to shows, over real sockets."""
+"""A vendor that is not built in, guarded in five lines and in thirty, over real sockets."""
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from types import ModuleType
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 from pages import DOCS, blocks
 
 from budgetguard import BalanceUnavailable, Guard, InsufficientCredits, require_credits
-from budgetguard.providers import HTTPProvider
+from budgetguard.providers import HTTPBalance, HTTPProvider
 from budgetguard.testing import HandClock, check_provider
 from budgetguard.testing.sandbox import Sandbox, Vendor
 from budgetguard.transport import AsyncGuardTransport, GuardTransport
@@ -20,6 +20,16 @@ from budgetguard.transport import AsyncGuardTransport, GuardTransport
 PAGE = DOCS / "how-to" / "your-vendor.md"
 [SOURCE] = [block.text for block in blocks(PAGE) if block.words == ("acme.py",)]
 LINES = 30
+# The same without a class.
+SHORT = """\
+provider = HTTPBalance(f"{url}/v1/balance", headers={"authorization": f"Bearer {key}"}, lag=5,
+    left="wallet.left", unit="USD", cost="usage.cost", prices={("POST", "/v1/answers"): 2},
+    base_url=url, name="Acme", account=account, exhausted={403: "fault.code = WALLET_EMPTY"},
+    busy={429: "fault.code = SLOW_DOWN"}, key_limit={401: "fault.code = KEY_SPENT"},
+)
+"""
+
+Make = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +40,21 @@ def acme() -> Iterator[Any]:
     exec(SOURCE, vars(module))
     yield module
     del sys.modules[module.__name__]
+
+
+@pytest.fixture(params=["thirty lines", "five lines"])
+def make(request: pytest.FixtureRequest, acme: Any) -> Make:
+    """Make a provider of Acme's account, by the page's class or without one."""
+
+    def by_class(key: str, url: str, account: str | None = None) -> Any:
+        return acme.Acme(key, base_url=url, account=account)
+
+    def without(key: str, url: str, account: str | None = None) -> Any:
+        names = {"HTTPBalance": HTTPBalance, "key": key, "url": url, "account": account}
+        exec(SHORT, names)
+        return names["provider"]
+
+    return by_class if request.param == "thirty lines" else without
 
 
 @pytest.fixture
@@ -46,10 +71,10 @@ def vendor(sandbox: Sandbox) -> Vendor:
 
 
 @pytest.fixture
-def guard(acme: Any, vendor: Vendor, clock: HandClock) -> Guard:
+def guard(make: Make, vendor: Vendor, clock: HandClock) -> Guard:
     """A guard of Acme's account, which knows of its credits."""
     del clock
-    guard = Guard(acme.Acme(vendor.key, base_url=vendor.url))
+    guard = Guard(make(vendor.key, vendor.url))
     guard.balance()
     return guard
 
@@ -72,6 +97,7 @@ def statuses(http: httpx.Client, calls: int, **body: Any) -> Counter[int]:
 
 def test_it_is_as_short_as_the_page_says() -> None:
     """Blank lines not counted."""
+    assert len(SHORT.splitlines()) == 5
     assert len([line for line in SOURCE.splitlines() if line.strip()]) <= LINES
 
 
@@ -117,11 +143,11 @@ def test_an_answer_that_costs_more_than_its_price(guard: Guard, vendor: Vendor) 
     assert guard.available == vendor.account.balance == 93
 
 
-def test_no_call_without_credits_reaches_it(acme: Any, vendor: Vendor, clock: HandClock) -> None:
+def test_no_call_without_credits_reaches_it(make: Make, vendor: Vendor, clock: HandClock) -> None:
     """What the account cannot pay is refused before it is sent, in dollars."""
     del clock
     vendor.account.spend(97)
-    guard = Guard(acme.Acme(vendor.key, base_url=vendor.url))
+    guard = Guard(make(vendor.key, vendor.url))
     with client(guard, vendor.key) as http:
         assert statuses(http, 10, cost=2) == {200: 1, 402: 9}
         reply = http.post("/v1/answers", json={})
@@ -178,11 +204,11 @@ def test_a_busy_vendor_lets_the_next_call_in_when_it_says(
     assert vendor.requests == (2, 1, 1)
 
 
-def test_a_key_limit_stops_one_key(acme: Any, vendor: Vendor, clock: HandClock) -> None:
+def test_a_key_limit_stops_one_key(make: Make, vendor: Vendor, clock: HandClock) -> None:
     """Another key of the same account goes on, and both spend the same credits."""
     del clock
     keys = (vendor.key, vendor.other_key)
-    guards = [Guard(acme.Acme(key, base_url=vendor.url, account="team")) for key in keys]
+    guards = [Guard(make(key, vendor.url, "team")) for key in keys]
     vendor.refuse_with = "key_limit"
     with client(guards[0], keys[0]) as limited, client(guards[1], keys[1]) as other:
         assert statuses(limited, 1) == {401: 1}
@@ -216,11 +242,13 @@ def test_the_decorator_takes_it(guard: Guard, vendor: Vendor) -> None:
         ask()
 
 
-@pytest.mark.parametrize("wallet", [{"left": 5, "currency": "EUR"}, {"left": 5}, {"left": None}])
-def test_another_currency(sandbox: Sandbox, acme: Any, wallet: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "wallet", [{"left": 5, "currency": "EUR"}, {"left": "many"}, {"left": None}]
+)
+def test_another_currency(sandbox: Sandbox, make: Make, wallet: dict[str, Any]) -> None:
     """Euros are no dollars, and nothing is admitted on what cannot be read."""
     vendor = sandbox.vendor("acme")
     sandbox.fault("/acme/v1/balance", body={"wallet": wallet})
-    guard = Guard(acme.Acme(vendor.key, base_url=vendor.url))
+    guard = Guard(make(vendor.key, vendor.url))
     with pytest.raises(BalanceUnavailable):
         guard.acquire(1)

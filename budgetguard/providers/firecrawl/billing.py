@@ -52,11 +52,11 @@ class FirecrawlBilling(Billing):
 
     def cost_of(self, reply: BillingReply) -> Outcome:
         """Settle at `creditsUsed`; jobs and sessions go on after their reply."""
-        code = reply.field("code")
         if reply.status not in OK:
+            code = _text(reply, "code")
             if code in _CHARGED:
                 return "cost"
-            if isinstance(code, str) and code.startswith("thread_"):
+            if code.startswith("thread_"):
                 # 409 for a conversation that is busy or over: no run began.
                 return "release"
             return super().cost_of(reply)
@@ -90,7 +90,7 @@ class FirecrawlBilling(Billing):
             return WorkStatus(end="keep")
         if reply.status not in OK:
             return None
-        used, state = amount(reply.field("creditsUsed")), reply.field("status")
+        used, state = amount(reply.field("creditsUsed")), _text(reply, "status")
         if state in _OVER:
             unknown: Outcome = "cost" if state == "completed" else "keep"
             return WorkStatus(end=unknown if used is None else used)
@@ -131,6 +131,11 @@ def is_session(path: str) -> bool:
     """Whether a POST to this path may open an interactive session, which goes on after its reply."""
     scraped = path.startswith("/v2/scrape/") and path.endswith("/interact")
     return scraped or path in _SESSIONS
+
+
+def _text(reply: BillingReply, name: str) -> str:
+    text = reply.field(name)
+    return text if isinstance(text, str) else ""
 
 
 def _used(reply: BillingReply) -> Decimal | None:

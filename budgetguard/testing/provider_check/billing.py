@@ -50,7 +50,8 @@ def billing_faults(
     """The faults of what a provider makes of replies to calls."""
     billing = profile.billing
     found: dict[tuple[str, str], list[BillingReply]] = {}
-    for reply in [*_nonsense(profile, key), *examples, *_changed(examples)]:
+    places = _places(profile, examples)
+    for reply in [*_nonsense(places, key), *examples, *_changed(examples)]:
         for asked in _METHODS:
             did, advice = _did(asked, billing, reply)
             if did:
@@ -71,10 +72,23 @@ def _did(asked: _Asked, billing: Billing, reply: BillingReply) -> tuple[str, str
     return "" if asked.is_right(answer) else f"returned {_kind(answer)}", asked.advice
 
 
-def _nonsense(profile: Profile, key: str) -> Iterator[BillingReply]:
-    paths = [pattern.replace("*", "x") for _, pattern in profile.prices or {}] or ["/x"]
+def _places(profile: Profile, examples: Collection[BillingReply]) -> Collection[str]:
+    """The paths that replies are about: of calls, and of the status of work that the examples began."""
+    priced = [pattern.replace("*", "x") for _, pattern in profile.prices or {}] or ["/x"]
+    begun = (_or_none(profile.billing.work, reply) for reply in examples)
+    return dict.fromkeys([*priced, *(path for path in begun if isinstance(path, str))])
+
+
+def _or_none(method: Callable[[BillingReply], Any], reply: BillingReply) -> Any:
+    try:
+        return method(reply)
+    except Exception:  # noqa: BLE001  it is reported where all methods are asked
+        return None
+
+
+def _nonsense(paths: Collection[str], key: str) -> Iterator[BillingReply]:
     bodies = _contents(key)
-    for path in dict.fromkeys(paths):
+    for path in paths:
         for status in _STATUSES:
             for content in bodies:
                 is_event = content.startswith((b"event:", b"data:"))
@@ -153,23 +167,16 @@ def _with_content(reply: BillingReply, content: bytes) -> BillingReply:
 
 def _costs(billing: Billing, examples: Collection[BillingReply]) -> Iterator[Fault]:
     for reply in examples:
-        right = _cost(billing, reply)
+        right = _or_none(billing.cost_of, reply)
         if not isinstance(right, Decimal):
             continue
         for changed, said in _mutants(reply):
-            cost = _cost(billing, changed)
+            cost = _or_none(billing.cost_of, changed)
             if isinstance(cost, Decimal) and cost != right:
                 where = f"{said} in a reply to {reply.path}"
                 yield Fault(
                     f"{where}, and cost_of returned {cost:f} instead of {right:f}", _LEAVE_IT
                 )
-
-
-def _cost(billing: Billing, reply: BillingReply) -> Any:
-    try:
-        return billing.cost_of(reply)
-    except Exception:  # noqa: BLE001  it is reported where all methods are asked
-        return None
 
 
 def _bodies(billing: Billing, key: str) -> Iterator[Fault]:
