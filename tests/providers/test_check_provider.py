@@ -10,9 +10,11 @@ from budgetguard.providers import (
     BillingReply,
     BrowserUse,
     DeepSeek,
+    ElevenLabs,
     Moonshot,
     OpenRouter,
     PreDev,
+    Tavily,
 )
 from budgetguard.testing import check_provider
 
@@ -69,6 +71,45 @@ MOONSHOT_REPLIES = [
         429,
         {},
         b'{"error": {"type": "exceeded_current_quota_error", "message": "No."}}',
+    ),
+]
+# None without its usage: those cost less if they have fewer results, as the vendor documents.
+TAVILY_REPLIES = [
+    BillingReply("/search", 200, {}, b'{"results": [{}], "usage": {"credits": 2}}'),
+    BillingReply("/research", 201, {}, b'{"request_id": "r1", "status": "pending"}'),
+    BillingReply(
+        "/search", 432, {}, b'{"detail": {"error": "exceeds this API key\'s set usage limit."}}'
+    ),
+    BillingReply("/search", 433, {}, b'{"detail": {"error": "exceeds the pay-as-you-go limit."}}'),
+]
+
+ELEVENLABS_SUBSCRIPTION = {
+    "tier": "creator",
+    "character_count": 17231,
+    "character_limit": 100000,
+    "max_credit_limit_extension": 5000,
+    "can_extend_character_limit": True,
+    "next_character_count_reset_unix": 1798761600,
+}
+ELEVENLABS_REPLIES = [
+    BillingReply("/v1/text-to-speech/v", 200, {"character-cost": "27"}, b"sound"),
+    BillingReply(
+        "/v1/text-to-speech/v",
+        401,
+        {},
+        b'{"detail": {"status": "quota_exceeded", "message": "This request exceeds your quota of 10."}}',
+    ),
+    BillingReply(
+        "/v1/text-to-speech/v",
+        402,
+        {},
+        b'{"detail": {"type": "payment_required", "code": "insufficient_credits", "message": "none"}}',
+    ),
+    BillingReply(
+        "/v1/text-to-speech/v",
+        429,
+        {"retry-after": "3"},
+        b'{"detail": {"code": "concurrent_limit_exceeded", "message": "Too many requests."}}',
     ),
 ]
 
@@ -174,6 +215,47 @@ OWN: list[Any] = [
             "replies": MOONSHOT_REPLIES,
         },
         id="moonshot",
+    ),
+    pytest.param(
+        Tavily,
+        {
+            "reply": {
+                "key": {"usage": 150, "limit": 1000},
+                "account": {
+                    "current_plan": "Bootstrap",
+                    "plan_usage": 500,
+                    "plan_limit": 15000,
+                    "paygo_usage": 25,
+                    "paygo_limit": 100,
+                },
+            },
+            "credits": 850,
+            "unlimited": ["key.limit"],
+            "optional": ["account.paygo_limit"],
+            "replies": TAVILY_REPLIES,
+        },
+        id="tavily",
+    ),
+    pytest.param(
+        ElevenLabs,
+        {
+            "reply": ELEVENLABS_SUBSCRIPTION,
+            "credits": 87769,
+            "unlimited": ["max_credit_limit_extension"],
+            "replies": ELEVENLABS_REPLIES,
+        },
+        id="elevenlabs",
+    ),
+    pytest.param(
+        lambda key: ElevenLabs(key, overage=False),
+        {
+            "reply": {
+                name: ELEVENLABS_SUBSCRIPTION[name]
+                for name in ("character_count", "character_limit")
+            },
+            "credits": 82769,
+        },
+        id="elevenlabs-without-overage",
     ),
 ]
 
