@@ -13,7 +13,14 @@ from hostile import KEY, Server, http
 
 from budgetguard import BalanceUnavailable, Guard
 from budgetguard._core.errors import InvalidCredentials
-from budgetguard.providers import EXHAUSTED, KEY_LIMIT, NOT_CREDITS, ElevenLabs, ProviderRefusal
+from budgetguard.providers import (
+    EXHAUSTED,
+    KEY_LIMIT,
+    NOT_CREDITS,
+    ElevenLabs,
+    ProviderRefusal,
+    busy,
+)
 from budgetguard.providers.billing import BillingReply, Unpriced
 from budgetguard.providers.elevenlabs.billing import CHARACTER_BY_MODEL, speech_cost
 from budgetguard.testing import HandClock
@@ -305,6 +312,7 @@ def detail(code: str | None = None, message: str = "", status: str | None = None
 
 OURS = "This request exceeds your quota of 10000. You have 70 credits remaining, while 112 are"
 ITS_OWN = "This request exceeds your API key (jarvis) quota of 10000. You have 68 credits remaining"
+AT_ONCE = "This request exceeds your quota limit of 200000 characters within a 5-minute interval."
 LIBRARY = "Free users cannot use library voices via the API. Please upgrade your subscription"
 
 
@@ -321,6 +329,8 @@ LIBRARY = "Free users cannot use library voices via the API. Please upgrade your
         (401, detail("quota_exceeded", "This request exceeds your API key quota."), KEY_LIMIT),
         (401, {"detail": ITS_OWN}, KEY_LIMIT),
         (400, detail("quota_exceeded", OURS), EXHAUSTED),
+        (401, detail("quota_exceeded", AT_ONCE), busy(300)),
+        (401, {"detail": AT_ONCE}, busy(300)),
         (402, detail("insufficient_credits", "not enough credits"), EXHAUSTED),
         (402, detail("payment_required", "Payment is required."), EXHAUSTED),
         (402, {}, EXHAUSTED),
@@ -343,6 +353,12 @@ LIBRARY = "Free users cannot use library voices via the API. Please upgrade your
 def test_how_a_refusal_is_read(status: int, body: Any, refusal: ProviderRefusal | None) -> None:
     """By its code; the status is another in the field than in the documentation."""
     assert ElevenLabs.billing.classify(reply(status, body)) == refusal
+
+
+def test_a_cap_on_what_is_used_at_once_passes() -> None:
+    """After what the header says, if it is there."""
+    refused = reply(401, detail("quota_exceeded", AT_ONCE), headers={"retry-after": "7"})
+    assert ElevenLabs.billing.classify(refused) == busy(7)
 
 
 @pytest.fixture

@@ -7,7 +7,13 @@ from typing import Any, ClassVar, Final, NoReturn
 
 from budgetguard._core.amounts import exact
 from budgetguard._core.errors import BudgetGuardError, InsufficientCredits
-from budgetguard._core.provider_refusal import EXHAUSTED, KEY_LIMIT, NOT_CREDITS, ProviderRefusal
+from budgetguard._core.provider_refusal import (
+    EXHAUSTED,
+    KEY_LIMIT,
+    NOT_CREDITS,
+    ProviderRefusal,
+    busy,
+)
 from budgetguard.providers.billing import (
     OK,
     Billing,
@@ -41,6 +47,9 @@ _PLAN_WORDS = re.compile(
     r"\bfree users\b|\bpaid plan\b|\bupgrade your (subscription|plan)\b", re.IGNORECASE
 )
 _QUOTA_WORDS = re.compile(r"\bexceeds your (api key\b.{0,200}?)?quota\b", re.IGNORECASE | re.DOTALL)
+# "exceeds your quota limit of 200000 characters within a 5-minute interval": a cap on what is used at once.
+_BURST_WORDS = re.compile(r"\bwithin an? [\w -]{0,40}\binterval\b", re.IGNORECASE)
+_BURST: Final = 300.0
 _KEY_WORDS = re.compile(r"\bapi key\b.{0,200}?\bquota\b", re.IGNORECASE | re.DOTALL)
 
 
@@ -142,6 +151,8 @@ class ElevenLabsBilling(Billing):
         if refusal is None:
             return None
         codes, words = _said(reply)
+        if _BURST_WORDS.search(words):
+            return busy(reply.retry_after() or _BURST)
         if not _LACK.isdisjoint(codes) or _QUOTA_WORDS.search(words):
             return KEY_LIMIT if _KEY_WORDS.search(words) else EXHAUSTED
         of_plan = not _PLAN.isdisjoint(codes) or _PLAN_WORDS.search(words)
