@@ -36,6 +36,7 @@ MARK = "x-stainless-retry-count"
 PRICE = 50
 # What a call may take if an SDK repeats it for ever.
 MOST = 200
+UNKNOWN = 424
 FAILURES: dict[str, int | None] = {"503": 503, "502": 502, "429": 429, "cut": None}
 _HELLO = [{"role": "user", "content": "Hello"}]
 _OPTION = "an option"
@@ -190,14 +191,19 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Row:
-    """The results of one SDK: of a refusal by its status, and of a failure by its name in FAILURES.
+    """The results of one SDK: of both refusals, and of each failure by its name in FAILURES.
+
+    `lacks` is that of a refusal for lack of credits, whose status is `status`; `unknown` that of one because
+    the balance is not known.
 
     `guarded` are those of the same failures behind a guard with credits for one call.
     """
 
     sdk: SDK
     version: str
-    refusals: dict[int, Outcome]
+    status: int
+    lacks: Outcome
+    unknown: Outcome
     failures: dict[str, Outcome]
     guarded: dict[str, Outcome]
 
@@ -248,19 +254,27 @@ def refusal(guard: Guard) -> Reply:
     return Reply(made.status_code, dict(made.headers), made.content)
 
 
+def refused(sdk: SDK, stub: Stub, guard: Guard) -> Outcome:
+    """One call that this guard refuses."""
+    stub.reply = refusal(guard)
+    if not sdk.takes:
+        return outcome(stub, sdk, None)
+    transport = over(guard, stub.url, asynchronous=sdk.asynchronous)
+    found = outcome(stub, sdk, transport)
+    assert not stub.marks, "a refused request was sent"
+    return found
+
+
 def measure(sdk: SDK, stub: Stub, clock: HandClock) -> Row:
     """All calls of one SDK."""
-    refusals, failures, guarded = {}, {}, {}
-    for known in (True, False):
-        guard = guard_of(sdk, PRICE - 1, known=known)
-        stub.reply, transport = refusal(guard), None
-        assert stub.reply.status is not None
-        if sdk.takes:
-            transport = over(guard, stub.url, asynchronous=sdk.asynchronous)
-        refusals[stub.reply.status] = outcome(stub, sdk, transport)
-        assert transport is None or not stub.marks, "a refused request was sent"
-    for name, status in FAILURES.items():
-        stub.reply = Reply(status)
+    failures, guarded = {}, {}
+    lacks = refused(sdk, stub, guard_of(sdk, PRICE - 1))
+    status = stub.reply.status
+    unknown = refused(sdk, stub, guard_of(sdk, PRICE - 1, known=False))
+    assert status is not None
+    assert stub.reply.status == UNKNOWN
+    for name, answer in FAILURES.items():
+        stub.reply = Reply(answer)
         failures[name] = outcome(stub, sdk, None)
         if sdk.takes:
             # Without recognition, the second attempt would be refused.
@@ -268,13 +282,18 @@ def measure(sdk: SDK, stub: Stub, clock: HandClock) -> Row:
             transport = over(guard, stub.url, asynchronous=sdk.asynchronous)
             guarded[name] = outcome(stub, sdk, transport)
         clock.advance(2 * PATIENCE)
-    return Row(sdk, version(sdk.package), refusals, failures, guarded)
+    return Row(sdk, version(sdk.package), status, lacks, unknown, failures, guarded)
 
 
-def shows_words(row: Row) -> bool:
-    """Whether the text of each error has the guard's own sentence in it."""
-    words = {402: f"needs {PRICE} credits", 424: "is not known"}
-    return all(words[status] in found.text for status, found in row.refusals.items())
+def shows_words(row: Row) -> str:
+    """Of which of the two refusals the error's text has the guard's own sentence in it."""
+    shown = {
+        row.status: f"needs {PRICE}" in row.lacks.text,
+        UNKNOWN: "is not known" in row.unknown.text,
+    }
+    if all(shown.values()):
+        return "yes"
+    return " and ".join(f"{status} only" for status, found in shown.items() if found) or "no"
 
 
 def recognized(row: Row) -> str:
@@ -302,13 +321,14 @@ def counted(row: Row, name: str) -> str:
 
 def cells(row: Row) -> list[str]:
     """A row's texts."""
-    asked = {found.requests for found in row.refusals.values()}
+    asked = {row.lacks.requests, row.unknown.requests}
     return [
         f"{row.sdk.name} {row.version}",
         row.sdk.takes or "no",
+        f"{row.status}, {UNKNOWN}",
         "/".join(map(str, sorted(asked))),
-        f"`{row.refusals[402].error}`",
-        "yes" if shows_words(row) else "no",
+        f"`{row.lacks.error}`",
+        shows_words(row),
         *(counted(row, name) for name in FAILURES),
         recognized(row),
     ]
@@ -316,8 +336,8 @@ def cells(row: Row) -> list[str]:
 
 def markdown(rows: list[Row]) -> str:
     """The table of some SDKs."""
-    head = ["SDK", "takes a transport", "402, 424", "error for our 402", "our sentence"]
-    head += [*FAILURES, "sent again: recognized"]
+    head = ["SDK", "a transport gets in by", "refusals", "asked", "error for lack of credits"]
+    head += ["our sentence", *FAILURES, "its repeats are recognised"]
     lines = [head, ["---"] * len(head), *map(cells, rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

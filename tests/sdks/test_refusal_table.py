@@ -69,19 +69,19 @@ def changing(url: str, transport: Any) -> Any:
     [
         (
             SDK("httpx", patient, "an option"),
-            "an option | 1 | `RuntimeError` | yes | 3 | 1 | 1 | 1 | by its content",
+            "an option | 402, 424 | 1 | `RuntimeError` | yes | 3 | 1 | 1 | 1 | by its content",
         ),
         (
             SDK("httpx", patient),
-            "no | 1 | `RuntimeError` | yes | 3 | 1 | 1 | 1 | no transport",
+            "no | 402, 424 | 1 | `RuntimeError` | yes | 3 | 1 | 1 | 1 | no transport",
         ),
         (
             SDK("httpx", marking, "an option", way="async"),
-            "an option | 1 | `RuntimeError` | yes | 3 | 3 | 1 | 1 | by its header",
+            "an option | 402, 424 | 1 | `RuntimeError` | yes | 3 | 3 | 1 | 1 | by its header",
         ),
         (
             SDK("httpx", changing, "an option", way="upload"),
-            "an option | 3 | `` | no | 3, guarded 1 | 3, guarded 1 | 3 | 1 | no",
+            "an option | 402, 424 | 3 | `` | no | 3, guarded 1 | 3, guarded 1 | 3 | 1 | no",
         ),
     ],
     ids=["patient", "without a transport", "with a header", "something else"],

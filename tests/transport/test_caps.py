@@ -12,8 +12,10 @@ from web import Web
 
 from budgetguard import Guard, learned
 from budgetguard._engine.binding import binding_of
+from budgetguard.providers import BrowserUse, DeepSeek, Firecrawl, OpenRouter, TokenPrice
 from budgetguard.providers.billing import Billing, Unpriced, parse
 from budgetguard.testing import FakeProvider, HandClock
+from budgetguard.testing.sandbox import Sandbox
 from budgetguard.transport import GuardTransport
 
 pytestmark = pytest.mark.anyio
@@ -302,3 +304,87 @@ def test_send_cap_takes_a_flag(guard: Guard) -> None:
     """A number would look like the cap itself."""
     with pytest.raises(TypeError, match="send_cap"):
         GuardTransport(guard, prices={("POST", "/run"): 5}, base_url=HERE, send_cap=5)  # type: ignore[arg-type]
+
+
+# The vendors whose requests take a cap.
+
+CHAT = {"messages": [{"role": "user", "content": "Hello"}]}
+TOKEN = {"prompt": "0.000001", "completion": "0.00001"}
+
+
+@pytest.mark.parametrize(
+    ("vendor", "provider", "path", "body", "price", "cap"),
+    [
+        (
+            "openrouter",
+            lambda key, url: OpenRouter(key, base_url=url, prices_per_model={"m": TOKEN}),
+            "/chat/completions",
+            {"model": "m", "max_tokens": 100_000, **CHAT},
+            Decimal("0.01"),
+            "max_tokens",
+        ),
+        (
+            "deepseek",
+            lambda key, url: DeepSeek(
+                key,
+                base_url=url,
+                prices_per_model={"deepseek-flash": TokenPrice(1, 10)},
+            ),
+            "/chat/completions",
+            {"model": "deepseek-flash", **CHAT},
+            Decimal("0.01"),
+            "max_tokens",
+        ),
+        (
+            "firecrawl",
+            lambda key, url: Firecrawl(key, base_url=url),
+            "/v2/crawl",
+            {"url": "https://example.com"},
+            7,
+            "limit",
+        ),
+        (
+            "browseruse",
+            lambda key, url: BrowserUse(key, base_url=url),
+            "/api/v3/sessions",
+            {"task": "Look"},
+            Decimal("0.75"),
+            "maxCostUsd",
+        ),
+    ],
+    ids=["OpenRouter", "DeepSeek", "Firecrawl", "Browser Use"],
+)
+def test_a_vendor_gets_what_is_held(
+    sandbox: Sandbox,
+    clock: HandClock,
+    vendor: str,
+    provider: Any,
+    path: str,
+    body: dict[str, Any],
+    price: Any,
+    cap: str,
+) -> None:
+    """As a field of its own, which costs no more than that and which the vendor takes."""
+    at = sandbox.vendor(vendor)
+    sent: list[dict[str, Any]] = []
+
+    class Behind(httpx.HTTPTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            sent.append(json.loads(request.content))
+            return super().handle_request(request)
+
+    guard = Guard(provider(at.key, at.url))
+    prices = {("POST", path): price}
+    transport = GuardTransport(guard, transport=Behind(), prices=prices, send_cap=True)
+    secret = {"authorization": f"Bearer {at.key}", "x-browser-use-api-key": at.key}
+    with httpx.Client(transport=transport, headers=secret) as client:
+        reply = client.post(f"{at.url}{path}", json=body)
+    assert reply.is_success, reply.text
+    [content] = sent
+    most = Decimal(str(price))
+    assert content.keys() >= body.keys() | {cap}
+    if cap == "max_tokens":
+        # Less than that many tokens: the prompt has to be paid for, too.
+        assert most / 2 < content[cap] * Decimal("0.00001") < most
+    else:
+        assert Decimal(str(content[cap])) == most
