@@ -81,9 +81,9 @@ def guarded(
     if isinstance(getattr(getattr(client, "_v2_client", client), "http_client", None), _HTTP):
         msg = f"this {type(client).__name__} is already guarded: pass the unguarded object"
         raise TypeError(msg)
-    if prices is None:
-        prices = binding_of(guard).provider.prices or Firecrawl.billing.prices
-    guarding = _Guarding(guard, prices, send_cap=send_cap, follow=follow)
+    default = binding_of(guard).provider.prices or Firecrawl.billing.prices
+    priced = default if prices is None else prices
+    guarding = _Guarding(guard, priced, send_cap=send_cap, follow=follow)
     return cast("C", guarding.copied(client))
 
 
