@@ -107,6 +107,8 @@ class HTTPBalance:
     TypeError or ValueError for other invalid arguments.
     """
 
+    billing: Billing | None = None
+
     @clean_traceback
     def __init__(
         self,
