@@ -104,6 +104,15 @@ def test_any_json_is_a_finite_balance_or_a_refusal(
     asyncio.run(ask())
 
 
+@pytest.mark.anyio
+async def test_a_mocked_transport_is_read() -> None:
+    """Its response has been read before it is sent, so that it cannot be streamed."""
+    reply = {"success": True, "creditsRemaining": 4.5}
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, json=reply))
+    async with httpx.AsyncClient(transport=transport) as client:
+        assert (await PreDev(KEY).fetch(client)).credits == Decimal("4.5")
+
+
 def test_numbers_are_exact() -> None:
     """Neither binary fractions nor rounding come in between."""
     numbers = object_in(b'{"a": 0.1, "b": 42.500, "c": 1e3, "d": 450, "e": -0.000001}')
