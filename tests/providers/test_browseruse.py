@@ -435,8 +435,8 @@ def moment(when: float) -> str:
 def test_a_call_whose_reply_was_lost(path: str, list_path: str, suffix: str) -> None:
     """It is found by its text and time, in a list that is all there is, or reaches back far enough."""
     billing = BrowserUseBilling()
-    lost = billing.lost(path, b'{"task": "t", "model": "m"}')
-    assert lost == LostCall(list_path, (path, "t"))
+    lost = LostCall(list_path, (path, "t"))
+    assert billing.lost(path, b'{"task": "t", "model": "m"}') == lost
 
     def found(*entries: tuple[float, str], more: bool = False) -> list[str] | None:
         return billing.candidates(lost, listed(path, *entries, more=more), AT - 60, AT)
