@@ -2,7 +2,8 @@
 
 The statuses, codes and shapes are documented, and so are the fields of the subscription and the header
 `character-cost`. The texts of `exhausted`, `key_limit` and `exhausted_invoice` and their status 401 come from
-field reports. Invented are the sound, and that it costs the same with every voice.
+field reports, and so does the text of `busy_at_once`. Invented are its status and its Retry-After, the sound,
+and that it costs the same with every voice.
 """
 
 import math
@@ -58,7 +59,7 @@ class ElevenLabs(Vendor):
         }
 
     def refusals(self) -> Mapping[str, Refusal]:
-        """Lack of credits with three statuses, and two refusals that only resemble it."""
+        """Lack of credits with three statuses, a cap on what is used at once, and what only resembles them."""
         limit, left = self.left + self.used, self.left
         more = (
             f"You have {left} credits remaining, while more credits are required for this request."
@@ -91,6 +92,13 @@ class ElevenLabs(Vendor):
                 "Your account does not have enough credits for this operation.",
             ),
             "exhausted_invoice": _error(401, "payment_required", "payment_issue", invoice),
+            "busy_at_once": _error(
+                401,
+                "invalid_request",
+                "quota_exceeded",
+                "This request exceeds your quota limit of 200000 characters within a 5-minute interval.",
+                {"retry-after": f"{self.retry_after:g}"},
+            ),
             "not_credits_plan": _error(402, "payment_required", "paid_plan_required", _FREE_VOICES),
             "not_credits_load": _error(
                 429, "rate_limit_error", "system_busy", "The system is currently busy."
@@ -160,7 +168,9 @@ async def _sound_in_parts() -> AsyncIterator[bytes]:
         yield part
 
 
-def _error(status: int, kind: str, code: str, message: str) -> Refusal:
+def _error(
+    status: int, kind: str, code: str, message: str, headers: Mapping[str, str] | None = None
+) -> Refusal:
     # `status` is the older name of `code`, and still sent.
     detail = {"type": kind, "code": code, "status": code, "message": message}
-    return Refusal(status, {"detail": detail})
+    return Refusal(status, {"detail": detail}, headers)
