@@ -52,17 +52,20 @@ def guarded(
 
     `client` is a `Firecrawl`, an `AsyncFirecrawl`, or a client of its API v2. It is not changed; the copy
     that is returned sends through the same HTTP client. The guard is before each request, so it makes no
-    difference which method sends it: `crawl`, `start_crawl` and the names of API v1 are held alike. What is
-    refused raises a BudgetGuardError, as everywhere; `scrape_alexandria` alone raises a FirecrawlError whose
-    `__cause__` it is.
+    difference which method sends it: `crawl`, `start_crawl` and the names of API v1 are held alike. What
+    is refused raises a BudgetGuardError, as everywhere; `scrape_alexandria` alone raises a FirecrawlError
+    whose `__cause__` it is.
 
-    `prices`, `send_cap` and `follow` are those of `GuardTransport`, which describes what becomes of a hold. The
-    default of `prices` is that of the guard's provider, or else `Firecrawl.prices`. Give more as
-    `prices={**Firecrawl.prices, ("POST", "/v2/extract"): 200}`. With `send_cap=True`, what is held is sent as the limit of a
-    crawl, of a search, of an agent's credits and of a PDF's pages; give a hold of your own for that, such as
-    `("POST", "/v2/crawl"): {"min": 50}`. A crawl is followed to its end by the requests for its status that this client sends, such
-    as those of `crawl` itself, and by the library's own if there are none; the latter need the guard's
-    provider to have the URL to which the client sends.
+    `prices`, `send_cap` and `follow` are those of `GuardTransport`, which describes what becomes of a hold.
+    The default of `prices` is that of the guard's provider, or else `Firecrawl.prices`; give more as
+    `prices={**Firecrawl.prices, ("POST", "/v2/extract"): 200}`. With `send_cap=True`, what is held is sent
+    as the limit of a crawl, of a search, of an agent's credits and of a PDF's pages. For that, price a
+    crawl at what you can spare: `{"min": 50, "lag": Firecrawl.JOB_LAG, "linger": Firecrawl.JOB_LINGER}`.
+
+    A crawl is followed to its end by the requests for its status that this client sends, such as those of
+    `crawl` itself, and by the library's own if there are none; the latter need the guard's provider to have
+    the URL to which the client sends. If the provider is one of your own, its `billing` reads the replies:
+    `Firecrawl.billing` is the one that knows them.
 
     A request that has a price is sent once, whatever the client's `max_retries` are: after a lost reply,
     the SDK would send it again, without an idempotency key, and start a second crawl (firecrawl-py 4.55,

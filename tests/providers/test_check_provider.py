@@ -52,6 +52,25 @@ OPENROUTER_REPLIES = [
     BillingReply("/videos", 202, {}, b'{"id": "v1", "status": "pending"}'),
 ]
 
+FIRECRAWL_USAGE = {
+    "success": True,
+    "data": {
+        "remainingCredits": 1000,
+        "planCredits": 500,
+        "billingPeriodStart": "2026-11-01T00:00:00Z",
+        "billingPeriodEnd": "2026-12-01T00:00:00Z",
+    },
+}
+FIRECRAWL_REPLIES = [
+    BillingReply("/v2/scrape", 200, {}, b'{"data": {"metadata": {"creditsUsed": 5}}}'),
+    BillingReply("/v2/search", 200, {}, b'{"data": {}, "creditsUsed": 2}'),
+    BillingReply("/v2/crawl", 200, {}, b'{"success": true, "id": "019a-c"}'),
+    BillingReply("/v2/crawl/019a-c", 200, {}, b'{"status": "completed", "creditsUsed": 12}'),
+    BillingReply("/v2/map", 402, {}, b'{"success": false, "error": "Insufficient credits"}'),
+    BillingReply("/v2/map", 402, {}, b'{"error": "unverified_credit_limit_reached"}'),
+    BillingReply("/v2/map", 429, {"retry-after": "7"}, b'{"error": "Rate limit exceeded"}'),
+]
+
 # One row for each provider that is built in: what makes it, its balance reply, and what its vendor
 # documents about fields that may be null or left out.
 OWN: list[Any] = [
@@ -137,23 +156,24 @@ OWN: list[Any] = [
     pytest.param(
         Firecrawl,
         {
-            "reply": {
-                "/credit-usage": {
-                    "success": True,
-                    "data": {"remainingCredits": 950.5, "billingPeriodEnd": "2026-12-01T00:00:00Z"},
-                },
-                "/concurrency-check": {"success": True, "concurrency": 3, "maxConcurrency": 20},
-            },
-            "credits": 950.5,
-            "replies": [
-                BillingReply("/v2/search", 200, {}, b'{"success": true, "creditsUsed": 4}'),
-                BillingReply("/v2/scrape", 200, {}, b'{"data": {"metadata": {"creditsUsed": 5}}}'),
-                BillingReply("/v2/crawl", 200, {}, b'{"success": true, "id": "c1"}'),
-                BillingReply("/v2/crawl/c1", 200, {}, b'{"status": "scraping", "creditsUsed": 3}'),
-                BillingReply("/v2/scrape", 402, {}, b'{"code": "insufficient_credits"}'),
-            ],
+            "reply": FIRECRAWL_USAGE,
+            "credits": 1000,
+            "optional": ["data.billingPeriodEnd"],
+            "replies": FIRECRAWL_REPLIES,
         },
         id="firecrawl",
+    ),
+    pytest.param(
+        lambda key: Firecrawl(key, slots=True),
+        {
+            "reply": {
+                "/v2/team/credit-usage": FIRECRAWL_USAGE,
+                "/v2/concurrency-check": {"success": True, "concurrency": 2, "maxConcurrency": 5},
+            },
+            "credits": 1000,
+            "optional": ["data.billingPeriodEnd"],
+        },
+        id="firecrawl-slots",
     ),
     pytest.param(
         Tavily,
