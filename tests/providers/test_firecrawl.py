@@ -360,7 +360,9 @@ def test_refusals_have_firecrawls_shape() -> None:
         "code": "balance_unavailable",
         **dict.fromkeys(("message", "detail", "title"), words),
     }
-    lacking = InsufficientCredits("crawl", 100, 4, 4, 0, 0, 0, age=1, provider="Firecrawl")
+    lacking = InsufficientCredits(
+        "crawl", "100", "4", "4", "0", "0", "0", age=1, provider="Firecrawl"
+    )
     assert BILLING.refusal_body(lacking, "/v2/crawl")["code"] == "insufficient_credits"
     assert BILLING.refusal_body(lacking, "/v2/crawl")["error"] == str(lacking)
     other = ConfigurationError("A sentence.")

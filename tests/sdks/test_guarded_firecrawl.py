@@ -374,7 +374,7 @@ def test_requests_by_hand(open_sandbox: OpenSandbox, clock: HandClock) -> None:
         headers={"authorization": f"Bearer {account.key}"},
     ) as client:
         client.post("/v2/crawl", json={"url": SITE, "limit": 20})
-        refused = client.post("/v2/batch/scrape", json={"urls": [SITE] * 11})
+        refused: Any = client.post("/v2/batch/scrape", json={"urls": [SITE] * 11})
     assert refused.status_code == 402
     said = r"Failed to start batch scrape\. POST /v2/batch/scrape needs 11 credits, and 10 are available"
     with pytest.raises(PaymentRequiredError, match=said):
