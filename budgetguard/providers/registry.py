@@ -36,13 +36,13 @@ VENDORS: Mapping[str, Vendor] = {
     "anchorbrowser": Vendor(
         "Anchor Browser", "ANCHORBROWSER_API_KEY", "anchorbrowser", "AnchorBrowser", unasked=True
     ),
-    "browseruse": Vendor("Browser Use", "BROWSER_USE_API_KEY", "browseruse", "BrowserUse"),
-    "firecrawl": Vendor("Firecrawl", "FIRECRAWL_API_KEY", "firecrawl", "Firecrawl"),
     "openrouter": Vendor("OpenRouter", "OPENROUTER_API_KEY", "openrouter", "OpenRouter"),
-    "deepseek": Vendor("DeepSeek", "DEEPSEEK_API_KEY", "chat.deepseek", "DeepSeek"),
-    "moonshot": Vendor("Moonshot", "MOONSHOT_API_KEY", "chat.moonshot", "Moonshot"),
+    "firecrawl": Vendor("Firecrawl", "FIRECRAWL_API_KEY", "firecrawl", "Firecrawl"),
     "tavily": Vendor("Tavily", "TAVILY_API_KEY", "tavily", "Tavily"),
     "elevenlabs": Vendor("ElevenLabs", "ELEVENLABS_API_KEY", "elevenlabs", "ElevenLabs"),
+    "browseruse": Vendor("Browser Use", "BROWSER_USE_API_KEY", "browseruse", "BrowserUse"),
+    "deepseek": Vendor("DeepSeek", "DEEPSEEK_API_KEY", "chat.deepseek", "DeepSeek"),
+    "moonshot": Vendor("Moonshot", "MOONSHOT_API_KEY", "chat.moonshot", "Moonshot"),
 }
 
 
