@@ -310,6 +310,17 @@ def test_research_of_the_plain_client_that_nobody_polls(account: Account) -> Non
     assert [end for end, _ in account.ends] == ["settled", "kept"]
 
 
+def test_what_follows_research_is_not_inside_it(
+    account: Account, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its hold is open while other calls are made, which are not held twice."""
+    caplog.set_level("DEBUG", logger="budgetguard")
+    client = guarded(account.plain(), account.guard)
+    client.research("x", model="mini")
+    client.search("x")
+    assert "held twice" not in caplog.text
+
+
 def test_research_that_fails(account: Account) -> None:
     """What it cost is unknown, and remains counted until a balance shows it."""
     client = guarded(account.plain(), account.guard)
