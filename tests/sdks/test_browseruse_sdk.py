@@ -10,14 +10,8 @@ import anyio
 import httpx
 import pytest
 from accounts import OpenSandbox, Outcomes
-from browser_use_sdk import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
-    APIKeySpendLimitError,
-    BrowserUseError,
-    v2,
-    v3,
-    v4,
-)
 from followed import BEGUN, elapsed
+from needed import need
 
 from budgetguard import (
     AnchorBrowser,
@@ -26,11 +20,21 @@ from budgetguard import (
     Guard,
     InsufficientCredits,
 )
-from budgetguard.integrations import browseruse
 from budgetguard.providers import BrowserUse
 from budgetguard.testing import HandClock
 from budgetguard.testing.sandbox import Sandbox
 from budgetguard.transport import AsyncGuardTransport, GuardTransport
+
+need("browser_use_sdk")
+from browser_use_sdk import (  # type: ignore[import-untyped,import-not-found,unused-ignore]  # noqa: E402
+    APIKeySpendLimitError,
+    BrowserUseError,
+    v2,
+    v3,
+    v4,
+)
+
+from budgetguard.integrations import browseruse  # noqa: E402
 
 if TYPE_CHECKING:
     from budgetguard.providers.billing import Prices
