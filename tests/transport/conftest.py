@@ -1,14 +1,32 @@
 """Sandboxes, and a guard for each provider's account there."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import httpx
+import httpx2
 import pytest
+from web import WAYS, Web
 
 from budgetguard import AnchorBrowser, Guard, PreDev
 from budgetguard.testing import HandClock
 from budgetguard.testing.sandbox import Sandbox
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Each library's plain client, and its awaiting one on both event loops."""
+    library, _, backend = request.param.partition(" on ")
+    return library, backend
+
+
+@pytest.fixture
+async def web(way: tuple[str, str]) -> AsyncIterator[Web]:
+    """Give the client; a test module that uses it has to run on the loop in `way`."""
+    web = Web({"httpx": httpx, "httpx2": httpx2}[way[0]], awaiting=bool(way[1]))
+    yield web
+    await web.close()
 
 
 @pytest.fixture

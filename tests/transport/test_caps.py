@@ -1,12 +1,10 @@
 """Requests that say to the provider how much they may cost: what is held for them."""
 
 import json
-from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
 
 import httpx
-import httpx2
 import pytest
 from web import Web
 
@@ -20,30 +18,13 @@ from budgetguard.transport import GuardTransport
 
 pytestmark = pytest.mark.anyio
 
-AWAITING = [f"{each} on {loop}" for each in ("httpx", "httpx2") for loop in ("asyncio", "trio")]
-WAYS = ["httpx", "httpx2", *AWAITING]
 HERE = "https://a.example"
-
-
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> tuple[str, str]:
-    """Each library's plain client, and its awaiting one on both event loops."""
-    library, _, backend = request.param.partition(" on ")
-    return library, backend
 
 
 @pytest.fixture
 def anyio_backend(way: tuple[str, str]) -> str:
     """Give the loop that the test runs on."""
     return way[1] or "asyncio"
-
-
-@pytest.fixture
-async def web(way: tuple[str, str]) -> AsyncIterator[Web]:
-    """Give the client."""
-    web = Web({"httpx": httpx, "httpx2": httpx2}[way[0]], awaiting=bool(way[1]))
-    yield web
-    await web.close()
 
 
 class CapBilling(Billing):

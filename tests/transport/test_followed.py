@@ -1,13 +1,12 @@
 """Submitted work behind a transport, and requests without a reply: both libraries, plain and awaiting."""
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
 import anyio
 import httpx
-import httpx2
 import pytest
 from followed import BATCH, BEGUN, LIST, STATUS, at_rest, elapsed, follower
 from web import Web
@@ -27,32 +26,16 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Async generator 'http:ResourceWarning"),
 ]
 
-AWAITING = ["httpx on asyncio", "httpx on trio", "httpx2 on asyncio", "httpx2 on trio"]
 KEY = Sandbox.predev_key
 SPEC = {"input": "A web shop for a bakery"}
 LATER = SPEC | {"async": True}
 TASKS = {"tasks": [{"url": "https://example.com"}] * 4, "async": True}
 
 
-@pytest.fixture(params=["httpx", "httpx2", *AWAITING])
-def way(request: pytest.FixtureRequest) -> tuple[str, str]:
-    """Each library's plain client, and its awaiting one on both event loops."""
-    library, _, backend = request.param.partition(" on ")
-    return library, backend
-
-
 @pytest.fixture
 def anyio_backend(way: tuple[str, str]) -> str:
     """Give the loop that the test runs on."""
     return way[1] or "asyncio"
-
-
-@pytest.fixture
-async def web(way: tuple[str, str]) -> AsyncIterator[Web]:
-    """Give the client."""
-    web = Web({"httpx": httpx, "httpx2": httpx2}[way[0]], awaiting=bool(way[1]))
-    yield web
-    await web.close()
 
 
 @pytest.fixture

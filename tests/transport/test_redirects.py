@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -17,33 +17,15 @@ from budgetguard.transport import GuardTransport
 
 pytestmark = pytest.mark.anyio
 
-WAYS = ["httpx", "httpx2"] + [
-    f"{each} on {loop}" for each in ("httpx", "httpx2") for loop in ("asyncio", "trio")
-]
 HERE = "https://a.example"
 THERE = "https://b.example"
 LINGER = 300
-
-
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> tuple[str, str]:
-    """Each library's plain client, and its awaiting one on both event loops."""
-    library, _, backend = request.param.partition(" on ")
-    return library, backend
 
 
 @pytest.fixture
 def anyio_backend(way: tuple[str, str]) -> str:
     """Give the loop that the test runs on."""
     return way[1] or "asyncio"
-
-
-@pytest.fixture
-async def web(way: tuple[str, str]) -> AsyncIterator[Web]:
-    """Give the client."""
-    web = Web({"httpx": httpx, "httpx2": httpx2}[way[0]], awaiting=bool(way[1]))
-    yield web
-    await web.close()
 
 
 @pytest.fixture

@@ -10,9 +10,8 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import httpx
-import httpx2
 import pytest
-from web import Web
+from web import AWAITING, Web
 
 from budgetguard import Event, Guard, learned
 from budgetguard._engine.binding import binding_of
@@ -27,33 +26,16 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Async generator 'http:ResourceWarning"),
 ]
 
-AWAITING = [f"{each} on {loop}" for each in ("httpx", "httpx2") for loop in ("asyncio", "trio")]
-WAYS = ["httpx", "httpx2", *AWAITING]
 HERE = "https://a.example"
 URL = f"{HERE}/spec"
 ASKED = {"input": "A web shop"}
 RETRY = "x-stainless-retry-count"
 
 
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> tuple[str, str]:
-    """Each library's plain client, and its awaiting one on both event loops."""
-    library, _, backend = request.param.partition(" on ")
-    return library, backend
-
-
 @pytest.fixture
 def anyio_backend(way: tuple[str, str]) -> str:
     """Give the loop that the test runs on."""
     return way[1] or "asyncio"
-
-
-@pytest.fixture
-async def web(way: tuple[str, str]) -> AsyncIterator[Web]:
-    """Give the client."""
-    web = Web({"httpx": httpx, "httpx2": httpx2}[way[0]], awaiting=bool(way[1]))
-    yield web
-    await web.close()
 
 
 @pytest.fixture

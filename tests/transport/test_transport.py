@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from decimal import Decimal
@@ -15,7 +15,7 @@ import anyio
 import httpx
 import httpx2
 import pytest
-from web import Web
+from web import AWAITING, Web
 
 from budgetguard import (
     AnchorBrowser,
@@ -41,7 +41,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Async generator 'http:ResourceWarning"),
 ]
 
-AWAITING = ["httpx on asyncio", "httpx on trio", "httpx2 on asyncio", "httpx2 on trio"]
 KEY = Sandbox.predev_key
 SPEC = {"input": "A web shop for a bakery"}
 CHAT = {"model": "m", "messages": []}
@@ -49,25 +48,10 @@ OTHER_KIND = "Client takes a GuardTransport, AsyncClient an AsyncGuardTransport"
 RETRY = "x-stainless-retry-count"
 
 
-@pytest.fixture(params=["httpx", "httpx2", *AWAITING])
-def way(request: pytest.FixtureRequest) -> tuple[str, str]:
-    """Each library's plain client, and its awaiting one on both event loops."""
-    library, _, backend = request.param.partition(" on ")
-    return library, backend
-
-
 @pytest.fixture
 def anyio_backend(way: tuple[str, str]) -> str:
     """Give the loop that the test runs on."""
     return way[1] or "asyncio"
-
-
-@pytest.fixture
-async def web(way: tuple[str, str]) -> AsyncIterator[Web]:
-    """Give the client."""
-    web = Web({"httpx": httpx, "httpx2": httpx2}[way[0]], awaiting=bool(way[1]))
-    yield web
-    await web.close()
 
 
 def held(guard: Guard) -> int:

@@ -7,6 +7,9 @@ from typing import Any
 from budgetguard import Guard
 from budgetguard.transport import AsyncGuardTransport, GuardTransport
 
+AWAITING = [f"{each} on {loop}" for each in ("httpx", "httpx2") for loop in ("asyncio", "trio")]
+WAYS = ["httpx", "httpx2", *AWAITING]
+
 
 class Web:
     """One library's client over a guard's transport; requests are awaited, whichever kind it is."""
