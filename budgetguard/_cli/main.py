@@ -11,7 +11,7 @@ from budgetguard._cli.output import ExitCode, failure, print_failure
 from budgetguard._core.activation import set_active
 from budgetguard._core.events import logger
 from budgetguard._version import __version__
-from budgetguard.providers.registry import VENDORS
+from budgetguard.providers.registry import VENDORS, one_of
 
 # The vendor in the examples.
 _NAME, _VENDOR = next(iter(VENDORS.items()))
@@ -103,8 +103,10 @@ def _parser(given: Sequence[str]) -> Parser:
         asking.add_argument(
             "--provider",
             choices=sorted(VENDORS),
-            help="the account's provider; default: BUDGETGUARD_PROVIDER, "
-            "or the provider whose key is set",
+            metavar="NAME",
+            help=f"the account's provider: {one_of(sorted(VENDORS))}; default: "
+            "BUDGETGUARD_PROVIDER, or the one whose key is set "
+            f"({one_of([name for name, vendor in VENDORS.items() if vendor.unasked])})",
         )
         asking.add_argument(
             "--base-url", metavar="URL", help="where the provider's API is, for example a sandbox"
