@@ -202,8 +202,10 @@ def test_a_higher_balance_ends_a_key_limit(
 def test_what_is_not_about_credits_changes_nothing(guard: Guard, provider: FakeProvider) -> None:
     """No refresh, no event, no refusal."""
     guard.mark_refused(NOT_CREDITS)
-    assert guard.acquire(10).state == "open"
+    hold = guard.acquire(10)
+    assert hold.state == "open"
     assert provider.requests == 1
+    hold.release()
 
 
 def test_lack_of_credits_is_what_mark_exhausted_says(guard: Guard) -> None:
