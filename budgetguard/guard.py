@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Literal, NoReturn, Self
 
 from budgetguard._core.activation import ACTIVATION
-from budgetguard._core.amounts import CREDITS, Amount, cost, to_credits
+from budgetguard._core.amounts import CREDITS, Amount, cost, to_credits, to_micro
 from budgetguard._core.argument_types import other
 from budgetguard._core.balance import Balance
 from budgetguard._core.clean_tracebacks import WRONG, clean_traceback, clear
@@ -26,6 +26,7 @@ from budgetguard._engine.estimates import estimate
 from budgetguard._engine.hold import Hold
 from budgetguard._engine.subscriber import Subscriber
 from budgetguard._engine.waiters import BalanceWaiter
+from budgetguard.budget import Budget
 from budgetguard.providers.base import Fetches, Profile
 from budgetguard.providers.registry import is_of_another
 from budgetguard.requirement import Requirement, checked_spec, plain_specs
@@ -218,6 +219,32 @@ class Guard:
         hold = await spec.aopen()
         nested.step_out(hold)
         return hold
+
+    def budget(
+        self,
+        limit: Amount,
+        *,
+        name: str | None = None,
+        share: Literal["shared", "carve"] = "shared",
+    ) -> Budget:
+        """Bounds what the guarded calls inside a block hold and spend: `with guard.budget(30, name="run"):`.
+
+        - `limit`: credits that may be spent in all.
+        - `name`: what errors and events call the budget.
+        - `share`: `"shared"` draws from the budget around it, or from the account, as calls are
+          made. `"carve"` sets the whole limit aside there at once, and gives back what is unused when
+          the block is left.
+
+        Budgets nest to any depth, and each bounds what is inside. A call that exceeds one of them
+        raises BudgetExceeded. Entering a carved one raises BudgetExceeded or InsufficientCredits where
+        too little is left to set aside. Wrong arguments raise TypeError or ValueError.
+        """
+        micro = to_micro(limit, "limit", rounding="down")
+        if name is not None and not isinstance(name, str):
+            msg = f"name takes a str, not {type(name).__name__}"
+            raise TypeError(msg)
+        carved = _choice(share, "share", ("shared", "carve")) == "carve"
+        return Budget(self._binding, micro, name=name, carved=carved)
 
     @clean_traceback
     def balance(self, max_age: float | None = None) -> Balance:

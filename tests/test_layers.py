@@ -25,7 +25,7 @@ LAYERS = (
     ("providers",),
     ("_engine",),
     ("_decorators",),
-    ("requirement",),
+    ("budget", "requirement"),
     ("guard",),
     ("_costs",),
     ("guard_pool", "defaults"),

@@ -361,7 +361,7 @@ def test_a_caller_lacks_only_what_it_needs(
     ledger: Ledger, caller: CallNeed, ahead: QueuedAhead, lacks: Shortfall | None
 ) -> None:
     """A caller that needs no credits overtakes waiters for credits, and likewise with slots."""
-    assert shortage(ledger, TERMS, caller, ahead, NOW) is lacks
+    assert shortage(ledger, TERMS, caller, ahead, at(NOW)) is lacks
 
 
 @pytest.mark.parametrize(
@@ -940,7 +940,7 @@ def test_the_moment_named_is_the_first_at_which_the_caller_can_fit(
     def fits(sent: float) -> bool:
         ledger = ended(credits, debits, 0)
         ledger.apply(BalanceSnapshot.of(Balance(to_credits(credits), max_concurrency=4), at(sent)))
-        return shortage(ledger, terms, caller, NOBODY, sent) is None
+        return shortage(ledger, terms, caller, NOBODY, at(sent)) is None
 
     ready = NOW + ready_in(ended(credits, debits, running), RefreshState(), terms, caller, at(NOW))
     due = NOW + 3

@@ -12,6 +12,7 @@ from budgetguard._core.debits import BUCKETS_PER_SECOND
 from budgetguard._core.head import Head
 
 if TYPE_CHECKING:
+    from budgetguard._core.allowance import Allowance
     from budgetguard._core.snapshot import Micro
 
 T = TypeVar("T")
@@ -29,9 +30,12 @@ class LedgerEntry:
 
     `epoch` is that of `OtherSpenders` in which the credits were taken. It is set when they are, or
     later: an earlier one would lower the bounds of checkpoints that do not count this hold.
+
+    What the call holds and costs counts in `allowances` too, the budgets around it. If its credits were
+    set aside before, they come out of `reserve`, and go back there.
     """
 
-    __slots__ = ("charged_micro", "ended", "epoch", "micro", "slots")
+    __slots__ = ("allowances", "charged_micro", "ended", "epoch", "micro", "reserve", "slots")
 
     epoch: int
 
@@ -39,6 +43,8 @@ class LedgerEntry:
         self.micro = micro
         self.slots = slots
         self.charged_micro = 0
+        self.allowances: tuple[Allowance, ...] = ()
+        self.reserve: Reserve | None = None
         self.ended = False
 
     @property
@@ -50,6 +56,20 @@ class LedgerEntry:
     def bound(self) -> int:
         """The most that the call may cost, as far as is known."""
         return max(self.micro, self.charged_micro)
+
+
+class Reserve:
+    """An open entry that others take their credits out of; `lowest` is the least that was ever left."""
+
+    __slots__ = ("entry", "lowest")
+
+    def __init__(self, entry: LedgerEntry) -> None:
+        self.entry = entry
+        self.lowest = entry.micro
+
+    def covers(self, amount: int) -> bool:
+        """Whether that much is set aside."""
+        return not self.entry.ended and self.entry.micro >= amount
 
 
 class EndsAtCost(dict[int, deque[float]]):
@@ -73,6 +93,8 @@ class Branch:
     Callers append their finished calls to one of two queues, without a lock, and `record_ends`
     records them: `ends_at_cost` for calls of constant cost, `ends` for all others. `frees` is True
     if one of the appended calls cost less than it held, so that there is more room than `room`.
+
+    `tightened` is True if a call took from a budget since somebody set it to False.
     """
 
     __slots__ = (
@@ -85,6 +107,7 @@ class Branch:
         "room",
         "running",
         "slots_held",
+        "tightened",
     )
 
     def __init__(self, head: Head) -> None:
@@ -97,6 +120,7 @@ class Branch:
         self.held = 0
         self.running = 0
         self.slots_held = 0
+        self.tightened = False
 
     # A call of constant cost needs no entry, because the code that ends it knows the amount.
 
@@ -171,6 +195,7 @@ class Branch:
     def open(self, entry: LedgerEntry) -> None:
         """Hold an entry's amount and slots."""
         self.take(entry.micro)
+        self._count(entry, entry.micro, 0)
         self.slots_held += entry.slots
         entry.epoch = self.epoch
         # Last: if this is interrupted earlier, the entry must not be ended, as it never began.
@@ -182,7 +207,9 @@ class Branch:
         if entry.ended:
             return
         entry.micro += more
-        self._hold(entry.rest - max(entry.micro - more - entry.charged_micro, 0))
+        held = entry.rest - max(entry.micro - more - entry.charged_micro, 0)
+        self._hold(held)
+        self._count(entry, held, 0)
         raised = entry.bound - max(entry.micro - more, entry.charged_micro)
         self.head.others.may_cost_more(entry.epoch, raised)
 
@@ -192,7 +219,9 @@ class Branch:
         if entry.ended or total <= before:  # as above
             return
         entry.charged_micro = total
-        self._hold(entry.rest - max(entry.micro - before, 0))
+        held = entry.rest - max(entry.micro - before, 0)
+        self._hold(held)
+        self._count(entry, held, total - before)
         self.head.settled.add(total - before, clears_at)
         self.room -= total - before
         self.head.others.may_cost_more(entry.epoch, entry.bound - max(entry.micro, before))
@@ -200,6 +229,7 @@ class Branch:
     def repeat(self, entry: LedgerEntry, clears_at: float) -> LedgerEntry:
         """An earlier attempt of an open entry's call may have cost what it holds; returns its entry."""
         attempt = LedgerEntry(entry.micro)
+        attempt.allowances, attempt.reserve = entry.allowances, entry.reserve
         self.open(attempt)
         self.keep(attempt, clears_at)
         # Its charges may be in balances that came before.
@@ -210,7 +240,9 @@ class Branch:
         """End an entry at its real cost; False if it had already ended."""
         if not self._close(entry):
             return False
-        self.put(entry.rest, max(actual - entry.charged_micro, 0), clears_at)
+        debit = max(actual - entry.charged_micro, 0)
+        self.put(entry.rest, debit, clears_at)
+        self._count(entry, -entry.rest, debit)
         self.head.others.cost_less(entry.epoch, entry.bound - max(actual, entry.charged_micro))
         return True
 
@@ -219,6 +251,7 @@ class Branch:
         if not self._close(entry):
             return False
         self.give_back(entry.rest)
+        self._count(entry, -entry.rest, 0)
         self.head.others.cost_less(entry.epoch, entry.rest)
         return True
 
@@ -227,7 +260,35 @@ class Branch:
         if not self._close(entry):
             return False
         self.lose(entry.rest, clears_at, entry.slots, cause)
+        self._count(entry, -entry.rest, entry.rest)
         return True
+
+    def end_reserve(self, reserve: Reserve) -> bool:
+        """Give back what is left of a reserve; False if it had already ended."""
+        entry = reserve.entry
+        if not self._close(entry):
+            return False
+        self.give_back(entry.micro)
+        # No more than what was never taken out: the rest was in the bounds of the calls that took it.
+        self.head.others.cost_less(entry.epoch, reserve.lowest)
+        return True
+
+    def _count(self, entry: LedgerEntry, held: int, spent: int) -> None:
+        """Count a change of what an entry holds and has cost in its budgets, and against its reserve."""
+        if not entry.allowances:
+            return
+        for allowance in entry.allowances:
+            allowance.move(held, spent)
+        more, reserve = held + spent, entry.reserve
+        if more > 0:
+            self.tightened = True
+        if reserve is None or reserve.entry.ended:
+            return
+        if more > 0:
+            more = min(more, reserve.entry.micro)
+        reserve.entry.micro -= more
+        reserve.lowest = min(reserve.lowest, reserve.entry.micro)
+        self._hold(-more)
 
     def _hold(self, change: int) -> None:
         self.held += change

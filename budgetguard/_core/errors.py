@@ -2,6 +2,7 @@
 
     BudgetGuardError
     ├── InsufficientCredits    too few credits are available for this call (402)
+    │   └── BudgetExceeded     too few are left in a budget around it (402)
     ├── ConcurrencyLimit       too many sessions are open (429)
     ├── BalanceUnavailable     no usable balance is available (503)
     │   └── InvalidCredentials the provider rejected the key (it answered 401 or 403)
@@ -19,7 +20,7 @@ from typing import Any, Literal, Self, TypeAlias
 
 from budgetguard._core.amounts import CREDITS, spell
 
-Basis = Literal["reported", "cost limit", "refused", "cap", "key limit", "busy"]
+Basis = Literal["reported", "cost limit", "refused", "cap", "key limit", "busy", "budget"]
 
 Credits: TypeAlias = Decimal | str
 """An amount as errors take it. It is text where it comes from `args`."""
@@ -245,6 +246,94 @@ class InsufficientCredits(BudgetGuardError):
         elif may_never_have_begun(self.causes):
             advice.append(NEVER_REACHED)
         return " ".join(advice)
+
+
+class BudgetExceeded(InsufficientCredits):
+    """A budget around the call has too little left for it. Nothing was spent.
+
+    The figures are Decimal amounts in `unit`, and they add up: `limit - spent - held` is `available`,
+    which is what is left of the budget. What the account itself has is not in here.
+
+    - `budget`: the budget's name; None for a block without one.
+    - `limit`: what the budget allows in all, or in the current period.
+    - `spent`: what its calls cost, or may have cost.
+    - `held`: set aside by its open calls, and by budgets that were carved out of it.
+    - `renews_at`: when more is left again; None for a budget without a period.
+
+    `retryable` is True where open calls of the budget make up the shortfall, or where it renews.
+    `balance` and `pending` repeat `limit` and `spent`, `basis` is `"budget"`, and `top_up_url` is None.
+    """
+
+    def __init__(
+        self,
+        operation: str,
+        needed: Credits,
+        budget: str | None,
+        limit: Credits,
+        spent: Credits,
+        held: Credits,
+        provider: str,
+        retry_after: float | None = None,
+        renews_at: datetime | str | None = None,
+        unit: str = CREDITS,
+    ) -> None:
+        limit, spent, held = _exact(limit), _exact(spent), _exact(held)
+        super().__init__(
+            operation,
+            needed,
+            limit - spent - held,
+            limit,
+            held,
+            spent,
+            _ZERO,
+            0.0,
+            provider,
+            retry_after=retry_after,
+            basis="budget",
+            unit=unit,
+            renews_at=renews_at,
+        )
+        self.budget = budget
+        self.limit = limit
+        self.spent = spent
+        renewal = None if self.renews_at is None else self.renews_at.isoformat()
+        self.args = (
+            operation,
+            str(self.needed),
+            budget,
+            str(limit),
+            str(spent),
+            str(held),
+            provider,
+            retry_after,
+            renewal,
+            unit,
+        )
+
+    def __str__(self) -> str:
+        parts = []
+        if self.spent:
+            parts.append(f"{self._spell(self.spent)} {self._are(self.spent)} spent")
+        if self.held:
+            parts.append(f"{self._spell(self.held)} {self._are(self.held)} held by open calls")
+        because = f": {', '.join(parts)}" if parts else ""
+        return f"{self.operation} needs {amount_of(self.needed, self.unit)}, and {self.left}{because}. {self._advice()}"
+
+    @property
+    def left(self) -> str:
+        """What is left of the budget, in words."""
+        name = "its budget" if self.budget is None else f"the budget {self.budget}"
+        left = spell(max(self.available, _ZERO)) if self.available > 0 else "none"
+        return f"{name} has {left} of {amount_of(self.limit, self.unit)} left"
+
+    def _advice(self) -> str:
+        if self.limit < self.needed:
+            return "Raise the budget's limit, or make a call that needs less."
+        if self.retry_after is None:
+            return "Finish with what is left, or raise the budget's limit."
+        if self.renews_at is not None and self.limit - self.spent < self.needed:
+            return f"It renews at {self.renews_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC."
+        return "Try again when one of its open calls has ended, or pass wait=."
 
 
 class ConcurrencyLimit(BudgetGuardError):

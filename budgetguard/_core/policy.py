@@ -12,12 +12,17 @@ whether to admit the caller, let it wait, or refuse it. It changes nothing and r
 
 Too little is also: a key whose own limit is used up. While the provider is busy, no refresh would help:
 a caller queues while `wait` lasts, or is refused at once.
+
+The budgets around a call come first, and need no balance: a caller whose budget has no room queues while
+`wait` lasts, if the budget may have room in time, or is refused at once.
 """
 
 from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
+from budgetguard._core.allowance import CallBudget
+from budgetguard._core.branch import Reserve
 from budgetguard._core.clock import Instant
 from budgetguard._core.ledger import LedgerView
 from budgetguard._core.snapshot import BalanceSnapshot, Micro
@@ -48,7 +53,8 @@ class CallNeed:
 
     `amount` must be available, and `cost` is set aside. Times are monotonic: `until` is when its
     `wait` is over, `give_up` is its final deadline. A `forced` call repeats one that was admitted and
-    failed: it is admitted at once, whatever is available.
+    failed: it is admitted at once, whatever is available. `amount` must also be left in each of the
+    `budgets`; if it was set aside before, in a `reserve`, the account needs no more.
     """
 
     amount: int
@@ -58,6 +64,14 @@ class CallNeed:
     until: float
     give_up: float
     forced: bool = False
+    budgets: tuple[CallBudget, ...] = ()
+    reserve: Reserve | None = None
+
+    @property
+    def from_account(self) -> int:
+        """What must be available in the account."""
+        set_aside = self.reserve is not None and self.reserve.covers(self.amount)
+        return 0 if set_aside else self.amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +97,7 @@ NOBODY = QueuedAhead()
 class Shortfall(Enum):
     """What a refused caller lacks."""
 
+    BUDGET = "budget"
     CREDITS = "credits"
     CAP = "cap"
     SLOTS = "slots"
@@ -129,22 +144,45 @@ def usable(
     return now.since(snapshot.sent) <= oldest
 
 
-def shortage(
-    ledger: LedgerView, terms: GuardTerms, need: CallNeed, ahead: QueuedAhead, now: float
+def exceeded(need: CallNeed, now: Instant) -> CallBudget | None:
+    """The innermost budget that has no room for the caller; None if all have."""
+    if need.budgets and need.amount:
+        for budget in need.budgets:
+            if budget.current(now).room < need.amount:
+                return budget
+    return None
+
+
+def has_room_by(budget: CallBudget, need: CallNeed, now: Instant, until: float) -> bool:
+    """Whether a budget that has no room may have some for the caller by then, a monotonic time.
+
+    It may where open calls hold what is missing, or where it renews.
+    """
+    allowance, renews_at = budget.current(now), budget.renews_at(now)
+    if allowance.limit < need.amount:
+        return False
+    renews = renews_at is not None and renews_at - now.wall < until - now.mono
+    return renews or allowance.limit - allowance.spent >= need.amount
+
+
+def shortage(  # noqa: PLR0911  likewise, per kind of shortfall
+    ledger: LedgerView, terms: GuardTerms, need: CallNeed, ahead: QueuedAhead, now: Instant
 ) -> Shortfall | None:
     """What the caller lacks at `now`, by the ledger as it is; None if it fits."""
-    snapshot = ledger.snapshot
+    if exceeded(need, now) is not None:
+        return Shortfall.BUDGET
+    snapshot, credits = ledger.snapshot, need.from_account
     assert snapshot is not None
     # First: a caller whose key is refused must not queue for credits, ahead of other keys' callers.
-    if need.amount and now < ledger.limited_until(terms.credential):
+    if need.amount and now.mono < ledger.limited_until(terms.credential):
         return Shortfall.KEY
     if need.amount and need.amount > snapshot.cap:
         return Shortfall.CAP
-    if need.amount and not ledger.available(terms.floor, terms.extra) - ahead.amount >= need.amount:
+    if credits and not ledger.available(terms.floor, terms.extra) - ahead.amount >= credits:
         return Shortfall.CREDITS
     if need.slots and not ledger.slots_in_use + ahead.slots + need.slots <= snapshot.slots:
         return Shortfall.SLOTS
-    if need.amount and now < ledger.busy_until:
+    if need.amount and now.mono < ledger.busy_until:
         return Shortfall.BUSY
     return None
 
@@ -154,11 +192,13 @@ def possible(ledger: LedgerView, terms: GuardTerms, need: CallNeed) -> bool:
     snapshot = ledger.snapshot
     if snapshot is None:
         return False
-    most: Micro = min(snapshot.spendable(terms.extra) - terms.floor, snapshot.cap)
-    return (not need.amount or most >= need.amount) and need.slots <= snapshot.slots
+    most: Micro = snapshot.spendable(terms.extra) - terms.floor
+    if need.amount > snapshot.cap:
+        return False
+    return (not need.from_account or most >= need.amount) and need.slots <= snapshot.slots
 
 
-def decide(  # noqa: PLR0911  one return per case of the table
+def decide(  # noqa: C901, PLR0911  one return per case of the table
     ledger: LedgerView,
     refreshing: RefreshState,
     terms: GuardTerms,
@@ -169,6 +209,11 @@ def decide(  # noqa: PLR0911  one return per case of the table
     """The decision about a caller at `now`; see the table above."""
     if need.forced:
         return _forced(ledger, refreshing, terms, need, now)
+    budget = exceeded(need, now)
+    if budget is not None:
+        waits = now.mono < need.until and has_room_by(budget, need, now, need.until)
+        again = has_room_by(budget, need, now, float("inf"))
+        return Wait(None) if waits else Refuse(Shortfall.BUDGET, permanent=not again)
     final = now.mono >= need.give_up
     failing = not refreshing.in_flight and now.mono < refreshing.blocked_until
     snapshot = ledger.snapshot
@@ -184,7 +229,7 @@ def decide(  # noqa: PLR0911  one return per case of the table
             else Refuse(Shortfall.UNKNOWN, permanent=False)
         )
 
-    lacks = shortage(ledger, terms, need, ahead, now.mono)
+    lacks = shortage(ledger, terms, need, ahead, now)
     if lacks is None:
         return Admit(refresh=_refresh_behind(ledger, refreshing, terms, need, now))
 

@@ -173,4 +173,4 @@ class QueueOrder(Generic[W]):
 def _lane(need: CallNeed, terms: GuardTerms, *, counts: bool) -> Lane:
     if counts:
         return (1, need.amount > 0, need.slots > 0, terms.floor, terms.extra)
-    return (0, need.amount, need.slots, terms.floor, terms.extra)
+    return (0, need.amount, need.slots, terms.floor, terms.extra, *map(id, need.budgets))

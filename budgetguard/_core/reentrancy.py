@@ -3,19 +3,50 @@
 import sys
 from contextvars import ContextVar
 from threading import get_ident
+from typing import Protocol, Self
+
+
+class CallState(Protocol):
+    """What is known about the code that makes a call: see `Inside`, and `CallContext`.
+
+    It belongs to the calls of one `ledger`; what it is about other ledgers is in `outer`.
+    """
+
+    @property
+    def outer(self) -> "CallState | None":
+        """The state around this one."""
+        ...
+
+    @property
+    def ledger(self) -> object:
+        """The ledger whose calls this state is about; None if it is about no ledger."""
+        ...
+
+    @property
+    def here(self) -> bool:
+        """Whether the code runs inside the library, which must not wait for itself."""
+        ...
 
 
 class Inside:
     """Marks that the thread with the ident `thread` runs inside the library; None when it no longer does.
 
     A context variable alone is not enough: tasks and threads that a listener or a provider starts
-    copy its value, and continue after the library has returned.
+    copy its value, and continue after the library has returned. The budgets and labels around the call
+    that led here, if any, are those of `outer`.
     """
 
-    __slots__ = ("thread",)
+    __slots__ = ("outer", "thread")
 
-    def __init__(self, thread: int | None = None) -> None:
+    ledger: None = None
+
+    def __init__(self, thread: int | None = None, outer: CallState | None = None) -> None:
         self.thread = thread
+        self.outer = outer
+
+    def within(self, outer: CallState) -> Self:
+        """The same for the code around which `outer` is."""
+        return type(self)(self.thread, outer)
 
     @property
     def here(self) -> bool:
@@ -23,8 +54,11 @@ class Inside:
         return self.thread == get_ident()
 
 
-INSIDE: ContextVar[Inside | None] = ContextVar("budgetguard_inside", default=None)
-"""Set in a provider's fetch and in `on_event`, and copied to whatever these start, see `Inside.here`."""
+CALL_STATE: ContextVar[CallState | None] = ContextVar("budgetguard_call_state", default=None)
+"""Set in a provider's fetch and in `on_event`, and in blocks with a budget or labels.
+
+It is copied to whatever is started there. One variable for both, because every call reads it.
+"""
 
 ATOMIC = sys.implementation.name == "cpython" and getattr(sys, "_is_gil_enabled", lambda: True)()
 """Whether no other thread and no signal handler can run between steps that call nothing."""
@@ -44,8 +78,8 @@ def forbid_waiting(operation: str) -> None:
     This is the case in `on_event`, in a provider's fetch, and in a signal handler or a finalizer
     that interrupted a change on the same thread.
     """
-    inside = INSIDE.get()
-    if inside is not None and inside.here:
+    state = CALL_STATE.get()
+    if state is not None and state.here:
         msg = (
             f"{operation} is guarded and was called from inside budgetguard itself (from on_event, "
             "or from a provider's fetch), where it would deadlock. Call it from your own code, or "

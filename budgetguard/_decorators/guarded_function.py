@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from budgetguard._core.allowance import Allowance
+from budgetguard._core.call_context import CallContext
 from budgetguard._core.ledger import Ledger
 from budgetguard._decorators.result_kinds import goes_on
 from budgetguard._engine.binding import GuardBinding, GuardRef
@@ -45,11 +47,18 @@ class GuardedFunction:
         return False
 
     def fail(
-        self, binding: GuardBinding, ledger: Ledger, cost: int, began: float, error: BaseException
+        self,
+        binding: GuardBinding,
+        ledger: Ledger,
+        cost: int,
+        began: float,
+        error: BaseException,
+        context: CallContext[Any] | None,
+        allowances: tuple[Allowance, ...],
     ) -> None:
         """The function raised: end the call as a hold would."""
         try:
-            hold = self.adopt(binding, ledger, cost, began)
+            hold = self.adopt(binding, ledger, cost, began, context, allowances)
         except BaseException:
             # Interrupted, and nothing else refers to this call: count it in full, if not as kept.
             linger, lag = self._times(binding)
@@ -60,7 +69,15 @@ class GuardedFunction:
         hold.ended = False
         hold.finish(error)
 
-    def adopt(self, binding: GuardBinding, ledger: Ledger, cost: int, began: float) -> Hold:
+    def adopt(
+        self,
+        binding: GuardBinding,
+        ledger: Ledger,
+        cost: int,
+        began: float,
+        context: CallContext[Any] | None,
+        allowances: tuple[Allowance, ...],
+    ) -> Hold:
         """A Hold for a call that had none so far; it counts once its `ended` is set to False."""
         linger, lag = self._times(binding)
         hold = Hold(
@@ -74,7 +91,10 @@ class GuardedFunction:
             linger,
             self.spec.release_on,
             began,
+            context,
         )
+        if context is not None:
+            hold.allowances = allowances
         hold.epoch = ledger.epoch
         return hold
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from budgetguard._core import reentrancy
 from budgetguard._core.branch import MANY_ENDS
+from budgetguard._core.call_context import UNBOUNDED
 from budgetguard._decorators.guarded_function import GuardedFunction
 from budgetguard._decorators.unfinished_results import async_generator, follow, generator
 from budgetguard._decorators.unguarded_paths import GRAPH, holds_a_function, second_way
@@ -144,7 +145,7 @@ def _wrap_object(
     return (AsyncCallable if is_async else Wrapper)(function, call)
 
 
-def _guard_plain(  # noqa: C901  inline in one frame, for speed
+def _guard_plain(  # noqa: C901, PLR0915  inline in one frame, for speed
     own: GuardedFunction, function: Callable[..., Any]
 ) -> Callable[..., Any]:
     if own.checks_only:
@@ -153,17 +154,19 @@ def _guard_plain(  # noqa: C901  inline in one frame, for speed
     constant = spec.amounts
     at_cost = spec.actual is None
 
-    def guarded(*args: Any, **kwargs: Any) -> Any:
+    def guarded(*args: Any, **kwargs: Any) -> Any:  # noqa: C901, PLR0911, PLR0912, PLR0915  likewise
         taken: Ledger | None
         ends: deque[Any]
+        context: Any
         end: Any
+        allowances: Any = None
         binding, amounts = own.ref.binding, constant
         if binding is None or (reserve := binding.subscriber.reserve) is None or binding.listened:
             return _call_held(own, function, args, kwargs, amounts)
         if amounts is None:
             amounts = spec.amounts_of(args, kwargs)
         _, cost, need = amounts
-        account, inside = binding.account, reentrancy.INSIDE.get()
+        account, context = binding.account, reentrancy.CALL_STATE.get()
         mono, wall = account.monotonic(), account.wall()
         taken = ledger = account.ledger
         # No call in these steps, so no other thread, signal handler or finalizer runs in between.
@@ -171,9 +174,20 @@ def _guard_plain(  # noqa: C901  inline in one frame, for speed
             mono >= account.fresh_until_mono
             or wall >= account.fresh_until_wall
             or ledger.room - need < reserve
-            or inside is not None
         ):
             return _call_held(own, function, args, kwargs, amounts)
+        if context is not None:
+            if context.ledger is not ledger or wall >= context.plain_until:
+                return _call_held(own, function, args, kwargs, amounts)
+            first, second, third = allowances = context.allowances
+            if first.room < need:
+                return _call_held(own, function, args, kwargs, amounts)
+            if second is not UNBOUNDED:
+                if second.room < need or third.room < need:
+                    return _call_held(own, function, args, kwargs, amounts)
+                second.room -= cost
+                third.room -= cost
+            first.room -= cost
         ledger.room -= cost
         ledger.held += cost
         ledger.running += 1
@@ -181,7 +195,7 @@ def _guard_plain(  # noqa: C901  inline in one frame, for speed
         try:
             result = function(*args, **kwargs)
             if type(result) is not own.plain and own.is_unfinished(result):
-                hold = own.adopt(binding, taken, cost, mono)
+                hold = own.adopt(binding, taken, cost, mono, context, allowances)
                 taken, hold.ended = None, False
                 return follow(spec, hold, result)
             real = cost if at_cost else spec.real_cost(result, cost, own.operation)
@@ -191,10 +205,19 @@ def _guard_plain(  # noqa: C901  inline in one frame, for speed
             else:
                 ends, end = ledger.ends, (cost, real, clears_at, epoch)
             taken, ledger.frees = None, ledger.frees or real < cost
+            if context is not None:
+                first.spent += real
+                if second is not UNBOUNDED:
+                    second.spent += real
+                    third.spent += real
+                if real != cost:
+                    first.room += cost - real
+                    second.room += cost - real
+                    third.room += cost - real
             ends.append(end)
         except BaseException as error:
             if taken is not None:
-                own.fail(binding, taken, cost, mono, error)
+                own.fail(binding, taken, cost, mono, error, context, allowances)
             raise
         if real > cost:
             account.flush()
@@ -230,7 +253,7 @@ def _may_pass(own: GuardedFunction) -> Callable[[], bool]:
             account.monotonic() < account.fresh_until_mono
             and account.wall() < account.checks_until_wall
             and account.ledger.room - need >= reserve
-            and reentrancy.INSIDE.get() is None
+            and reentrancy.CALL_STATE.get() is None
         )
 
     return may_pass
@@ -265,7 +288,7 @@ def _end(own: GuardedFunction, hold: Hold, result: Any) -> Any:
     return result
 
 
-def _guard_coroutine(  # noqa: C901  likewise
+def _guard_coroutine(  # noqa: C901, PLR0915  likewise
     own: GuardedFunction, function: Callable[..., Awaitable[Any]]
 ) -> Callable[..., Coroutine[Any, Any, Any]]:
     if own.checks_only:
@@ -274,17 +297,19 @@ def _guard_coroutine(  # noqa: C901  likewise
     constant = spec.amounts
     at_cost = spec.actual is None
 
-    async def guarded(*args: Any, **kwargs: Any) -> Any:
+    async def guarded(*args: Any, **kwargs: Any) -> Any:  # noqa: C901, PLR0911, PLR0912, PLR0915  likewise
         taken: Ledger | None
         ends: deque[Any]
+        context: Any
         end: Any
+        allowances: Any = None
         binding, amounts = own.ref.binding, constant
         if binding is None or (reserve := binding.subscriber.reserve) is None or binding.listened:
             return await _await_held(own, function, args, kwargs, amounts)
         if amounts is None:
             amounts = spec.amounts_of(args, kwargs)
         _, cost, need = amounts
-        account, inside = binding.account, reentrancy.INSIDE.get()
+        account, context = binding.account, reentrancy.CALL_STATE.get()
         mono, wall = account.monotonic(), account.wall()
         taken = ledger = account.ledger
         # No call in these steps, so no other thread, signal handler or finalizer runs in between.
@@ -292,9 +317,20 @@ def _guard_coroutine(  # noqa: C901  likewise
             mono >= account.fresh_until_mono
             or wall >= account.fresh_until_wall
             or ledger.room - need < reserve
-            or inside is not None
         ):
             return await _await_held(own, function, args, kwargs, amounts)
+        if context is not None:
+            if context.ledger is not ledger or wall >= context.plain_until:
+                return await _await_held(own, function, args, kwargs, amounts)
+            first, second, third = allowances = context.allowances
+            if first.room < need:
+                return await _await_held(own, function, args, kwargs, amounts)
+            if second is not UNBOUNDED:
+                if second.room < need or third.room < need:
+                    return await _await_held(own, function, args, kwargs, amounts)
+                second.room -= cost
+                third.room -= cost
+            first.room -= cost
         ledger.room -= cost
         ledger.held += cost
         ledger.running += 1
@@ -302,7 +338,7 @@ def _guard_coroutine(  # noqa: C901  likewise
         try:
             result = await function(*args, **kwargs)
             if type(result) is not own.plain and own.is_unfinished(result):
-                hold = own.adopt(binding, taken, cost, mono)
+                hold = own.adopt(binding, taken, cost, mono, context, allowances)
                 taken, hold.ended = None, False
                 return follow(spec, hold, result)
             real = cost if at_cost else spec.real_cost(result, cost, own.operation)
@@ -312,10 +348,19 @@ def _guard_coroutine(  # noqa: C901  likewise
             else:
                 ends, end = ledger.ends, (cost, real, clears_at, epoch)
             taken, ledger.frees = None, ledger.frees or real < cost
+            if context is not None:
+                first.spent += real
+                if second is not UNBOUNDED:
+                    second.spent += real
+                    third.spent += real
+                if real != cost:
+                    first.room += cost - real
+                    second.room += cost - real
+                    third.room += cost - real
             ends.append(end)
         except BaseException as error:
             if taken is not None:
-                own.fail(binding, taken, cost, mono, error)
+                own.fail(binding, taken, cost, mono, error, context, allowances)
             raise
         if real > cost:
             account.flush()

@@ -166,6 +166,13 @@ class Account:
         forbid_waiting(call.operation)
         return self._change(self._extend, call, hold)
 
+    def change(self, act: "Change[P, R]", *args: P.args, **kwargs: P.kwargs) -> R:
+        """Make a change and return its result; raises RuntimeError inside the library's own callbacks."""
+        forbid_waiting("A budget")
+        result = self._change(act, *args, **kwargs)
+        assert result is not None
+        return result
+
     def refuse(self, subscriber: Subscriber, refusal: ProviderRefusal, lag: float) -> None:
         """The provider itself refused a call."""
         if refusal.kind != "not_credits":
@@ -252,8 +259,9 @@ class Account:
                     freed = self._take_in(now, effects)
                     if self._schedule.lost(now) is not None:
                         self._replace_lost(now, launches)
-                    if (freed or self.wait_queue.left) and self.wait_queue.queue:
-                        self.wait_queue.pass_on(now)
+                    waiting = self.wait_queue
+                    if (freed or waiting.left or waiting.bounded) and waiting.queue:
+                        waiting.pass_on(now)
                     result = act(now, effects, *args, **kwargs)
                     self._plan(now, launches)
                     self._set_fresh_until(now.mono)
@@ -402,6 +410,8 @@ class Account:
             self._start_refresh(now, launches)
             due = LATER
         due = min(due, self.wait_queue.deadline, self._busy_until(now))
+        if self.wait_queue.bounded:
+            due = min(due, self.wait_queue.renewal(now))
         if due < self._alarm_at:
             self._alarm_at = due
             launches.append(partial(self._set_alarm, due))
@@ -572,7 +582,7 @@ class Account:
         if at == self._alarm_at:
             self._alarm_at = LATER
         self.wait_queue.expire(now)
-        if at <= self.ledger.busy_until <= now.mono:
+        if at <= self.ledger.busy_until <= now.mono or self.wait_queue.bounded:
             self.wait_queue.review(now)
 
     # The fast path, and alerts.

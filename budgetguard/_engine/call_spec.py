@@ -16,11 +16,12 @@ from budgetguard._core.clean_tracebacks import WRONG, clear
 from budgetguard._core.durations import seconds
 from budgetguard._core.events import logger
 from budgetguard._core.policy import CallNeed
-from budgetguard._core.reentrancy import CHANGING, INSIDE
+from budgetguard._core.reentrancy import CALL_STATE, CHANGING
 from budgetguard._core.sync_callables import check_plain, leave_alone
 from budgetguard._engine import nested_holds as nested
 from budgetguard._engine.binding import Bound, GuardBinding, GuardRef, binding_of
 from budgetguard._engine.blocked_loop import warn_if_looped
+from budgetguard._engine.budget_blocks import context_around
 from budgetguard._engine.fast_path import open_for
 from budgetguard._engine.hold import Hold, NullHold
 from budgetguard._engine.subscriber import Call
@@ -150,7 +151,7 @@ class CallSpec:
         admitted = self.begin(operation, args, kwargs, forced=forced)
         return admitted if isinstance(admitted, Hold) else await self.await_for(*admitted)
 
-    def begin(
+    def begin(  # noqa: C901  inline in one frame, for speed
         self,
         operation: str | None = None,
         args: tuple[Any, ...] = (),
@@ -177,10 +178,11 @@ class CallSpec:
             amounts = self.amounts or self.amounts_of(args, kwargs or {})
         least, cost, need = amounts
         account, reserve = binding.account, binding.subscriber.reserve
+        context: Any
         if (
             reserve is not None
             and not self.slots
-            and INSIDE.get() is None
+            and ((context := CALL_STATE.get()) is None or context.ledger is account.ledger)
             # Listeners are called outside every lock, so not from a handler that interrupted a change.
             and not (binding.listened and get_ident() in CHANGING)
         ):
@@ -197,6 +199,7 @@ class CallSpec:
                 binding.linger if self.linger is None else self.linger,
                 self.release_on,
                 mono,
+                context,
             )
             if (
                 mono < account.fresh_until_mono
@@ -204,11 +207,23 @@ class CallSpec:
                 and ledger.room - need >= reserve
             ):
                 # No call in here, see `fast_path`.
-                ledger.room -= cost
-                ledger.held += cost
-                ledger.running += 1
-                hold.epoch = ledger.epoch
-                hold.ended = False
+                if context is None:
+                    ledger.room -= cost
+                    ledger.held += cost
+                    ledger.running += 1
+                    hold.epoch = ledger.epoch
+                    hold.ended = False
+                elif wall < context.until:
+                    first, second, third = hold.allowances = context.allowances
+                    if first.room >= need and second.room >= need and third.room >= need:
+                        first.room -= cost
+                        second.room -= cost
+                        third.room -= cost
+                        ledger.room -= cost
+                        ledger.held += cost
+                        ledger.running += 1
+                        hold.epoch = ledger.epoch
+                        hold.ended = False
             if not hold.ended:
                 if binding.listened:
                     hold.emit_admitted(wall)
@@ -251,7 +266,7 @@ class CallSpec:
     def _call(
         self, binding: GuardBinding, operation: str, least: int, cost: int, *, forced: bool = False
     ) -> Call:
-        now = binding.clock.monotonic()
+        now, context = binding.clock.monotonic(), context_around(binding.account)
         need = CallNeed(
             amount=max(least, cost),
             cost=cost,
@@ -260,6 +275,8 @@ class CallSpec:
             until=now + self.wait,
             give_up=now + self.wait + binding.subscriber.terms.timeout,
             forced=forced,
+            budgets=() if context is None else context.budgets,
+            reserve=None if context is None else context.reserve,
         )
         if self.wait and binding.subscriber.observes:
             binding.log_once(
@@ -267,7 +284,9 @@ class CallSpec:
             )
         lag = binding.lag if self.lag is None else self.lag
         linger = binding.linger if self.linger is None else self.linger
-        return Call(binding.subscriber, operation, need, lag, linger, self.release_on)
+        return Call(
+            binding.subscriber, operation, need, lag, linger, self.release_on, context=context
+        )
 
     def _hold(self, binding: GuardBinding, waiter: AdmissionWaiter) -> Hold:
         waiter.check()

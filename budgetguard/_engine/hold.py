@@ -1,13 +1,16 @@
 """Hold: the credits set aside while a call runs, and the ways in which it can end."""
 
 from collections.abc import Callable, Sized
+from dataclasses import replace
 from decimal import Decimal
 from threading import get_ident
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Protocol, Self, TypeAlias
 
+from budgetguard._core.allowance import BlockBudget
 from budgetguard._core.amounts import Amount, cost, to_credits
 from budgetguard._core.branch import MANY_ENDS
+from budgetguard._core.call_context import CallContext
 from budgetguard._core.clean_tracebacks import WRONG, clean_traceback, clear
 from budgetguard._core.errors import BudgetGuardError, HoldClosed
 from budgetguard._core.events import spell_id
@@ -89,6 +92,7 @@ class Hold(Reservation):
         linger: float,
         release_on: tuple[type[BaseException], ...],
         began: float,
+        context: CallContext[Any] | None = None,
     ) -> None:
         """Durations and times are seconds. Nothing is held until the credits are taken."""
         # Filled by dict.setdefault, which is atomic: if two threads end a hold, only one succeeds.
@@ -107,6 +111,9 @@ class Hold(Reservation):
         self._release_on = release_on
         self._began = began
         self._number = next(NUMBERS.counter)
+        self.reserve = None
+        self._context = context
+        self.allowances = () if context is None else context.allowances
 
     @property
     def id(self) -> str:
@@ -155,13 +162,14 @@ class Hold(Reservation):
         ending: _Ending = ("settled", (actual,))
         if self._ending.setdefault("end", ending) is not ending:
             return False
-        account, ledger = self._account, self._ledger
+        account, ledger, context = self._account, self._ledger, self._context
         listened, now = self._subscriber.on_event is not None, account.monotonic()
         # Listeners are called outside every lock, so not from a handler that interrupted a change.
         posts = listened and get_ident() in CHANGING
         if (
             posts
             or not ATOMIC
+            or not (context is None or context.plain)
             or actual > self.micro
             or self.charged_micro
             or self.slots
@@ -175,6 +183,14 @@ class Hold(Reservation):
             ledger.frees = True
         # No call in these steps: another thread can extend the hold only before all of them.
         self.ended, ends = True, ledger.ends
+        if context is not None:
+            first, second, third = self.allowances
+            first.room += self.micro - actual
+            first.spent += actual
+            second.room += self.micro - actual
+            second.spent += actual
+            third.room += self.micro - actual
+            third.spent += actual
         ends.append((self.micro, actual, now + self._lag, self.epoch))
         if listened:
             self._emit_now("settled", actual, now, account.wall())
@@ -256,7 +272,18 @@ class Hold(Reservation):
             raise RuntimeError(msg)
         now = self._account.monotonic()
         need = CallNeed(amount=more, cost=more, slots=0, arrived=now, until=now, give_up=now)
-        call = Call(self._subscriber, self.operation, need, self._lag, self._linger)
+        context = self._context
+        if context is not None:
+            # The windows that the call was admitted in, whichever these are by now.
+            budgets = zip(context.budgets, self.allowances, strict=False)
+            need = replace(
+                need,
+                budgets=tuple(BlockBudget(each.name, its) for each, its in budgets),
+                reserve=self.reserve,
+            )
+        call = Call(
+            self._subscriber, self.operation, need, self._lag, self._linger, context=context
+        )
         error = self._account.extend(call, self)
         if error is not None:
             try:

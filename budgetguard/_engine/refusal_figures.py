@@ -1,5 +1,6 @@
 """Makes the error of a refused caller, with every figure that led to the decision."""
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from budgetguard._core.amounts import to_credits
@@ -8,12 +9,21 @@ from budgetguard._core.debits import Causes
 from budgetguard._core.errors import (
     BalanceUnavailable,
     Basis,
+    BudgetExceeded,
     BudgetGuardError,
     ConcurrencyLimit,
     InsufficientCredits,
 )
 from budgetguard._core.ledger import LedgerView
-from budgetguard._core.policy import QueuedAhead, RefreshState, Refuse, Shortfall, ready_in, slot_in
+from budgetguard._core.policy import (
+    QueuedAhead,
+    RefreshState,
+    Refuse,
+    Shortfall,
+    exceeded,
+    ready_in,
+    slot_in,
+)
 from budgetguard._engine.subscriber import Call, Subscriber
 
 if TYPE_CHECKING:
@@ -38,6 +48,31 @@ def why_refused(
     if refuse.why is Shortfall.SLOTS:
         return _too_many(ledger, call, refuse, ahead, now)
     return _too_little(ledger, refreshing, call, refuse, ahead, now)
+
+
+def budget_exceeded(call: Call, refuse: Refuse, now: Instant) -> BudgetExceeded:
+    """The error for a caller whose budget has no room for it."""
+    budget = exceeded(call.need, now)
+    assert budget is not None
+    subscriber, its = call.subscriber, budget.current(now)
+    renews_at = budget.renews_at(now)
+    retry_after = None
+    if not refuse.permanent:
+        by_open_calls = its.limit - its.spent >= call.need.amount
+        renews_in = 0.0 if renews_at is None else renews_at - now.wall
+        retry_after = subscriber.terms.recheck_after if by_open_calls else max(renews_in, 0.0)
+    return BudgetExceeded(
+        operation=call.operation,
+        needed=to_credits(call.need.amount),
+        budget=budget.name,
+        limit=to_credits(its.limit),
+        spent=to_credits(its.spent),
+        held=to_credits(its.held),
+        provider=subscriber.provider,
+        retry_after=retry_after,
+        renews_at=None if renews_at is None else datetime.fromtimestamp(renews_at, UTC),
+        unit=subscriber.unit,
+    )
 
 
 def _too_many(

@@ -6,8 +6,10 @@ once, even if the change is posted several times.
 
 import itertools
 import os
+from typing import Any
 
-from budgetguard._core.branch import LedgerEntry
+from budgetguard._core.branch import LedgerEntry, Reserve
+from budgetguard._core.call_context import CallContext
 from budgetguard._core.clock import Instant
 from budgetguard._core.events import Kind
 from budgetguard._core.ledger import Ledger
@@ -41,9 +43,19 @@ class Reservation(LedgerEntry):
     that waiters may use; `at` is when the change happened.
     """
 
-    __slots__ = ("_began", "_lag", "_ledger", "_linger", "_number", "_subscriber", "operation")
+    __slots__ = (
+        "_began",
+        "_context",
+        "_lag",
+        "_ledger",
+        "_linger",
+        "_number",
+        "_subscriber",
+        "operation",
+    )
 
     operation: str
+    _context: CallContext[Any] | None
     _subscriber: Subscriber
     _ledger: Ledger
     _lag: float
@@ -97,6 +109,14 @@ class Reservation(LedgerEntry):
         if released:
             self._emit(effects, "released", now, self.micro)
         return released
+
+    def record_reserve_ended(self, now: Instant, effects: Effects, reserve: Reserve) -> bool:
+        """The budget that this hold was set aside for has ended: what is left goes back."""
+        left = self.micro
+        ended = self._ledger.end_reserve(reserve)
+        if ended:
+            self._emit(effects, "released", now, left)
+        return ended
 
     def record_kept(
         self, now: Instant, effects: Effects, at: float, cause: str | None = None

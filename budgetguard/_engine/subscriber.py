@@ -4,11 +4,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from budgetguard._core.activation import ACTIVATION
 from budgetguard._core.amounts import CREDITS, spell, to_credits
 from budgetguard._core.branch import LedgerEntry
+from budgetguard._core.call_context import CallContext
 from budgetguard._core.clock import Instant
 from budgetguard._core.cost_sample import CostSample
 from budgetguard._core.errors import BudgetGuardError
@@ -16,7 +17,7 @@ from budgetguard._core.events import Event, Kind, OnEvent, logger, report
 from budgetguard._core.ledger import LedgerView
 from budgetguard._core.other_spenders import SoleSpender
 from budgetguard._core.policy import NEVER, CallNeed, GuardTerms
-from budgetguard._core.reentrancy import INSIDE, Inside
+from budgetguard._core.reentrancy import CALL_STATE, Inside
 from budgetguard._core.snapshot import BalanceSnapshot
 from budgetguard._engine.call_log import log_kept, log_refused
 
@@ -235,7 +236,12 @@ class Subscriber:
         before = inside.thread
         try:
             inside.thread = here.ident
-            token = INSIDE.set(inside)
+            token = CALL_STATE.set(inside)
+            around = token.old_value
+            if isinstance(around, CallContext):
+                # For the threads and tasks that the listener starts.
+                inside = inside.within(around)
+                CALL_STATE.set(inside)
             on_event(event)
         except BaseException as error:
             # On the main thread this is most likely Ctrl-C, or a SIGTERM handler that exits. On any
@@ -249,7 +255,7 @@ class Subscriber:
         finally:
             inside.thread = before
             if token is not None:
-                INSIDE.reset(token)
+                CALL_STATE.reset(token)
 
     def _available(self, ledger: LedgerView) -> float:
         terms = self.terms
@@ -274,6 +280,8 @@ class Call:
     release_on: tuple[type[BaseException], ...] = ()
     sample: CostSample | None = None
     """What the call's real cost is added to, if it is learned from."""
+    context: CallContext[Any] | None = None
+    """The budgets and labels around it."""
 
     def emit(
         self,

@@ -29,6 +29,7 @@ from budgetguard._core.policy import (
     Wait,
     decide,
     decide_reading,
+    exceeded,
     possible,
     shortage,
 )
@@ -36,7 +37,7 @@ from budgetguard._core.queue_order import QueueOrder
 from budgetguard._engine.hold import Hold
 from budgetguard._engine.learned_hold import LearnedHold
 from budgetguard._engine.refresh_schedule import LATER, RefreshSchedule
-from budgetguard._engine.refusal_figures import unavailable, why_refused
+from budgetguard._engine.refusal_figures import budget_exceeded, unavailable, why_refused
 from budgetguard._engine.subscriber import Call, Effects, HoldFigures, Subscriber
 from budgetguard._engine.waiters import AdmissionWaiter, BalanceWaiter, Waiter
 
@@ -60,6 +61,8 @@ class WaitQueue:
         self.left = False
         # Whether a caller for whom a refresh may be due has left, so that it may not be due.
         self.outdated = False
+        # The waiters in budgets.
+        self.bounded: dict[AdmissionWaiter, None] = {}
         # Wakes those that the change has decided about, for when its other effects are done.
         self.woken: Effects = []
         self._ledger = ledger
@@ -77,10 +80,16 @@ class WaitQueue:
 
     def place(self, now: Instant, effects: Effects, waiter: AdmissionWaiter) -> None:
         """Decide about a new caller, or append it to the queue."""
+        if self._ledger.tightened and self.bounded:
+            self._step_aside(now)
+            if self.left:
+                self.pass_on(now)
         self._decide(waiter, self._order.total, now, effects)
         if not waiter.done:
             call, counts = waiter.call, self._queues(waiter, now)
             self._order.add(waiter, call.need, call.subscriber.terms, counts=counts)
+            if call.need.budgets:
+                self.bounded[waiter] = None
             self._wait_until(waiter.deadline(now.mono), waiter)
 
     def place_reading(self, now: Instant, reading: BalanceWaiter) -> None:
@@ -114,7 +123,7 @@ class WaitQueue:
     ) -> None:
         """A guard was closed: each of its waiters gets the error that `why` makes for its operation."""
         for waiter in [each for each in self.queue if each.call.subscriber is subscriber]:
-            self._order.remove(waiter)
+            self._remove(waiter)
             waiter.settle(why(waiter.call.operation))
             self.woken.append(waiter.wake)
         for reading in [each for each in self.readers if each.subscriber is subscriber]:
@@ -128,17 +137,27 @@ class WaitQueue:
         """A caller stopped waiting; the waiters behind it may fit now."""
         if isinstance(waiter, BalanceWaiter):
             self.readers.pop(waiter, None)
-        elif isinstance(waiter, AdmissionWaiter) and self._order.remove(waiter):
+        elif isinstance(waiter, AdmissionWaiter) and self._remove(waiter):
             self.left = True
         self.outdated = True
         if not (self.queue or self.readers):
             self._schedule.callers_due = LATER
 
+    def _step_aside(self, now: Instant) -> None:
+        """Calls took from budgets: who waits in one that has no room any more blocks nobody."""
+        self._ledger.tightened = False
+        for waiter in self.bounded:
+            if self._order.counts(waiter) and not self._queues(waiter, now):
+                self._order.count(waiter, counts=False)
+                self.left = True
+
     def pass_on(self, now: Instant) -> None:
         """Credits or slots were freed: admit, in order, the waiters that fit now."""
+        if self._ledger.tightened and self.bounded:
+            self._step_aside(now)
         for waiter in self._order.firsts():
-            ahead = self._order.ahead_of(waiter)
-            if self._fits(waiter.call, ahead, now) or not self._possible(waiter.call):
+            ahead, call = self._order.ahead_of(waiter), waiter.call
+            if waiter in self.bounded or self._fits(call, ahead, now) or not self._possible(call):
                 self._decide_again(waiter, ahead, now)
         self.left = False
 
@@ -218,6 +237,17 @@ class WaitQueue:
             decision = Refuse(Shortfall.CAP, permanent=True)
         return call, decision
 
+    def _remove(self, waiter: AdmissionWaiter) -> bool:
+        self.bounded.pop(waiter, None)
+        return self._order.remove(waiter)
+
+    def renewal(self, now: Instant) -> float:
+        """When the next budget that somebody waits for renews; a monotonic time."""
+        budgets = (exceeded(waiter.call.need, now) for waiter in self.bounded)
+        times = (each.renews_at(now) for each in budgets if each is not None)
+        renewals = [at for at in times if at is not None]
+        return now.mono + max(min(renewals) - now.wall, 0.0) if renewals else LATER
+
     def _waits(self, waiter: Waiter) -> bool:
         return waiter in self.queue or waiter in self.readers
 
@@ -229,20 +259,25 @@ class WaitQueue:
 
     def _fits(self, call: Call, ahead: QueuedAhead, now: Instant) -> bool:
         ledger, terms = self._ledger, call.subscriber.terms
-        return bool(ledger.snapshot) and shortage(ledger, terms, call.need, ahead, now.mono) is None
+        return bool(ledger.snapshot) and shortage(ledger, terms, call.need, ahead, now) is None
 
     def _possible(self, call: Call) -> bool:
         return possible(self._ledger, call.subscriber.terms, call.need)
 
     def _queues(self, waiter: AdmissionWaiter, now: Instant) -> bool:
-        """Whether a waiter blocks those behind it: it does while it has time left and could fit."""
-        return now.mono < waiter.call.need.until and self._possible(waiter.call)
+        """Whether a waiter blocks those behind it.
+
+        It does while it has time left, could fit, and its budgets have room for it.
+        """
+        call = waiter.call
+        in_time = now.mono < call.need.until
+        return in_time and self._possible(call) and exceeded(call.need, now) is None
 
     def _decide_again(self, waiter: AdmissionWaiter, ahead: QueuedAhead, now: Instant) -> None:
         """Decide about a caller that is already waiting."""
         self._decide(waiter, ahead, now, waiter.effects)
         if waiter.done:
-            self.left = self._order.remove(waiter) or self.left
+            self.left = self._remove(waiter) or self.left
             self.woken.append(waiter.wake)
         elif self._order.counts(waiter) != (counts := self._queues(waiter, now)):
             self._order.count(waiter, counts=counts)
@@ -301,7 +336,10 @@ class WaitQueue:
             call.linger,
             call.release_on,
             now.mono,
+            call.context,
         )
+        if call.context is not None:
+            hold.allowances, hold.reserve = call.context.of_call(now), call.need.reserve
         waiter.hold = hold
         self._ledger.open(hold)
         waiter.settle()
@@ -310,6 +348,8 @@ class WaitQueue:
     def _why(
         self, call: Call, refuse: Refuse, ahead: QueuedAhead, now: Instant
     ) -> BudgetGuardError:
+        if refuse.why is Shortfall.BUDGET:
+            return budget_exceeded(call, refuse, now)
         if self._ledger.snapshot is None or refuse.why is Shortfall.UNKNOWN:
             return self._unavailable(call.subscriber, now)
         return why_refused(self._ledger, self._schedule.known, call, refuse, ahead, now)

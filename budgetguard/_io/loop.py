@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from budgetguard._core.clock import Clock
 from budgetguard._core.events import report
-from budgetguard._core.reentrancy import INSIDE, Inside
+from budgetguard._core.reentrancy import CALL_STATE, Inside
 from budgetguard._io.exit import EXIT
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ async def in_daemon_thread(function: Callable[[], T]) -> T:
 
     def inside() -> T:
         marker = Inside(threading.get_ident())
-        INSIDE.set(marker)
+        CALL_STATE.set(marker)
         try:
             return function()
         finally:
@@ -199,7 +199,7 @@ class Runtime:
             return
         self._thread, self._runs = threading.current_thread(), True
         marker = Inside(threading.get_ident())
-        self._context.run(INSIDE.set, marker)
+        self._context.run(CALL_STATE.set, marker)
         # A finalizer may run between two callbacks, and so outside their context.
         around = self._context.copy()
         try:

@@ -9,7 +9,7 @@ from threading import get_ident
 
 import httpx
 
-from budgetguard._core.reentrancy import INSIDE, Inside
+from budgetguard._core.reentrancy import CALL_STATE, Inside
 from budgetguard._engine.account_registry import runtime_of
 from budgetguard._io.loop import Runtime
 from budgetguard.testing.clock import HandClock
@@ -62,7 +62,7 @@ class _VirtualRuntime(Runtime):
         self.jitter = Random(seed).uniform  # noqa: S311  a simulation
         self._made["loop"] = loop  # type: ignore[assignment]
         self._runs = True
-        self._context.run(INSIDE.set, Inside(get_ident()))
+        self._context.run(CALL_STATE.set, Inside(get_ident()))
         self._client = client
 
     def client(

@@ -112,7 +112,7 @@ class WaitQueue(RuleBasedStateMachine):
                 need, terms = waiter.call.need, waiter.call.subscriber.terms
                 assert now.mono <= waiter.deadline(now.mono)
                 if usable(ledger.snapshot, terms, now, need.arrived):
-                    assert shortage(ledger, terms, need, ahead, now.mono) is not None
+                    assert shortage(ledger, terms, need, ahead, now) is not None
                 counts = account.wait_queue.queue[waiter].counts
                 assert not counts or now.mono < need.until
                 assert counts or not (now.mono < need.until and possible(ledger, terms, need))

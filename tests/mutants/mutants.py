@@ -1599,8 +1599,8 @@ MUTANTS = [
     Mutant(
         "a block inside a listener is admitted",
         "_engine/call_spec.py",
-        "            and INSIDE.get() is None\n",
-        "",
+        "            and ((context := CALL_STATE.get()) is None or context.ledger is account.ledger)\n",
+        "            and (context := None) is None\n",
         "tests/guard/test_events.py",
     ),
     Mutant(

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from budgetguard._core.clock import Instant
-from budgetguard._core.reentrancy import INSIDE, Inside
+from budgetguard._core.reentrancy import CALL_STATE, Inside
 
 START = 1_000_000.0
 
@@ -95,7 +95,7 @@ class VirtualRuntime:
         self.jitter = random.uniform
         self.starts: list[float] = []
         self.context = Context()
-        self.context.run(INSIDE.set, Inside())
+        self.context.run(CALL_STATE.set, Inside())
         self.stopping = False
         self._loop = loop
         self._begins = begins

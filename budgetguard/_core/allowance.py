@@ -1,0 +1,117 @@
+"""What may still be taken within one limit: the arithmetic of every budget.
+
+A call takes its cost from the account and from each budget around it, in one admission. In a budget no
+balance ever corrects a figure: what a call took stays taken until it ends, and what it cost stays spent.
+
+Pure: no clock, no lock. Amounts are integer micro-credits.
+"""
+
+from typing import Protocol
+
+from budgetguard._core.clock import Instant
+
+
+class Allowance:
+    """A limit, what was `spent` of it, and the `room` that is left. The rest is `held` by open calls.
+
+    `room` is below zero after a call that cost more than it held.
+    """
+
+    __slots__ = ("limit", "room", "spent")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.room = limit
+        self.spent = 0
+
+    @property
+    def held(self) -> int:
+        """What open calls hold."""
+        return self.limit - self.room - self.spent
+
+    def move(self, held: int, spent: int) -> None:
+        """Change what is held and what is spent by these amounts."""
+        # Two steps, each complete in itself: calls on the fast path take the same ones without a lock.
+        self.room -= held + spent
+        self.spent += spent
+
+
+class CarvedAllowance(Allowance):
+    """An allowance whose limit was set aside in those around it.
+
+    While it is open, they hold all of its limit. Once it was closed, they hold only what its open calls
+    hold, and hear how these end.
+    """
+
+    __slots__ = ("_around", "closed")
+
+    def __init__(self, limit: int, around: tuple[Allowance, ...]) -> None:
+        super().__init__(limit)
+        self.closed = False
+        self._around = around
+        for each in around:
+            each.move(limit, 0)
+
+    def move(self, held: int, spent: int) -> None:
+        """Change what is held and what is spent, in those around it too once this one is closed."""
+        super().move(held, spent)
+        if self.closed:
+            self._narrow()
+            for each in self._around:
+                each.move(held, spent)
+
+    def close(self) -> None:
+        """Give back what is neither spent nor held. Closing it again changes nothing."""
+        if self.closed:
+            return
+        self.closed = True
+        given_up, held = self.limit, self.held
+        self._narrow()
+        for each in self._around:
+            each.move(held - given_up, self.spent)
+
+    def _narrow(self) -> None:
+        self.limit -= self.room
+        self.room = 0
+
+
+class CallBudget(Protocol):
+    """One budget that bounds a call, as far as its admission needs to know."""
+
+    @property
+    def name(self) -> str | None:
+        """What errors call it."""
+        ...
+
+    @property
+    def valid_until(self) -> float:
+        """How long `current` remains the same, in seconds since the epoch."""
+        ...
+
+    def current(self, now: Instant) -> Allowance:
+        """The allowance that a call which is admitted at `now` takes from."""
+        ...
+
+    def renews_at(self, now: Instant) -> float | None:
+        """When it gives back more than open calls can, in seconds since the epoch; None if it never does."""
+        ...
+
+
+class BlockBudget:
+    """The budget of a block, which is one allowance as long as it lasts."""
+
+    __slots__ = ("allowance", "name")
+
+    valid_until = float("inf")
+
+    def __init__(self, name: str | None, allowance: Allowance) -> None:
+        self.name = name
+        self.allowance = allowance
+
+    def current(self, now: Instant) -> Allowance:  # noqa: ARG002  the time matters to others
+        """The block's allowance."""
+        return self.allowance
+
+    def renews_at(self, now: Instant) -> float | None:  # noqa: ARG002  likewise
+        """Never."""
+        return None

@@ -1,0 +1,128 @@
+"""The budgets and labels around a call: what it takes its cost from, besides the account.
+
+Contexts form a chain by `outer`, innermost first, and never change once a call has seen them, except
+that a budget with a period moves on to its next window. A context belongs to the calls of one ledger.
+
+Pure: no lock, and the time is an argument.
+"""
+
+from collections.abc import Mapping
+from typing import Generic, TypeVar
+
+from budgetguard._core.allowance import Allowance, CallBudget, CarvedAllowance
+from budgetguard._core.branch import Reserve
+from budgetguard._core.clock import Instant
+from budgetguard._core.reentrancy import CALL_STATE, CallState
+
+A = TypeVar("A")
+
+ALWAYS, NEVER = float("inf"), float("-inf")
+
+# Fills the places of a context with fewer budgets: taking from it changes nothing.
+UNBOUNDED = Allowance(0)
+UNBOUNDED.room = ALWAYS  # type: ignore[assignment]
+
+# As many allowances are taken from without a loop, in which another thread could come in between.
+_INLINE = 3
+
+
+class CallContext(Generic[A]):
+    """The budgets and labels around the calls of one account in one process.
+
+    `budgets` are all that a call takes its cost from, innermost first, and `allowances` are those
+    budgets' current ones, filled up to three. `reserve` is the hold that was carved from the account
+    for these calls. `until`, in seconds since the epoch, is how long a call may take from `allowances`
+    without a decision, and `plain_until` the same for a call whose end is recorded without one.
+    """
+
+    __slots__ = (
+        "_inside",
+        "account",
+        "allowances",
+        "budgets",
+        "ended",
+        "labels",
+        "ledger",
+        "name",
+        "outer",
+        "plain",
+        "plain_until",
+        "reserve",
+        "until",
+    )
+
+    def __init__(
+        self,
+        account: A,
+        ledger: object,
+        outer: CallState | None,
+        *,
+        budgets: tuple[CallBudget, ...],
+        reserve: Reserve | None,
+        labels: Mapping[str, str],
+        now: Instant,
+    ) -> None:
+        self.account = account
+        self.ledger = ledger
+        self.outer = outer
+        self.budgets = budgets
+        self.reserve = reserve
+        self.labels = labels
+        self.name = budgets[0].name if budgets else None
+        self.ended = False
+        # Opened inside a listener or a provider: its calls there would wait for themselves.
+        self._inside = outer if outer is not None and outer.here else None
+        self.allowances: tuple[Allowance, ...]
+        self.move_on(now)
+
+    @property
+    def here(self) -> bool:
+        """Whether the code runs inside the library, which must not wait for itself."""
+        return self._inside is not None and self._inside.here
+
+    def move_on(self, now: Instant) -> None:
+        """Take from the windows that `now` is in from here on."""
+        allowances = tuple(budget.current(now) for budget in self.budgets)
+        kinds = set(map(type, allowances))
+        inline = (
+            len(allowances) <= _INLINE
+            and kinds <= {Allowance, CarvedAllowance}
+            and self.reserve is None
+            and self._inside is None
+        )
+        self.plain = inline and kinds <= {Allowance}
+        ends = min((budget.valid_until for budget in self.budgets), default=ALWAYS)
+        # Before the allowances change: a call that sees the new ones without a check takes nothing.
+        self.until = self.plain_until = NEVER
+        self.allowances = (*allowances, *(UNBOUNDED,) * (_INLINE - len(allowances)))
+        self.plain_until = ends if self.plain else NEVER
+        self.until = ends if inline else NEVER
+
+    def of_call(self, now: Instant) -> tuple[Allowance, ...]:
+        """What a call that is admitted at `now` takes from."""
+        if any(budget.valid_until <= now.wall for budget in self.budgets):
+            self.move_on(now)
+        return self.allowances
+
+
+def context_of(account: A) -> "CallContext[A] | None":
+    """The budgets and labels around a call of that account, which this code is about to make."""
+    state = CALL_STATE.get()
+    while state is not None:
+        if isinstance(state, CallContext) and state.account is account:
+            return state
+        state = state.outer
+    return None
+
+
+def leave(context: CallContext[A]) -> None:
+    """A block was left: the code that follows is in the innermost block that still lasts.
+
+    Blocks may be left in any order, and in another task or thread than they were entered in.
+    """
+    context.ended = True
+    state = before = CALL_STATE.get()
+    while isinstance(state, CallContext) and state.ended:
+        state = state.outer
+    if state is not before:
+        CALL_STATE.set(state)

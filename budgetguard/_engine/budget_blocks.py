@@ -1,0 +1,78 @@
+"""The budgets of blocks, on the side of the account: found around a call, carved, and given back."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from budgetguard._core.allowance import CarvedAllowance
+from budgetguard._core.call_context import CallContext, context_of
+from budgetguard._core.clock import Instant
+from budgetguard._core.policy import CallNeed, Refuse, Shortfall, exceeded
+from budgetguard._engine.refusal_figures import budget_exceeded
+from budgetguard._engine.subscriber import Call, Effects, Subscriber
+
+if TYPE_CHECKING:
+    from budgetguard._core.branch import Reserve
+    from budgetguard._core.errors import BudgetExceeded
+    from budgetguard._core.ledger import Ledger
+    from budgetguard._engine.hold import Hold, Owner
+
+
+def context_around(account: "Owner") -> CallContext[Any] | None:
+    """The budgets and labels around a call that is about to be made; None without any.
+
+    Raises RuntimeError in a forked child for the budget of a block that its parent entered: each of
+    the two processes would spend all that is left of it.
+    """
+    context = context_of(account)
+    if context is None or context.ledger is account.ledger or not context.budgets:
+        return context
+    name = "A budget" if context.name is None else f"The budget {context.name}"
+    msg = (
+        f"{name} was entered in the process that this one was forked from, and bounds the calls there. "
+        "Enter a budget of its own in the child."
+    )
+    raise RuntimeError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class Carving:
+    """A block that sets its limit aside in the budgets around it; all or none."""
+
+    subscriber: Subscriber
+    name: str | None
+    limit: int
+    context: CallContext[Any]
+
+    @property
+    def operation(self) -> str:
+        """What errors and events call the block."""
+        return "a budget" if self.name is None else f"the budget {self.name}"
+
+    def carve(
+        self, now: Instant, effects: Effects, ledger: "Ledger"
+    ) -> "CarvedAllowance | BudgetExceeded":
+        """The block's allowance, or the error if one of the budgets around it has too little left."""
+        budgets = self.context.budgets
+        need = CallNeed(
+            self.limit, self.limit, 0, now.mono, until=now.mono, give_up=now.mono, budgets=budgets
+        )
+        if exceeded(need, now) is not None:
+            call = Call(self.subscriber, self.operation, need, 0, 0, context=self.context)
+            error = budget_exceeded(call, Refuse(Shortfall.BUDGET, permanent=True), now)
+            call.emit(effects, ledger, "refused", now)
+            self.subscriber.log_refused(effects, error)
+            if not self.subscriber.observes:
+                return error
+        ledger.tightened = True
+        return CarvedAllowance(self.limit, self.context.of_call(now))
+
+
+def close_carved(_: Instant, __: Effects, carved: CarvedAllowance) -> bool:
+    """A block that had set its limit aside was left; what is given back may be what waiters need."""
+    carved.close()
+    return True
+
+
+def close_reserve(now: Instant, effects: Effects, reserve: "Reserve", hold: "Hold") -> bool:
+    """A block that had set its limit aside in the account was left."""
+    return hold.record_reserve_ended(now, effects, reserve)
