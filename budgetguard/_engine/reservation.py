@@ -129,7 +129,7 @@ class Reservation(LedgerEntry):
         self._subscriber.log_kept(effects, self.operation, kept, counts_for, cause)
 
     def _emit(
-        self, effects: Effects, kind: Kind, now: Instant, amount: int, reason: str | None = None
+        self, effects: Effects, kind: Kind, now: Instant, amount: int, cause: str | None = None
     ) -> None:
         subscriber = self._subscriber
         if subscriber.on_event is not None:
@@ -141,5 +141,6 @@ class Reservation(LedgerEntry):
                 self.operation,
                 amount,
                 self.figures,
-                reason=reason,
+                reason=cause,
+                cause=cause,
             )

@@ -188,7 +188,8 @@ class WaitQueue:
         call, decision = self._decide_extension(now, call, hold)
         error = None
         if isinstance(decision, Refuse):
-            call.emit(effects, self._ledger, "refused", now, hold=hold.figures)
+            cause = decision.why.value
+            call.emit(effects, self._ledger, "refused", now, hold=hold.figures, cause=cause)
             why = self._why(call, decision, self._order.total, now)
             call.subscriber.log_refused(effects, why)
             if not call.subscriber.observes:
@@ -275,7 +276,8 @@ class WaitQueue:
                     figures = self._open(waiter, now)
                 else:
                     waiter.settle(why)
-                call.emit(effects, self._ledger, "refused", now, hold=figures)
+                cause = decision.why.value
+                call.emit(effects, self._ledger, "refused", now, hold=figures, cause=cause)
                 call.subscriber.log_refused(effects, why)
             case Wait():
                 raise AssertionError(decision)
@@ -310,9 +312,14 @@ class WaitQueue:
     def _why(
         self, call: Call, refuse: Refuse, ahead: QueuedAhead, now: Instant
     ) -> BudgetGuardError:
+        why: BudgetGuardError
         if self._ledger.snapshot is None or refuse.why is Shortfall.UNKNOWN:
-            return self._unavailable(call.subscriber, now)
-        return why_refused(self._ledger, self._schedule.known, call, refuse, ahead, now)
+            why = self._unavailable(call.subscriber, now)
+        else:
+            why = why_refused(self._ledger, self._schedule.known, call, refuse, ahead, now)
+        if call.context is not None and call.context.labels:
+            why.labels = call.context.labels
+        return why
 
     def _unavailable(self, subscriber: Subscriber, now: Instant) -> BalanceUnavailable:
         wait = max(self._schedule.known.blocked_until - now.mono, 0.0)
