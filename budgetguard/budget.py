@@ -13,13 +13,14 @@ from budgetguard._core.amounts import to_credits
 from budgetguard._core.branch import Reserve
 from budgetguard._core.call_context import CallContext, leave
 from budgetguard._core.errors import BudgetExceeded
-from budgetguard._core.reentrancy import CALL_STATE
+from budgetguard._core.labels import NO_LABELS
 from budgetguard._engine.binding import GuardBinding
 from budgetguard._engine.budget_blocks import (
     Carving,
     close_carved,
     close_reserve,
     context_around,
+    open_context,
 )
 from budgetguard._engine.call_spec import CallSpec
 from budgetguard._engine.hold import Hold, NullHold
@@ -107,8 +108,8 @@ class Budget:
         budgets, labels = theirs.budgets, theirs.labels
         if around is not None:
             budgets += tuple(each for each in around.budgets if each not in budgets)
-            labels = {**around.labels, **labels}
-        context = self._enter(budgets, theirs.reserve, labels)
+            labels = around.labels.joined(labels)
+        context = open_context(self._binding, budgets, theirs.reserve, labels)
         try:
             yield self
         finally:
@@ -172,7 +173,7 @@ class Budget:
         around = context_around(binding.account)
         budgets = () if around is None else around.budgets
         reserve = None if around is None else around.reserve
-        labels = {} if around is None else around.labels
+        labels = NO_LABELS if around is None else around.labels
         carves = self._carves and not ACTIVATION.passive
         if carves and around is not None and budgets:
             self._own, budgets = self._carved(around), ()
@@ -180,7 +181,7 @@ class Budget:
             operation = "a budget" if self._name is None else f"the budget {self._name}"
             return CallSpec(binding, min=to_credits(self._limit), name=operation)
         own: CallBudget = BlockBudget(self._name, self._own)
-        self._context = self._enter((own, *budgets), reserve, labels)
+        self._context = open_context(binding, (own, *budgets), reserve, labels)
         return None
 
     def _carved(self, around: CallContext[Any]) -> CarvedAllowance:
@@ -197,26 +198,10 @@ class Budget:
     def _reserve(self, hold: Hold) -> None:
         """The account has set the limit aside: enter the block."""
         around = context_around(self._binding.account)
-        labels = {} if around is None else around.labels
+        labels = NO_LABELS if around is None else around.labels
         reserve = None
         if not isinstance(hold, NullHold):
             reserve = Reserve(hold)
             self._hold = reserve, hold
         own = BlockBudget(self._name, self._own)
-        self._context = self._enter((own,), reserve, labels)
-
-    def _enter(
-        self, budgets: tuple[CallBudget, ...], reserve: Any, labels: Any
-    ) -> CallContext[Any]:
-        account = self._binding.account
-        context = CallContext(
-            account,
-            account.ledger,
-            CALL_STATE.get(),
-            budgets=budgets,
-            reserve=reserve,
-            labels=labels,
-            now=self._binding.clock.now(),
-        )
-        CALL_STATE.set(context)
-        return context
+        self._context = open_context(self._binding, (own,), reserve, labels)

@@ -24,6 +24,7 @@ from budgetguard._engine.binding import GuardBinding
 from budgetguard._engine.call_spec import NO_SLOTS, NO_WAIT, NOTHING, CallSpec
 from budgetguard._engine.estimates import estimate
 from budgetguard._engine.hold import Hold
+from budgetguard._engine.label_blocks import LabelBlock, checked_labels
 from budgetguard._engine.subscriber import Subscriber
 from budgetguard._engine.waiters import BalanceWaiter
 from budgetguard.budget import Budget
@@ -245,6 +246,15 @@ class Guard:
             raise TypeError(msg)
         carved = _choice(share, "share", ("shared", "carve")) == "carve"
         return Budget(self._binding, micro, name=name, carved=carved)
+
+    @clean_traceback
+    def labels(self, **labels: str | int) -> LabelBlock:
+        """A block whose labels are carried to errors and events: `with guard.labels(user="ada"):`.
+
+        They are for this account's calls that are made in the block, and in tasks started there. Labels
+        of blocks inside are added. Raises TypeError for a value that is not a str or an int.
+        """
+        return LabelBlock(self._binding, checked_labels(dict(labels)))
 
     @clean_traceback
     def balance(self, max_age: float | None = None) -> Balance:

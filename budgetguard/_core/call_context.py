@@ -6,12 +6,12 @@ that a budget with a period moves on to its next window. A context belongs to th
 Pure: no lock, and the time is an argument.
 """
 
-from collections.abc import Mapping
 from typing import Generic, TypeVar
 
 from budgetguard._core.allowance import Allowance, CallBudget, CarvedAllowance
 from budgetguard._core.branch import Reserve
 from budgetguard._core.clock import Instant
+from budgetguard._core.labels import Labels
 from budgetguard._core.reentrancy import CALL_STATE, CallState
 
 A = TypeVar("A")
@@ -39,11 +39,11 @@ class CallContext(Generic[A]):
         "_inside",
         "account",
         "allowances",
+        "budget_name",
         "budgets",
         "ended",
         "labels",
         "ledger",
-        "name",
         "outer",
         "plain",
         "plain_until",
@@ -59,7 +59,7 @@ class CallContext(Generic[A]):
         *,
         budgets: tuple[CallBudget, ...],
         reserve: Reserve | None,
-        labels: Mapping[str, str],
+        labels: Labels,
         now: Instant,
     ) -> None:
         self.account = account
@@ -68,7 +68,7 @@ class CallContext(Generic[A]):
         self.budgets = budgets
         self.reserve = reserve
         self.labels = labels
-        self.name = budgets[0].name if budgets else None
+        self.budget_name = budgets[0].name if budgets else None
         self.ended = False
         # Opened inside a listener or a provider: its calls there would wait for themselves.
         self._inside = outer if outer is not None and outer.here else None

@@ -19,6 +19,7 @@ from decimal import Decimal
 from typing import Any, Literal, Self, TypeAlias
 
 from budgetguard._core.amounts import CREDITS, spell
+from budgetguard._core.labels import NO_LABELS
 
 Basis = Literal["reported", "cost limit", "refused", "cap", "key limit", "busy", "budget"]
 
@@ -38,10 +39,14 @@ _MOST_NAMES = 3
 
 
 class BudgetGuardError(Exception):
-    """The base class of all budgetguard errors."""
+    """The base class of all budgetguard errors.
+
+    `labels` are those that the code around a refused call set. They are not in `args`.
+    """
 
     retryable: bool = False
     status_code: int = 500
+    labels: Mapping[str, str] = NO_LABELS
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self)!r})"

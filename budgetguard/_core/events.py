@@ -5,11 +5,11 @@ import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from budgetguard._core.amounts import to_credits
 from budgetguard._core.clock import Instant
+from budgetguard._core.labels import NO_LABELS, Labels
 
 Kind: TypeAlias = Literal[
     "admitted",
@@ -43,6 +43,9 @@ _Fields: TypeAlias = tuple[
     int | None,  # the hold's number
     int | None,  # micro-credits that it held
     float,  # when it was opened, in monotonic seconds
+    Labels | None,
+    str | None,  # budget
+    str | None,  # cause
 ]
 
 
@@ -128,16 +131,35 @@ class Event(_Fields):
     @property
     def labels(self) -> Mapping[str, str]:
         """The labels that the code around the call set; empty without any."""
-        return _NO_LABELS
+        return self[13] or NO_LABELS
+
+    @property
+    def budget(self) -> str | None:
+        """The name of the innermost budget that the call belongs to; None outside every budget."""
+        return self[14]
+
+    @property
+    def cause(self) -> str | None:
+        """Why a call was refused, in one word; the exception's name for `kept`; None for other kinds.
+
+        For `refused` it is one of
+
+        - `"credits"`, `"slots"`: too few are available.
+        - `"cap"`, `"key limit"`, `"budget"`: a cost limit for one call, the key's own limit, or a
+          budget does not allow it.
+        - `"busy"`: the provider refused another call for now.
+        - `"unknown"`: there is no usable balance.
+        - `"paused"`, `"approval"`: the guard was paused, or the call was not approved.
+        """
+        return self[15]
 
     def __repr__(self) -> str:
         values = ((name, getattr(self, name)) for name in _NAMES)
-        shown = (f"{name}={value!r}" for name, value in values if value not in (None, _NO_LABELS))
+        shown = (f"{name}={value!r}" for name, value in values if value not in (None, NO_LABELS))
         return f"Event({', '.join(shown)})"
 
 
 _NAMES = tuple(name for name, member in vars(Event).items() if isinstance(member, property))
-_NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 
 def spell_id(number: int) -> str:

@@ -101,7 +101,7 @@ class Shortfall(Enum):
     CREDITS = "credits"
     CAP = "cap"
     SLOTS = "slots"
-    KEY = "key"
+    KEY = "key limit"
     BUSY = "busy"
     UNKNOWN = "unknown"
 

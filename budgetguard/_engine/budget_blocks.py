@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from budgetguard._core.allowance import CarvedAllowance
+from budgetguard._core.allowance import CallBudget, CarvedAllowance
 from budgetguard._core.call_context import CallContext, context_of
 from budgetguard._core.clock import Instant
+from budgetguard._core.labels import Labels
 from budgetguard._core.policy import CallNeed, Refuse, Shortfall, exceeded
+from budgetguard._core.reentrancy import CALL_STATE
+from budgetguard._engine.binding import GuardBinding
 from budgetguard._engine.refusal_figures import budget_exceeded
 from budgetguard._engine.subscriber import Call, Effects, Subscriber
 
@@ -26,12 +29,34 @@ def context_around(account: "Owner") -> CallContext[Any] | None:
     context = context_of(account)
     if context is None or context.ledger is account.ledger or not context.budgets:
         return context
-    name = "A budget" if context.name is None else f"The budget {context.name}"
+    name = context.budget_name
+    what = "A budget" if name is None else f"The budget {name}"
     msg = (
-        f"{name} was entered in the process that this one was forked from, and bounds the calls there. "
+        f"{what} was entered in the process that this one was forked from, and bounds the calls there. "
         "Enter a budget of its own in the child."
     )
     raise RuntimeError(msg)
+
+
+def open_context(
+    binding: GuardBinding,
+    budgets: tuple[CallBudget, ...],
+    reserve: "Reserve | None",
+    labels: Labels,
+) -> CallContext[Any]:
+    """Put the code that follows, and what it starts, into a context of that account's calls."""
+    account = binding.account
+    context = CallContext(
+        account,
+        account.ledger,
+        CALL_STATE.get(),
+        budgets=budgets,
+        reserve=reserve,
+        labels=labels,
+        now=binding.clock.now(),
+    )
+    CALL_STATE.set(context)
+    return context
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +84,7 @@ class Carving:
         if exceeded(need, now) is not None:
             call = Call(self.subscriber, self.operation, need, 0, 0, context=self.context)
             error = budget_exceeded(call, Refuse(Shortfall.BUDGET, permanent=True), now)
-            call.emit(effects, ledger, "refused", now)
+            call.emit(effects, ledger, "refused", now, cause="budget", budget=error.budget)
             self.subscriber.log_refused(effects, error)
             if not self.subscriber.observes:
                 return error

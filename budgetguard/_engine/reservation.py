@@ -87,10 +87,20 @@ class Reservation(LedgerEntry):
 
         The caller ensures that no finished call that frees credits is waiting to be recorded.
         """
-        subscriber, figures = self._subscriber, (self._number, self.micro, self._began)
-        subscriber.deliver(
-            subscriber.event(self._ledger, kind, mono, wall, self.operation, amount, figures)
+        subscriber, context = self._subscriber, self._context
+        figures = (self._number, self.micro, self._began)
+        event = subscriber.event(
+            self._ledger,
+            kind,
+            mono,
+            wall,
+            self.operation,
+            amount,
+            figures,
+            labels=None if context is None else context.labels,
+            budget=None if context is None else context.budget_name,
         )
+        subscriber.deliver(event)
 
     def record_settled(self, now: Instant, effects: Effects, at: float, actual: int) -> bool:
         """The call cost `actual`."""
@@ -149,9 +159,9 @@ class Reservation(LedgerEntry):
         self._subscriber.log_kept(effects, self.operation, kept, counts_for, cause)
 
     def _emit(
-        self, effects: Effects, kind: Kind, now: Instant, amount: int, reason: str | None = None
+        self, effects: Effects, kind: Kind, now: Instant, amount: int, cause: str | None = None
     ) -> None:
-        subscriber = self._subscriber
+        subscriber, context = self._subscriber, self._context
         if subscriber.on_event is not None:
             subscriber.emit(
                 effects,
@@ -161,5 +171,8 @@ class Reservation(LedgerEntry):
                 self.operation,
                 amount,
                 self.figures,
-                reason=reason,
+                reason=cause,
+                labels=None if context is None else context.labels,
+                budget=None if context is None else context.budget_name,
+                cause=cause,
             )

@@ -14,6 +14,7 @@ from budgetguard._core.clock import Instant
 from budgetguard._core.cost_sample import CostSample
 from budgetguard._core.errors import BudgetGuardError
 from budgetguard._core.events import Event, Kind, OnEvent, logger, report
+from budgetguard._core.labels import Labels
 from budgetguard._core.ledger import LedgerView
 from budgetguard._core.other_spenders import SoleSpender
 from budgetguard._core.policy import NEVER, CallNeed, GuardTerms
@@ -125,6 +126,9 @@ class Subscriber:
         *,
         enforced: bool = True,
         reason: str | None = None,
+        labels: Labels | None = None,
+        budget: str | None = None,
+        cause: str | None = None,
     ) -> None:
         """Make an event with the current figures, to be delivered outside the lock.
 
@@ -136,7 +140,18 @@ class Subscriber:
                 effects.append(partial(self._log_low, self._available(ledger)))
             return
         event = self.event(
-            ledger, kind, now.mono, now.wall, operation, amount, hold or _NO_HOLD, enforced, reason
+            ledger,
+            kind,
+            now.mono,
+            now.wall,
+            operation,
+            amount,
+            hold or _NO_HOLD,
+            enforced,
+            reason,
+            labels=labels,
+            budget=budget,
+            cause=cause,
         )
         effects.append(partial(self.deliver, event))
 
@@ -151,6 +166,10 @@ class Subscriber:
         hold: HoldFigures | tuple[None, None, float],
         enforced: bool = True,  # noqa: FBT001, FBT002
         reason: str | None = None,
+        *,
+        labels: Labels | None = None,
+        budget: str | None = None,
+        cause: str | None = None,
     ) -> Event:
         """An event with the current figures; the arguments are those of `emit`."""
         snapshot = ledger.snapshot
@@ -176,6 +195,9 @@ class Subscriber:
                 number,
                 held,
                 began,
+                labels,
+                budget,
+                cause,
             )
         )
 
@@ -291,12 +313,26 @@ class Call:
         now: Instant,
         amount: int | None = None,
         hold: HoldFigures | None = None,
+        *,
+        cause: str | None = None,
+        budget: str | None = None,
     ) -> None:
-        """Make an event about this call; `amount` defaults to what the call requested."""
-        subscriber = self.subscriber
+        """Make an event about this call; `amount` defaults to what the call requested.
+
+        `budget` defaults to the innermost one around the call.
+        """
+        subscriber, context = self.subscriber, self.context
         if subscriber.on_event is not None:
-            enforced = not (kind == "refused" and subscriber.observes)
-            credits = self.need.amount if amount is None else amount
             subscriber.emit(
-                effects, ledger, kind, now, self.operation, credits, hold, enforced=enforced
+                effects,
+                ledger,
+                kind,
+                now,
+                self.operation,
+                self.need.amount if amount is None else amount,
+                hold,
+                enforced=not (kind == "refused" and subscriber.observes),
+                labels=None if context is None else context.labels,
+                budget=budget or (None if context is None else context.budget_name),
+                cause=cause,
             )

@@ -17,7 +17,7 @@ from itertools import count
 from typing import TYPE_CHECKING, assert_never
 
 from budgetguard._core.clock import Instant
-from budgetguard._core.errors import BalanceUnavailable, BudgetGuardError
+from budgetguard._core.errors import BalanceUnavailable, BudgetExceeded, BudgetGuardError
 from budgetguard._core.ledger import Ledger
 from budgetguard._core.policy import (
     NOBODY,
@@ -207,9 +207,8 @@ class WaitQueue:
         call, decision = self._decide_extension(now, call, hold)
         error = None
         if isinstance(decision, Refuse):
-            call.emit(effects, self._ledger, "refused", now, hold=hold.figures)
             why = self._why(call, decision, self._order.total, now)
-            call.subscriber.log_refused(effects, why)
+            self._report(call, decision, why, now, effects, hold.figures)
             if not call.subscriber.observes:
                 error = why
         if error is None:
@@ -310,8 +309,7 @@ class WaitQueue:
                     figures = self._open(waiter, now)
                 else:
                     waiter.settle(why)
-                call.emit(effects, self._ledger, "refused", now, hold=figures)
-                call.subscriber.log_refused(effects, why)
+                self._report(call, decision, why, now, effects, figures)
             case Wait():
                 raise AssertionError(decision)
             case _:
@@ -348,11 +346,31 @@ class WaitQueue:
     def _why(
         self, call: Call, refuse: Refuse, ahead: QueuedAhead, now: Instant
     ) -> BudgetGuardError:
+        why: BudgetGuardError
         if refuse.why is Shortfall.BUDGET:
-            return budget_exceeded(call, refuse, now)
-        if self._ledger.snapshot is None or refuse.why is Shortfall.UNKNOWN:
-            return self._unavailable(call.subscriber, now)
-        return why_refused(self._ledger, self._schedule.known, call, refuse, ahead, now)
+            why = budget_exceeded(call, refuse, now)
+        elif self._ledger.snapshot is None or refuse.why is Shortfall.UNKNOWN:
+            why = self._unavailable(call.subscriber, now)
+        else:
+            why = why_refused(self._ledger, self._schedule.known, call, refuse, ahead, now)
+        if call.context is not None and call.context.labels:
+            why.labels = call.context.labels
+        return why
+
+    def _report(
+        self,
+        call: Call,
+        refuse: Refuse,
+        why: BudgetGuardError,
+        now: Instant,
+        effects: Effects,
+        hold: HoldFigures | None,
+    ) -> None:
+        """Tell of a refusal."""
+        budget = why.budget if isinstance(why, BudgetExceeded) else None
+        cause = refuse.why.value
+        call.emit(effects, self._ledger, "refused", now, hold=hold, cause=cause, budget=budget)
+        call.subscriber.log_refused(effects, why)
 
     def _unavailable(self, subscriber: Subscriber, now: Instant) -> BalanceUnavailable:
         wait = max(self._schedule.known.blocked_until - now.mono, 0.0)
