@@ -40,7 +40,10 @@ class CalendarPeriod(NamedTuple):
         if self.unit == "hour":
             return self._hour(moment)
         local = self._local(moment)
-        first = datetime(local.year, local.month, 1 if self.unit == "month" else local.day)
+        # Clocks that show midnight twice begin the day with the first, which is fold 0.
+        first = local.replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None, fold=0)
+        if self.unit == "month":
+            first = first.replace(day=1)
         start, end = self._begin(first), self._begin(first := self._next(first))
         # Clocks that are put back just after midnight show the day before once more.
         while end <= moment:
@@ -50,8 +53,7 @@ class CalendarPeriod(NamedTuple):
     def _next(self, first: datetime) -> datetime:
         if self.unit == "day":
             return first + timedelta(days=1)
-        years, month = divmod(first.month, 12)
-        return datetime(first.year + years, month + 1, 1)
+        return (first + timedelta(days=32)).replace(day=1)
 
     def _local(self, moment: float) -> datetime:
         # `datetime.fromtimestamp` refuses moments before 1970 on Windows.
