@@ -125,7 +125,7 @@ class Shekel(Package):
     def __init__(self) -> None:
         import shekel
 
-        self.refusals = (shekel.BudgetExceededError,)
+        self.refusals = (shekel.BudgetExceededError, shekel.ToolBudgetExceededError)
         self._shekel = shekel
 
     def account(self, credits: int = ACCOUNT) -> Any:
