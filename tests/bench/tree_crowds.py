@@ -191,11 +191,11 @@ def ratio(package: Package) -> float:
     def plain() -> None:
         pass
 
-    def timed(function: Callable[[], Any]) -> float:
+    def timed(function: Callable[[], Any], times: int = TIMED) -> float:
         started = time.perf_counter()
-        for _ in range(TIMED):
+        for _ in range(times):
             function()
-        return time.perf_counter() - started
+        return (time.perf_counter() - started) / times
 
     tree = next(iter(package.trees))
     with (
@@ -205,7 +205,7 @@ def ratio(package: Package) -> float:
     ):
         guarded = package.guarded(inner, plain)
         timed(guarded)
-        return statistics.median(timed(guarded) / timed(plain) for _ in range(ROUNDS))
+        return statistics.median(timed(guarded) / timed(plain, 20 * TIMED) for _ in range(ROUNDS))
 
 
 def tried(name: str) -> dict[str, Any]:
