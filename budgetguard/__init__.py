@@ -8,6 +8,7 @@ from budgetguard._core.activation import set_active
 from budgetguard._core.balance import Balance
 from budgetguard._core.errors import (
     BalanceUnavailable,
+    BudgetExceeded,
     BudgetGuardError,
     ConcurrencyLimit,
     ConfigurationError,
@@ -20,6 +21,7 @@ from budgetguard._core.events import Event
 from budgetguard._core.learned_cost import learned
 from budgetguard._engine.hold import Hold
 from budgetguard._version import __version__
+from budgetguard.budget import Budget
 from budgetguard.decorator import require_credits
 from budgetguard.defaults import set_default_guard
 from budgetguard.guard import Guard
@@ -30,6 +32,8 @@ __all__ = [
     "AnchorBrowser",
     "Balance",
     "BalanceUnavailable",
+    "Budget",
+    "BudgetExceeded",
     "BudgetGuardError",
     "ConcurrencyLimit",
     "ConfigurationError",

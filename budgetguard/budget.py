@@ -1,18 +1,22 @@
 """Budget: bounds what the guarded calls inside a block hold and spend."""
 
 import contextlib
-from collections.abc import Iterator
-from datetime import datetime
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeVar
 
 from budgetguard._core.activation import ACTIVATION
 from budgetguard._core.allowance import Allowance, BlockBudget, CallBudget, CarvedAllowance
 from budgetguard._core.amounts import to_credits
 from budgetguard._core.branch import Reserve
-from budgetguard._core.call_context import CallContext, leave
+from budgetguard._core.budget_windows import Period
+from budgetguard._core.call_context import CallContext, leave, step_out
+from budgetguard._core.clean_tracebacks import clean_traceback
 from budgetguard._core.errors import BudgetExceeded
+from budgetguard._core.keyed_budgets import check_key
 from budgetguard._core.labels import NO_LABELS
 from budgetguard._engine.binding import GuardBinding
 from budgetguard._engine.budget_blocks import (
@@ -20,79 +24,114 @@ from budgetguard._engine.budget_blocks import (
     close_carved,
     close_reserve,
     context_around,
+    figures_of,
+    find_keyed,
     open_context,
 )
 from budgetguard._engine.call_spec import CallSpec
 from budgetguard._engine.hold import Hold, NullHold
 
+F = TypeVar("F")
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetTerms:
+    """What a budget allows: `limit` in micro-credits, in all or per period; and whom it is for."""
+
+    limit: int
+    name: str | None
+    key: Any
+    period: Period | None
+    carved: bool
+
+    @property
+    def called(self) -> str:
+        """What errors call it, at the beginning of a sentence."""
+        return "This budget" if self.name is None else f"The budget {self.name}"
+
+    @property
+    def operation(self) -> str:
+        """What a block that sets credits aside is called, where it is refused."""
+        return "a budget" if self.name is None else f"the budget {self.name}"
+
 
 class Budget:
     """Bounds what the guarded calls inside a block hold and spend. Guards make budgets, see `Guard.budget`.
 
-    A budget is entered once, with `with` or `async with`. It bounds the calls of its guard's account
-    that are made in the block, and in the tasks that are started there, also after the block was left.
-    Other threads enter it with `use()`. As a decorator it makes a new budget for each call.
+    It is entered once, with `with` or `async with`. It bounds the calls of its guard's account that are
+    made in the block, and in the tasks that are started there, also after the block was left. Other
+    threads enter it with `use()`. As a decorator it makes a new block for each call, and generators are
+    in it while they run.
 
     Calls that are open when the block is left remain counted until they end. Blocks may be left in any
     order, and in another task or thread than they were entered in. The figures can be read at any time.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_binding",
-        "_carves",
-        "_context",
-        "_hold",
-        "_limit",
-        "_name",
-        "_own",
-    )
+    __slots__ = ("__weakref__", "_binding", "_context", "_hold", "_its", "_terms")
 
-    def __init__(
-        self, binding: GuardBinding, limit: int, *, name: str | None, carved: bool
-    ) -> None:
+    def __init__(self, binding: GuardBinding, terms: BudgetTerms) -> None:
         self._binding = binding
-        self._limit = limit
-        self._name = name
-        self._carves = carved
-        self._own = Allowance(limit)
+        self._terms = terms
+        self._its: CallBudget = BlockBudget(terms.name, Allowance(terms.limit))
         self._context: CallContext[Any] | None = None
         self._hold: tuple[Reserve, Hold] | None = None
+        if terms.period is not None and not callable(terms.key):
+            self._its = find_keyed(binding, terms.name or "", terms.key, terms.period, terms.limit)
 
     @property
     def name(self) -> str | None:
         """The budget's name in errors and events; None without one."""
-        return self._name
+        return self._terms.name
 
     @property
     def limit(self) -> Decimal:
-        """Credits that may be spent in all."""
-        return to_credits(self._limit)
+        """Credits that may be spent in all, or in each period."""
+        return to_credits(self._terms.limit)
 
     @property
     def spent(self) -> Decimal:
         """What finished calls cost. A call whose cost is not known counts at what it held."""
-        return to_credits(self._own.spent)
+        return to_credits(self._figures[0])
 
     @property
     def held(self) -> Decimal:
         """What open calls hold, and what was carved out for other budgets."""
-        return to_credits(self._own.held)
+        return to_credits(self._figures[1])
 
     @property
     def left(self) -> Decimal:
         """What may still be spent; negative after a call that cost more than it held."""
-        return to_credits(self._own.room)
+        return to_credits(self._figures[2])
 
     @property
     def renews_at(self) -> datetime | None:
-        """When more is left again; None, because the budget lasts as long as the block."""
-        return None
+        """When more is left again, UTC; None for a budget that lasts as long as its block."""
+        at = self._figures[3]
+        return None if at is None else datetime.fromtimestamp(at, UTC)
+
+    @property
+    def _figures(self) -> tuple[int, int, int, float | None]:
+        return figures_of(self._binding, self._its)
+
+    @clean_traceback
+    def __call__(self, function: F, /) -> F:
+        """Put each call of `function` into a budget of its own, or into that of the call's key.
+
+        Raises TypeError for an object that is neither a function nor a method.
+        """
+        from budgetguard._decorators.in_block import in_block
+
+        terms = self._terms
+        if terms.name is None:
+            terms = replace(terms, name=getattr(function, "__qualname__", None))
+        return in_block(
+            lambda args, kwargs: Budget(self._binding, terms_for(terms, args, kwargs)), function
+        )
 
     def use(self) -> contextlib.AbstractContextManager[Self]:
         """Enter the budget in another thread or task, for as long as this block lasts.
 
-        Any number of threads may do so at once. Budgets that the code is in already bound it too.
+        Any number of threads may do so at once. The budgets that the code is in already bound it too.
         Raises RuntimeError unless the budget was entered and is not left yet.
         """
         return self._used()
@@ -102,7 +141,7 @@ class Budget:
         theirs = self._context
         if theirs is None or theirs.ended:
             state = "has ended" if theirs is not None else "was not entered"
-            msg = f"{self._called} {state}: use() is for other threads while its block lasts"
+            msg = f"{self._terms.called} {state}: use() is for other threads while its block lasts"
             raise RuntimeError(msg)
         around = context_around(self._binding.account)
         budgets, labels = theirs.budgets, theirs.labels
@@ -115,12 +154,19 @@ class Budget:
         finally:
             leave(context)
 
+    def step_out(self) -> None:
+        """What follows in this task or thread is not in the block, although the block lasts."""
+        assert self._context is not None
+        step_out(self._context)
+
+    @clean_traceback
     def __enter__(self) -> Self:
         spec = self._begin()
         if spec is not None:
             self._reserve(spec.open(warns=True))
         return self
 
+    @clean_traceback
     async def __aenter__(self) -> Self:
         spec = self._begin()
         if spec is not None:
@@ -133,13 +179,13 @@ class Budget:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        context, account, own = self._context, self._binding.account, self._own
+        context, account = self._context, self._binding.account
         assert context is not None
         leave(context)
         # The garbage collector may leave the block at any point, even inside a change.
         post = account.post_later if isinstance(error, GeneratorExit) else account.post
-        if isinstance(own, CarvedAllowance):
-            post(close_carved, own)
+        if isinstance(self._its, BlockBudget) and isinstance(self._its.allowance, CarvedAllowance):
+            post(close_carved, self._its.allowance)
         if self._hold is not None:
             post(close_reserve, *self._hold)
 
@@ -151,42 +197,46 @@ class Budget:
     ) -> None:
         self.__exit__(kind, error, traceback)
 
+    def __del__(self) -> None:
+        # Never left, as in a coroutine that nobody awaited: what was set aside goes back.
+        context = getattr(self, "_context", None)
+        if context is not None and not context.ended:
+            self.__exit__(GeneratorExit, GeneratorExit(), None)
+
     def __reduce_ex__(self, _: Any) -> NoReturn:
-        msg = f"{self._called} cannot be copied or pickled: it bounds the calls of this process"
+        msg = (
+            f"{self._terms.called} cannot be copied or pickled: it bounds the calls of this process"
+        )
         raise TypeError(msg)
 
     def __repr__(self) -> str:
-        return f"<Budget {self._name or ''}: {self.left} of {self.limit} left>".replace(" :", ":")
-
-    @property
-    def _called(self) -> str:
-        return "This budget" if self._name is None else f"The budget {self._name}"
+        name = "" if self.name is None else f" {self.name}"
+        return f"<Budget{name}: {self.left} of {self.limit} left>"
 
     def _begin(self) -> CallSpec | None:
         """Enter the block; returns what it needs from the account first, if it needs anything."""
+        binding, terms = self._binding, self._terms
         if self._context is not None:
             how = "has ended" if self._context.ended else "is entered already"
-            msg = f"{self._called} {how}. Make a new one for each block; other threads call use()"
+            msg = f"{terms.called} {how}. Make a new one for each block; other threads call use()"
             raise RuntimeError(msg)
-        binding = self._binding
-        binding.check_open(self._called)
+        if callable(terms.key):
+            msg = "key= takes a callable only on a decorator, which gives it the call's arguments"
+            raise TypeError(msg)
+        binding.check_open(terms.called)
         around = context_around(binding.account)
         budgets = () if around is None else around.budgets
-        reserve = None if around is None else around.reserve
-        labels = NO_LABELS if around is None else around.labels
-        carves = self._carves and not ACTIVATION.passive
+        carves = terms.carved and not ACTIVATION.passive
         if carves and around is not None and budgets:
-            self._own, budgets = self._carved(around), ()
+            self._its, budgets = BlockBudget(terms.name, self._carved(around)), ()
         elif carves:
-            operation = "a budget" if self._name is None else f"the budget {self._name}"
-            return CallSpec(binding, min=to_credits(self._limit), name=operation)
-        own: CallBudget = BlockBudget(self._name, self._own)
-        self._context = open_context(binding, (own, *budgets), reserve, labels)
+            return CallSpec(binding, min=to_credits(terms.limit), name=terms.operation)
+        self._open(budgets, None if around is None else around.reserve, around)
         return None
 
     def _carved(self, around: CallContext[Any]) -> CarvedAllowance:
-        account, subscriber = self._binding.account, self._binding.subscriber
-        carving = Carving(subscriber, self._name, self._limit, around)
+        account, terms = self._binding.account, self._terms
+        carving = Carving(self._binding.subscriber, terms.operation, terms.limit, around)
         carved = account.change(carving.carve, account.ledger)
         if isinstance(carved, BudgetExceeded):
             try:
@@ -197,11 +247,45 @@ class Budget:
 
     def _reserve(self, hold: Hold) -> None:
         """The account has set the limit aside: enter the block."""
-        around = context_around(self._binding.account)
-        labels = NO_LABELS if around is None else around.labels
         reserve = None
         if not isinstance(hold, NullHold):
             reserve = Reserve(hold)
             self._hold = reserve, hold
-        own = BlockBudget(self._name, self._own)
-        self._context = open_context(self._binding, (own,), reserve, labels)
+        self._open((), reserve, context_around(self._binding.account))
+
+    def _open(
+        self,
+        budgets: tuple[CallBudget, ...],
+        reserve: Reserve | None,
+        around: CallContext[Any] | None,
+    ) -> None:
+        labels = NO_LABELS if around is None else around.labels
+        self._context = open_context(self._binding, (self._its, *budgets), reserve, labels)
+
+
+def budget_terms(
+    limit: int, name: str | None, key: Any, period: Period | None, *, carved: bool
+) -> BudgetTerms:
+    """Checked terms of a budget; raises TypeError or ValueError for what does not go together."""
+    if period is None:
+        if key is not None:
+            msg = 'key= needs per=: a budget by key lasts longer than a block. Pass per="day", or seconds'
+            raise TypeError(msg)
+    elif name is None:
+        msg = "per= needs name=: a budget with a period is found again by its name and key"
+        raise TypeError(msg)
+    elif carved:
+        msg = 'share="carve" sets credits aside for one block, and a budget with per= lasts longer: leave it out'
+        raise ValueError(msg)
+    if not callable(key):
+        check_key(key)
+    return BudgetTerms(limit, name, key, period, carved)
+
+
+def terms_for(terms: BudgetTerms, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BudgetTerms:
+    """The terms of one call of a decorated function."""
+    if not callable(terms.key):
+        return terms
+    key: Hashable = terms.key(*args, **kwargs)
+    check_key(key)
+    return replace(terms, key=key)

@@ -1,6 +1,7 @@
 """Guard: admits calls against an account's balance."""
 
 from collections.abc import Callable, Hashable
+from datetime import tzinfo
 from decimal import Decimal
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self
@@ -9,6 +10,7 @@ from budgetguard._core.activation import ACTIVATION
 from budgetguard._core.amounts import CREDITS, Amount, cost, to_credits, to_micro
 from budgetguard._core.argument_types import other
 from budgetguard._core.balance import Balance
+from budgetguard._core.budget_windows import period
 from budgetguard._core.clean_tracebacks import WRONG, clean_traceback, clear
 from budgetguard._core.durations import seconds
 from budgetguard._core.errors import ConfigurationError
@@ -27,7 +29,7 @@ from budgetguard._engine.hold import Hold
 from budgetguard._engine.label_blocks import LabelBlock, checked_labels
 from budgetguard._engine.subscriber import Subscriber
 from budgetguard._engine.waiters import BalanceWaiter
-from budgetguard.budget import Budget
+from budgetguard.budget import Budget, budget_terms
 from budgetguard.providers.base import Fetches, Profile
 from budgetguard.providers.registry import is_of_another
 from budgetguard.requirement import Requirement, checked_spec, plain_specs
@@ -221,17 +223,31 @@ class Guard:
         nested.step_out(hold)
         return hold
 
+    @clean_traceback
     def budget(
         self,
         limit: Amount,
         *,
         name: str | None = None,
+        key: Hashable | Callable[..., Hashable] = None,
+        per: Literal["hour", "day", "month"] | float | None = None,
+        tz: str | tzinfo | None = None,
         share: Literal["shared", "carve"] = "shared",
     ) -> Budget:
         """Bounds what the guarded calls inside a block hold and spend: `with guard.budget(30, name="run"):`.
 
-        - `limit`: credits that may be spent in all.
-        - `name`: what errors and events call the budget.
+        - `limit`: credits that may be spent in all, or in each period.
+        - `name`: what errors and events call the budget. On a decorator the default is the function's
+          qualified name.
+        - `per`: `"hour"`, `"day"` or `"month"`, or a number of seconds, which are rolling: at each
+          moment, what was spent in the last so many seconds counts, a sixtieth longer at most. Such a
+          budget is kept by `name` and `key`, in this process, however often it is entered, and the
+          latest limit counts. A call belongs to the period in which it was admitted.
+        - `key`: tells apart budgets of one name, such as those of users: any value that can be a key of
+          a dict. It is shown nowhere. On a decorator it may be a callable that is given the call's
+          arguments.
+        - `tz`: the time zone of hours, days and months: a name such as "Europe/Berlin" or a tzinfo. The
+          default is UTC.
         - `share`: `"shared"` draws from the budget around it, or from the account, as calls are
           made. `"carve"` sets the whole limit aside there at once, and gives back what is unused when
           the block is left.
@@ -245,7 +261,11 @@ class Guard:
             msg = f"name takes a str, not {type(name).__name__}"
             raise TypeError(msg)
         carved = _choice(share, "share", ("shared", "carve")) == "carve"
-        return Budget(self._binding, micro, name=name, carved=carved)
+        if per is None and tz is not None:
+            msg = 'tz= needs per="hour", "day" or "month"'
+            raise TypeError(msg)
+        window = None if per is None else period(per, tz)
+        return Budget(self._binding, budget_terms(micro, name, key, window, carved=carved))
 
     @clean_traceback
     def labels(self, **labels: str | int) -> LabelBlock:

@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 from collections.abc import Callable
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from budgetguard import (
     BalanceUnavailable,
+    BudgetExceeded,
     BudgetGuardError,
     ConcurrencyLimit,
     ConfigurationError,
@@ -74,6 +76,21 @@ ERRORS = [
     HoldClosed(operation="deep_spec", state="settled", verb="release"),
     ConfigurationError("Set PREDEV_API_KEY."),
     BudgetGuardError("something else"),
+    BudgetExceeded(
+        "deep_spec", Decimal(50), "run-42", Decimal(30), Decimal(20), Decimal(6), "pre.dev"
+    ),
+    BudgetExceeded(
+        "deep_spec",
+        Decimal(50),
+        None,
+        Decimal("60.5"),
+        Decimal(20),
+        Decimal(6),
+        "OpenRouter",
+        retry_after=60.0,
+        renews_at=datetime(2026, 12, 1, tzinfo=UTC),
+        unit="USD",
+    ),
 ]
 every_error = pytest.mark.parametrize(
     "error", ERRORS, ids=[f"{type(error).__name__}-{i}" for i, error in enumerate(ERRORS)]
@@ -85,6 +102,7 @@ every_error = pytest.mark.parametrize(
     [
         (BudgetGuardError, Exception),
         (InsufficientCredits, BudgetGuardError),
+        (BudgetExceeded, InsufficientCredits),
         (ConcurrencyLimit, BudgetGuardError),
         (BalanceUnavailable, BudgetGuardError),
         (InvalidCredentials, BalanceUnavailable),

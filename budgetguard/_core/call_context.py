@@ -115,6 +115,12 @@ def context_of(account: A) -> "CallContext[A] | None":
     return None
 
 
+def step_out(context: CallContext[A]) -> None:
+    """What follows in this task or thread is not in that block, although the block lasts."""
+    if CALL_STATE.get() is context:
+        CALL_STATE.set(context.outer)
+
+
 def leave(context: CallContext[A]) -> None:
     """A block was left: the code that follows is in the innermost block that still lasts.
 

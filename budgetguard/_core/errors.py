@@ -265,7 +265,8 @@ class BudgetExceeded(InsufficientCredits):
     - `held`: set aside by its open calls, and by budgets that were carved out of it.
     - `renews_at`: when more is left again; None for a budget without a period.
 
-    `retryable` is True where open calls of the budget make up the shortfall, or where it renews.
+    `retryable` is True where open calls of the budget make up the shortfall. A budget that renews does
+    so at `renews_at`, which is for the caller to wait for.
     `balance` and `pending` repeat `limit` and `spent`, `basis` is `"budget"`, and `top_up_url` is None.
     """
 
@@ -334,10 +335,10 @@ class BudgetExceeded(InsufficientCredits):
     def _advice(self) -> str:
         if self.limit < self.needed:
             return "Raise the budget's limit, or make a call that needs less."
+        if self.retry_after is None and self.renews_at is not None:
+            return f"It renews at {self.renews_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC."
         if self.retry_after is None:
             return "Finish with what is left, or raise the budget's limit."
-        if self.renews_at is not None and self.limit - self.spent < self.needed:
-            return f"It renews at {self.renews_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC."
         return "Try again when one of its open calls has ended, or pass wait=."
 
 

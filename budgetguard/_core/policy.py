@@ -212,8 +212,7 @@ def decide(  # noqa: C901, PLR0911  one return per case of the table
     budget = exceeded(need, now)
     if budget is not None:
         waits = now.mono < need.until and has_room_by(budget, need, now, need.until)
-        again = has_room_by(budget, need, now, float("inf"))
-        return Wait(None) if waits else Refuse(Shortfall.BUDGET, permanent=not again)
+        return Wait(None) if waits else Refuse(Shortfall.BUDGET, permanent=False)
     final = now.mono >= need.give_up
     failing = not refreshing.in_flight and now.mono < refreshing.blocked_until
     snapshot = ledger.snapshot

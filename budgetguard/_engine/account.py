@@ -26,10 +26,11 @@ from budgetguard._core.backoff import backoff
 from budgetguard._core.clock import SYSTEM, Clock, Instant
 from budgetguard._core.errors import BudgetGuardError
 from budgetguard._core.events import Kind, logger, report
+from budgetguard._core.keyed_budgets import KeyedBudgets
 from budgetguard._core.ledger import Ledger
 from budgetguard._core.policy import NEVER
 from budgetguard._core.provider_refusal import ProviderRefusal
-from budgetguard._core.reentrancy import CHANGING, forbid_waiting
+from budgetguard._core.reentrancy import CHANGING, forbid_waiting, interrupting
 from budgetguard._core.refresh_failure import not_made
 from budgetguard._core.snapshot import BalanceSnapshot
 from budgetguard._engine.belief_messages import belief_changed, contradicted
@@ -83,6 +84,8 @@ class Account:
         self.lock = threading.RLock()
         self.ledger = Ledger()
         self.ledger.head.unit = self.provider.unit
+        # A child counts its own spending alone, as each process does.
+        self.keyed_budgets = KeyedBudgets()
         others = self.ledger.head.others
         others.topup_step = self.provider.topup_step
         for subscriber in self.subscribers:
@@ -167,8 +170,9 @@ class Account:
         return self._change(self._extend, call, hold)
 
     def change(self, act: "Change[P, R]", *args: P.args, **kwargs: P.kwargs) -> R:
-        """Make a change and return its result; raises RuntimeError inside the library's own callbacks."""
-        forbid_waiting("A budget")
+        """Make a change and return its result; raises RuntimeError in code that interrupted another one."""
+        if get_ident() in CHANGING:
+            raise RuntimeError(interrupting("A budget"))
         result = self._change(act, *args, **kwargs)
         assert result is not None
         return result
@@ -397,7 +401,8 @@ class Account:
         stamps = (ledger.settled.last_clears_at, ledger.kept.last_clears_at)
         young = any(stamp is not None and stamp > now.mono for stamp in stamps)
         waiting = self.wait_queue.queue or self.wait_queue.readers
-        return not (ledger.running or waiting or young or ledger.head.others.distrusted(now.mono))
+        busy = ledger.running or waiting or young or ledger.head.others.distrusted(now.mono)
+        return not busy and self.keyed_budgets.quiet(now)
 
     # Refreshes.
 

@@ -1,13 +1,18 @@
 """The budgets of blocks, on the side of the account: found around a call, carved, and given back."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from budgetguard._core.allowance import CallBudget, CarvedAllowance
+from budgetguard._core.allowance import BlockBudget, CallBudget, CarvedAllowance
+from budgetguard._core.budget_windows import Period
 from budgetguard._core.call_context import CallContext, context_of
 from budgetguard._core.clock import Instant
+from budgetguard._core.events import logger
+from budgetguard._core.keyed_budgets import KeyedBudget
 from budgetguard._core.labels import Labels
-from budgetguard._core.policy import CallNeed, Refuse, Shortfall, exceeded
+from budgetguard._core.policy import CallNeed, exceeded
 from budgetguard._core.reentrancy import CALL_STATE
 from budgetguard._engine.binding import GuardBinding
 from budgetguard._engine.refusal_figures import budget_exceeded
@@ -59,19 +64,49 @@ def open_context(
     return context
 
 
+def find_keyed(
+    binding: GuardBinding, name: str, key: Hashable, period: Period, limit: int
+) -> KeyedBudget:
+    """The budget of that name, key and period in the account of this process."""
+
+    def find(now: Instant, effects: Effects) -> KeyedBudget:
+        budgets = binding.account.keyed_budgets
+        budget = budgets.find(name, key, period, limit, now)
+        budget.current(now)
+        jump = budgets.take_clock_jump()
+        if jump is not None:
+            effects.append(partial(logger.warning, "%s", jump))
+        # A lower limit may leave no room for those who wait.
+        binding.account.ledger.tightened = True
+        return budget
+
+    return binding.account.change(find)
+
+
+BudgetFigures: TypeAlias = tuple[int, int, int, float | None]
+"""What is spent, held and left, in micro-credits, and when more is left again, in wall seconds."""
+
+
+def figures_of(binding: GuardBinding, budget: CallBudget) -> BudgetFigures:
+    """The current figures of a budget."""
+
+    def read(now: Instant, _: Effects) -> BudgetFigures:
+        its = budget.current(now)
+        return its.spent, its.held, its.room, budget.renews_at(now)
+
+    if isinstance(budget, BlockBudget):
+        return read(Instant(0, 0), [])
+    return binding.account.change(read)
+
+
 @dataclass(frozen=True, slots=True)
 class Carving:
     """A block that sets its limit aside in the budgets around it; all or none."""
 
     subscriber: Subscriber
-    name: str | None
+    operation: str
     limit: int
     context: CallContext[Any]
-
-    @property
-    def operation(self) -> str:
-        """What errors and events call the block."""
-        return "a budget" if self.name is None else f"the budget {self.name}"
 
     def carve(
         self, now: Instant, effects: Effects, ledger: "Ledger"
@@ -83,7 +118,7 @@ class Carving:
         )
         if exceeded(need, now) is not None:
             call = Call(self.subscriber, self.operation, need, 0, 0, context=self.context)
-            error = budget_exceeded(call, Refuse(Shortfall.BUDGET, permanent=True), now)
+            error = budget_exceeded(call, now)
             call.emit(effects, ledger, "refused", now, cause="budget", budget=error.budget)
             self.subscriber.log_refused(effects, error)
             if not self.subscriber.observes:

@@ -50,17 +50,14 @@ def why_refused(
     return _too_little(ledger, refreshing, call, refuse, ahead, now)
 
 
-def budget_exceeded(call: Call, refuse: Refuse, now: Instant) -> BudgetExceeded:
+def budget_exceeded(call: Call, now: Instant) -> BudgetExceeded:
     """The error for a caller whose budget has no room for it."""
     budget = exceeded(call.need, now)
     assert budget is not None
     subscriber, its = call.subscriber, budget.current(now)
     renews_at = budget.renews_at(now)
-    retry_after = None
-    if not refuse.permanent:
-        by_open_calls = its.limit - its.spent >= call.need.amount
-        renews_in = 0.0 if renews_at is None else renews_at - now.wall
-        retry_after = subscriber.terms.recheck_after if by_open_calls else max(renews_in, 0.0)
+    # A budget that renews names the time in `renews_at`: waiting for it is the caller's decision.
+    by_open_calls = its.limit - its.spent >= call.need.amount
     return BudgetExceeded(
         operation=call.operation,
         needed=to_credits(call.need.amount),
@@ -69,7 +66,7 @@ def budget_exceeded(call: Call, refuse: Refuse, now: Instant) -> BudgetExceeded:
         spent=to_credits(its.spent),
         held=to_credits(its.held),
         provider=subscriber.provider,
-        retry_after=retry_after,
+        retry_after=subscriber.terms.recheck_after if by_open_calls else None,
         renews_at=None if renews_at is None else datetime.fromtimestamp(renews_at, UTC),
         unit=subscriber.unit,
     )

@@ -348,7 +348,7 @@ class WaitQueue:
     ) -> BudgetGuardError:
         why: BudgetGuardError
         if refuse.why is Shortfall.BUDGET:
-            why = budget_exceeded(call, refuse, now)
+            why = budget_exceeded(call, now)
         elif self._ledger.snapshot is None or refuse.why is Shortfall.UNKNOWN:
             why = self._unavailable(call.subscriber, now)
         else:
