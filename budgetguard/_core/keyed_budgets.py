@@ -36,10 +36,11 @@ def check_key(key: object) -> None:
 class KeyedBudgets:
     """The keyed budgets of one account; everything here needs the account's lock.
 
-    Neither LRU nor TTL caches fit: what is spent must not be evicted, however many keys there are,
-    and a window's end would expire all keys at once. Instead each `find` checks the two budgets that
-    were not checked for the longest time, and forgets those that are whole and that nobody refers
-    to. So after a million keys, the next million calls forget them, and no call pauses for it.
+    Neither an LRU nor a TTL cache fits: what is spent must not be evicted, however many keys there
+    are, and a window's end would expire all keys at once. Instead, each `find` checks the two budgets
+    that were not checked for the longest time, and forgets one that is whole, if nobody refers to
+    it. So there are never many more whole ones than others. After a window in which a million keys
+    spent something, half a million calls forget them, and none of the calls pauses for it.
     """
 
     __slots__ = ("_budgets", "_to_check", "_watch", "_windows")
