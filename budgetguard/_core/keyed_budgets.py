@@ -86,7 +86,8 @@ class KeyedBudgets:
         for _ in range(min(most, CHECKS_BEFORE_QUIET)):
             if not self._check_next(now):
                 return False
-        return most <= CHECKS_BEFORE_QUIET
+        # An interrupt may have left a budget that is not among those to check.
+        return most <= CHECKS_BEFORE_QUIET and len(self._to_check) == len(self._budgets)
 
     def take_clock_jump(self) -> ClockJump | None:
         """What to log about a wall clock that was set forward, once for each time."""
