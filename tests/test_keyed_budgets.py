@@ -4,7 +4,11 @@ Amounts are credits as whole numbers, times are seconds.
 """
 
 import gc
+import sys
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -473,3 +477,46 @@ def test_an_account_with_many_budgets_is_not_searched_at_once(shop: Shop) -> Non
     assert len(shop.budgets) == 1
     shop.advance(DAY)
     assert shop.budgets.quiet(shop.now)
+
+
+def interrupted(call: Callable[[], object], line: int) -> bool:
+    """Whether the call came to that many lines of the module, and was interrupted at the last."""
+    module, left = KeyedBudgets.find.__code__.co_filename, line
+
+    def step(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename != module:
+            return None
+        left -= event == "line"
+        if not left:
+            raise KeyboardInterrupt
+        return step
+
+    before = sys.gettrace()
+    sys.settrace(step)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_an_interrupt_loses_nothing() -> None:
+    """Wherever it comes, what is spent is remembered, and so is what somebody refers to."""
+    line, shop = 1, Shop()
+    ann = shop.find("ann")
+    shop.spend(100, "bob")
+    while interrupted(partial(shop.find, "cleo"), line):
+        assert shop.find("ann") is ann
+        assert shop.figures("bob") == (100, 0, 0)
+        # Tomorrow, only the new budget has spent something.
+        shop.advance(12 * HOUR)
+        shop.spend(50, "cleo")
+        for _ in range(5):
+            assert not shop.budgets.quiet(shop.now)
+        line, shop = line + 1, Shop()
+        ann = shop.find("ann")
+        shop.spend(100, "bob")
+    assert line > 20

@@ -46,7 +46,8 @@ class KeyedBudgets:
     __slots__ = ("_budgets", "_to_check", "_watch", "_windows")
 
     def __init__(self) -> None:
-        self._budgets: dict[tuple[str, Hashable, Period], KeyedBudget] = {}
+        # A weak reference for a moment, while it is checked whether anybody else has one.
+        self._budgets: dict[tuple[str, Hashable, Period], KeyedBudget | ref[KeyedBudget]] = {}
         self._to_check: deque[KeyedBudget] = deque()
         # One for each unit and zone; they are kept, so that no clock that is set back reopens one.
         self._windows: dict[CalendarPeriod, CalendarWindow] = {}
@@ -66,9 +67,10 @@ class KeyedBudgets:
         """
         check_key(key)
         ident = (name, key, period)
-        budget = self._budgets.get(ident)
-        if budget is None:
-            budget = self._budgets[ident] = self._new(ident)
+        found = self._budgets.get(ident)
+        budget = (found() if isinstance(found, ref) else found) or self._new(ident)
+        if budget is not found:
+            self._budgets[ident] = budget
             self._to_check.append(budget)
         if budget.limit != limit:
             budget.change_limit(limit)
@@ -109,9 +111,15 @@ class KeyedBudgets:
         if not budget.whole(now):
             self._to_check.append(budget)
             return False
-        ident, referenced = budget.ident, ref(budget)
-        del self._budgets[ident], budget
-        if (kept := referenced()) is not None:
+        # The weak reference takes its place, so that an interrupt in between does not lose a budget
+        # that somebody refers to.
+        ident = budget.ident
+        self._budgets[ident] = others = ref(budget)
+        del budget
+        kept = others()
+        if kept is None:
+            del self._budgets[ident]
+        else:
             self._budgets[ident] = kept
             self._to_check.append(kept)
         return True

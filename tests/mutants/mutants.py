@@ -2216,8 +2216,8 @@ MUTANTS = [
     Mutant(
         "a budget that somebody refers to is forgotten",
         "_core/keyed_budgets.py",
-        "if (kept := referenced()) is not None:",
-        "if (kept := referenced()) is not None and False:",
+        "        if kept is None:\n",
+        "        if True:\n",
         "tests/test_keyed_budgets.py",
     ),
     Mutant(
@@ -2253,6 +2253,20 @@ MUTANTS = [
         "_core/keyed_budgets.py",
         "ident = (name, key, period)",
         "ident = (name, key, period)\n        ident = next((each for each in self._budgets if each[:2] == ident[:2]), ident)",
+        "tests/test_keyed_budgets.py",
+    ),
+    Mutant(
+        "an interrupt loses a budget that somebody refers to",
+        "_core/keyed_budgets.py",
+        "        self._budgets[ident] = others = ref(budget)\n        del budget\n        kept = others()\n        if kept is None:\n            del self._budgets[ident]\n        else:\n",
+        "        others = ref(budget)\n        del self._budgets[ident], budget\n        kept = others()\n        if kept is not None:\n",
+        "tests/test_keyed_budgets.py",
+    ),
+    Mutant(
+        "an account is quiet although an interrupt hid a budget",
+        "_core/keyed_budgets.py",
+        " and len(self._to_check) == len(self._budgets)",
+        "",
         "tests/test_keyed_budgets.py",
     ),
 ]
