@@ -36,16 +36,18 @@ def check_key(key: object) -> None:
 class KeyedBudgets:
     """The keyed budgets of one account; everything here needs the account's lock.
 
-    Neither LRU nor TTL caches fit: what is spent must not be evicted, however many keys there are,
-    and a window's end would expire all keys at once. Instead each `find` checks the two budgets that
-    were not checked for the longest time, and forgets those that are whole and that nobody refers
-    to. So after a million keys, the next million calls forget them, and no call pauses for it.
+    Neither an LRU nor a TTL cache fits: what is spent must not be evicted, however many keys there
+    are, and a window's end would expire all keys at once. Instead, each `find` checks the two budgets
+    that were not checked for the longest time, and forgets one that is whole, if nobody refers to
+    it. So there are never many more whole ones than others. After a window in which a million keys
+    spent something, half a million calls forget them, and none of the calls pauses for it.
     """
 
     __slots__ = ("_budgets", "_to_check", "_watch", "_windows")
 
     def __init__(self) -> None:
-        self._budgets: dict[tuple[str, Hashable, Period], KeyedBudget] = {}
+        # A weak reference for a moment, while it is checked whether anybody else has one.
+        self._budgets: dict[tuple[str, Hashable, Period], KeyedBudget | ref[KeyedBudget]] = {}
         self._to_check: deque[KeyedBudget] = deque()
         # One for each unit and zone; they are kept, so that no clock that is set back reopens one.
         self._windows: dict[CalendarPeriod, CalendarWindow] = {}
@@ -65,9 +67,10 @@ class KeyedBudgets:
         """
         check_key(key)
         ident = (name, key, period)
-        budget = self._budgets.get(ident)
-        if budget is None:
-            budget = self._budgets[ident] = self._new(ident)
+        found = self._budgets.get(ident)
+        budget = (found() if isinstance(found, ref) else found) or self._new(ident)
+        if budget is not found:
+            self._budgets[ident] = budget
             self._to_check.append(budget)
         if budget.limit != limit:
             budget.change_limit(limit)
@@ -85,7 +88,8 @@ class KeyedBudgets:
         for _ in range(min(most, CHECKS_BEFORE_QUIET)):
             if not self._check_next(now):
                 return False
-        return most <= CHECKS_BEFORE_QUIET
+        # An interrupt may have left a budget that is not among those to check.
+        return most <= CHECKS_BEFORE_QUIET and len(self._to_check) == len(self._budgets)
 
     def take_clock_jump(self) -> ClockJump | None:
         """What to log about a wall clock that was set forward, once for each time."""
@@ -107,9 +111,15 @@ class KeyedBudgets:
         if not budget.whole(now):
             self._to_check.append(budget)
             return False
-        ident, referenced = budget.ident, ref(budget)
-        del self._budgets[ident], budget
-        if (kept := referenced()) is not None:
+        # The weak reference takes its place, so that an interrupt in between does not lose a budget
+        # that somebody refers to.
+        ident = budget.ident
+        self._budgets[ident] = others = ref(budget)
+        del budget
+        kept = others()
+        if kept is None:
+            del self._budgets[ident]
+        else:
             self._budgets[ident] = kept
             self._to_check.append(kept)
         return True
