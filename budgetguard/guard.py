@@ -10,6 +10,7 @@ from budgetguard._core.activation import ACTIVATION
 from budgetguard._core.amounts import CREDITS, Amount, cost, to_credits, to_micro
 from budgetguard._core.argument_types import other
 from budgetguard._core.balance import Balance
+from budgetguard._core.budget_key import Key
 from budgetguard._core.budget_windows import period
 from budgetguard._core.clean_tracebacks import WRONG, clean_traceback, clear
 from budgetguard._core.durations import seconds
@@ -229,7 +230,7 @@ class Guard:
         limit: Amount,
         *,
         name: str | None = None,
-        key: Hashable | Callable[..., Hashable] = None,
+        key: "Key | Callable[..., Key]" = None,
         per: Literal["hour", "day", "month"] | float | None = None,
         tz: str | tzinfo | None = None,
         share: Literal["shared", "carve"] = "shared",
@@ -243,8 +244,8 @@ class Guard:
           moment, what was spent in the last so many seconds counts, a sixtieth longer at most. Such a
           budget is kept by `name` and `key`, in this process, however often it is entered, and the
           latest limit counts. A call belongs to the period in which it was admitted.
-        - `key`: tells apart budgets of one name, such as those of users: any value that can be a key of
-          a dict. It is shown nowhere. On a decorator it may be a callable that is given the call's
+        - `key`: tells apart budgets of one name, such as those of users: a str, an int, bytes, a UUID or
+          a tuple of these. It is shown nowhere. On a decorator it may be a callable that is given the call's
           arguments.
         - `tz`: the time zone of hours, days and months: a name such as "Europe/Berlin" or a tzinfo. The
           default is UTC.

@@ -88,19 +88,6 @@ def test_a_budget_is_found_by_name_key_and_period(shop: Shop) -> None:
     assert (ann.name, ann.limit, others[-1].name) == ("daily", 100, "weekly")
 
 
-@pytest.mark.parametrize("key", [[], {"user": "ann"}, ("team", [])])
-def test_keys_that_cannot_be_keys(shop: Shop, key: Any) -> None:
-    """They are a TypeError that names the type and does not repeat the key."""
-    with pytest.raises(TypeError, match=rf"can be a key, .*, not {type(key).__name__}$"):
-        shop.find(key)
-
-
-def test_a_key_that_equals_nothing(shop: Shop) -> None:
-    """NaN would be a new budget for each call, so it is refused."""
-    with pytest.raises(ValueError, match="key must not be NaN"):
-        shop.find(float("nan"))
-
-
 @pytest.mark.parametrize("per", ["day", HOUR])
 def test_a_changed_limit_counts_at_once(shop: Shop, per: Any) -> None:
     """For what is left of the running window; it may have fallen below what is spent."""

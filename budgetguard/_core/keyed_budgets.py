@@ -1,36 +1,19 @@
 """The keyed budgets of one account: found by name, key and period, and forgotten when they are whole."""
 
 from collections import deque
-from collections.abc import Hashable
 from typing import TypeAlias
 from weakref import ref
 
+from budgetguard._core.budget_key import Key
 from budgetguard._core.budget_windows import CalendarPeriod, Period
 from budgetguard._core.calendar_budget import CalendarBudget, CalendarWindow, ClockJump, ClockWatch
 from budgetguard._core.clock import Instant
 from budgetguard._core.rolling_budget import RollingBudget
-from budgetguard._core.sync_callables import leave_alone
 
 CHECKS_PER_CALL = 2
 CHECKS_BEFORE_QUIET = 1024
 
 KeyedBudget: TypeAlias = CalendarBudget | RollingBudget
-
-
-def check_key(key: object) -> None:
-    """Raise TypeError or ValueError if `key` cannot tell budgets apart."""
-    try:
-        hash(key)
-    except TypeError:
-        leave_alone(key)
-        msg = f"key takes a value that can be a key, such as a str, not {type(key).__name__}"
-    else:
-        if not isinstance(key, float) or key == key:  # noqa: PLR0124
-            return
-        msg = "key must not be NaN: it equals no other key, so each call would have a new budget"
-        raise ValueError(msg)
-    del key
-    raise TypeError(msg)
 
 
 class KeyedBudgets:
@@ -47,7 +30,7 @@ class KeyedBudgets:
 
     def __init__(self) -> None:
         # A weak reference for a moment, while it is checked whether anybody else has one.
-        self._budgets: dict[tuple[str, Hashable, Period], KeyedBudget | ref[KeyedBudget]] = {}
+        self._budgets: dict[tuple[str, Key, Period], KeyedBudget | ref[KeyedBudget]] = {}
         self._to_check: deque[KeyedBudget] = deque()
         # One for each unit and zone; they are kept, so that no clock that is set back reopens one.
         self._windows: dict[CalendarPeriod, CalendarWindow] = {}
@@ -57,15 +40,12 @@ class KeyedBudgets:
         """How many budgets are remembered."""
         return len(self._budgets)
 
-    def find(
-        self, name: str, key: Hashable, period: Period, limit: int, now: Instant
-    ) -> KeyedBudget:
+    def find(self, name: str, key: Key, period: Period, limit: int, now: Instant) -> KeyedBudget:
         """The budget of this name, key and period; `limit` (micro-credits) replaces its limit.
 
         Callers keep a reference to it for as long as they may admit calls by what `current` gave:
-        without one, a budget that is whole is forgotten. Raises as `check_key` does.
+        without one, a budget that is whole is forgotten.
         """
-        check_key(key)
         ident = (name, key, period)
         found = self._budgets.get(ident)
         budget = (found() if isinstance(found, ref) else found) or self._new(ident)
@@ -96,7 +76,7 @@ class KeyedBudgets:
         jump, self._watch.jump = self._watch.jump, None
         return jump
 
-    def _new(self, ident: tuple[str, Hashable, Period]) -> KeyedBudget:
+    def _new(self, ident: tuple[str, Key, Period]) -> KeyedBudget:
         period = ident[2]
         if not isinstance(period, CalendarPeriod):
             return RollingBudget(ident, period.seconds)

@@ -1,10 +1,10 @@
 """Budgets per so many seconds, rolling: what was spent is given back when it is older than that."""
 
-from collections.abc import Hashable
 from math import inf
 from typing import ClassVar
 
 from budgetguard._core.allowance import Allowance
+from budgetguard._core.budget_key import Key
 from budgetguard._core.budget_windows import Period
 from budgetguard._core.clock import Instant
 
@@ -74,7 +74,7 @@ class RollingBudget:
     valid_until: ClassVar[float] = -inf
     """Always past: `current` is called for each admission, as a wall clock may be set back."""
 
-    def __init__(self, ident: tuple[str, Hashable, Period], seconds: float) -> None:
+    def __init__(self, ident: tuple[str, Key, Period], seconds: float) -> None:
         self.ident = ident
         self._seconds = seconds
         # Buckets refer to this and not to the budget: without a cycle, it goes once it is forgotten.
