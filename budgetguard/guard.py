@@ -4,13 +4,12 @@ from collections.abc import Callable, Hashable
 from datetime import tzinfo
 from decimal import Decimal
 from types import TracebackType
-from typing import Any, Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from budgetguard._core.activation import ACTIVATION
 from budgetguard._core.amounts import CREDITS, Amount, cost, to_credits, to_micro
 from budgetguard._core.argument_types import other
 from budgetguard._core.balance import Balance
-from budgetguard._core.budget_key import Key
 from budgetguard._core.budget_windows import period
 from budgetguard._core.clean_tracebacks import WRONG, clean_traceback, clear
 from budgetguard._core.durations import seconds
@@ -34,6 +33,9 @@ from budgetguard.budget import Budget, budget_terms
 from budgetguard.providers.base import Fetches, Profile
 from budgetguard.providers.registry import is_of_another
 from budgetguard.requirement import Requirement, checked_spec, plain_specs
+
+if TYPE_CHECKING:
+    from budgetguard._core.budget_key import Key
 
 # Separate float objects, so that a default can be told by identity from the same value passed in.
 FRESH_FOR = float(300)
