@@ -40,10 +40,14 @@ def check_awaits(function: OnRefusal, where: str) -> None:
         raise TypeError(msg)
 
 
-def called(function: OnRefusal, where: str, *args: Any, **kwargs: Any) -> Any:
+def called(function: OnRefusal, where: str, error: Exception, *args: Any, **kwargs: Any) -> Any:
     """What it returns; raises TypeError if that is to be awaited."""
     check_awaits(function, where)
-    result = function(*args, **kwargs)
+    try:
+        result = function(error, *args, **kwargs)
+    except BaseException as raised:
+        because(raised, error)
+        raise
     if isawaitable(result):
         leave_alone(result)
         msg = f"on_refusal of {where} must not return an awaitable: nobody awaits it"
@@ -51,7 +55,17 @@ def called(function: OnRefusal, where: str, *args: Any, **kwargs: Any) -> Any:
     return result
 
 
-async def awaited(function: OnRefusal, *args: Any, **kwargs: Any) -> Any:
+async def awaited(function: OnRefusal, error: Exception, *args: Any, **kwargs: Any) -> Any:
     """What it returns, awaited if it can be."""
-    result = function(*args, **kwargs)
-    return await result if isawaitable(result) else result
+    try:
+        result = function(error, *args, **kwargs)
+        return await result if isawaitable(result) else result
+    except BaseException as raised:
+        because(raised, error)
+        raise
+
+
+def because(raised: BaseException, refusal: Exception) -> None:
+    """Name the refusal in what was raised while something took its place, where Python does not."""
+    if raised is not refusal and raised.__context__ is None:
+        raised.__context__ = refusal

@@ -17,7 +17,7 @@ from opcode import opmap
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from budgetguard._core.errors import REFUSALS
-from budgetguard._core.on_refusal import awaited
+from budgetguard._core.on_refusal import awaited, because
 from budgetguard._decorators.refused_calls import async_items, items
 from budgetguard._decorators.result_kinds import Unknown, goes_on, is_future
 from budgetguard._engine import nested_holds as nested
@@ -82,11 +82,11 @@ def generator(
 
     def guarded(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         hold, instead, refusal = _admitted(need, begin(args, kwargs), args, kwargs, supplied)
-        if instead is not None:
+        if refusal is not None:
             try:
                 return (yield from instead)
             except BaseException as error:
-                _because(error, refusal)
+                because(error, refusal)
                 raise
         nested.step_out(hold)
         try:
@@ -133,7 +133,8 @@ def async_generator(
                 await steps.aclose()
                 raise
         except BaseException as error:
-            _because(error, refusal)
+            if refusal is not None:
+                because(error, refusal)
             hold.finish(error)
             raise
         need.settle_without_result(hold)
@@ -178,12 +179,6 @@ async def _aadmitted(
 
 def _awaited_steps(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
     return awaited(*args, **kwargs).__await__()
-
-
-def _because(error: BaseException, refusal: Exception | None) -> None:
-    """Name the refusal in what was raised while something took the place of a refused generator."""
-    if refusal is not None and error.__context__ is None and error is not refusal:
-        error.__context__ = refusal
 
 
 def _renamed(ours: Any, theirs: Any) -> Any:

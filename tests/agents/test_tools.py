@@ -219,9 +219,9 @@ def test_what_is_no_guard() -> None:
 
 
 @pytest.mark.parametrize("on_refusal", ["raise", "", None, True])
-def test_on_refusal_is_one_of_two(guard: Guard, on_refusal: Any) -> None:
+def test_on_refusal_is_a_word_or_a_callable(guard: Guard, on_refusal: Any) -> None:
     """A word that is misspelled does not quietly mean the other."""
-    with pytest.raises(ValueError, match="on_refusal must be 'tell' or 'stop', not "):
+    with pytest.raises(ValueError, match="on_refusal must be 'tell', 'stop' or a callable, not "):
         Tools(guard, {"x": 1}, on_refusal=on_refusal)
 
 
