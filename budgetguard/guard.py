@@ -17,6 +17,7 @@ from budgetguard._core.errors import ConfigurationError
 from budgetguard._core.estimate import Estimate
 from budgetguard._core.events import OnEvent, logger
 from budgetguard._core.learned_cost import LearnedCost
+from budgetguard._core.on_refusal import OnRefusal
 from budgetguard._core.policy import GuardTerms
 from budgetguard._core.provider_refusal import EXHAUSTED, ProviderRefusal
 from budgetguard._core.sync_callables import check_plain
@@ -163,15 +164,18 @@ class Guard:
         release_on: tuple[type[BaseException], ...] | type[BaseException] = NOTHING,
         name: str | None = None,
         until: Literal["close"] | None = None,
+        on_refusal: OnRefusal | None = None,
     ) -> Requirement:
         """A decorator and context manager that admits a call only if enough credits are available.
 
         See `budgetguard.require_credits` for the arguments.
         """
         try:
-            spec = self._spec(min, cost, actual, slots, wait, lag, linger, release_on, name, until)
+            spec = self._spec(
+                min, cost, actual, slots, wait, lag, linger, release_on, name, until, on_refusal
+            )
         except WRONG as error:
-            del min, cost, actual, slots, wait, lag, linger, release_on, name, until
+            del min, cost, actual, slots, wait, lag, linger, release_on, name, until, on_refusal
             clear(error)
             raise
         return Requirement(spec, self)
@@ -195,7 +199,7 @@ class Guard:
         is open counts as kept: its credits remain counted until a later balance shows the charge.
         """
         try:
-            spec = self._spec(min, cost, None, slots, wait, lag, linger, release_on, name, None)
+            spec = self._spec(min, cost, None, slots, wait, lag, linger, release_on, name)
             admitted = spec.begin()
             if isinstance(admitted, Hold):
                 return admitted
@@ -221,7 +225,7 @@ class Guard:
         name: str = "aacquire()",
     ) -> Hold:
         """The async form of `acquire`: waits without blocking the event loop."""
-        spec = self._spec(min, cost, None, slots, wait, lag, linger, release_on, name, None)
+        spec = self._spec(min, cost, None, slots, wait, lag, linger, release_on, name)
         hold = await spec.aopen()
         nested.step_out(hold)
         return hold
@@ -413,7 +417,8 @@ class Guard:
         linger: Any,
         release_on: Any,
         name: Any,
-        until: Any,
+        until: Any = None,
+        on_refusal: Any = None,
     ) -> CallSpec:
         """The checked needs of a call. Whole amounts with nothing but a name are checked only once."""
         if (
@@ -427,6 +432,7 @@ class Guard:
             and linger is None
             and release_on is NOTHING
             and until is None
+            and on_refusal is None
         ):
             return self._plain_spec(min, cost, name)
         return checked_spec(
@@ -441,6 +447,7 @@ class Guard:
             release_on=release_on,
             name=name,
             until=until,
+            on_refusal=on_refusal,
         )
 
     def _read(self, max_age: float | None) -> BalanceWaiter:

@@ -2268,5 +2268,62 @@ MUTANTS = [
         " and len(self._to_check) == len(self._budgets)",
         "",
         "tests/test_keyed_budgets.py",
+        "the body's own refusal is answered by on_refusal",
+        "_decorators/wrappers.py",
+        "            return spec.on_refusal(error, *args, **kwargs)\n    try:\n"
+        "        result = function(*args, **kwargs)\n    except BaseException as error:\n"
+        "        hold.finish(error)\n",
+        "            return spec.on_refusal(error, *args, **kwargs)\n    try:\n"
+        "        result = function(*args, **kwargs)\n    except BaseException as error:\n"
+        "        hold.finish(error)\n"
+        "        if spec.on_refusal and isinstance(error, REFUSALS):\n"
+        "            return spec.on_refusal(error, *args, **kwargs)\n",
+        "tests/wrapping/test_on_refusal.py",
+    ),
+    Mutant(
+        "the body's own refusal is answered by an async on_refusal",
+        "_decorators/wrappers.py",
+        "        result = await function(*args, **kwargs)\n    except BaseException as error:\n"
+        "        hold.finish(error)\n",
+        "        result = await function(*args, **kwargs)\n    except BaseException as error:\n"
+        "        hold.finish(error)\n"
+        "        if spec.on_refusal and isinstance(error, REFUSALS):\n"
+        "            return await awaited(spec.on_refusal, error, *args, **kwargs)\n",
+        "tests/wrapping/test_on_refusal.py",
+    ),
+    Mutant(
+        "what computes an amount is answered by on_refusal",
+        "_decorators/wrappers.py",
+        "    hold = spec.begin(own.operation, args, kwargs, amounts)\n"
+        "    if not isinstance(hold, Hold):\n        try:\n            hold = spec.wait_for(",
+        "    try:\n        hold = spec.begin(own.operation, args, kwargs, amounts)\n"
+        "    except REFUSALS as error:\n        return spec.on_refusal(error, *args, **kwargs)\n"
+        "    if not isinstance(hold, Hold):\n        try:\n            hold = spec.wait_for(",
+        "tests/wrapping/test_on_refusal.py",
+    ),
+    Mutant(
+        "credits are held while on_refusal runs",
+        "_decorators/wrappers.py",
+        "            return spec.on_refusal(error, *args, **kwargs)\n    try:\n",
+        "            asked = spec.min if isinstance(spec.min, int) else 0\n"
+        "            hold[0].account.ledger.room -= asked\n"
+        "            hold[0].account.ledger.held += asked\n"
+        "            return spec.on_refusal(error, *args, **kwargs)\n    try:\n",
+        "tests/wrapping/test_on_refusal.py",
+    ),
+    Mutant(
+        "on_refusal runs outside the caller's context",
+        "_decorators/wrappers.py",
+        "            return spec.on_refusal(error, *args, **kwargs)\n    try:\n",
+        "            from contextvars import Context\n"
+        "            return Context().run(spec.on_refusal, error, *args, **kwargs)\n    try:\n",
+        "tests/wrapping/test_on_refusal.py",
+    ),
+    Mutant(
+        "a refused generator yields the characters of a text",
+        "_decorators/refused_calls.py",
+        "isinstance(result, _TEXT):\n        raise TypeError(_not_items(GENERATOR",
+        "False:\n        raise TypeError(_not_items(GENERATOR",
+        "tests/wrapping/test_on_refusal.py",
     ),
 ]
