@@ -7,6 +7,7 @@ from typing import Any, Literal, NoReturn, Self
 
 from budgetguard._core.activation import ACTIVATION
 from budgetguard._core.amounts import CREDITS, Amount, cost, to_credits
+from budgetguard._core.approval import Approve
 from budgetguard._core.argument_types import other
 from budgetguard._core.balance import Balance
 from budgetguard._core.clean_tracebacks import WRONG, clean_traceback, clear
@@ -156,15 +157,31 @@ class Guard:
         release_on: tuple[type[BaseException], ...] | type[BaseException] = NOTHING,
         name: str | None = None,
         until: Literal["close"] | None = None,
+        approve: Approve | None = None,
+        approve_above: Amount | None = None,
     ) -> Requirement:
         """A decorator and context manager that admits a call only if enough credits are available.
 
         See `budgetguard.require_credits` for the arguments.
         """
         try:
-            spec = self._spec(min, cost, actual, slots, wait, lag, linger, release_on, name, until)
+            spec = self._spec(
+                min,
+                cost,
+                actual,
+                slots,
+                wait,
+                lag,
+                linger,
+                release_on,
+                name,
+                until,
+                approve,
+                approve_above,
+            )
         except WRONG as error:
             del min, cost, actual, slots, wait, lag, linger, release_on, name, until
+            del approve, approve_above
             clear(error)
             raise
         return Requirement(spec, self)
@@ -180,6 +197,8 @@ class Guard:
         linger: float | None = None,
         release_on: tuple[type[BaseException], ...] | type[BaseException] = NOTHING,
         name: str = "acquire()",
+        approve: Approve | None = None,
+        approve_above: Amount | None = None,
     ) -> Hold:
         """Admit work that does not start and finish in one block, and return its hold.
 
@@ -188,13 +207,26 @@ class Guard:
         is open counts as kept: its credits remain counted until a later balance shows the charge.
         """
         try:
-            spec = self._spec(min, cost, None, slots, wait, lag, linger, release_on, name, None)
+            spec = self._spec(
+                min,
+                cost,
+                None,
+                slots,
+                wait,
+                lag,
+                linger,
+                release_on,
+                name,
+                None,
+                approve,
+                approve_above,
+            )
             admitted = spec.begin()
             if isinstance(admitted, Hold):
                 return admitted
             hold = spec.wait_for(*admitted, warns=True)
         except WRONG as error:
-            del min, cost, slots, wait, lag, linger, release_on, name
+            del min, cost, slots, wait, lag, linger, release_on, name, approve, approve_above
             clear(error)
             raise
         nested.step_out(hold)
@@ -212,9 +244,24 @@ class Guard:
         linger: float | None = None,
         release_on: tuple[type[BaseException], ...] | type[BaseException] = NOTHING,
         name: str = "aacquire()",
+        approve: Approve | None = None,
+        approve_above: Amount | None = None,
     ) -> Hold:
         """The async form of `acquire`: waits without blocking the event loop."""
-        spec = self._spec(min, cost, None, slots, wait, lag, linger, release_on, name, None)
+        spec = self._spec(
+            min,
+            cost,
+            None,
+            slots,
+            wait,
+            lag,
+            linger,
+            release_on,
+            name,
+            None,
+            approve,
+            approve_above,
+        )
         hold = await spec.aopen()
         nested.step_out(hold)
         return hold
@@ -354,6 +401,8 @@ class Guard:
         release_on: Any,
         name: Any,
         until: Any,
+        approve: Any,
+        approve_above: Any,
     ) -> CallSpec:
         """The checked needs of a call. Whole amounts with nothing but a name are checked only once."""
         if (
@@ -367,6 +416,8 @@ class Guard:
             and linger is None
             and release_on is NOTHING
             and until is None
+            and approve is None
+            and approve_above is None
         ):
             return self._plain_spec(min, cost, name)
         return checked_spec(
@@ -381,6 +432,8 @@ class Guard:
             release_on=release_on,
             name=name,
             until=until,
+            approve=approve,
+            approve_above=approve_above,
         )
 
     def _read(self, max_age: float | None) -> BalanceWaiter:

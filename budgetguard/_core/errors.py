@@ -5,6 +5,7 @@
     ├── ConcurrencyLimit       too many sessions are open (429)
     ├── BalanceUnavailable     no usable balance is available (503)
     │   └── InvalidCredentials the provider rejected the key (it answered 401 or 403)
+    ├── ApprovalDenied         somebody was asked about the call, and said no (403)
     ├── HoldClosed             a hold was used after it had ended
     └── ConfigurationError     the program or its environment is configured wrongly
 
@@ -20,6 +21,15 @@ from typing import Any, Literal, Self, TypeAlias
 from budgetguard._core.amounts import CREDITS, spell
 
 Basis = Literal["reported", "cost limit", "refused", "cap", "key limit", "busy"]
+
+Unapproved: TypeAlias = Literal["denied", "outdated", "unknown"]
+
+WHY: dict[Unapproved, str] = {
+    "denied": "the approval was denied",
+    "outdated": "the approval that was given does not cover this call any more",
+    "unknown": "no approval of this call is known",
+}
+"""Why a call counts as not approved, in words."""
 
 Credits: TypeAlias = Decimal | str
 """An amount as errors take it. It is text where it comes from `args`."""
@@ -344,6 +354,38 @@ class InvalidCredentials(BalanceUnavailable):
 
     def __str__(self) -> str:
         return f"The balance at {self.provider} is not known: {self.reason}."
+
+
+class ApprovalDenied(BudgetGuardError):
+    """The call was not approved, so it was not admitted. Nothing was held and nothing was spent.
+
+    - `needed`: what the call would have held, a Decimal amount in `unit`.
+    - `provider`: the provider's name.
+    - `reason`: `"denied"` if `approve` said no. Where a framework keeps approvals, `"outdated"` if
+      one was given for less, for other arguments or too long ago, and `"unknown"` if none is known.
+    """
+
+    status_code = 403
+
+    def __init__(
+        self,
+        operation: str,
+        needed: Credits,
+        provider: str,
+        unit: str = CREDITS,
+        reason: Unapproved = "denied",
+    ) -> None:
+        super().__init__(operation, str(needed), provider, unit, reason)
+        self.operation = operation
+        self.needed = _exact(needed)
+        self.provider = provider
+        self.unit = unit
+        self.reason: Unapproved = reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.operation} needs {amount_of(self.needed, self.unit)}, and {WHY[self.reason]}."
+        )
 
 
 class HoldClosed(BudgetGuardError):

@@ -23,6 +23,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from budgetguard._core import reentrancy
+from budgetguard._core.approval import check_plain_approve
 from budgetguard._core.branch import MANY_ENDS
 from budgetguard._decorators.guarded_function import GuardedFunction
 from budgetguard._decorators.unfinished_results import async_generator, follow, generator
@@ -74,6 +75,8 @@ def wrap(spec: "CallSpec", function: F) -> F:
     if guard is _guard_async_generator and spec.actual is not None:
         msg = "actual= receives a result, and an async generator has none: leave it out"
         raise TypeError(msg)
+    if spec.approve is not None and guard in {_guard_plain, _guard_generator}:
+        check_plain_approve(spec.approve)
     own = GuardedFunction(spec, _name(function))
     if isinstance(function, FunctionType):
         return cast("F", functools.wraps(function)(guard(own, function)))

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 from budgetguard._core.activation import ACTIVATION
 from budgetguard._core.amounts import UNLIMITED, Amount
 from budgetguard._core.amounts import cost as to_cost
+from budgetguard._core.approval import Approve, check_approve
 from budgetguard._core.argument_types import unknown
 from budgetguard._core.clean_tracebacks import WRONG, clear
 from budgetguard._core.durations import seconds
@@ -19,6 +20,7 @@ from budgetguard._core.policy import CallNeed
 from budgetguard._core.reentrancy import CHANGING, INSIDE
 from budgetguard._core.sync_callables import check_plain, leave_alone
 from budgetguard._engine import nested_holds as nested
+from budgetguard._engine.approval import NOTHING_APPROVED, NeedsApproval, needs_approval
 from budgetguard._engine.binding import Bound, GuardBinding, GuardRef, binding_of
 from budgetguard._engine.blocked_loop import warn_if_looped
 from budgetguard._engine.fast_path import open_for
@@ -32,6 +34,9 @@ NO_WAIT = 0
 NOTHING: tuple[type[BaseException], ...] = ()
 
 _BLOCK = "this block"
+
+Pending: TypeAlias = tuple[GuardBinding, AdmissionWaiter | NeedsApproval]
+"""The binding of a call's guard, and what the call waits for."""
 
 Amounts: TypeAlias = tuple[int, int, int]
 """The credits that must be available for a call, its cost, and the room it needs on the fast path;
@@ -55,6 +60,8 @@ class CallSpec:
         release_on: tuple[type[BaseException], ...] | type[BaseException] = NOTHING,
         name: str | None = None,
         until: Literal["close"] | None = None,
+        approve: Approve | None = None,
+        approve_above: Amount | None = None,
     ) -> None:
         if min is None and cost is None and not slots:
             msg = "require_credits needs at least one of min, cost and slots"
@@ -90,6 +97,10 @@ class CallSpec:
         self.release_on = _exceptions(release_on)
         self.name = name if name is None else _checked_name(name)
         self.until = until
+        self.approve = approve
+        self.approve_above: int | None = None
+        if approve is not None or approve_above is not None:
+            self.approve_above = check_approve(approve, approve_above)
         computed = callable(min) or callable(cost)
         self.amounts = None if computed else self.amounts_of((), {})
 
@@ -97,6 +108,12 @@ class CallSpec:
         """A copy of this spec for that guard."""
         other = copy(self)
         other.guard, other.ref = guard, _ref(guard)
+        return other
+
+    def asking(self, approve: Approve, above: int) -> "CallSpec":
+        """A copy of this spec that asks `approve` about calls that hold more than `above` micro-credits."""
+        other = copy(self)
+        other.ref, other.approve, other.approve_above = self.ref, approve, above
         return other
 
     def __getstate__(self) -> dict[str, Any]:
@@ -158,11 +175,14 @@ class CallSpec:
         amounts: Amounts | None = None,
         *,
         forced: bool = False,
-    ) -> "Hold | tuple[GuardBinding, AdmissionWaiter]":
+        approved: int = NOTHING_APPROVED,
+    ) -> Hold | Pending:
         """Admit a call on the fast path, or else request its admission.
 
-        Returns the hold, or the guard's binding and the waiter to wait for. `amounts` are the call's
-        amounts if they have already been computed. `forced` is for a call that must not be refused.
+        Returns the hold, or the guard's binding and what to wait for: a place in the queue, or an
+        approval, before which nothing is held. `amounts` are the call's amounts if they have already
+        been computed. `forced` is for a call that must not be refused, and `approved` is the cost
+        that was approved, in micro-credits.
         """
         operation = self.name or operation or _BLOCK
         binding = None if self.ref is None else self.ref.binding
@@ -176,6 +196,13 @@ class CallSpec:
         if amounts is None:
             amounts = self.amounts or self.amounts_of(args, kwargs or {})
         least, cost, need = amounts
+        if (
+            self.approve is not None
+            and cost > approved
+            and not forced
+            and (first := needs_approval(self, binding, operation, cost, args, kwargs, amounts))
+        ):
+            return binding, first
         account, reserve = binding.account, binding.subscriber.reserve
         if (
             reserve is not None
@@ -216,8 +243,19 @@ class CallSpec:
         call = self._call(binding, operation, least, cost, forced=forced)
         return binding, account.ask(call)
 
-    def wait_for(self, binding: GuardBinding, waiter: AdmissionWaiter, *, warns: bool) -> Hold:
-        """The hold of a call whose admission was requested, blocking while it waits."""
+    def wait_for(
+        self, binding: GuardBinding, waiter: AdmissionWaiter | NeedsApproval, *, warns: bool
+    ) -> Hold:
+        """The hold of a call whose admission was requested, blocking while it waits.
+
+        If the call needs an approval, `approve` is asked here, on the caller's own thread. The
+        admission is requested after that, so it is decided on the balance as it then is.
+        """
+        while not isinstance(waiter, AdmissionWaiter):
+            admitted = self._again(waiter, waiter.asked(self, binding))
+            if isinstance(admitted, Hold):
+                return admitted
+            binding, waiter = admitted
         if warns and not waiter.done:
             try:
                 warn_if_looped(waiter.call.operation)
@@ -228,10 +266,23 @@ class CallSpec:
         waiter.wait(binding.account)
         return self._hold(binding, waiter)
 
-    async def await_for(self, binding: GuardBinding, waiter: AdmissionWaiter) -> Hold:
+    async def await_for(
+        self, binding: GuardBinding, waiter: AdmissionWaiter | NeedsApproval
+    ) -> Hold:
         """The async form of `wait_for`: waits without blocking the event loop."""
+        while not isinstance(waiter, AdmissionWaiter):
+            admitted = self._again(waiter, await waiter.aasked(self, binding))
+            if isinstance(admitted, Hold):
+                return admitted
+            binding, waiter = admitted
         await waiter.wait_async(binding.account)
         return self._hold(binding, waiter)
+
+    def _again(self, needs: NeedsApproval, approved: int) -> Hold | Pending:
+        """Request the admission of a call once more, now that so many micro-credits are approved."""
+        return self.begin(
+            needs.operation, needs.args, needs.kwargs, needs.amounts, approved=approved
+        )
 
     def amounts_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Amounts:
         """What a call needs; computed from its arguments where `min` or `cost` is a callable."""
