@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from budgetguard import (
+    ApprovalDenied,
     BalanceUnavailable,
     BudgetGuardError,
     ConcurrencyLimit,
@@ -71,6 +72,8 @@ ERRORS = [
     ),
     BalanceUnavailable(provider="pre.dev", reason="no answer within 10 s", retry_after=0.5),
     InvalidCredentials(provider="pre.dev", reason="the provider answered 401"),
+    ApprovalDenied(operation="deep_spec", needed=Decimal(50), provider="pre.dev"),
+    ApprovalDenied("deep_spec", Decimal("50.5"), "OpenRouter", "USD", "outdated"),
     HoldClosed(operation="deep_spec", state="settled", verb="release"),
     ConfigurationError("Set PREDEV_API_KEY."),
     BudgetGuardError("something else"),

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from budgetguard._core.amounts import Amount
 from budgetguard._core.amounts import cost as to_cost
+from budgetguard._core.errors import Unapproved
 from budgetguard._core.sync_callables import check_plain, leave_alone
 
 APPROVAL_FOR = 24 * 60 * 60
@@ -79,10 +80,19 @@ def check_plain_approve(approve: Any) -> None:
     check_plain(approve, "approve, for synchronous calls,")
 
 
-def verdict(answer: object) -> bool:
-    """What `approve` returned; raises TypeError unless it is a bool."""
+@dataclass(frozen=True, slots=True)
+class NotCovered:
+    """A framework's answer, where it keeps approvals: none that fits. Users' callables return a bool."""
+
+    reason: Unapproved
+
+
+def verdict(answer: object) -> Unapproved | None:
+    """Why the call is not approved, or None if it is; raises TypeError unless the answer is a bool."""
     if isinstance(answer, bool):
-        return answer
+        return None if answer else "denied"
+    if isinstance(answer, NotCovered):
+        return answer.reason
     kind = type(answer).__name__
     awaits = inspect.isawaitable(answer)
     leave_alone(answer)

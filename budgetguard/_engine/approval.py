@@ -55,20 +55,20 @@ class NeedsApproval:
         assert spec.approve is not None
         check_plain_approve(spec.approve)
         asked = binding.clock.now()
-        approved = verdict(spec.approve(self.request))
-        return self._outcome(binding, approved, binding.clock.now().since(asked))
+        why_not = verdict(spec.approve(self.request))
+        return self._outcome(binding, why_not, binding.clock.now().since(asked))
 
     async def aasked(self, spec: Asks, binding: "GuardBinding") -> int:
         """`asked`, for async code: `approve` may be async."""
         assert spec.approve is not None
         asked = binding.clock.now()
         answer: Any = spec.approve(self.request)
-        approved = verdict(await answer if inspect.isawaitable(answer) else answer)
-        return self._outcome(binding, approved, binding.clock.now().since(asked))
+        why_not = verdict(await answer if inspect.isawaitable(answer) else answer)
+        return self._outcome(binding, why_not, binding.clock.now().since(asked))
 
-    def _outcome(self, binding: "GuardBinding", approved: bool, took: float) -> int:  # noqa: FBT001
-        if not approved:
-            error = denied(self.request)
+    def _outcome(self, binding: "GuardBinding", why_not: Unapproved | None, took: float) -> int:
+        if why_not is not None:
+            error = _denied(self.request, why_not)
             binding.account.deny(binding.subscriber, error, self.cost)
             raise error
         return self.cost if took <= APPROVAL_FOR else NOTHING_APPROVED
@@ -122,7 +122,7 @@ def _request(
     )
 
 
-def denied(request: ApprovalRequest, reason: Unapproved = "denied") -> ApprovalDenied:
+def _denied(request: ApprovalRequest, reason: Unapproved) -> ApprovalDenied:
     """The error of a call that was not approved."""
     return ApprovalDenied(
         operation=request.operation,

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 from budgetguard._core.activation import ACTIVATION
 from budgetguard._core.amounts import UNLIMITED, Amount
 from budgetguard._core.amounts import cost as to_cost
-from budgetguard._core.approval import Approve, check_approve
+from budgetguard._core.approval import ApprovalRequest, Approve, check_approve
 from budgetguard._core.argument_types import unknown
 from budgetguard._core.clean_tracebacks import WRONG, clear
 from budgetguard._core.durations import seconds
@@ -115,6 +115,28 @@ class CallSpec:
         other = copy(self)
         other.ref, other.approve, other.approve_above = self.ref, approve, above
         return other
+
+    def approval_request(
+        self, operation: str, arguments: Mapping[str, Any]
+    ) -> ApprovalRequest | None:
+        """What `approve` would be asked about a call now; None if it needs no approval. Holds nothing."""
+        ACTIVATION.read_environment()
+        if ACTIVATION.passive or self.approve is None:
+            return None
+        kwargs = dict(arguments)
+        operation = self.name or operation
+        binding = self.find_binding((), kwargs)
+        cost = self.cost_of(binding, operation, (), kwargs)
+        first = needs_approval(self, binding, operation, cost, (), kwargs, None)
+        return None if first is None else first.request
+
+    def cost_of(
+        self, binding: GuardBinding, operation: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> int:
+        """What a call would hold now, in micro-credits."""
+        del binding, operation
+        _, cost, _ = self.amounts or self.amounts_of(args, kwargs)
+        return cost
 
     def __getstate__(self) -> dict[str, Any]:
         # The reference to a guard is meaningless in another process.

@@ -9,7 +9,7 @@ from budgetguard._core.cost_sample import CostFigures, CostSample
 from budgetguard._core.events import logger
 from budgetguard._core.learned_cost import LearnedCost
 from budgetguard._engine.approval import NOTHING_APPROVED, needs_approval
-from budgetguard._engine.binding import Bound, binding_of
+from budgetguard._engine.binding import Bound, GuardBinding, binding_of
 from budgetguard._engine.call_spec import Amounts, CallSpec, Pending
 from budgetguard._engine.hold import Hold, NullHold
 from budgetguard._engine.known_costs import UNBOUND, CostTerms
@@ -73,6 +73,13 @@ class LearnedSpec(CallSpec):
             return binding, first
         call = self._call(binding, operation, max(least, LEAST), cost, forced=forced)
         return binding, binding.account.ask(replace(call, sample=sample))
+
+    def cost_of(
+        self, binding: GuardBinding, operation: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> int:
+        """What a call would hold by now, in micro-credits."""
+        sample = binding.account.costs.sample(_plain(operation), self.learned.key(args, kwargs))
+        return sample.figures.to_hold(self.learned.start, self.learned.quantile)
 
     def settle(self, hold: Hold, result: Any) -> None:
         """End the call's hold; if `actual` fails, nothing is learned."""

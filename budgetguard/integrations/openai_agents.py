@@ -9,13 +9,16 @@ import functools
 import inspect
 import json
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, cast
 
 import wrapt
 
+from budgetguard._core.amounts import Amount
+from budgetguard._core.approval import ApprovalRequest
 from budgetguard._core.clean_tracebacks import clean_traceback
 from budgetguard._costs import Cost
+from budgetguard.integrations._approvals import Approvals
 from budgetguard.integrations._extra import extra
 from budgetguard.integrations._tool_call import Refused, Turn, within
 from budgetguard.integrations.tools import TellOrStop, Tools, guarded_already, no_such_tool
@@ -39,6 +42,8 @@ def guarded_tools(
     costs: Mapping[str, Cost | None],
     *,
     on_refusal: TellOrStop = "tell",
+    approve_above: Amount | None = None,
+    approvals: MutableMapping[str, Any] | None = None,
 ) -> list[Tool]:
     """The same tools for an Agent, with the guard in those that `costs` names.
 
@@ -63,6 +68,15 @@ def guarded_tools(
     and the tools of `mcp_servers` are not function tools, so `"*"` does not cover them. The model's own
     cost is not guarded either.
 
+    With `approve_above`, a call that would hold more than that many credits needs an approval of the SDK's,
+    as with `needs_approval`, before anything is held: the run pauses with an interruption, until
+    `state.approve(...)` or `state.reject(...)`. What was asked is remembered in `approvals`, by the id of
+    the call: a mapping of JSON values, in memory if you pass none. Pass one that outlives the process, such
+    as a `shelve`, if runs are resumed in another one. When the call begins, it must still be covered: what it
+    costs by now is no more than what was asked, and no more than 24 hours have passed. If it is not, the
+    model reads that it may call the tool again, which asks again. A call that was never asked about here is
+    refused, also after `always_approve=True`.
+
     Where nothing could read a refusal, it stops the run in either mode: for a tool whose output has a
     declared schema, and for a paused run that is being resumed. An agent whose `tool_use_behavior` is to
     stop at a tool takes a refusal as its answer.
@@ -70,14 +84,15 @@ def guarded_tools(
     Raises ValueError for a name that no tool has, and TypeError if the named tool is not a function tool
     or is already guarded, or if `tools` contains something that is not a tool.
     """
-    telling = Tools(guard, costs, on_refusal=on_refusal)
-    stopping = Tools(guard, costs, on_refusal="stop")
+    asked = _approvals(approve_above, approvals)
+    telling = Tools(guard, costs, on_refusal=on_refusal, approve_above=approve_above)
+    stopping = Tools(guard, costs, on_refusal="stop", approve_above=approve_above)
     given = [_checked(tool) for tool in _several(tools)]
     for name in costs:
         if name != "*":
             _check(name, given, costs)
     return [
-        _guarded(tool, stopping if getattr(tool, "output_json_schema", None) else telling)
+        _guarded(tool, stopping if getattr(tool, "output_json_schema", None) else telling, asked)
         for tool in given
     ]
 
@@ -112,14 +127,48 @@ def _check(name: str, tools: Iterable[Tool], costs: Iterable[str]) -> None:
         raise TypeError(msg)
 
 
-def _guarded(tool: Tool, tools: Tools) -> Tool:
+def _approvals(
+    above: Amount | None, approvals: MutableMapping[str, Any] | None
+) -> "Approvals | None":
+    if approvals is not None and not isinstance(approvals, MutableMapping):
+        msg = f"approvals takes a mapping that can be changed, not {type(approvals).__name__}"
+        raise TypeError(msg)
+    if above is None:
+        if approvals is not None:
+            msg = "approvals= has no effect without approve_above="
+            raise TypeError(msg)
+        return None
+    return Approvals({} if approvals is None else approvals)
+
+
+def _guarded(tool: Tool, tools: Tools, asked: "Approvals | None") -> Tool:
     if not isinstance(tool, FunctionTool) or tools.find(tool.name) is None:
         return tool
     if isinstance(tool.on_invoke_tool, _Guarded):
         raise TypeError(guarded_already(tool.name))
     own = copy.copy(tool)
-    own.on_invoke_tool = _Guarded(own.on_invoke_tool, own.name, tools)
+    own.on_invoke_tool = _Guarded(own.on_invoke_tool, own.name, tools, asked)
+    if asked is not None:
+        own.needs_approval = _asking(own.name, own.needs_approval, tools, asked)
     return own
+
+
+def _asking(name: str, own: Any, tools: Tools, asked: "Approvals") -> Any:
+    """A tool's `needs_approval`, which also asks about calls that hold more than `approve_above`."""
+
+    async def needs_approval(context: Any, arguments: dict[str, Any], call_id: str) -> bool:
+        given = own(context, arguments, call_id) if callable(own) else own
+        if inspect.isawaitable(given):
+            given = await given
+        try:
+            request = tools.needs_approval(name, arguments)
+        except Exception:  # noqa: BLE001  the tool will not run: the model reads why when it is called
+            return bool(given)
+        if request is not None:
+            asked.remember(request, call_id, arguments)
+        return bool(given) or request is not None
+
+    return needs_approval
 
 
 class _Guarded(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
@@ -129,19 +178,21 @@ class _Guarded(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
     arguments before it asks for approval, and binds the invoker again for a copied tool.
     """
 
-    def __init__(self, invoke: Any, name: str, tools: Tools) -> None:
+    def __init__(self, invoke: Any, name: str, tools: Tools, asked: "Approvals | None") -> None:
         of_the_sdk = hasattr(invoke, _BIND)
         # A partial, because a copied tool binds its methods again, which would bypass this proxy.
         super().__init__(invoke if of_the_sdk else functools.partial(invoke))
         self._self_body = invoke._invoke_tool_impl if of_the_sdk else None  # noqa: SLF001
         self._self_name = name
         self._self_tools = tools
+        self._self_asked = asked
 
     async def __call__(self, context: Any, arguments: str) -> Any:
         body = self._self_body
         if body is not None and not _takes(body, arguments):
             return await self.__wrapped__(context, arguments)
-        call = _Call(self._self_tools, self._self_name, arguments)
+        call_id = getattr(context, "tool_call_id", None)
+        call = _Call(self._self_tools, self._self_name, arguments, self._self_asked, call_id)
         try:
             result = await self._admitting(call)(context, arguments)
         except BaseException as error:
@@ -156,7 +207,8 @@ class _Guarded(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
     def __agents_bind_function_tool__(self, tool: FunctionTool) -> "_Guarded":
         if self._self_body is None:
             return self
-        return _Guarded(getattr(self.__wrapped__, _BIND)(tool), self._self_name, self._self_tools)
+        bound = getattr(self.__wrapped__, _BIND)(tool)
+        return _Guarded(bound, self._self_name, self._self_tools, self._self_asked)
 
     def _admitting(self, call: "_Call") -> Any:
         """The tool's invoker, which sets its credits aside as late as possible.
@@ -175,11 +227,20 @@ class _Guarded(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
 class _Call:
     """One call by a model of one tool."""
 
-    def __init__(self, tools: Tools, name: str, arguments: str) -> None:
+    def __init__(
+        self,
+        tools: Tools,
+        name: str,
+        arguments: str,
+        asked: "Approvals | None",
+        call_id: str | None,
+    ) -> None:
         self.refused: Refused | None = None
         self._tools = tools
         self._name = name
         self._arguments = arguments
+        self._asked = asked
+        self._call_id = call_id
         self._turn: Turn | None = None
 
     def around(self, body: Any) -> Any:
@@ -222,12 +283,18 @@ class _Call:
     async def _enter(self) -> Turn:
         try:
             named = json.loads(self._arguments) if self._arguments else {}
-            hold = await self._tools.aopen(self._name, named)
+            approve = functools.partial(self._approve, named)
+            hold = await self._tools.aopen(self._name, named, approve)
         except Exception as error:  # noqa: BLE001  after any failure the tool must not run
             self.refused = Refused(error)
             raise self.refused from None
         self._turn = Turn(hold, functools.partial(self._settle, hold))
         return self._turn
+
+    def _approve(self, arguments: Mapping[str, Any], request: ApprovalRequest) -> Any:
+        """Whether the SDK's approval of this call, which it has by now, covers it."""
+        assert self._asked is not None
+        return self._asked.use(request, self._call_id, arguments)
 
     def _settle(self, hold: "Hold", result: Any) -> None:
         self._tools.settle(self._name, hold, result)

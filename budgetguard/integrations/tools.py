@@ -10,10 +10,13 @@ from difflib import get_close_matches
 from math import ceil
 from typing import Any, Literal, TypeAlias
 
-from budgetguard._core.amounts import spell
+from budgetguard._core.amounts import Amount, spell
+from budgetguard._core.amounts import cost as to_cost
+from budgetguard._core.approval import ApprovalRequest, Approve
 from budgetguard._core.argument_types import other, shown, unknown
 from budgetguard._core.clean_tracebacks import clean_traceback
 from budgetguard._core.errors import (
+    ApprovalDenied,
     BalanceUnavailable,
     BudgetGuardError,
     ConcurrencyLimit,
@@ -30,6 +33,8 @@ from budgetguard.guard import Guard, check_guard
 TellOrStop: TypeAlias = Literal["tell", "stop"]
 
 _ANY = "*"
+_ASK_AGAIN = "Call it once more to ask for another approval."
+_DO_WITHOUT = "Do not retry; continue without this tool, and tell the user."
 _FOR_NOW = {
     "busy": "{} is busy",
     "key limit": "a limit of this key's own at {} is reached",
@@ -44,12 +49,21 @@ class Tools:
     of None exempts one tool from `"*"`. With `on_refusal="tell"` the model reads a refusal as the
     tool's result; with `on_refusal="stop"` the error stops the run.
 
+    With `approve_above`, a call that would hold more than that many credits needs an approval, which
+    the framework's own way of pausing a run asks for. A tool whose cost is a mapping with `approve`
+    asks that callable instead.
+
     Raises TypeError or ValueError for an invalid cost, and TypeError if `guard` is not a Guard.
     """
 
     @clean_traceback
     def __init__(
-        self, guard: "Guard", costs: Mapping[str, Cost | None], *, on_refusal: TellOrStop = "tell"
+        self,
+        guard: "Guard",
+        costs: Mapping[str, Cost | None],
+        *,
+        on_refusal: TellOrStop = "tell",
+        approve_above: Amount | None = None,
     ) -> None:
         check_guard(guard)
         if not isinstance(costs, Mapping):
@@ -62,6 +76,7 @@ class Tools:
             msg = f"on_refusal must be 'tell' or 'stop', not {other(on_refusal)}"
             raise ValueError(msg)
         self._stops = on_refusal == "stop"
+        self._above = None if approve_above is None else to_cost(approve_above, "approve_above")
         self._priced = {
             _checked(name): _requirement(guard, name, cost) for name, cost in dict(costs).items()
         }
@@ -88,20 +103,41 @@ class Tools:
         """The requirement of a tool, or None if it costs nothing."""
         return self._priced[name] if name in self._priced else self._priced.get(_ANY)
 
-    def open(self, name: str, arguments: Mapping[str, Any]) -> Hold:
-        """Set a tool's credits aside before it runs; raises if it must not run."""
-        spec = self.find(name)
+    def open(self, name: str, arguments: Mapping[str, Any], approve: Approve | None = None) -> Hold:
+        """Set a tool's credits aside before it runs; raises if it must not run.
+
+        `approve` is the framework's way of asking, used for calls above `approve_above`.
+        """
+        spec = self._asking(name, approve)
         if spec is None:
             return NullHold(name, 0)
         admitted = spec.begin(name, (), arguments)
         return admitted if isinstance(admitted, Hold) else spec.wait_for(*admitted, warns=False)
 
-    async def aopen(self, name: str, arguments: Mapping[str, Any]) -> Hold:
+    async def aopen(
+        self, name: str, arguments: Mapping[str, Any], approve: Approve | None = None
+    ) -> Hold:
         """`open`, for async code."""
-        requirement = self.find(name)
-        if requirement is None:
+        spec = self._asking(name, approve)
+        if spec is None:
             return NullHold(name, 0)
-        return await requirement.aopen(name, (), arguments)
+        return await spec.aopen(name, (), arguments)
+
+    def needs_approval(self, name: str, arguments: Mapping[str, Any]) -> ApprovalRequest | None:
+        """What the framework has to ask about a call; None if it needs no approval of its own kind.
+
+        Holds nothing. Raises what the cost raises.
+        """
+        spec = self.find(name)
+        if spec is None or spec.approve is not None or self._above is None:
+            return None
+        return spec.asking(bool, self._above).approval_request(name, arguments)
+
+    def _asking(self, name: str, approve: Approve | None) -> CallSpec | None:
+        spec = self.find(name)
+        if spec is None or approve is None or self._above is None or spec.approve is not None:
+            return spec
+        return spec.asking(approve, self._above)
 
     def settle(self, name: str, hold: Hold, result: Any) -> None:
         """Settle the hold of a tool that returned `result`, at what `actual` gives if it is set."""
@@ -146,6 +182,9 @@ def for_model(error: BudgetGuardError) -> str:
             f"BUDGET: the balance at {error.provider} is not known, so nothing was started. "
             "Do not retry; continue without this tool, and tell the user."
         )
+    if isinstance(error, ApprovalDenied):
+        again = error.reason == "outdated"
+        return f"BUDGET: {error} {_ASK_AGAIN if again else _DO_WITHOUT}"
     return f"BUDGET: {error}"
 
 
