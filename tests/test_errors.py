@@ -72,10 +72,10 @@ ERRORS = [
     ),
     BalanceUnavailable(provider="pre.dev", reason="no answer within 10 s", retry_after=0.5),
     InvalidCredentials(provider="pre.dev", reason="the provider answered 401"),
-    ApprovalDenied(operation="deep_spec", needed=Decimal(50), provider="pre.dev"),
-    ApprovalDenied("deep_spec", Decimal("50.5"), "OpenRouter", "USD", "outdated"),
     HoldClosed(operation="deep_spec", state="settled", verb="release"),
     ConfigurationError("Set PREDEV_API_KEY."),
+    ApprovalDenied(operation="deep_spec", needed=Decimal(50), provider="pre.dev"),
+    ApprovalDenied("deep_spec", Decimal("50.5"), "OpenRouter", "USD", "outdated"),
     BudgetGuardError("something else"),
 ]
 every_error = pytest.mark.parametrize(
@@ -112,6 +112,7 @@ def test_the_tree(kind: type[Exception], base: type[Exception]) -> None:
         (ERRORS[8], 503, False),
         (ERRORS[9], 500, False),
         (ERRORS[10], 500, False),
+        (ERRORS[11], 403, False),
     ],
     ids=lambda given: type(given).__name__ if isinstance(given, Exception) else str(given),
 )

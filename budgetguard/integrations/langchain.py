@@ -229,7 +229,7 @@ class _Call:
                     return False
                 if approved is True and covers(answer, request, call["id"], call["args"]):
                     return True
-            logger.info(_DOES_NOT_FIT, request.operation)
+            logger.warning(_DOES_NOT_FIT, request.operation)
 
     def _settle(self, hold: "Hold", result: Result) -> None:
         if isinstance(result, ToolMessage) and result.status == "error":

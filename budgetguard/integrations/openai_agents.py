@@ -149,24 +149,32 @@ def _guarded(tool: Tool, tools: Tools, asked: "Approvals | None") -> Tool:
     own = copy.copy(tool)
     own.on_invoke_tool = _Guarded(own.on_invoke_tool, own.name, tools, asked)
     if asked is not None:
-        own.needs_approval = _asking(own.name, own.needs_approval, tools, asked)
+        own.needs_approval = _asking(tool, tools, asked)
     return own
 
 
-def _asking(name: str, own: Any, tools: Tools, asked: "Approvals") -> Any:
-    """A tool's `needs_approval`, which also asks about calls that hold more than `approve_above`."""
+def _asking(tool: FunctionTool, tools: Tools, asked: "Approvals") -> Any:
+    """The tool's `needs_approval`, which also asks about calls that hold more than `approve_above`."""
+    own, prepare = tool.needs_approval, getattr(tool.on_invoke_tool, "prepare_arguments", None)
+
+    async def policy(context: Any, arguments: dict[str, Any], call_id: str) -> bool:
+        if not callable(own):
+            return bool(own)
+        prepared = None if prepare is None else prepare(json.dumps(arguments), tool.name)
+        if prepared is not None and not prepared.unchanged:
+            return True  # the policy would not see what runs, see `_Guarded.prepare_arguments`
+        given = own(context, arguments, call_id)
+        return bool(await given if inspect.isawaitable(given) else given)
 
     async def needs_approval(context: Any, arguments: dict[str, Any], call_id: str) -> bool:
-        given = own(context, arguments, call_id) if callable(own) else own
-        if inspect.isawaitable(given):
-            given = await given
+        given = await policy(context, arguments, call_id)
         try:
-            request = tools.needs_approval(name, arguments)
+            request = tools.needs_approval(tool.name, arguments)
         except Exception:  # noqa: BLE001  the tool will not run: the model reads why when it is called
-            return bool(given)
+            return given
         if request is not None:
             asked.remember(request, call_id, arguments)
-        return bool(given) or request is not None
+        return given or request is not None
 
     return needs_approval
 
@@ -203,6 +211,16 @@ class _Guarded(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
             call.over(result, paused=_is_paused(context))
             return result
         return call.refusal(paused=_is_paused(context))
+
+    def prepare_arguments(self, arguments: str, tool_name: str) -> Any:
+        """The SDK's own, where nothing is asked here.
+
+        Where a default would be filled in, the SDK (0.24) asks a person without calling
+        `needs_approval`, and the price of the call would not be noted.
+        """
+        if self._self_asked is not None:
+            return None
+        return self.__wrapped__.prepare_arguments(arguments, tool_name)
 
     def __agents_bind_function_tool__(self, tool: FunctionTool) -> "_Guarded":
         if self._self_body is None:
