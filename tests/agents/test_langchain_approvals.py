@@ -293,16 +293,18 @@ def test_a_tool_that_interrupts_itself_is_not_asked_about_twice(
 
 
 def test_a_node_without_an_agent(run: Run, guard: Guard, tool: Tool, saver: InMemorySaver) -> None:
-    """Two calls in one node: an answer is never taken for the other call's."""
+    """Its calls share one task: each is asked about once, and takes no other call's answer."""
     budget = BudgetMiddleware(guard, {"deep_spec": 30}, approve_above=20)
     graph = StateGraph(MessagesState)
     graph.add_node("tools", ToolNode([tool.named()], **budget.hooks))
     graph.set_entry_point("tools")
     node = graph.compile(checkpointer=saver)
-    state = run(node, {"messages": [calls("shop")]})
-    [question] = questions(state)
-    state = run(node, Command(resume={**question, "approved": True}))
-    assert (state["messages"][-1].text, tool.available) == ("SHOP", [70])
+    [shop] = questions(run(node, {"messages": [calls("shop", "blog")]}))
+    assert (shop["arguments"], tool.ran) == ({"prompt": "shop"}, [])
+    [blog] = questions(run(node, Command(resume={**shop, "approved": True})))
+    assert (blog["arguments"], tool.ran) == ({"prompt": "blog"}, ["shop"])
+    state = run(node, Command(resume={**blog, "approved": True}))
+    assert [each.text for each in state["messages"][1:]] == ["SHOP", "BLOG"]
 
 
 def test_with_stop_a_denial_ends_the_run(run: Run, tool: Tool, saver: InMemorySaver) -> None:
