@@ -167,14 +167,15 @@ class CallSpec:
         *,
         warns: bool = False,
         forced: bool = False,
+        approved: int = NOTHING_APPROVED,
     ) -> Hold:
         """Admit one call, blocking while it waits; raises what the admission raises.
 
         With `warns`, a wait that blocks a running event loop emits a warning. Callers that block the
         loop anyway, such as a synchronous HTTP client, pass False. A `forced` call repeats one that was
-        admitted and failed: it is not refused and does not wait.
+        admitted and failed: it is not refused and does not wait, and nobody is asked about it.
         """
-        admitted = self.begin(operation, args, kwargs, forced=forced)
+        admitted = self.begin(operation, args, kwargs, forced=forced, approved=approved)
         return admitted if isinstance(admitted, Hold) else self.wait_for(*admitted, warns=warns)
 
     async def aopen(
@@ -184,9 +185,10 @@ class CallSpec:
         kwargs: Any = None,
         *,
         forced: bool = False,
+        approved: int = NOTHING_APPROVED,
     ) -> Hold:
         """The async form of `open`: waits without blocking the event loop."""
-        admitted = self.begin(operation, args, kwargs, forced=forced)
+        admitted = self.begin(operation, args, kwargs, forced=forced, approved=approved)
         return admitted if isinstance(admitted, Hold) else await self.await_for(*admitted)
 
     def begin(
