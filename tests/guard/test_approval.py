@@ -231,67 +231,59 @@ def test_an_approval_expires(guard: Guard, clock: HandClock, call: Call) -> None
     assert (second.asked_at - first.asked_at).total_seconds() == DAY + 1
 
 
-@pytest.mark.parametrize("way", ["denied", "approved"])
-async def test_async_calls(guard: Guard, way: str, anyio_backend: str) -> None:
-    """A plain approver and an async one serve coroutine functions, blocks, acquire and generators."""
-    del anyio_backend
-    approver = Approver(guard)
-    options: dict[str, Any] = {"name": "deep_spec", "approve_above": 20}
+async def a_function(guard: Guard, approve: Any) -> Any:
+    """Call a decorated coroutine function; returns what was available inside it."""
 
-    async def function(approve: Any) -> Any:
-        @guard.require_credits(50, approve=approve, **options)
-        async def spec() -> Any:
-            return guard.available
+    @guard.require_credits(50, name="deep_spec", approve=approve, approve_above=20)
+    async def spec() -> Any:
+        return guard.available
 
-        return await spec()
-
-    async def generator(approve: Any) -> Any:
-        @guard.require_credits(50, approve=approve, **options)
-        async def steps() -> Any:
-            yield guard.available
-
-        return await anext(steps())
-
-    async def block(approve: Any) -> Any:
-        async with guard.require_credits(50, approve=approve, **options):
-            return guard.available
-
-    async def acquire(approve: Any) -> Any:
-        with await guard.aacquire(50, approve=approve, **options):
-            return guard.available
-
-    ways: list[Callable[[Any], Awaitable[Any]]] = [function, generator, block, acquire]
-    left = 100
-    for call in ways[: 4 if way == "denied" else 1]:
-        for approve in (approver, approver.later)[: 2 if way == "denied" else 1]:
-            approver.answers = [way == "approved"]
-            if way == "denied":
-                with pytest.raises(ApprovalDenied):
-                    await call(approve)
-            else:
-                left -= 50
-                assert await call(approve) == left
-    assert approver.available == [100] * len(approver.asked)
-    assert guard.available == left
+    return await spec()
 
 
-async def test_async_forms_run_once_approved(clock: HandClock, anyio_backend: str) -> None:
-    """Blocks, acquire and async generators, with an async approver."""
-    del anyio_backend, clock
-    guard = Guard(FakeProvider(1000))
-    await guard.abalance()
-    approver = Approver(guard)
+async def an_async_generator(guard: Guard, approve: Any) -> Any:
+    """The same, for an async generator."""
 
-    @guard.require_credits(50, approve=approver.later)
+    @guard.require_credits(50, name="deep_spec", approve=approve, approve_above=20)
     async def steps() -> Any:
         yield guard.available
 
-    assert [seen async for seen in steps()] == [950]
-    async with guard.require_credits(50, approve=approver.later):
-        assert guard.available == 900
-    with await guard.aacquire(50, approve=approver.later):
-        assert guard.available == 850
-    assert [request.needed for request in approver.asked] == [50, 50, 50]
+    [seen] = [each async for each in steps()]
+    return seen
+
+
+async def an_async_block(guard: Guard, approve: Any) -> Any:
+    """Guard a block."""
+    async with guard.require_credits(50, name="deep_spec", approve=approve, approve_above=20):
+        return guard.available
+
+
+async def an_acquired_hold(guard: Guard, approve: Any) -> Any:
+    """Acquire a hold."""
+    with await guard.aacquire(50, name="deep_spec", approve=approve, approve_above=20):
+        return guard.available
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["plain approver", "async approver"])
+@pytest.mark.parametrize("call", [a_function, an_async_generator, an_async_block, an_acquired_hold])
+async def test_async_calls(
+    guard: Guard,
+    call: Callable[[Guard, Any], Awaitable[Any]],
+    is_async: bool,
+    anyio_backend: str,
+) -> None:
+    """A plain approver serves them, and an async one; a denied call does not run."""
+    del anyio_backend
+    approver = Approver(guard, False, True, "yes")
+    approve = approver.later if is_async else approver
+    with pytest.raises(ApprovalDenied):
+        await call(guard, approve)
+    assert guard.available == 100
+    assert await call(guard, approve) == 50
+    with pytest.raises(TypeError, match="approve must return True or False, not str"):
+        await call(guard, approve)
+    assert approver.available == [100, 100, 50]
+    assert approver.threads == [threading.get_ident()] * 3
 
 
 @pytest.mark.parametrize("form", ["function", "block", "acquire"])

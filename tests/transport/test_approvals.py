@@ -139,7 +139,7 @@ async def test_a_redirect_to_what_costs_more_is_asked_about(web: Web, guard: Gua
     assert (service.asked, guard.available) == (["/cheap"], 100)
 
 
-async def test_an_approval_is_for_one_account(guard: Guard) -> None:
+def test_an_approval_is_for_one_account(guard: Guard) -> None:
     """A redirect that leads to another account's service is asked about there."""
     here, there = Approver(guard), Approver(Guard(FakeProvider(100)), False)
     asked: list[str] = []
