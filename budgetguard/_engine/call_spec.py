@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from copy import copy
 from threading import get_ident
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 from budgetguard._core.activation import ACTIVATION
 from budgetguard._core.amounts import UNLIMITED, Amount
@@ -110,10 +110,10 @@ class CallSpec:
         other.guard, other.ref = guard, _ref(guard)
         return other
 
-    def asking(self, approve: Approve, above: int) -> "CallSpec":
+    def asking(self, approve: Approve, above: int) -> Self:
         """A copy of this spec that asks `approve` about calls that hold more than `above` micro-credits."""
         other = copy(self)
-        other.ref, other.approve, other.approve_above = self.ref, approve, above
+        other.approve, other.approve_above = approve, above
         return other
 
     def approval_request(

@@ -89,11 +89,19 @@ class Approvals:
                 self._kept.pop(each, None)
         self._kept[call_id] = question(request, call_id, arguments)
 
-    def use(
+    def forget(self, call_id: str | None) -> None:
+        """That call is over."""
+        if call_id is not None:
+            self._kept.pop(call_id, None)
+
+    def check(
         self, request: ApprovalRequest, call_id: str | None, arguments: Mapping[str, Any]
     ) -> bool | NotCovered:
-        """The framework says that this call was approved: whether that covers it. It is used up."""
-        asked = None if call_id is None else self._kept.pop(call_id, None)
+        """The framework says that this call was approved: whether that covers it.
+
+        It may begin more than once: a call that pauses the run half-way begins anew.
+        """
+        asked = None if call_id is None else self._kept.get(call_id)
         if asked is None:
             return NotCovered("unknown")
         return covers(asked, request, call_id, arguments) or NotCovered("outdated")

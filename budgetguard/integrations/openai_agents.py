@@ -281,6 +281,8 @@ class _Call:
 
     def over(self, result: Any, *, paused: bool) -> None:
         """The tool, or the code around it, has the result `result`."""
+        if not paused:
+            self._forget()
         if self._turn is not None:
             hold = self._turn.hold
             self._turn.over(lambda: hold.keep() if paused else self._settle(hold, result))
@@ -296,6 +298,7 @@ class _Call:
         if paused:
             # The SDK would not read a text here: the run would pause again and again.
             raise self.refused.error
+        self._forget()
         return self._tools.refusal(self._name, self.refused.error)
 
     async def _enter(self) -> Turn:
@@ -309,10 +312,14 @@ class _Call:
         self._turn = Turn(hold, functools.partial(self._settle, hold))
         return self._turn
 
+    def _forget(self) -> None:
+        if self._asked is not None:
+            self._asked.forget(self._call_id)
+
     def _approve(self, arguments: Mapping[str, Any], request: ApprovalRequest) -> Any:
         """Whether the SDK's approval of this call, which it has by now, covers it."""
         assert self._asked is not None
-        return self._asked.use(request, self._call_id, arguments)
+        return self._asked.check(request, self._call_id, arguments)
 
     def _settle(self, hold: "Hold", result: Any) -> None:
         self._tools.settle(self._name, hold, result)

@@ -131,6 +131,7 @@ class Tools:
         spec = self.find(name)
         if spec is None or spec.approve is not None or self._above is None:
             return None
+        # `bool` stands for the framework: nobody is asked here.
         return spec.asking(bool, self._above).approval_request(name, arguments)
 
     def _asking(self, name: str, approve: Approve | None) -> CallSpec | None:

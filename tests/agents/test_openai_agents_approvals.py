@@ -30,7 +30,7 @@ from openai.types.responses import (
     ResponseOutputText,
 )
 
-from budgetguard import ApprovalRequest, Event, Guard
+from budgetguard import ApprovalRequest, Event, Guard, set_active
 from budgetguard.integrations.openai_agents import guarded_tools
 from budgetguard.testing import FakeProvider, HandClock
 
@@ -255,6 +255,40 @@ def test_arguments_with_defaults(tool: Worker) -> None:
         agent = agent_of(tool, 30, spec=spec)
         assert resume(agent, run(agent)).final_output == "SHOP"
     assert asked == []
+
+
+def test_an_agent_as_a_tool_that_pauses_again(guard: Guard, tool: Worker) -> None:
+    """Its approval counts until the call has a result, however often the run pauses in between."""
+    inner = Agent("writer", model=Scripted(["shop"]), tools=[tool_of(tool, needs_approval=True)])
+    write = inner.as_tool("deep_spec", "Write.", run_config=OFF_THE_NET)
+
+    class Planner(Scripted):
+        def _call(self, prompt: str) -> ResponseFunctionToolCall:
+            call = super()._call(prompt)
+            arguments = json.dumps({"input": prompt})
+            return call.model_copy(update={"arguments": arguments, "call_id": "outer"})
+
+    asked: dict[str, Any] = {}
+    costs = {"deep_spec": {"min": 30, "actual": lambda _: 5}}
+    tools = guarded_tools([write], guard, costs, approve_above=20, approvals=asked)
+    planner = Agent("planner", model=Planner(["Go."]), tools=tools)
+    result = run(planner)
+    assert (list(asked), guard.available) == (["outer"], 100)
+    for _ in range(2):
+        state = result.to_state()
+        for each in result.interruptions:
+            state.approve(each)
+        result = run(planner, state)
+    assert (result.final_output, tool.ran, asked) == ("SHOP", ["shop"], {})
+
+
+@pytest.mark.parametrize("how", ["off", "observe"])
+def test_guards_that_do_not_refuse_ask_nobody(provider: FakeProvider, how: str) -> None:
+    """Off, or only observing."""
+    tool = Worker(Guard(provider, mode="observe" if how == "observe" else "enforce"))
+    if how == "off":
+        set_active(False)
+    assert run(agent_of(tool)).final_output == "SHOP"
 
 
 def test_a_price_that_cannot_be_told(guard: Guard, tool: Worker) -> None:

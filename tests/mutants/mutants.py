@@ -2118,7 +2118,7 @@ MUTANTS = [
     Mutant(
         "the SDK's own approval is enough",
         "integrations/openai_agents.py",
-        "return self._asked.use(request, self._call_id, arguments)",
+        "return self._asked.check(request, self._call_id, arguments)",
         "return True",
         "tests/agents/test_openai_agents_approvals.py",
     ),
