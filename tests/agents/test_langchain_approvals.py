@@ -143,6 +143,31 @@ def test_the_graph_is_paused_with_nothing_held(
     assert (results(state), tool.ran, tool.available) == (["SHOP"], ["shop"], [50])
 
 
+class Own(StructuredTool):
+    """A tool with a way of its own to its function, so that it is admitted around it."""
+
+    def run(self, *args: Any, **options: Any) -> Any:
+        return super().run(*args, **options)
+
+    async def arun(self, *args: Any, **options: Any) -> Any:
+        return await super().arun(*args, **options)
+
+
+@pytest.mark.parametrize("kind", [StructuredTool, Own])
+def test_every_kind_of_tool_is_asked_about(
+    run: Run, guard: Guard, tool: Tool, saver: InMemorySaver, kind: type[StructuredTool]
+) -> None:
+    """Also a plain function that runs in a thread, and a tool that is admitted around its own code."""
+    model = Scripted(responses=[calls("shop"), AIMessage("Done.")])
+    budget = BudgetMiddleware(guard, {"deep_spec": 50}, approve_above=20)
+    plain = kind.from_function(tool.call, name="deep_spec", description="Write a specification.")
+    agent = create_agent(model, [plain], middleware=[budget], checkpointer=saver)
+    [question] = questions(run(agent, GO))
+    assert (tool.ran, guard.available) == ([], 100)
+    assert results(run(agent, Command(resume={**question, "approved": True}))) == ["SHOP"]
+    assert tool.ran == ["shop"]
+
+
 def test_a_cheaper_call_is_not_asked_about(
     run: Run, guard: Guard, tool: Tool, saver: InMemorySaver
 ) -> None:
