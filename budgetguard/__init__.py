@@ -5,8 +5,10 @@ too few, it raises InsufficientCredits before anything is spent.
 """
 
 from budgetguard._core.activation import set_active
+from budgetguard._core.approval import ApprovalRequest
 from budgetguard._core.balance import Balance
 from budgetguard._core.errors import (
+    ApprovalDenied,
     BalanceUnavailable,
     BudgetExceeded,
     BudgetGuardError,
@@ -30,6 +32,8 @@ from budgetguard.providers import AnchorBrowser, PreDev
 
 __all__ = [
     "AnchorBrowser",
+    "ApprovalDenied",
+    "ApprovalRequest",
     "Balance",
     "BalanceUnavailable",
     "Budget",

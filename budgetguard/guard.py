@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from budgetguard._core.activation import ACTIVATION
 from budgetguard._core.amounts import CREDITS, Amount, cost, to_credits, to_micro
+from budgetguard._core.approval import Approve
 from budgetguard._core.argument_types import other
 from budgetguard._core.balance import Balance
 from budgetguard._core.budget_windows import period
@@ -165,6 +166,8 @@ class Guard:
         name: str | None = None,
         until: Literal["close"] | None = None,
         on_refusal: OnRefusal | None = None,
+        approve: Approve | None = None,
+        approve_above: Amount | None = None,
     ) -> Requirement:
         """A decorator and context manager that admits a call only if enough credits are available.
 
@@ -172,10 +175,23 @@ class Guard:
         """
         try:
             spec = self._spec(
-                min, cost, actual, slots, wait, lag, linger, release_on, name, until, on_refusal
+                min,
+                cost,
+                actual,
+                slots,
+                wait,
+                lag,
+                linger,
+                release_on,
+                name,
+                until,
+                on_refusal,
+                approve,
+                approve_above,
             )
         except WRONG as error:
-            del min, cost, actual, slots, wait, lag, linger, release_on, name, until, on_refusal
+            del min, cost, actual, slots, wait, lag, linger, release_on, name, until
+            del on_refusal, approve, approve_above
             clear(error)
             raise
         return Requirement(spec, self)
@@ -191,6 +207,8 @@ class Guard:
         linger: float | None = None,
         release_on: tuple[type[BaseException], ...] | type[BaseException] = NOTHING,
         name: str = "acquire()",
+        approve: Approve | None = None,
+        approve_above: Amount | None = None,
     ) -> Hold:
         """Admit work that does not start and finish in one block, and return its hold.
 
@@ -199,13 +217,27 @@ class Guard:
         is open counts as kept: its credits remain counted until a later balance shows the charge.
         """
         try:
-            spec = self._spec(min, cost, None, slots, wait, lag, linger, release_on, name)
+            spec = self._spec(
+                min,
+                cost,
+                None,
+                slots,
+                wait,
+                lag,
+                linger,
+                release_on,
+                name,
+                None,
+                None,
+                approve,
+                approve_above,
+            )
             admitted = spec.begin()
             if isinstance(admitted, Hold):
                 return admitted
             hold = spec.wait_for(*admitted, warns=True)
         except WRONG as error:
-            del min, cost, slots, wait, lag, linger, release_on, name
+            del min, cost, slots, wait, lag, linger, release_on, name, approve, approve_above
             clear(error)
             raise
         nested.step_out(hold)
@@ -223,9 +255,25 @@ class Guard:
         linger: float | None = None,
         release_on: tuple[type[BaseException], ...] | type[BaseException] = NOTHING,
         name: str = "aacquire()",
+        approve: Approve | None = None,
+        approve_above: Amount | None = None,
     ) -> Hold:
         """The async form of `acquire`: waits without blocking the event loop."""
-        spec = self._spec(min, cost, None, slots, wait, lag, linger, release_on, name)
+        spec = self._spec(
+            min,
+            cost,
+            None,
+            slots,
+            wait,
+            lag,
+            linger,
+            release_on,
+            name,
+            None,
+            None,
+            approve,
+            approve_above,
+        )
         hold = await spec.aopen()
         nested.step_out(hold)
         return hold
@@ -417,8 +465,10 @@ class Guard:
         linger: Any,
         release_on: Any,
         name: Any,
-        until: Any = None,
-        on_refusal: Any = None,
+        until: Any,
+        on_refusal: Any,
+        approve: Any,
+        approve_above: Any,
     ) -> CallSpec:
         """The checked needs of a call. Whole amounts with nothing but a name are checked only once."""
         if (
@@ -433,6 +483,8 @@ class Guard:
             and release_on is NOTHING
             and until is None
             and on_refusal is None
+            and approve is None
+            and approve_above is None
         ):
             return self._plain_spec(min, cost, name)
         return checked_spec(
@@ -448,6 +500,8 @@ class Guard:
             name=name,
             until=until,
             on_refusal=on_refusal,
+            approve=approve,
+            approve_above=approve_above,
         )
 
     def _read(self, max_age: float | None) -> BalanceWaiter:

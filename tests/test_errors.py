@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from budgetguard import (
+    ApprovalDenied,
     BalanceUnavailable,
     BudgetExceeded,
     BudgetGuardError,
@@ -75,6 +76,8 @@ ERRORS = [
     InvalidCredentials(provider="pre.dev", reason="the provider answered 401"),
     HoldClosed(operation="deep_spec", state="settled", verb="release"),
     ConfigurationError("Set PREDEV_API_KEY."),
+    ApprovalDenied(operation="deep_spec", needed=Decimal(50), provider="pre.dev"),
+    ApprovalDenied("deep_spec", Decimal("50.5"), "OpenRouter", "USD", "outdated"),
     BudgetGuardError("something else"),
     BudgetExceeded(
         "deep_spec", Decimal(50), "run-42", Decimal(30), Decimal(20), Decimal(6), "pre.dev"
@@ -127,6 +130,7 @@ def test_the_tree(kind: type[Exception], base: type[Exception]) -> None:
         (ERRORS[8], 503, False),
         (ERRORS[9], 500, False),
         (ERRORS[10], 500, False),
+        (ERRORS[11], 403, False),
     ],
     ids=lambda given: type(given).__name__ if isinstance(given, Exception) else str(given),
 )

@@ -6,6 +6,7 @@
     ├── ConcurrencyLimit       too many sessions are open (429)
     ├── BalanceUnavailable     no usable balance is available (503)
     │   └── InvalidCredentials the provider rejected the key (it answered 401 or 403)
+    ├── ApprovalDenied         somebody was asked about the call, and said no (403)
     ├── HoldClosed             a hold was used after it had ended
     └── ConfigurationError     the program or its environment is configured wrongly
 
@@ -22,6 +23,15 @@ from budgetguard._core.amounts import CREDITS, spell
 from budgetguard._core.labels import NO_LABELS
 
 Basis = Literal["reported", "cost limit", "refused", "cap", "key limit", "busy", "budget"]
+
+Unapproved: TypeAlias = Literal["denied", "outdated", "unknown"]
+
+WHY: dict[Unapproved, str] = {
+    "denied": "the approval was denied",
+    "outdated": "the approval that was given does not cover this call any more",
+    "unknown": "no approval of this call is known",
+}
+"""Why a call counts as not approved, in words."""
 
 Credits: TypeAlias = Decimal | str
 """An amount as errors take it. It is text where it comes from `args`."""
@@ -441,6 +451,38 @@ class InvalidCredentials(BalanceUnavailable):
         return f"The balance at {self.provider} is not known: {self.reason}."
 
 
+class ApprovalDenied(BudgetGuardError):
+    """The call was not approved, so it was not admitted. Nothing was held and nothing was spent.
+
+    - `needed`: what the call would have held, a Decimal amount in `unit`.
+    - `provider`: the provider's name.
+    - `reason`: `"denied"` if `approve` said no. Where a framework keeps approvals, `"outdated"` if
+      one was given for less, for other arguments or too long ago, and `"unknown"` if none is known.
+    """
+
+    status_code = 403
+
+    def __init__(
+        self,
+        operation: str,
+        needed: Credits,
+        provider: str,
+        unit: str = CREDITS,
+        reason: Unapproved = "denied",
+    ) -> None:
+        super().__init__(operation, str(needed), provider, unit, reason)
+        self.operation = operation
+        self.needed = _exact(needed)
+        self.provider = provider
+        self.unit = unit
+        self.reason: Unapproved = reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.operation} needs {amount_of(self.needed, self.unit)}, and {WHY[self.reason]}."
+        )
+
+
 class HoldClosed(BudgetGuardError):
     """A method was called on a hold that had already ended: to end, charge or extend it."""
 
@@ -465,7 +507,7 @@ class ConfigurationError(BudgetGuardError):
         return self.message
 
 
-REFUSALS = (InsufficientCredits, ConcurrencyLimit, BalanceUnavailable)
+REFUSALS = (InsufficientCredits, ConcurrencyLimit, BalanceUnavailable, ApprovalDenied)
 """The errors that a refused admission raises."""
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, assert_never
 from budgetguard._core.amounts import as_number
 from budgetguard._core.errors import (
     REFUSALS,
+    ApprovalDenied,
     BalanceUnavailable,
     BudgetGuardError,
     ConcurrencyLimit,
@@ -17,7 +18,7 @@ from budgetguard._core.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 
-AnyRefusal: TypeAlias = InsufficientCredits | ConcurrencyLimit | BalanceUnavailable
+AnyRefusal: TypeAlias = InsufficientCredits | ConcurrencyLimit | BalanceUnavailable | ApprovalDenied
 ERRORS = REFUSALS
 
 _POLICY_VIOLATION = 1008
@@ -73,7 +74,7 @@ def document(error: AnyRefusal) -> dict[str, Any]:
     balance and what is held of it, and never a key.
     """
     figures = {name: getattr(error, name, None) for name in _FIGURES}
-    again = error.retry_after if error.retryable else None
+    again = getattr(error, "retry_after", None) if error.retryable else None
     title = _title(error)
     members = {
         "type": f"urn:budgetguard:{title.lower().replace(' ', '-')}",
@@ -121,6 +122,8 @@ def _title(error: AnyRefusal) -> str:
             return "Too many sessions"
         case BalanceUnavailable():
             return "Balance unavailable"
+        case ApprovalDenied():
+            return "Approval denied"
         case _:
             assert_never(error)
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVa
 from budgetguard._core.amounts import UNLIMITED
 from budgetguard._core.backoff import backoff
 from budgetguard._core.clock import SYSTEM, Clock, Instant
-from budgetguard._core.errors import BudgetGuardError
+from budgetguard._core.errors import ApprovalDenied, BudgetGuardError
 from budgetguard._core.events import Kind, logger, report
 from budgetguard._core.keyed_budgets import KeyedBudgets
 from budgetguard._core.ledger import Ledger
@@ -181,6 +181,10 @@ class Account:
         """The provider itself refused a call."""
         if refusal.kind != "not_credits":
             self._change(self._refuse, subscriber, refusal, lag)
+
+    def deny(self, subscriber: Subscriber, error: ApprovalDenied, cost: int) -> None:
+        """Somebody was asked about a call of `cost` micro-credits and said no: report it as refused."""
+        self._change(self._deny, subscriber, error, cost)
 
     def offer(self, credits: "Decimal", sent: Instant) -> None:
         """A response carried the balance; its request was sent at that moment."""
@@ -373,6 +377,19 @@ class Account:
             self._schedule.want_again(terms.recheck_after, now)
             self._emit_all(effects, "exhausted", now, self._news_of_others(effects))
         self.wait_queue.review(now)
+
+    def _deny(
+        self,
+        now: Instant,
+        effects: Effects,
+        subscriber: Subscriber,
+        error: ApprovalDenied,
+        cost: int,
+    ) -> None:
+        subscriber.log_refused(effects, error)
+        subscriber.emit(
+            effects, self.ledger, "refused", now, error.operation, cost, reason="approval"
+        )
 
     def _dismiss(self, now: Instant, _: Effects, subscriber: Subscriber) -> None:
         self.wait_queue.dismiss(now, subscriber, partial(_closed, subscriber))

@@ -9,6 +9,7 @@ from typing import Any
 
 from budgetguard._core.amounts import as_number
 from budgetguard._core.errors import (
+    ApprovalDenied,
     BalanceUnavailable,
     BudgetGuardError,
     ConcurrencyLimit,
@@ -22,8 +23,8 @@ def for_client(name: str, error: Exception) -> tuple[str, dict[str, Any]]:
     """The text and the figures that explain why the tool `name` did not run.
 
     The figures are JSON numbers, so credits are rounded to a double: use them for display, not for
-    accounting. `"error"` is `insufficient_credits`, `concurrency_limit`, `balance_unavailable` or
-    `not_run`; `"retry_after"` is in seconds, or None if a retry does not help.
+    accounting. `"error"` is `insufficient_credits`, `concurrency_limit`, `balance_unavailable`,
+    `approval_denied` or `not_run`; `"retry_after"` is in seconds, or None if a retry does not help.
     """
     if isinstance(error, BudgetGuardError):
         return for_model(error), _figures(error)
@@ -36,7 +37,7 @@ def for_client(name: str, error: Exception) -> tuple[str, dict[str, Any]]:
 
 
 def status_code(error: Exception) -> int:
-    """The code of the protocol error: 402, 429, 503 or 500, as in HTTP."""
+    """The code of the protocol error: 402, 403, 429, 503 or 500, as in HTTP."""
     return error.status_code if isinstance(error, BudgetGuardError) else 500
 
 
@@ -58,4 +59,7 @@ def _figures(error: BudgetGuardError) -> dict[str, Any]:
         }
     if isinstance(error, BalanceUnavailable):
         return {"error": "balance_unavailable", "retry_after": error.retry_after}
+    if isinstance(error, ApprovalDenied):
+        needed = as_number(error.needed)
+        return {"error": "approval_denied", "needed": needed, "retry_after": None}
     return {"error": "not_run", "retry_after": None}

@@ -159,7 +159,8 @@ class GuardTransport(_Transport):
                 request.read()
             spec = call.spec()
             if spec is not None:
-                call.begin(spec.open(call.operation, (request,), forced=call.repeats))
+                forced, approved = call.repeats, call.approved
+                call.begin(spec.open(call.operation, (request,), forced=forced, approved=approved))
             sent = call.to_send()
         except BudgetGuardError as error:
             return call.refused(error)
@@ -207,7 +208,10 @@ class AsyncGuardTransport(_Transport):
                 await request.aread()
             spec = call.spec()
             if spec is not None:
-                call.begin(await spec.aopen(call.operation, (request,), forced=call.repeats))
+                forced, approved = call.repeats, call.approved
+                call.begin(
+                    await spec.aopen(call.operation, (request,), forced=forced, approved=approved)
+                )
             sent = call.to_send()
         except BudgetGuardError as error:
             return await call.arefused(error)

@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from budgetguard import (
+    ApprovalDenied,
     BalanceUnavailable,
     BudgetGuardError,
     ConcurrencyLimit,
@@ -46,6 +47,20 @@ def lacking(needed: str, available: str, **figures: Any) -> InsufficientCredits:
 @pytest.mark.parametrize(
     ("error", "words"),
     [
+        (
+            ApprovalDenied("deep_spec", "50", "pre.dev"),
+            (
+                "BUDGET: deep_spec needs 50 credits, and the approval was denied. "
+                "Do not retry; continue without this tool, and tell the user."
+            ),
+        ),
+        (
+            ApprovalDenied("deep_spec", "50", "pre.dev", reason="outdated"),
+            (
+                "BUDGET: deep_spec needs 50 credits, and the approval that was given does not cover "
+                "this call any more. Call it once more to ask for another approval."
+            ),
+        ),
         (
             lacking("50", "12"),
             (
@@ -148,6 +163,8 @@ def lacking(needed: str, available: str, **figures: Any) -> InsufficientCredits:
         ),
     ],
     ids=[
+        "denied",
+        "outdated",
         "too little",
         "nowhere to top up",
         "less than nothing",
@@ -174,6 +191,7 @@ def test_every_error_has_its_words() -> None:
     """None is left out above: a class that is added must be added here as well."""
     kinds = {kind.__name__ for kind in BudgetGuardError.__subclasses__()}
     assert kinds == {
+        "ApprovalDenied",
         "BalanceUnavailable",
         "ConcurrencyLimit",
         "ConfigurationError",
