@@ -14,6 +14,7 @@ from budgetguard._core.errors import (
     HoldClosed,
     InsufficientCredits,
     InvalidCredentials,
+    Paused,
 )
 from budgetguard._core.estimate import Estimate
 from budgetguard._core.events import Event
@@ -41,6 +42,7 @@ __all__ = [
     "HoldClosed",
     "InsufficientCredits",
     "InvalidCredentials",
+    "Paused",
     "PreDev",
     "__version__",
     "learned",

@@ -60,8 +60,8 @@ def require_credits(
     It decorates functions, coroutine functions, generators, async generators, methods, classmethods
     and staticmethods in either order, partials and callable objects. Each keeps its kind and type.
 
-    A refused call raises InsufficientCredits, ConcurrencyLimit or BalanceUnavailable before the body
-    runs. `min`, `cost`, `actual` and `guard` must be plain callables, because their results are
+    A refused call raises InsufficientCredits, ConcurrencyLimit, BalanceUnavailable or Paused before the
+    body runs. `min`, `cost`, `actual` and `guard` must be plain callables, because their results are
     needed at once; an async one is a TypeError.
 
     Wrong arguments raise TypeError or ValueError. Passing none of `min`, `cost` and `slots` is a

@@ -12,12 +12,13 @@ from budgetguard._core.errors import (
     BudgetGuardError,
     ConcurrencyLimit,
     InsufficientCredits,
+    Paused,
 )
 
 MEDIA_TYPE = "application/problem+json"
 
-AnyRefusal: TypeAlias = InsufficientCredits | ConcurrencyLimit | BalanceUnavailable
-ERRORS = (InsufficientCredits, ConcurrencyLimit, BalanceUnavailable)
+AnyRefusal: TypeAlias = InsufficientCredits | ConcurrencyLimit | BalanceUnavailable | Paused
+ERRORS = (InsufficientCredits, ConcurrencyLimit, BalanceUnavailable, Paused)
 """The errors that a refused admission raises."""
 
 _POLICY_VIOLATION = 1008
@@ -121,6 +122,8 @@ def _title(error: AnyRefusal) -> str:
             return "Too many sessions"
         case BalanceUnavailable():
             return "Balance unavailable"
+        case Paused():
+            return "Paused"
         case _:
             assert_never(error)
 

@@ -198,7 +198,14 @@ class WaitQueue:
         return error
 
     def grow(self, now: Instant, call: Call, hold: Hold) -> None:
-        """Hold more for an admitted call if it fits, as `extend` does, but report no refusal."""
+        """Hold more for an admitted call if it fits, as `extend` does, but report no refusal.
+
+        While the account is paused it always fits: nobody else is admitted meanwhile, and what a running
+        call is expected to cost is as true as before.
+        """
+        if self._ledger.paused is not None:
+            self._ledger.extend(hold, call.need.cost)
+            return
         call, decision = self._decide_extension(now, call, hold)
         if decision != Admit():
             self._schedule.want_again(call.subscriber.terms.recheck_after, now)
@@ -310,7 +317,8 @@ class WaitQueue:
     def _why(
         self, call: Call, refuse: Refuse, ahead: QueuedAhead, now: Instant
     ) -> BudgetGuardError:
-        if self._ledger.snapshot is None or refuse.why is Shortfall.UNKNOWN:
+        known = self._ledger.snapshot is not None or refuse.why is Shortfall.PAUSED
+        if not known or refuse.why is Shortfall.UNKNOWN:
             return self._unavailable(call.subscriber, now)
         return why_refused(self._ledger, self._schedule.known, call, refuse, ahead, now)
 

@@ -38,7 +38,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     for status, description in (
         (402, "Too few credits are available"),
         (429, "Too many sessions are open"),
-        (503, "The balance is not known"),
+        (503, "The balance is not known, or the account is paused"),
     )
 }
 """The answers that `require` adds to those of an endpoint: for FastAPI's `responses=`."""

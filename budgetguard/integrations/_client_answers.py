@@ -13,6 +13,7 @@ from budgetguard._core.errors import (
     BudgetGuardError,
     ConcurrencyLimit,
     InsufficientCredits,
+    Paused,
 )
 from budgetguard._core.events import logger
 from budgetguard.integrations.tools import for_model
@@ -22,8 +23,8 @@ def for_client(name: str, error: Exception) -> tuple[str, dict[str, Any]]:
     """The text and the figures that explain why the tool `name` did not run.
 
     The figures are JSON numbers, so credits are rounded to a double: use them for display, not for
-    accounting. `"error"` is `insufficient_credits`, `concurrency_limit`, `balance_unavailable` or
-    `not_run`; `"retry_after"` is in seconds, or None if a retry does not help.
+    accounting. `"error"` is `insufficient_credits`, `concurrency_limit`, `balance_unavailable`,
+    `paused` or `not_run`; `"retry_after"` is in seconds, or None if a retry does not help.
     """
     if isinstance(error, BudgetGuardError):
         return for_model(error), _figures(error)
@@ -58,4 +59,6 @@ def _figures(error: BudgetGuardError) -> dict[str, Any]:
         }
     if isinstance(error, BalanceUnavailable):
         return {"error": "balance_unavailable", "retry_after": error.retry_after}
+    if isinstance(error, Paused):
+        return {"error": "paused", "retry_after": None}
     return {"error": "not_run", "retry_after": None}

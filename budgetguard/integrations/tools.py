@@ -18,6 +18,7 @@ from budgetguard._core.errors import (
     BudgetGuardError,
     ConcurrencyLimit,
     InsufficientCredits,
+    Paused,
     ago,
 )
 from budgetguard._core.events import logger
@@ -144,6 +145,11 @@ def for_model(error: BudgetGuardError) -> str:
     if isinstance(error, BalanceUnavailable):
         return (
             f"BUDGET: the balance at {error.provider} is not known, so nothing was started. "
+            "Do not retry; continue without this tool, and tell the user."
+        )
+    if isinstance(error, Paused):
+        return (
+            f"BUDGET: {error.provider} is paused: {error.reason}. "
             "Do not retry; continue without this tool, and tell the user."
         )
     return f"BUDGET: {error}"
