@@ -20,6 +20,7 @@ from budgetguard import (
     HoldClosed,
     InsufficientCredits,
     InvalidCredentials,
+    Paused,
 )
 from budgetguard._core.errors import NEVER_REACHED
 from budgetguard._core.refresh_failure import UsedUp

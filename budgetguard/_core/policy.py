@@ -162,7 +162,7 @@ def possible(ledger: LedgerView, terms: GuardTerms, need: CallNeed) -> bool:
     return (not need.amount or most >= need.amount) and need.slots <= snapshot.slots
 
 
-def decide(  # noqa: PLR0911  one return per case of the table
+def decide(  # noqa: C901, PLR0911  one return per case of the table
     ledger: LedgerView,
     refreshing: RefreshState,
     terms: GuardTerms,
