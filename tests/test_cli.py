@@ -36,7 +36,7 @@ from budgetguard.providers.registry import VENDORS, one_of
 from budgetguard.testing import HandClock
 from budgetguard.testing.sandbox import Sandbox
 
-COMMANDS = ["balance", "check", "sandbox", "demo"]
+COMMANDS = ["balance", "check", "pause", "resume", "sandbox", "demo"]
 RUN = [sys.executable, "-W", "error", "-m", "budgetguard"]
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 FAILURE = {"error", "reason", "retry_after"}
@@ -52,6 +52,7 @@ FIGURES = {
     "others_since",
     "unit",
     "renews_at",
+    "paused",
 }
 
 
@@ -126,6 +127,7 @@ def test_balance_at_anchor_browser(
         "cost_limit": 100,
         "credits_used": 0 if project is None else None,
         "others_spend": False,
+        "paused": None,
     }
     assert sentence.startswith(
         "Anchor Browser: 7 credits (tier free, concurrent sessions 5, cost limit 100"

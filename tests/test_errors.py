@@ -75,6 +75,8 @@ ERRORS = [
     HoldClosed(operation="deep_spec", state="settled", verb="release"),
     ConfigurationError("Set PREDEV_API_KEY."),
     BudgetGuardError("something else"),
+    Paused("pre.dev", "the key may have leaked"),
+    Paused(provider="pre.dev", reason="the month is over", by="command"),
 ]
 every_error = pytest.mark.parametrize(
     "error", ERRORS, ids=[f"{type(error).__name__}-{i}" for i, error in enumerate(ERRORS)]
@@ -89,6 +91,7 @@ every_error = pytest.mark.parametrize(
         (ConcurrencyLimit, BudgetGuardError),
         (BalanceUnavailable, BudgetGuardError),
         (InvalidCredentials, BalanceUnavailable),
+        (Paused, BudgetGuardError),
         (HoldClosed, BudgetGuardError),
         (ConfigurationError, BudgetGuardError),
     ],
@@ -110,6 +113,7 @@ def test_the_tree(kind: type[Exception], base: type[Exception]) -> None:
         (ERRORS[8], 503, False),
         (ERRORS[9], 500, False),
         (ERRORS[10], 500, False),
+        (ERRORS[12], 503, True),
     ],
     ids=lambda given: type(given).__name__ if isinstance(given, Exception) else str(given),
 )

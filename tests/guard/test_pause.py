@@ -105,7 +105,13 @@ def test_a_paused_account_refuses_with_the_reason(guard: Guard) -> None:
 
 @pytest.mark.parametrize(
     "need",
-    [{"min": 1}, {"min": 50, "cost": 0}, {"cost": 0}, {"slots": 1}, {"cost": learned(5), "actual": lambda _: 1}],
+    [
+        {"min": 1},
+        {"min": 50, "cost": 0},
+        {"cost": 0},
+        {"slots": 1},
+        {"cost": learned(5), "actual": lambda _: 1},
+    ],
     ids=["credits", "a check", "nothing", "slots", "learned"],
 )
 def test_whatever_a_call_needs(guard: Guard, provider: FakeProvider, need: dict[str, Any]) -> None:
@@ -493,7 +499,9 @@ def pipe(path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="neither links nor pipes as here")
 @pytest.mark.parametrize(
-    "made", [empty, nonsense, deep, without_reason, link, folder, pipe], ids=lambda each: each.__name__
+    "made",
+    [empty, nonsense, deep, without_reason, link, folder, pipe],
+    ids=lambda each: each.__name__,
 )
 def test_a_file_that_cannot_be_read_pauses_all_the_same(
     guard: Guard,
