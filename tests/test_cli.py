@@ -518,7 +518,10 @@ def test_wrong_usage(command: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
-        ("", "A command is missing. The commands are balance, check, sandbox, demo."),
+        (
+            "",
+            "A command is missing. The commands are balance, check, pause, resume, sandbox, demo.",
+        ),
         ("chekc --min 1", "There is no such command. Did you mean check?"),
         ("--versoin", "A command is missing. Did you mean --version?"),
         ("check", "--min is missing."),
@@ -558,8 +561,14 @@ def test_what_is_wrong(command: str, sentence: str, capsys: pytest.CaptureFixtur
         ("--json balance", "The options of balance are written after it."),
         ("balance --json=1", "--json takes no value."),
         ("demo --json=", "--json takes no value."),
-        ("--json=1", "A command is missing. The commands are balance, check, sandbox, demo."),
-        ("--json", "A command is missing. The commands are balance, check, sandbox, demo."),
+        (
+            "--json=1",
+            "A command is missing. The commands are balance, check, pause, resume, sandbox, demo.",
+        ),
+        (
+            "--json",
+            "A command is missing. The commands are balance, check, pause, resume, sandbox, demo.",
+        ),
     ],
 )
 def test_json_in_the_wrong_place(

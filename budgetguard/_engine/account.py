@@ -85,7 +85,7 @@ class Account:
     def forget(self) -> None:
         """Reset: no balance, no holds, no waiters. Open holds end in the old ledger."""
         self.lock = threading.RLock()
-        # A child of a paused parent admits nothing either. The file it has to look for by itself.
+        # A child of a paused parent admits nothing either. It checks for a file by itself.
         reason = self.ledger.head.pauses.get("guard")
         self.ledger = Ledger()
         self.ledger.head.pause("guard", reason)
@@ -435,7 +435,7 @@ class Account:
             launches.append(partial(self._set_alarm, due))
         watch = self._watch
         if watch is not None and watch.lapsed(self, now.mono):
-            launches.append(partial(watch.look_soon, self))
+            launches.append(partial(watch.check_soon, self))
 
     def _busy_until(self, now: Instant) -> float:
         """When the provider is no longer busy, if somebody waits for that."""
@@ -488,8 +488,8 @@ class Account:
         self._fetched = refresh
         watch = self.runtime.pause_watch
         if watch is not None and self.note_name:
-            # Before there is a balance to decide on: no call may be admitted before the first look.
-            watch.look(self)
+            # Before there is a balance to decide on: no call may be admitted before the first check.
+            watch.check(self)
             self._watch = watch
         answer: BalanceSnapshot | Failure
         try:

@@ -55,7 +55,7 @@ class Alarms(Protocol):
 
 
 class PauseWatch:
-    """The watch of one process. All but `lapsed` and `look_soon` runs on the private loop."""
+    """The watch of one process. All but `lapsed` and `check_soon` runs on the private loop."""
 
     def __init__(self, loop: Alarms) -> None:
         self._loop = loop
@@ -63,7 +63,7 @@ class PauseWatch:
         self._alarm_at = _NEVER
         self._complained = False
 
-    def look(self, account: Pausable) -> None:
+    def check(self, account: Pausable) -> None:
         """Look for the account's file now, and from now on as long as the account has guards."""
         self._accounts.add(account)
         account.watched = True
@@ -71,13 +71,13 @@ class PauseWatch:
         self._set_alarm()
 
     def lapsed(self, account: Pausable, now: float) -> bool:
-        """Whether nobody looks for the file of an account that was watched once."""
+        """Whether nobody checks the file of an account that was watched once."""
         return not account.watched or now > self._alarm_at + _LATE
 
-    def look_soon(self, account: Pausable) -> None:
-        """`look`, from any thread. Without a loop nothing happens: the next change tries again."""
+    def check_soon(self, account: Pausable) -> None:
+        """`check`, from any thread. Without a loop nothing happens: the next change tries again."""
         try:
-            self._loop.call_at(self._loop.clock.monotonic(), lambda: self.look(account))
+            self._loop.call_at(self._loop.clock.monotonic(), lambda: self.check(account))
         except Exception:  # noqa: BLE001  no thread can be started, or the interpreter exits
             return
         # Until then it is not asked for once more.

@@ -201,11 +201,14 @@ def test_running_calls_go_on(guard: Guard) -> None:
     guard.resume()
 
 
-def test_a_refused_extension_starts_no_refresh(guard: Guard, provider: FakeProvider) -> None:
+def test_a_refused_extension_starts_no_refresh(
+    guard: Guard, clock: HandClock, provider: FakeProvider
+) -> None:
     """It would tell nothing."""
     hold = guard.acquire(10)
     guard.pause()
     refused(lambda: hold.extend(1))
+    clock.advance(10)
     assert provider.requests == 1
     guard.resume()
     hold.extend(1)
@@ -389,8 +392,12 @@ def test_a_file_pauses_within_a_second(
 ) -> None:
     """And no call looks for it: the private loop does, twice a second. So it ends, too."""
     work = guard.require_credits(min=1)(lambda: "ran")
+    for _ in range(3):
+        work()
+        clock.advance(0.5)
+    slow.clear()
     work()
-    work()
+    assert slow == []
     files.pause(provider)
     clock.advance(0.5)
     error = refused(work)
@@ -558,7 +565,9 @@ def test_where_nobody_can_look_it_stays_as_it_was(
 def test_an_account_without_guards_is_watched_again_with_the_next(
     clock: HandClock, files: Files, provider: FakeProvider
 ) -> None:
-    """Nobody looks in between; the next guard does so at once."""
+    """Nobody looks in between; the next guard does so at once, also where others are watched."""
+    other = Guard(FakeProvider(100))
+    other.balance()
     Guard(provider).balance()
     gc.collect()
     clock.advance(0.5)
@@ -568,6 +577,7 @@ def test_an_account_without_guards_is_watched_again_with_the_next(
     guard = Guard(provider)
     clock.advance(0)
     refused(lambda: guard.acquire(1))
+    other.acquire(1).release()
 
 
 def test_a_pause_ends_although_nobody_had_a_guard(

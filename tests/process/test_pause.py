@@ -110,7 +110,7 @@ def test_all_processes_of_one_account(
 
 
 FORKED = """
-import logging, os, sys, time
+import logging, os, sys, threading, time
 from budgetguard import Guard, Paused
 from budgetguard._io import pause_file
 from budgetguard.testing import FakeProvider
@@ -210,6 +210,8 @@ becomes(None)
 pause_file.write(provider.fingerprint, "by hand")
 becomes("command")
 os.closerange(3, 256)
+while any(thread.name == "budgetguard" for thread in threading.enumerate()):
+    time.sleep(0.01)
 pause_file.remove(provider.fingerprint)
 becomes(None)
 """,
