@@ -64,7 +64,7 @@ class PauseWatch:
         self._complained = False
 
     def check(self, account: Pausable) -> None:
-        """Look for the account's file now, and from now on as long as the account has guards."""
+        """Check the account's file now, and from now on as long as the account has guards."""
         self._accounts.add(account)
         account.watched = True
         self._tell([account])
