@@ -17,6 +17,7 @@ from budgetguard._core.errors import (
     HoldClosed,
     InsufficientCredits,
     InvalidCredentials,
+    Paused,
 )
 from budgetguard._core.estimate import Estimate
 from budgetguard._core.events import Event
@@ -49,6 +50,7 @@ __all__ = [
     "HoldClosed",
     "InsufficientCredits",
     "InvalidCredentials",
+    "Paused",
     "PreDev",
     "__version__",
     "learned",

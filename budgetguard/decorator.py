@@ -80,10 +80,11 @@ def require_credits(
     It decorates functions, coroutine functions, generators, async generators, methods, classmethods
     and staticmethods in either order, partials and callable objects. Each keeps its kind and type.
 
-    A refused call raises InsufficientCredits, ConcurrencyLimit, BalanceUnavailable or ApprovalDenied
-    before the body runs, unless `on_refusal` is given. What `approve` itself raises is raised, with
-    nothing held. `min`, `cost`, `actual` and `guard` must be plain callables, because their results are
-    needed at once; an async one is a TypeError. So is an async `approve` for a function that is not.
+    A refused call raises InsufficientCredits, ConcurrencyLimit, BalanceUnavailable, Paused or
+    ApprovalDenied before the body runs, unless `on_refusal` is given. What `approve` itself raises is
+    raised, with nothing held. `min`, `cost`, `actual` and `guard` must be plain callables, because their
+    results are needed at once; an async one is a TypeError. So is an async `approve` for a function that
+    is not.
 
     Wrong arguments raise TypeError or ValueError. Passing none of `min`, `cost` and `slots` is a
     TypeError. So is `lag` or `linger` on a decorated call that holds nothing (`cost=0`), where they

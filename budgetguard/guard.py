@@ -19,6 +19,7 @@ from budgetguard._core.estimate import Estimate
 from budgetguard._core.events import OnEvent, logger
 from budgetguard._core.learned_cost import LearnedCost
 from budgetguard._core.on_refusal import OnRefusal
+from budgetguard._core.pause import NO_REASON, checked_reason
 from budgetguard._core.policy import GuardTerms
 from budgetguard._core.provider_refusal import EXHAUSTED, ProviderRefusal
 from budgetguard._core.sync_callables import check_plain
@@ -397,6 +398,27 @@ class Guard:
         if not ACTIVATION.passive:
             binding = self._binding
             binding.account.refuse(binding.subscriber, refusal, binding.lag)
+
+    @clean_traceback
+    def pause(self, reason: str = NO_REASON) -> None:
+        """Admit nothing more from this account, in this process, until `resume()`.
+
+        Every call of each of its guards is refused with Paused, also one that costs nothing, that only takes
+        slots, or that repeats a failed one; so is more for an open hold. A call with `wait` waits for
+        `resume()`, but no longer than that. Running calls go on, and end as usual. `reason` is shown in
+        errors, to models and to clients: at most 200 characters. In observe mode nothing is refused.
+
+        Nothing is written: `budgetguard pause` also reaches other processes. A child that is forked meanwhile
+        is paused, too. Raises TypeError or ValueError for a wrong reason.
+        """
+        self._binding.account.pause("guard", checked_reason(reason))
+
+    def resume(self) -> None:
+        """End what `pause()` of any guard of this account began; waiters are admitted in order.
+
+        Without a pause nothing happens. A pause by `budgetguard pause` goes on.
+        """
+        self._binding.account.pause("guard", None)
 
     def close(self) -> None:
         """Stop admitting calls; calling it is optional. Open holds end as usual.

@@ -23,6 +23,7 @@ from budgetguard import (
     HoldClosed,
     InsufficientCredits,
     InvalidCredentials,
+    Paused,
 )
 from budgetguard._core.errors import NEVER_REACHED
 from budgetguard._core.refresh_failure import UsedUp
@@ -94,6 +95,8 @@ ERRORS = [
         renews_at=datetime(2026, 12, 1, tzinfo=UTC),
         unit="USD",
     ),
+    Paused("pre.dev", "the key may have leaked"),
+    Paused(provider="pre.dev", reason="the month is over", by="command"),
 ]
 every_error = pytest.mark.parametrize(
     "error", ERRORS, ids=[f"{type(error).__name__}-{i}" for i, error in enumerate(ERRORS)]
@@ -109,6 +112,7 @@ every_error = pytest.mark.parametrize(
         (ConcurrencyLimit, BudgetGuardError),
         (BalanceUnavailable, BudgetGuardError),
         (InvalidCredentials, BalanceUnavailable),
+        (Paused, BudgetGuardError),
         (HoldClosed, BudgetGuardError),
         (ConfigurationError, BudgetGuardError),
     ],
@@ -131,6 +135,7 @@ def test_the_tree(kind: type[Exception], base: type[Exception]) -> None:
         (ERRORS[9], 500, False),
         (ERRORS[10], 500, False),
         (ERRORS[11], 403, False),
+        (ERRORS[-1], 503, True),
     ],
     ids=lambda given: type(given).__name__ if isinstance(given, Exception) else str(given),
 )

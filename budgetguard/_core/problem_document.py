@@ -14,11 +14,14 @@ from budgetguard._core.errors import (
     BudgetGuardError,
     ConcurrencyLimit,
     InsufficientCredits,
+    Paused,
 )
 
 MEDIA_TYPE = "application/problem+json"
 
-AnyRefusal: TypeAlias = InsufficientCredits | ConcurrencyLimit | BalanceUnavailable | ApprovalDenied
+AnyRefusal: TypeAlias = (
+    InsufficientCredits | ConcurrencyLimit | BalanceUnavailable | ApprovalDenied | Paused
+)
 ERRORS = REFUSALS
 
 _POLICY_VIOLATION = 1008
@@ -124,6 +127,8 @@ def _title(error: AnyRefusal) -> str:
             return "Balance unavailable"
         case ApprovalDenied():
             return "Approval denied"
+        case Paused():
+            return "Paused"
         case _:
             assert_never(error)
 

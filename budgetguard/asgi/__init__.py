@@ -40,7 +40,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         (402, "Too few credits are available"),
         (403, "The request was not approved"),
         (429, "Too many sessions are open"),
-        (503, "The balance is not known"),
+        (503, "The balance is not known, or the account is paused"),
     )
 }
 """The answers that `require` adds to those of an endpoint: for FastAPI's `responses=`."""

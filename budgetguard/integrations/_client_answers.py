@@ -14,6 +14,7 @@ from budgetguard._core.errors import (
     BudgetGuardError,
     ConcurrencyLimit,
     InsufficientCredits,
+    Paused,
 )
 from budgetguard._core.events import logger
 from budgetguard.integrations.tools import for_model
@@ -24,7 +25,7 @@ def for_client(name: str, error: Exception) -> tuple[str, dict[str, Any]]:
 
     The figures are JSON numbers, so credits are rounded to a double: use them for display, not for
     accounting. `"error"` is `insufficient_credits`, `concurrency_limit`, `balance_unavailable`,
-    `approval_denied` or `not_run`; `"retry_after"` is in seconds, or None if a retry does not help.
+    `approval_denied`, `paused` or `not_run`; `"retry_after"` is in seconds, or None if a retry does not help.
     """
     if isinstance(error, BudgetGuardError):
         return for_model(error), _figures(error)
@@ -62,4 +63,6 @@ def _figures(error: BudgetGuardError) -> dict[str, Any]:
     if isinstance(error, ApprovalDenied):
         needed = as_number(error.needed)
         return {"error": "approval_denied", "needed": needed, "retry_after": None}
+    if isinstance(error, Paused):
+        return {"error": "paused", "retry_after": None}
     return {"error": "not_run", "retry_after": None}

@@ -22,6 +22,7 @@ from budgetguard._core.errors import (
     BudgetGuardError,
     ConcurrencyLimit,
     InsufficientCredits,
+    Paused,
     ago,
 )
 from budgetguard._core.events import logger
@@ -212,7 +213,7 @@ class Tools:
         )
 
 
-def for_model(error: BudgetGuardError) -> str:
+def for_model(error: BudgetGuardError) -> str:  # noqa: PLR0911  one return per kind of refusal
     """The text in which a model reads a refusal: what is missing, and what to do instead.
 
     It leaves out the figures of other callers, and suggests a retry only where one can help.
@@ -237,6 +238,11 @@ def for_model(error: BudgetGuardError) -> str:
     if isinstance(error, ApprovalDenied):
         again = error.reason == "outdated"
         return f"BUDGET: {error} {_ASK_AGAIN if again else _DO_WITHOUT}"
+    if isinstance(error, Paused):
+        return (
+            f"BUDGET: {error.provider} is paused: {error.reason}. "
+            "Do not retry; continue without this tool, and tell the user."
+        )
     return f"BUDGET: {error}"
 
 

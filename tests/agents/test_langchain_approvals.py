@@ -370,7 +370,7 @@ def test_a_denial_is_an_event(tool: Tool, saver: InMemorySaver) -> None:
     by_invoke(agent, GO)
     by_invoke(agent, Command(resume=False))
     refused = [event for event in events if event.kind == "refused"]
-    assert [(event.operation, event.reason) for event in refused] == [("deep_spec", "approval")]
+    assert [(event.operation, event.cause) for event in refused] == [("deep_spec", "approval")]
 
 
 @pytest.mark.parametrize("above", [-1, "much", True])

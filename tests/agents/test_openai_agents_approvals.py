@@ -321,7 +321,7 @@ def test_what_is_not_covered_is_an_event(clock: HandClock) -> None:
     clock.advance(DAY + 1)
     resume(agent, first)
     refused = [event for event in events if event.kind == "refused"]
-    assert [(event.operation, event.reason) for event in refused] == [("deep_spec", "approval")]
+    assert [(event.operation, event.cause) for event in refused] == [("deep_spec", "approval")]
 
 
 def test_what_expired_long_ago_is_forgotten(clock: HandClock, tool: Worker) -> None:

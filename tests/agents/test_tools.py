@@ -18,6 +18,7 @@ from budgetguard import (
     HoldClosed,
     InsufficientCredits,
     InvalidCredentials,
+    Paused,
     set_active,
 )
 from budgetguard.integrations.tools import Tools, for_model
@@ -154,6 +155,13 @@ def lacking(needed: str, available: str, **figures: Any) -> InsufficientCredits:
             ),
         ),
         (
+            Paused("pre.dev", "the key may have leaked", by="command"),
+            (
+                "BUDGET: pre.dev is paused: the key may have leaked. "
+                "Do not retry; continue without this tool, and tell the user."
+            ),
+        ),
+        (
             ConfigurationError("Set PREDEV_API_KEY."),
             "BUDGET: Set PREDEV_API_KEY.",
         ),
@@ -178,6 +186,7 @@ def lacking(needed: str, available: str, **figures: Any) -> InsufficientCredits:
         "more sessions than there ever are",
         "unknown",
         "key",
+        "paused",
         "configuration",
         "hold",
     ],
@@ -197,6 +206,7 @@ def test_every_error_has_its_words() -> None:
         "ConfigurationError",
         "HoldClosed",
         "InsufficientCredits",
+        "Paused",
     }
 
 

@@ -160,5 +160,6 @@ def test_a_guard_shows_what_is_documented_and_no_more() -> None:
     assert shown == {
         *("abalance", "acquire", "aacquire", "aclose", "available", "balance", "close"),
         *("estimate", "mark_exhausted", "mark_refused", "provider", "require_credits"),
+        *("pause", "resume"),
     }
     assert all(getattr(budgetguard.Guard, name).__doc__ for name in shown)

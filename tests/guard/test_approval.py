@@ -486,7 +486,7 @@ def test_a_denial_is_an_event_and_a_log_record(
         by_decorator(guard, Approver(guard, False), 50)
     (event,) = events
     assert (event.kind, event.operation, event.credits) == ("refused", "deep_spec", 50)
-    assert (event.reason, event.enforced) == ("approval", True)
+    assert (event.cause, event.enforced) == ("approval", True)
     assert "Refused: deep_spec needs 50 credits, and the approval was denied." in caplog.messages
 
 
