@@ -113,6 +113,10 @@ def agent_of(
 GO = {"messages": [("user", "Go.")]}
 
 
+# More than enough for two calls.
+MOST_QUESTIONS = 10
+
+
 def questions(state: Any) -> list[Any]:
     """Give what a paused graph asks."""
     return [each.value for each in state["__interrupt__"]]
@@ -318,17 +322,19 @@ def test_a_tool_that_interrupts_itself_is_not_asked_about_twice(
 
 
 def test_a_node_without_an_agent(run: Run, guard: Guard, tool: Tool, saver: InMemorySaver) -> None:
-    """Its calls share one task: each is asked about once, and takes no other call's answer."""
+    """Its calls share one task, and run at once: none takes another one's answer as its own."""
     budget = BudgetMiddleware(guard, {"deep_spec": 30}, approve_above=20)
     graph = StateGraph(MessagesState)
     graph.add_node("tools", ToolNode([tool.named()], **budget.hooks))
     graph.set_entry_point("tools")
     node = graph.compile(checkpointer=saver)
-    [shop] = questions(run(node, {"messages": [calls("shop", "blog")]}))
-    assert (shop["arguments"], tool.ran) == ({"prompt": "shop"}, [])
-    [blog] = questions(run(node, Command(resume={**shop, "approved": True})))
-    assert (blog["arguments"], tool.ran) == ({"prompt": "blog"}, ["shop"])
-    state = run(node, Command(resume={**blog, "approved": True}))
+    state = run(node, {"messages": [calls("shop", "blog")]})
+    answered: list[str] = []
+    # Where threads change between the two, LangGraph hands one's answer to the other, which asks again.
+    while (asked := questions(state)) and len(answered) < MOST_QUESTIONS:
+        answered += [each["arguments"]["prompt"] for each in asked]
+        state = run(node, Command(resume={**asked[0], "approved": True}))
+        assert set(tool.ran) <= set(answered)
     assert [each.text for each in state["messages"][1:]] == ["SHOP", "BLOG"]
 
 
