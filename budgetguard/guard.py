@@ -1,6 +1,6 @@
 """Guard: admits calls against an account's balance."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from decimal import Decimal
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self
@@ -17,13 +17,13 @@ from budgetguard._core.events import OnEvent, logger
 from budgetguard._core.learned_cost import LearnedCost
 from budgetguard._core.policy import GuardTerms
 from budgetguard._core.provider_refusal import EXHAUSTED, ProviderRefusal
-from budgetguard._core.sync_callables import check_plain
 from budgetguard._engine import account_registry
 from budgetguard._engine import nested_holds as nested
 from budgetguard._engine.binding import GuardBinding
 from budgetguard._engine.call_spec import NO_SLOTS, NO_WAIT, NOTHING, CallSpec
 from budgetguard._engine.estimates import estimate
 from budgetguard._engine.hold import Hold
+from budgetguard._engine.listener import checked_listeners
 from budgetguard._engine.subscriber import Subscriber
 from budgetguard._engine.waiters import BalanceWaiter
 from budgetguard.providers.base import Fetches, Profile
@@ -70,7 +70,8 @@ class Guard:
       balance that is above it and higher than the balance before. Without `on_event`, a message is
       logged at WARNING instead.
     - `store`: None keeps holds in this process's memory. There is no other store yet.
-    - `on_event`: called with each Event, outside every lock. What it raises is logged.
+    - `on_event`: called with each Event, outside every lock: a callable, or a list or tuple of them,
+      which are called in order. What one of them raises is logged, and the others are called.
 
     Guards of the same account (same provider, base URL and key) in one process share its credits.
     Constructing a guard starts nothing: the balance is first requested when a call needs it. Wrong
@@ -95,7 +96,7 @@ class Guard:
         mode: Literal["enforce", "observe"] = "enforce",
         alert_below: Amount | None = None,
         store: None = None,
-        on_event: OnEvent | None = None,
+        on_event: OnEvent | Sequence[OnEvent] | None = None,
     ) -> None:
         ACTIVATION.read_environment()
         profile = Profile.of(provider)
@@ -122,18 +123,13 @@ class Guard:
             allow_unknown=_choice(if_unknown, "if_unknown", ("deny", "allow")) == "allow",
             credential=profile.credential,
         )
-        if on_event is not None and not callable(on_event):
-            msg = f"on_event takes a callable, not {type(on_event).__name__}"
-            raise TypeError(msg)
-        if on_event is not None:
-            check_plain(on_event, "on_event")
         subscriber = Subscriber(
             terms,
             profile.name,
             sole_spender=sole_spender,
             observe=_choice(mode, "mode", ("enforce", "observe")) == "observe",
             alert_below=None if alert_below is None else cost(alert_below, "alert_below"),
-            on_event=on_event,
+            on_event=checked_listeners(on_event),
             top_up_url=profile.top_up_url,
             unit=profile.unit or CREDITS,
         )

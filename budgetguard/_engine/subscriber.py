@@ -1,7 +1,6 @@
 """A guard as its account sees it: its settings, its alerts and its event listener."""
 
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -12,14 +11,14 @@ from budgetguard._core.branch import LedgerEntry
 from budgetguard._core.clock import Instant
 from budgetguard._core.cost_sample import CostSample
 from budgetguard._core.errors import BudgetGuardError
-from budgetguard._core.events import Event, Kind, OnEvent, logger, report
+from budgetguard._core.events import Event, Kind, OnEvent, logger
 from budgetguard._core.labels import Labels
 from budgetguard._core.ledger import LedgerView
 from budgetguard._core.other_spenders import SoleSpender
 from budgetguard._core.policy import NEVER, CallNeed, GuardTerms
-from budgetguard._core.reentrancy import INSIDE, Inside
 from budgetguard._core.snapshot import BalanceSnapshot
 from budgetguard._engine.call_log import log_kept, log_refused
+from budgetguard._engine.listener import delivery_to
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -32,16 +31,6 @@ HoldFigures: TypeAlias = tuple[int, int, float]
 
 _NO_HOLD = (None, None, 0.0)
 
-
-class _Here(threading.local):
-    """Each thread's own marker for being inside a listener; one per thread is enough, and is reused."""
-
-    def __init__(self) -> None:
-        self.inside = Inside()
-        self.ident = threading.get_ident()
-
-
-_HERE = _Here()
 
 # A limit, because programs may generate a new operation name for each call.
 _MOST_WARNINGS = 256
@@ -62,7 +51,7 @@ class Subscriber:
         sole_spender: SoleSpender = "auto",
         observe: bool = False,
         alert_below: int | None = None,
-        on_event: OnEvent | None = None,
+        on_event: Sequence[OnEvent] = (),
         top_up_url: str | None = None,
         unit: str = CREDITS,
     ) -> None:
@@ -70,7 +59,8 @@ class Subscriber:
         self.provider = provider
         self.sole_spender: SoleSpender = sole_spender
         self.alert_below = alert_below
-        self.on_event = on_event
+        self.on_event = on_event or None
+        self.deliver = delivery_to(on_event)
         self.top_up_url = top_up_url
         self.unit = unit
         self.closed = False
@@ -79,10 +69,7 @@ class Subscriber:
         self.mark = NEVER if alert_below is None else alert_below + terms.floor - terms.extra
         self._observe = observe
         self._armed = True
-        self._complained = False
         self._kept: set[str] = set()
-        # An interrupted delivery is resumed, and must not deliver the event that it began with twice.
-        self._delivered: Event | None = None
         ACTIVATION.notify(self)
 
     def close_fast_path(self) -> None:
@@ -245,43 +232,11 @@ class Subscriber:
             spell(low),
         )
 
-    def deliver(self, event: Event) -> None:
-        """Call the listener with an event, on this thread."""
-        on_event = self.on_event
-        if on_event is None or event is self._delivered:
-            return
-        self._delivered = event
-        here, token = _HERE, None
-        inside = here.inside
-        # A listener may end a hold of another guard, whose listener is then called inside this one.
-        before = inside.thread
-        try:
-            inside.thread = here.ident
-            token = INSIDE.set(inside)
-            on_event(event)
-        except BaseException as error:
-            # On the main thread this is most likely Ctrl-C, or a SIGTERM handler that exits. On any
-            # other thread no signal arrives, and the error would end a thread that serves others.
-            if isinstance(error, KeyboardInterrupt | SystemExit) and _receives_signals():
-                raise
-            if not self._complained:
-                self._complained = True
-                message = "on_event raised an error for %r; further errors are not logged"
-                report(message, event.kind, exc_info=True)
-        finally:
-            inside.thread = before
-            if token is not None:
-                INSIDE.reset(token)
-
     def _available(self, ledger: LedgerView) -> float:
         terms = self.terms
         if terms.extra:  # a cost limit may bound these credits
             return ledger.available(terms.floor, terms.extra)
         return ledger.room - terms.floor
-
-
-def _receives_signals() -> bool:
-    return threading.get_ident() == threading.main_thread().ident
 
 
 @dataclass(frozen=True, slots=True)
