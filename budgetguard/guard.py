@@ -6,6 +6,8 @@ from types import TracebackType
 from typing import Any, Literal, NoReturn, Self
 
 from budgetguard._core.activation import ACTIVATION
+from budgetguard._core.alert_marks import AlertBelow
+from budgetguard._core.alert_marks import parse as parse_marks
 from budgetguard._core.amounts import CREDITS, Amount, cost, to_credits
 from budgetguard._core.argument_types import other
 from budgetguard._core.balance import Balance
@@ -66,9 +68,11 @@ class Guard:
     - `if_unknown`: `"deny"` raises BalanceUnavailable while no usable balance is available;
       `"allow"` admits the calls and holds their cost.
     - `mode`: `"observe"` decides and records as usual, but never refuses a call and never waits.
-    - `alert_below`: emits one `low` event when less than this is available. The next one needs a
-      balance that is above it and higher than the balance before. Without `on_event`, a message is
-      logged at WARNING instead.
+    - `alert_below`: one mark, or a list or tuple of marks: an amount of credits, a share of the last
+      top-up such as `"20%"`, or a runway such as `"24h"` (`m`, `h` or `d`). Emits one `low` event for
+      each mark when less than that is available. The next one needs a balance that is above the mark
+      and higher than the balance before. Without `on_event`, a message is logged at WARNING instead.
+      docs/how-to/events.md says how shares and runways are counted.
     - `store`: None keeps holds in this process's memory. There is no other store yet.
     - `on_event`: called with each Event, outside every lock: a callable, or a list or tuple of them,
       which are called in order. What one of them raises is logged, and the others are called.
@@ -94,7 +98,7 @@ class Guard:
         timeout: float = 10,
         if_unknown: Literal["deny", "allow"] = "deny",
         mode: Literal["enforce", "observe"] = "enforce",
-        alert_below: Amount | None = None,
+        alert_below: AlertBelow = None,
         store: None = None,
         on_event: OnEvent | Sequence[OnEvent] | None = None,
     ) -> None:
@@ -128,7 +132,7 @@ class Guard:
             profile.name,
             sole_spender=sole_spender,
             observe=_choice(mode, "mode", ("enforce", "observe")) == "observe",
-            alert_below=None if alert_below is None else cost(alert_below, "alert_below"),
+            alert_below=parse_marks(alert_below),
             on_event=checked_listeners(on_event),
             top_up_url=profile.top_up_url,
             unit=profile.unit or CREDITS,
