@@ -251,7 +251,7 @@ class TestShares:
         assert marked.snapshot is not None
         marked.take(refused(marked.snapshot, marked.at + 5))
         marked.balance(140)
-        assert marked.balance(100) == []
+        assert marked.balance(20) == []
 
 
 class TestRunways:
