@@ -26,7 +26,7 @@ from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from itertools import pairwise
 from math import ceil
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 from budgetguard._core.amounts import UNLIMITED, Amount, cost, spell, to_credits
 from budgetguard._core.durations import LONGEST, LONGEST_DAYS
@@ -77,7 +77,7 @@ def parse(given: AlertBelow) -> tuple[Mark, ...]:
     """
     if given is None:
         return ()
-    several = given if isinstance(given, list | tuple) else (given,)
+    several = given if isinstance(given, list | tuple) else (cast("Amount", given),)
     return tuple(dict.fromkeys(_mark(each) for each in several))
 
 

@@ -12,8 +12,7 @@ import weakref
 from collections import deque
 from datetime import UTC
 from secrets import token_hex
-
-import anyio
+from typing import TYPE_CHECKING
 
 from budgetguard._core.event_fields import event_fields
 from budgetguard._core.events import Event, logger
@@ -23,6 +22,9 @@ from budgetguard._engine.fork import hook, start_afresh_by
 from budgetguard._io.base_url import Address
 from budgetguard._io.credentials import Secret
 from budgetguard._io.exit import EXIT
+
+if TYPE_CHECKING:
+    from budgetguard._io.webhook_request import Undelivered
 
 FIRST_DELAY = 2.0
 LONGEST_DELAY = 300.0
@@ -85,6 +87,8 @@ class Outbox:
 
     async def wait_async(self, timeout: float) -> bool:  # noqa: ASYNC109
         """The async form of `wait`."""
+        import anyio
+
         until = time.monotonic() + timeout
         while self.waiting and time.monotonic() < until:  # noqa: ASYNC110  another loop's
             await anyio.sleep(_PAUSE)
@@ -117,15 +121,18 @@ class Outbox:
                     queue.popleft()
         finally:
             idle.append(None)
-        if queue:  # appended after the last look, by a caller who found a task sending
+        if queue:  # appended since, by a caller who found a task sending
             self._begin()
 
     async def _send(self, event: Event) -> None:
+        import anyio
+
         from budgetguard._io.webhook_request import post_webhook
 
         here = runtime()
         # The same for all attempts, so that a receiver can tell a repeat.
         identity, body = f"msg_{token_hex(16)}", body_of(event)
+        missed: Undelivered | None = None
         for left in reversed(range(self._attempts)):
             key = key_of(self._secret.reveal(), "secret")
             headers = sign(key, identity, int(here.clock.wall()), body)
