@@ -1,12 +1,14 @@
 """Guard: admits calls against an account's balance."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from datetime import tzinfo
 from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from budgetguard._core.activation import ACTIVATION
+from budgetguard._core.alert_marks import AlertBelow
+from budgetguard._core.alert_marks import parse as parse_marks
 from budgetguard._core.amounts import CREDITS, Amount, cost, to_credits, to_micro
 from budgetguard._core.approval import Approve
 from budgetguard._core.argument_types import other
@@ -22,7 +24,6 @@ from budgetguard._core.on_refusal import OnRefusal
 from budgetguard._core.pause import NO_REASON, checked_reason
 from budgetguard._core.policy import GuardTerms
 from budgetguard._core.provider_refusal import EXHAUSTED, ProviderRefusal
-from budgetguard._core.sync_callables import check_plain
 from budgetguard._engine import account_registry
 from budgetguard._engine import nested_holds as nested
 from budgetguard._engine.binding import GuardBinding
@@ -30,6 +31,7 @@ from budgetguard._engine.call_spec import NO_SLOTS, NO_WAIT, NOTHING, CallSpec
 from budgetguard._engine.estimates import estimate
 from budgetguard._engine.hold import Hold
 from budgetguard._engine.label_blocks import LabelBlock, checked_labels
+from budgetguard._engine.listener import checked_listeners
 from budgetguard._engine.subscriber import Subscriber
 from budgetguard._engine.waiters import BalanceWaiter
 from budgetguard.budget import Budget, budget_terms
@@ -76,11 +78,14 @@ class Guard:
     - `if_unknown`: `"deny"` raises BalanceUnavailable while no usable balance is available;
       `"allow"` admits the calls and holds their cost.
     - `mode`: `"observe"` decides and records as usual, but never refuses a call and never waits.
-    - `alert_below`: emits one `low` event when less than this is available. The next one needs a
-      balance that is above it and higher than the balance before. Without `on_event`, a message is
-      logged at WARNING instead.
+    - `alert_below`: one mark, or a list or tuple of marks: an amount of credits, a share of the last
+      top-up such as `"20%"`, or a runway such as `"24h"` (`m`, `h` or `d`). Emits one `low` event for
+      each mark when less than that is available. The next one needs a balance that is above the mark
+      and higher than the balance before. Without `on_event`, a message is logged at WARNING instead.
+      docs/how-to/events.md says how shares and runways are counted.
     - `store`: None keeps holds in this process's memory. There is no other store yet.
-    - `on_event`: called with each Event, outside every lock. What it raises is logged.
+    - `on_event`: called with each Event, outside every lock: a callable, or a list or tuple of them,
+      which are called in order. What one of them raises is logged, and the others are called.
 
     Guards of the same account (same provider, base URL and key) in one process share its credits.
     Constructing a guard starts nothing: the balance is first requested when a call needs it. Wrong
@@ -103,9 +108,9 @@ class Guard:
         timeout: float = 10,
         if_unknown: Literal["deny", "allow"] = "deny",
         mode: Literal["enforce", "observe"] = "enforce",
-        alert_below: Amount | None = None,
+        alert_below: AlertBelow = None,
         store: None = None,
-        on_event: OnEvent | None = None,
+        on_event: OnEvent | Sequence[OnEvent] | None = None,
     ) -> None:
         ACTIVATION.read_environment()
         profile = Profile.of(provider)
@@ -132,18 +137,13 @@ class Guard:
             allow_unknown=_choice(if_unknown, "if_unknown", ("deny", "allow")) == "allow",
             credential=profile.credential,
         )
-        if on_event is not None and not callable(on_event):
-            msg = f"on_event takes a callable, not {type(on_event).__name__}"
-            raise TypeError(msg)
-        if on_event is not None:
-            check_plain(on_event, "on_event")
         subscriber = Subscriber(
             terms,
             profile.name,
             sole_spender=sole_spender,
             observe=_choice(mode, "mode", ("enforce", "observe")) == "observe",
-            alert_below=None if alert_below is None else cost(alert_below, "alert_below"),
-            on_event=on_event,
+            alert_below=parse_marks(alert_below),
+            on_event=checked_listeners(on_event),
             top_up_url=profile.top_up_url,
             unit=profile.unit or CREDITS,
         )

@@ -33,7 +33,7 @@ from budgetguard._core.policy import NEVER
 from budgetguard._core.provider_refusal import ProviderRefusal
 from budgetguard._core.reentrancy import CHANGING, forbid_waiting, interrupting
 from budgetguard._core.refresh_failure import not_made
-from budgetguard._core.snapshot import BalanceSnapshot
+from budgetguard._core.snapshot import BalanceSnapshot, Micro
 from budgetguard._engine.belief_messages import belief_changed, contradicted
 from budgetguard._engine.hold import Hold
 from budgetguard._engine.known_costs import KnownCosts
@@ -76,7 +76,8 @@ class Account:
         self.note_name = note_name(provider.fingerprint) if provider.fingerprint else ""
         self._fresh_for = LATER
         self._any_extra = False
-        self.mark = NEVER
+        self._alerts = False
+        self.mark: Micro = NEVER
         self.ledger = Ledger()
         self._runtime: Runtime | None
         self.forget()
@@ -286,7 +287,7 @@ class Account:
                     result = act(now, effects, *args, **kwargs)
                     self._plan(now, launches)
                     self._set_fresh_until(now.mono)
-                    if self.mark > NEVER or self.wait_queue.woken:
+                    if self._alerts or self.wait_queue.woken:
                         self._finish(now, effects)
             finally:
                 try:
@@ -337,11 +338,9 @@ class Account:
         self.subscribers.add(subscriber)
         self._fresh_for = min(self._fresh_for, subscriber.terms.fresh_for)
         self._any_extra = self._any_extra or subscriber.terms.extra > 0
-        if subscriber.mark > self.mark:
-            self.mark = subscriber.mark
-            # The fast paths of the other guards were opened for the old mark.
-            for each in self.subscribers:
-                each.close_fast_path()
+        if subscriber.marks:
+            self._alerts = True
+            self._set_mark()
         self.ledger.head.others.join(subscriber.sole_spender)
 
     def _place(self, now: Instant, effects: Effects, waiter: AdmissionWaiter) -> None:
@@ -606,7 +605,9 @@ class Account:
         if not self.ledger.apply(snapshot, now.mono):
             return False
         for subscriber in self.subscribers:
-            subscriber.rearm(before, self.ledger.snapshot)
+            subscriber.rearm(before, self.ledger)
+        if self._alerts:
+            self._set_mark()
         self._emit_all(effects, "refreshed", now, self._news_of_others(effects))
         return True
 
@@ -686,12 +687,25 @@ class Account:
 
     def _finish(self, now: Instant, effects: Effects) -> None:
         """Alert the guards that fell low, then wake callers: one that is awake may return at once."""
+        told = False
         if self.ledger.snapshot is not None:
             for subscriber in self.subscribers:
-                if subscriber.falls_low(self.ledger):
-                    subscriber.emit(effects, self.ledger, "low", now)
+                for reason in subscriber.falls_low(self.ledger):
+                    subscriber.emit(effects, self.ledger, "low", now, reason=reason)
+                    told = True
+        if told:
+            self._set_mark()
         effects += self.wait_queue.woken
         self.wait_queue.woken.clear()
+
+    def _set_mark(self) -> None:
+        """Set the highest armed alert mark of all guards, which calls on the fast path must not cross."""
+        mark = max((each.mark for each in self.subscribers), default=NEVER)
+        if mark != self.mark:
+            self.mark = mark
+            # The fast paths were opened for the old mark.
+            for each in self.subscribers:
+                each.close_fast_path()
 
     def _emit_all(
         self, effects: Effects, kind: Kind, now: Instant, reason: str | None = None

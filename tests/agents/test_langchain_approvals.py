@@ -119,7 +119,7 @@ MOST_QUESTIONS = 10
 
 def questions(state: Any) -> list[Any]:
     """Give what a paused graph asks."""
-    return [each.value for each in state["__interrupt__"]]
+    return [each.value for each in state.get("__interrupt__", [])]
 
 
 def results(state: Any) -> list[str]:

@@ -28,6 +28,7 @@ PLACES = (
     "budgetguard.routes",
     "budgetguard.asgi",
     "budgetguard.browser",
+    "budgetguard.listeners",
     *sorted(
         f"budgetguard.integrations.{file.stem}"
         for file in (PACKAGE / "integrations").glob("[!_]*.py")
