@@ -29,6 +29,10 @@ class Allowance:
         """What open calls hold."""
         return self.limit - self.room - self.spent
 
+    def may_free(self, amount: int) -> bool:
+        """Whether there may be room for `amount` once open calls have ended."""
+        return self.limit - self.spent >= amount
+
     def move(self, held: int, spent: int) -> None:
         """Change what is held and what is spent by these amounts."""
         # Two steps, each complete in itself: calls on the fast path take the same ones without a lock.
@@ -51,6 +55,10 @@ class CarvedAllowance(Allowance):
         self._around = around
         for each in around:
             each.move(limit, 0)
+
+    def may_free(self, amount: int) -> bool:
+        """The same; once it is closed, what its open calls free is given back."""
+        return not self.closed and super().may_free(amount)
 
     def move(self, held: int, spent: int) -> None:
         """Change what is held and what is spent, in those around it too once this one is closed."""
