@@ -106,15 +106,21 @@ class CallBudget(Protocol):
 
 
 class BlockBudget:
-    """The budget of a block, which is one allowance as long as it lasts."""
+    """The budget of a block, which is one allowance as long as it lasts.
 
-    __slots__ = ("allowance", "name")
+    `set_aside_in` are the budgets that its whole limit was set aside in.
+    """
+
+    __slots__ = ("allowance", "name", "set_aside_in")
 
     valid_until = float("inf")
 
-    def __init__(self, name: str | None, allowance: Allowance) -> None:
+    def __init__(
+        self, name: str | None, allowance: Allowance, set_aside_in: tuple[CallBudget, ...] = ()
+    ) -> None:
         self.name = name
         self.allowance = allowance
+        self.set_aside_in = set_aside_in
 
     def current(self, now: Instant) -> Allowance:  # noqa: ARG002  the time matters to others
         """The block's allowance."""
@@ -123,3 +129,20 @@ class BlockBudget:
     def renews_at(self, now: Instant) -> float | None:  # noqa: ARG002  likewise
         """Never."""
         return None
+
+
+def united(
+    budgets: tuple[CallBudget, ...], others: tuple[CallBudget, ...]
+) -> tuple[CallBudget, ...]:
+    """What a call takes from that is in these budgets and in the others.
+
+    Not from one that it takes from already, because the limit of another one was set aside there.
+    """
+    found = (*budgets, *(each for each in others if each not in budgets))
+    paid, rest = list[CallBudget](), list(found)
+    while rest:
+        each = rest.pop()
+        if isinstance(each, BlockBudget):
+            paid += each.set_aside_in
+            rest += each.set_aside_in
+    return tuple(each for each in found if each not in paid)
