@@ -95,6 +95,8 @@ def figures_of(binding: GuardBinding, budget: CallBudget) -> BudgetFigures:
         return its.spent, its.held, its.room, budget.renews_at(now)
 
     if isinstance(budget, BlockBudget):
+        # Calls that were dropped, and blocks that were left by a finalizer, may not be recorded yet.
+        binding.account.flush()
         return read(Instant(0, 0), [])
     return binding.account.change(read)
 
