@@ -27,7 +27,7 @@ from budgetguard._core.provider_refusal import EXHAUSTED, ProviderRefusal
 from budgetguard._engine import account_registry
 from budgetguard._engine import nested_holds as nested
 from budgetguard._engine.binding import GuardBinding
-from budgetguard._engine.call_spec import NO_SLOTS, NO_WAIT, NOTHING, CallSpec
+from budgetguard._engine.call_spec import NO_SLOTS, NO_WAIT, NOTHING, CallSpec, checked_name
 from budgetguard._engine.estimates import estimate
 from budgetguard._engine.hold import Hold
 from budgetguard._engine.label_blocks import LabelBlock, checked_labels
@@ -313,9 +313,11 @@ class Guard:
         too little is left to set aside. Wrong arguments raise TypeError or ValueError.
         """
         micro = to_micro(limit, "limit", rounding="down")
-        if name is not None and not isinstance(name, str):
-            msg = f"name takes a str, not {type(name).__name__}"
-            raise TypeError(msg)
+        if micro < 0:
+            msg = f"limit must not be negative: {limit}"
+            raise ValueError(msg)
+        if name is not None:
+            checked_name(name)
         carved = _choice(share, "share", ("shared", "carve")) == "carve"
         if per is None and tz is not None:
             msg = 'tz= needs per="hour", "day" or "month"'

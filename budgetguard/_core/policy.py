@@ -167,7 +167,7 @@ def has_room_by(budget: CallBudget, need: CallNeed, now: Instant, until: float) 
     if allowance.limit < need.amount:
         return False
     renews = renews_at is not None and renews_at - now.wall < until - now.mono
-    return renews or allowance.limit - allowance.spent >= need.amount
+    return renews or allowance.may_free(need.amount)
 
 
 def shortage(  # noqa: PLR0911  likewise, per kind of shortfall
@@ -221,7 +221,8 @@ def decide(  # noqa: C901, PLR0911  one return per case of the table
     final = now.mono >= need.give_up
     budget = exceeded(need, now)
     if budget is not None:
-        waits = now.mono < need.until and not final and has_room_by(budget, need, now, need.until)
+        waits = now.mono < need.until and not final
+        waits = waits and has_room_by(budget, need, now, need.until)
         return Wait(None) if waits else Refuse(Shortfall.BUDGET, permanent=False)
     failing = not refreshing.in_flight and now.mono < refreshing.blocked_until
     snapshot = ledger.snapshot

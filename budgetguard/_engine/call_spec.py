@@ -101,7 +101,7 @@ class CallSpec:
         self.lag = None if lag is None else seconds(lag, "lag")
         self.linger = None if linger is None else seconds(linger, "linger")
         self.release_on = _exceptions(release_on)
-        self.name = name if name is None else _checked_name(name)
+        self.name = name if name is None else checked_name(name)
         self.until = until
         self.on_refusal = on_refusal
         self.approve = approve
@@ -461,12 +461,13 @@ def _check_callables(**given: Any) -> None:
             check_plain(each, what)
 
 
-def _checked_name(name: str) -> str:
+def checked_name(name: str) -> str:
+    """The name; raises TypeError or ValueError for one that cannot be shown."""
     if not isinstance(name, str):
         msg = f"name takes a str, not {type(name).__name__}"
         raise TypeError(msg)
     if name == "":
-        msg = "name is empty: leave it out to use the function's own name"
+        msg = "name is empty: leave it out, and there is a default"
         raise ValueError(msg)
     return name
 

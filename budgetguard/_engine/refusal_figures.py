@@ -61,7 +61,7 @@ def budget_exceeded(call: Call, now: Instant) -> BudgetExceeded:
     subscriber, its = call.subscriber, budget.current(now)
     renews_at = budget.renews_at(now)
     # A budget that renews names the time in `renews_at`: waiting for it is the caller's decision.
-    by_open_calls = its.limit - its.spent >= call.need.amount
+    by_open_calls = its.may_free(call.need.amount)
     return BudgetExceeded(
         operation=call.operation,
         needed=to_credits(call.need.amount),

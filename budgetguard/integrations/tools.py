@@ -5,6 +5,7 @@ reason, including a cost callable that raises, the call is refused: only an admi
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC
 from decimal import Decimal
 from difflib import get_close_matches
 from math import ceil
@@ -19,6 +20,7 @@ from budgetguard._core.errors import (
     REFUSALS,
     ApprovalDenied,
     BalanceUnavailable,
+    BudgetExceeded,
     BudgetGuardError,
     ConcurrencyLimit,
     InsufficientCredits,
@@ -218,6 +220,8 @@ def for_model(error: BudgetGuardError) -> str:  # noqa: PLR0911  one return per 
 
     It leaves out the figures of other callers, and suggests a retry only where one can help.
     """
+    if isinstance(error, BudgetExceeded):
+        return f"BUDGET: {_left(error)} {_rather(error)}"
     if isinstance(error, InsufficientCredits):
         return f"BUDGET: {_lack(error)} {_instead(error)}"
     if isinstance(error, ConcurrencyLimit):
@@ -257,6 +261,25 @@ def guarded_already(name: str) -> str:
 def no_such_tool(name: str, known: Iterable[str], costs: Iterable[str]) -> str:
     """The message for a name in `costs` that no tool has; `known` are the names of the tools."""
     return f"costs names {unknown(name, list(known), 'tool', list(costs))}"
+
+
+def _left(error: BudgetExceeded) -> str:
+    name = "the budget of this run" if error.budget is None else error.budget
+    left, limit = spell(max(error.available, Decimal(0))), spell(error.limit)
+    return (
+        f"{name} has {left} of {limit} {error.unit} left; "
+        f"{error.operation} needs {spell(error.needed)}."
+    )
+
+
+def _rather(error: BudgetExceeded) -> str:
+    if error.retry_after is not None:
+        wait = max(ceil(error.retry_after), 1)
+        return f"The rest is held by other calls: wait {wait} s before you retry, or finish with what you have."
+    again = "Do not retry"
+    if error.renews_at is not None and error.needed <= error.limit:
+        again += f" before {error.renews_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{again}; finish with what you have."
 
 
 def _lack(error: InsufficientCredits) -> str:
