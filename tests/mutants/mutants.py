@@ -2045,4 +2045,25 @@ MUTANTS = [
         "if False:",
         "tests/providers/test_refusals_of_vendors.py",
     ),
+    Mutant(
+        "a request's own hold is outside its budget",
+        "asgi/__init__.py",
+        '                await self._blocks.enter(scope, stack)\n                # Inside the budgets: its end ends the request\'s hold.\n                stack.enter_context(exchange)\n                hold = await self._admit(scope["method"], scope)\n',
+        '                hold = await self._admit(scope["method"], scope)\n                stack.enter_context(exchange)\n                await self._blocks.enter(scope, stack)\n',
+        "tests/asgi/test_budgets.py",
+    ),
+    Mutant(
+        "a request's budget is left before its app runs",
+        "asgi/_blocks.py",
+        "                await stack.enter_async_context(budget)\n",
+        "                async with budget:\n                    pass\n",
+        "tests/asgi/test_budgets.py",
+    ),
+    Mutant(
+        "a websocket is in no budget",
+        "asgi/__init__.py",
+        "            try:\n                await self._blocks.enter(scope, stack)\n",
+        "            try:\n",
+        "tests/asgi/test_budgets.py",
+    ),
 ]
