@@ -18,7 +18,8 @@ from budgetguard._core.clean_tracebacks import clean_traceback
 from budgetguard._core.errors import BudgetExceeded
 from budgetguard._core.keyed_budgets import check_key
 from budgetguard._core.labels import NO_LABELS
-from budgetguard._engine.binding import GuardBinding
+from budgetguard._engine import nested_holds as nested
+from budgetguard._engine.binding import Bound, binding_of
 from budgetguard._engine.budget_blocks import (
     Carving,
     close_carved,
@@ -67,10 +68,12 @@ class Budget:
     order, and in another task or thread than they were entered in. The figures can be read at any time.
     """
 
-    __slots__ = ("__weakref__", "_binding", "_context", "_hold", "_its", "_terms")
+    __slots__ = ("__weakref__", "_binding", "_context", "_guard", "_hold", "_its", "_terms")
 
-    def __init__(self, binding: GuardBinding, terms: BudgetTerms) -> None:
-        self._binding = binding
+    def __init__(self, guard: Bound, terms: BudgetTerms) -> None:
+        # The guard too: a pool makes no second one while somebody refers to it.
+        self._guard = guard
+        self._binding = binding = binding_of(guard)
         self._terms = terms
         self._its: CallBudget = BlockBudget(terms.name, Allowance(terms.limit))
         self._context: CallContext[Any] | None = None
@@ -125,7 +128,7 @@ class Budget:
         if terms.name is None:
             terms = replace(terms, name=getattr(function, "__qualname__", None))
         return in_block(
-            lambda args, kwargs: Budget(self._binding, terms_for(terms, args, kwargs)), function
+            lambda args, kwargs: Budget(self._guard, terms_for(terms, args, kwargs)), function
         )
 
     def use(self) -> contextlib.AbstractContextManager[Self]:
@@ -251,6 +254,7 @@ class Budget:
         if not isinstance(hold, NullHold):
             reserve = Reserve(hold)
             self._hold = reserve, hold
+        nested.step_out(hold)
         self._open((), reserve, context_around(self._binding.account))
 
     def _open(

@@ -265,7 +265,7 @@ class Guard:
             msg = 'tz= needs per="hour", "day" or "month"'
             raise TypeError(msg)
         window = None if per is None else period(per, tz)
-        return Budget(self._binding, budget_terms(micro, name, key, window, carved=carved))
+        return Budget(self, budget_terms(micro, name, key, window, carved=carved))
 
     @clean_traceback
     def labels(self, **labels: str | int) -> LabelBlock:

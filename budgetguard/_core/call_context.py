@@ -100,7 +100,8 @@ class CallContext(Generic[A]):
 
     def of_call(self, now: Instant) -> tuple[Allowance, ...]:
         """What a call that is admitted at `now` takes from."""
-        if any(budget.valid_until <= now.wall for budget in self.budgets):
+        its = zip(self.budgets, self.allowances, strict=False)
+        if any(budget.current(now) is not allowance for budget, allowance in its):
             self.move_on(now)
         return self.allowances
 

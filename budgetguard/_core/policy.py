@@ -209,11 +209,11 @@ def decide(  # noqa: C901, PLR0911  one return per case of the table
     """The decision about a caller at `now`; see the table above."""
     if need.forced:
         return _forced(ledger, refreshing, terms, need, now)
+    final = now.mono >= need.give_up
     budget = exceeded(need, now)
     if budget is not None:
-        waits = now.mono < need.until and has_room_by(budget, need, now, need.until)
+        waits = now.mono < need.until and not final and has_room_by(budget, need, now, need.until)
         return Wait(None) if waits else Refuse(Shortfall.BUDGET, permanent=False)
-    final = now.mono >= need.give_up
     failing = not refreshing.in_flight and now.mono < refreshing.blocked_until
     snapshot = ledger.snapshot
     if snapshot is None or not usable(snapshot, terms, now, need.arrived):

@@ -1,13 +1,12 @@
 """Hold: the credits set aside while a call runs, and the ways in which it can end."""
 
 from collections.abc import Callable, Sized
-from dataclasses import replace
 from decimal import Decimal
 from threading import get_ident
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Protocol, Self, TypeAlias
 
-from budgetguard._core.allowance import BlockBudget
+from budgetguard._core.allowance import BlockBudget, CallBudget
 from budgetguard._core.amounts import Amount, cost, to_credits
 from budgetguard._core.branch import MANY_ENDS
 from budgetguard._core.call_context import CallContext
@@ -270,21 +269,7 @@ class Hold(Reservation):
                 "from, and counts there. Acquire another hold here for what this process spends."
             )
             raise RuntimeError(msg)
-        now = self._account.monotonic()
-        need = CallNeed(amount=more, cost=more, slots=0, arrived=now, until=now, give_up=now)
-        context = self._context
-        if context is not None:
-            # The windows that the call was admitted in, whichever these are by now.
-            budgets = zip(context.budgets, self.allowances, strict=False)
-            need = replace(
-                need,
-                budgets=tuple(BlockBudget(each.name, its) for each, its in budgets),
-                reserve=self.reserve,
-            )
-        call = Call(
-            self._subscriber, self.operation, need, self._lag, self._linger, context=context
-        )
-        error = self._account.extend(call, self)
+        error = self._account.extend(self._asks_for(more, self._account.monotonic()), self)
         if error is not None:
             try:
                 raise error
@@ -292,6 +277,28 @@ class Hold(Reservation):
                 # Its traceback refers to this frame: without this, the cycle would keep the hold alive.
                 del error
         self._must_be_open("extend")
+
+    def _asks_for(self, more: int, now: float) -> Call:
+        """The request for more credits that an open call makes, without waiting for them."""
+        context = self._context
+        budgets: tuple[CallBudget, ...] = ()
+        if context is not None:
+            # The windows that the call was admitted in, whichever these are by now.
+            its = zip(context.budgets, self.allowances, strict=False)
+            budgets = tuple(BlockBudget(each.name, allowance) for each, allowance in its)
+        need = CallNeed(
+            amount=more,
+            cost=more,
+            slots=0,
+            arrived=now,
+            until=now,
+            give_up=now,
+            budgets=budgets,
+            reserve=self.reserve,
+        )
+        return Call(
+            self._subscriber, self.operation, need, self._lag, self._linger, context=context
+        )
 
     @clean_traceback
     async def aextend(self, credits: Amount) -> None:

@@ -4,7 +4,6 @@ from typing import Any, Protocol
 
 from budgetguard._core.clock import Instant
 from budgetguard._core.cost_sample import CostSample
-from budgetguard._core.policy import CallNeed
 from budgetguard._engine.hold import Hold, Owner
 from budgetguard._engine.subscriber import Call, Effects
 
@@ -57,8 +56,4 @@ class LearnedHold(Hold):
         return freed
 
     def _grow(self, now: Instant, more: int) -> None:
-        need = CallNeed(
-            amount=more, cost=more, slots=0, arrived=now.mono, until=now.mono, give_up=now.mono
-        )
-        call = Call(self._subscriber, self.operation, need, self._lag, self._linger)
-        self._account.wait_queue.grow(now, call, self)
+        self._account.wait_queue.grow(now, self._asks_for(more, now.mono), self)
