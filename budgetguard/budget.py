@@ -1,7 +1,7 @@
 """Budget: bounds what the guarded calls inside a block hold and spend."""
 
 import contextlib
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -12,11 +12,11 @@ from budgetguard._core.activation import ACTIVATION
 from budgetguard._core.allowance import Allowance, BlockBudget, CallBudget, CarvedAllowance
 from budgetguard._core.amounts import to_credits
 from budgetguard._core.branch import Reserve
+from budgetguard._core.budget_key import plain_key
 from budgetguard._core.budget_windows import Period
 from budgetguard._core.call_context import CallContext, leave, step_out
 from budgetguard._core.clean_tracebacks import clean_traceback
 from budgetguard._core.errors import BudgetExceeded
-from budgetguard._core.keyed_budgets import check_key
 from budgetguard._core.labels import NO_LABELS
 from budgetguard._engine import nested_holds as nested
 from budgetguard._engine.binding import Bound, binding_of
@@ -282,7 +282,7 @@ def budget_terms(
         msg = 'share="carve" sets credits aside for one block, and a budget with per= lasts longer: leave it out'
         raise ValueError(msg)
     if not callable(key):
-        check_key(key)
+        key = plain_key(key)
     return BudgetTerms(limit, name, key, period, carved)
 
 
@@ -290,6 +290,4 @@ def terms_for(terms: BudgetTerms, args: tuple[Any, ...], kwargs: dict[str, Any])
     """The terms of one call of a decorated function."""
     if not callable(terms.key):
         return terms
-    key: Hashable = terms.key(*args, **kwargs)
-    check_key(key)
-    return replace(terms, key=key)
+    return replace(terms, key=plain_key(terms.key(*args, **kwargs)))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from budgetguard._core.amounts import Amount
 from budgetguard._core.clean_tracebacks import clean_traceback
 from budgetguard._core.learned_cost import LearnedCost
+from budgetguard._core.on_refusal import OnRefusal
 from budgetguard.defaults import DEFAULT
 from budgetguard.requirement import Requirement, checked_spec
 
@@ -26,6 +27,7 @@ def require_credits(
     release_on: tuple[type[BaseException], ...] | type[BaseException] = (),
     name: str | None = None,
     until: Literal["close"] | None = None,
+    on_refusal: OnRefusal | None = None,
     guard: "Guard | Callable[..., Guard] | None" = None,
 ) -> Requirement:
     """A decorator and context manager that admits a call only if enough credits are available.
@@ -54,6 +56,14 @@ def require_credits(
       left as a context manager. If the result is garbage-collected first, the hold is kept. For a
       result that cannot be closed or exhausted, such as a list, the hold ends with the call. On a
       block, `until` is a TypeError.
+    - `on_refusal`: a callable that supplies the result of a refused call. It is given the error and
+      the call's arguments (`self` included), in the caller's own thread or task, while nothing is held for
+      the call, and may make guarded calls itself. What it raises, the caller gets. It is called for
+      refusals of this call alone, not for those of calls inside the body, nor for what `min`, `cost`,
+      `guard` or the body raise. For an async function it may be async. For a generator it returns an
+      iterable (or is a generator) whose items are yielded instead, for an async generator an iterable or
+      an async one. An async `on_refusal` of a function that is not async is a TypeError at decoration,
+      and so is any on a block, when it is entered.
     - `guard`: a Guard, or a callable that is given the call's arguments and returns one. The default
       is the guard given to `set_default_guard`, or else one made from the environment on first use.
 
@@ -61,7 +71,7 @@ def require_credits(
     and staticmethods in either order, partials and callable objects. Each keeps its kind and type.
 
     A refused call raises InsufficientCredits, ConcurrencyLimit or BalanceUnavailable before the body
-    runs. `min`, `cost`, `actual` and `guard` must be plain callables, because their results are
+    runs, unless `on_refusal` is given. `min`, `cost`, `actual` and `guard` must be plain callables, because their results are
     needed at once; an async one is a TypeError.
 
     Wrong arguments raise TypeError or ValueError. Passing none of `min`, `cost` and `slots` is a
@@ -80,5 +90,6 @@ def require_credits(
         release_on=release_on,
         name=name,
         until=until,
+        on_refusal=on_refusal,
     )
     return Requirement(spec)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable
 from datetime import tzinfo
 from decimal import Decimal
 from types import TracebackType
-from typing import Any, Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from budgetguard._core.activation import ACTIVATION
 from budgetguard._core.amounts import CREDITS, Amount, cost, to_credits, to_micro
@@ -17,6 +17,7 @@ from budgetguard._core.errors import ConfigurationError
 from budgetguard._core.estimate import Estimate
 from budgetguard._core.events import OnEvent, logger
 from budgetguard._core.learned_cost import LearnedCost
+from budgetguard._core.on_refusal import OnRefusal
 from budgetguard._core.policy import GuardTerms
 from budgetguard._core.provider_refusal import EXHAUSTED, ProviderRefusal
 from budgetguard._core.sync_callables import check_plain
@@ -33,6 +34,9 @@ from budgetguard.budget import Budget, budget_terms
 from budgetguard.providers.base import Fetches, Profile
 from budgetguard.providers.registry import is_of_another
 from budgetguard.requirement import Requirement, checked_spec, plain_specs
+
+if TYPE_CHECKING:
+    from budgetguard._core.budget_key import Key
 
 # Separate float objects, so that a default can be told by identity from the same value passed in.
 FRESH_FOR = float(300)
@@ -160,15 +164,18 @@ class Guard:
         release_on: tuple[type[BaseException], ...] | type[BaseException] = NOTHING,
         name: str | None = None,
         until: Literal["close"] | None = None,
+        on_refusal: OnRefusal | None = None,
     ) -> Requirement:
         """A decorator and context manager that admits a call only if enough credits are available.
 
         See `budgetguard.require_credits` for the arguments.
         """
         try:
-            spec = self._spec(min, cost, actual, slots, wait, lag, linger, release_on, name, until)
+            spec = self._spec(
+                min, cost, actual, slots, wait, lag, linger, release_on, name, until, on_refusal
+            )
         except WRONG as error:
-            del min, cost, actual, slots, wait, lag, linger, release_on, name, until
+            del min, cost, actual, slots, wait, lag, linger, release_on, name, until, on_refusal
             clear(error)
             raise
         return Requirement(spec, self)
@@ -192,7 +199,7 @@ class Guard:
         is open counts as kept: its credits remain counted until a later balance shows the charge.
         """
         try:
-            spec = self._spec(min, cost, None, slots, wait, lag, linger, release_on, name, None)
+            spec = self._spec(min, cost, None, slots, wait, lag, linger, release_on, name)
             admitted = spec.begin()
             if isinstance(admitted, Hold):
                 return admitted
@@ -218,7 +225,7 @@ class Guard:
         name: str = "aacquire()",
     ) -> Hold:
         """The async form of `acquire`: waits without blocking the event loop."""
-        spec = self._spec(min, cost, None, slots, wait, lag, linger, release_on, name, None)
+        spec = self._spec(min, cost, None, slots, wait, lag, linger, release_on, name)
         hold = await spec.aopen()
         nested.step_out(hold)
         return hold
@@ -229,7 +236,7 @@ class Guard:
         limit: Amount,
         *,
         name: str | None = None,
-        key: Hashable | Callable[..., Hashable] = None,
+        key: "Key | Callable[..., Key]" = None,
         per: Literal["hour", "day", "month"] | float | None = None,
         tz: str | tzinfo | None = None,
         share: Literal["shared", "carve"] = "shared",
@@ -243,8 +250,8 @@ class Guard:
           moment, what was spent in the last so many seconds counts, a sixtieth longer at most. Such a
           budget is kept by `name` and `key`, in this process, however often it is entered, and the
           latest limit counts. A call belongs to the period in which it was admitted.
-        - `key`: tells apart budgets of one name, such as those of users: any value that can be a key of
-          a dict. It is shown nowhere. On a decorator it may be a callable that is given the call's
+        - `key`: tells apart budgets of one name, such as those of users: a str, an int, bytes, a UUID or
+          a tuple of these. It is shown nowhere. On a decorator it may be a callable that is given the call's
           arguments.
         - `tz`: the time zone of hours, days and months: a name such as "Europe/Berlin" or a tzinfo. The
           default is UTC.
@@ -410,7 +417,8 @@ class Guard:
         linger: Any,
         release_on: Any,
         name: Any,
-        until: Any,
+        until: Any = None,
+        on_refusal: Any = None,
     ) -> CallSpec:
         """The checked needs of a call. Whole amounts with nothing but a name are checked only once."""
         if (
@@ -424,6 +432,7 @@ class Guard:
             and linger is None
             and release_on is NOTHING
             and until is None
+            and on_refusal is None
         ):
             return self._plain_spec(min, cost, name)
         return checked_spec(
@@ -438,6 +447,7 @@ class Guard:
             release_on=release_on,
             name=name,
             until=until,
+            on_refusal=on_refusal,
         )
 
     def _read(self, max_age: float | None) -> BalanceWaiter:

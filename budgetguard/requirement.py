@@ -130,6 +130,12 @@ class Requirement:
                 "ends with the block"
             )
             raise TypeError(msg)
+        if spec.on_refusal is not None:
+            msg = (
+                "on_refusal= supplies a function's result, and a block has none: catch the error around "
+                "the block"
+            )
+            raise TypeError(msg)
         try:
             self._free.pop()
         except IndexError:

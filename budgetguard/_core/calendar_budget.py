@@ -1,10 +1,10 @@
 """Budgets per hour, day or month: each window has an allowance of its own."""
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 from math import inf
 
 from budgetguard._core.allowance import Allowance
+from budgetguard._core.budget_key import Key
 from budgetguard._core.budget_windows import CalendarPeriod, Period
 from budgetguard._core.clock import Instant
 
@@ -89,7 +89,7 @@ class CalendarBudget:
 
     __slots__ = ("__weakref__", "_window", "allowance", "ident", "limit", "valid_until")
 
-    def __init__(self, ident: tuple[str, Hashable, Period], window: CalendarWindow) -> None:
+    def __init__(self, ident: tuple[str, Key, Period], window: CalendarWindow) -> None:
         self.ident = ident
         self.limit = 0
         self.allowance: Allowance | None = None

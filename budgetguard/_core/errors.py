@@ -465,6 +465,10 @@ class ConfigurationError(BudgetGuardError):
         return self.message
 
 
+REFUSALS = (InsufficientCredits, ConcurrencyLimit, BalanceUnavailable)
+"""The errors that a refused admission raises."""
+
+
 def _exact(amount: Credits) -> Decimal:
     return amount if isinstance(amount, Decimal) else Decimal(str(amount))
 

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, assert_never
 
 from budgetguard._core.amounts import as_number
 from budgetguard._core.errors import (
+    REFUSALS,
     BalanceUnavailable,
     BudgetGuardError,
     ConcurrencyLimit,
@@ -17,8 +18,7 @@ from budgetguard._core.errors import (
 MEDIA_TYPE = "application/problem+json"
 
 AnyRefusal: TypeAlias = InsufficientCredits | ConcurrencyLimit | BalanceUnavailable
-ERRORS = (InsufficientCredits, ConcurrencyLimit, BalanceUnavailable)
-"""The errors that a refused admission raises."""
+ERRORS = REFUSALS
 
 _POLICY_VIOLATION = 1008
 # The longest reason that a websocket's close frame can carry (RFC 6455, 5.5).

@@ -1,10 +1,10 @@
 """Budgets per so many seconds, rolling: what was spent is given back when it is older than that."""
 
-from collections.abc import Hashable
 from math import inf
 from typing import ClassVar
 
 from budgetguard._core.allowance import Allowance
+from budgetguard._core.budget_key import Key
 from budgetguard._core.budget_windows import Period
 from budgetguard._core.clock import Instant
 
@@ -15,14 +15,14 @@ BUCKETS = 60
 class RollingBucket(Allowance):
     """The calls that were admitted within one bucket's time, which ends at `until` (monotonic).
 
-    Its figures are those of the whole budget, and changes count in both.
+    Its figures are those of the budget's `total`, and changes count in both.
     """
 
-    __slots__ = ("_budget", "own_held", "own_spent", "past", "until")
+    __slots__ = ("_total", "own_held", "own_spent", "past", "until")
 
-    def __init__(self, budget: "RollingBudget", until: float) -> None:
+    def __init__(self, total: Allowance, until: float) -> None:
         # What the base would set is a property here.
-        self._budget = budget
+        self._total = total
         self.own_held = self.own_spent = 0
         self.past = False
         self.until = until
@@ -30,30 +30,31 @@ class RollingBucket(Allowance):
     @property
     def limit(self) -> int:  # type: ignore[override]
         """The budget's limit."""
-        return self._budget.limit
+        return self._total.limit
 
     @property
     def room(self) -> int:  # type: ignore[override]
         """What may still be taken of the budget."""
-        return self._budget.room
+        return self._total.room
 
     @property
     def spent(self) -> int:  # type: ignore[override]
         """What finished calls of the window cost."""
-        return self._budget.spent
+        return self._total.spent
 
     def move(self, held: int, spent: int) -> None:
         """Change what is held and what is spent by these amounts; either may be negative.
 
         In a bucket that is past, what a call cost counts no more: it gives back all that it held.
         """
-        budget = self._budget
+        # No call between these steps, so that an interrupt finds all of them done, or none.
+        total = self._total
         self.own_held += held
-        budget.room -= held
+        total.room -= held
         if not self.past:
             self.own_spent += spent
-            budget.room -= spent
-            budget.spent += spent
+            total.room -= spent
+            total.spent += spent
 
 
 class RollingBudget:
@@ -68,15 +69,16 @@ class RollingBudget:
     its monotonic clock stands still meanwhile.
     """
 
-    __slots__ = ("__weakref__", "_buckets", "_seconds", "ident", "limit", "room", "spent")
+    __slots__ = ("__weakref__", "_buckets", "_seconds", "_total", "ident")
 
     valid_until: ClassVar[float] = -inf
     """Always past: `current` is called for each admission, as a wall clock may be set back."""
 
-    def __init__(self, ident: tuple[str, Hashable, Period], seconds: float) -> None:
+    def __init__(self, ident: tuple[str, Key, Period], seconds: float) -> None:
         self.ident = ident
-        self.limit = self.room = self.spent = 0
         self._seconds = seconds
+        # Buckets refer to this and not to the budget: without a cycle, it goes once it is forgotten.
+        self._total = Allowance(0)
         # A list, as an empty deque takes ten times the memory.
         self._buckets: list[RollingBucket] = []
 
@@ -86,14 +88,24 @@ class RollingBudget:
         return self.ident[0]
 
     @property
+    def limit(self) -> int:
+        """The budget's limit."""
+        return self._total.limit
+
+    @property
+    def spent(self) -> int:
+        """What finished calls of the window cost."""
+        return self._total.spent
+
+    @property
     def held(self) -> int:
-        """What running calls hold."""
-        return self.limit - self.room - self.spent
+        """What running calls hold, however old they are."""
+        return self._total.held
 
     @property
     def left(self) -> int:
         """What may still be taken; negative after a call that cost more than it held."""
-        return self.room
+        return self._total.room
 
     def current(self, now: Instant) -> Allowance:
         """The allowance that admits calls at `now`; it must not admit any later than that."""
@@ -106,7 +118,7 @@ class RollingBudget:
             if not bucket.own_held and not bucket.own_spent:
                 bucket.until = until
                 return bucket
-        bucket = RollingBucket(self, until)
+        bucket = RollingBucket(self._total, until)
         self._buckets.append(bucket)
         return bucket
 
@@ -120,22 +132,23 @@ class RollingBudget:
 
     def change_limit(self, limit: int) -> None:
         """Replace the limit, at once."""
-        self.room += limit - self.limit
-        self.limit = limit
+        total = self._total
+        total.room += limit - total.limit
+        total.limit = limit
 
     def whole(self, now: Instant) -> bool:
         """Whether nothing is held or spent."""
         self._give_back(now)
-        return self.room == self.limit and not self.spent
+        return self._total.room == self._total.limit and not self._total.spent
 
     def _give_back(self, now: Instant) -> None:
-        buckets = self._buckets
+        buckets, total = self._buckets, self._total
         while buckets and now.mono >= buckets[0].until + self._seconds:
             oldest = buckets[0]
             # No call between these steps. If the removal is interrupted, they are repeated and
             # change nothing.
-            self.room += oldest.own_spent
-            self.spent -= oldest.own_spent
+            total.room += oldest.own_spent
+            total.spent -= oldest.own_spent
             oldest.own_spent = 0
             oldest.past = True
             del buckets[0]

@@ -14,15 +14,22 @@ import types
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from opcode import opmap
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+from budgetguard._core.errors import REFUSALS
+from budgetguard._core.on_refusal import awaited, because
+from budgetguard._decorators.refused_calls import async_items, items
 from budgetguard._decorators.result_kinds import Unknown, goes_on, is_future
 from budgetguard._engine import nested_holds as nested
-from budgetguard._engine.hold import NullHold
+from budgetguard._engine.hold import Hold, NullHold
 
 if TYPE_CHECKING:
+    from budgetguard._engine.binding import GuardBinding
     from budgetguard._engine.call_spec import CallSpec
-    from budgetguard._engine.hold import Hold
+    from budgetguard._engine.waiters import AdmissionWaiter
+
+    Asked: TypeAlias = tuple[GuardBinding, AdmissionWaiter]
+    Begin: TypeAlias = Callable[[Any, Any], Hold | Asked]
 
 # The instruction at which a generator stands before it has started.
 _MADE = opmap["RETURN_GENERATOR"]
@@ -61,7 +68,7 @@ async def finish_awaited(need: "CallSpec", hold: "Hold", awaitable: Awaitable[An
 
 def generator(
     need: "CallSpec",
-    open_: "Callable[[Any, Any], Hold]",
+    begin: "Begin",
     function: Callable[..., Generator[Any, Any, Any]],
     *,
     like: types.CodeType | None,
@@ -70,9 +77,17 @@ def generator(
 
     It can be awaited if the code `like` can.
     """
+    is_awaited = like is not None and bool(like.co_flags & inspect.CO_ITERABLE_COROUTINE)
+    supplied = _awaited_steps if is_awaited else items
 
     def guarded(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        hold = open_(args, kwargs)
+        hold, instead, refusal = _admitted(need, begin(args, kwargs), args, kwargs, supplied)
+        if refusal is not None:
+            try:
+                return (yield from instead)
+            except BaseException as error:
+                because(error, refusal)
+                raise
         nested.step_out(hold)
         try:
             result = yield from function(*args, **kwargs)
@@ -81,23 +96,23 @@ def generator(
             raise
         return follow(need, hold, result)
 
-    if like is not None and like.co_flags & inspect.CO_ITERABLE_COROUTINE:
+    if is_awaited:
         return cast("Callable[..., Generator[Any, Any, Any]]", types.coroutine(guarded))
     return guarded
 
 
 def async_generator(
     need: "CallSpec",
-    open_: "Callable[[Any, Any], Awaitable[Hold]]",
+    begin: "Begin",
     function: Callable[..., AsyncGenerator[Any, Any]],
 ) -> Callable[..., AsyncGenerator[Any, Any]]:
     """An async generator function that holds credits from its first step until it finishes."""
 
     async def guarded(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        hold = await open_(args, kwargs)
+        hold, instead, refusal = await _aadmitted(need, begin(args, kwargs), args, kwargs)
         nested.step_out(hold)
         try:
-            steps = function(*args, **kwargs)
+            steps = function(*args, **kwargs) if instead is None else instead
             step: Callable[[], Awaitable[Any]] = functools.partial(_first_step, steps)
             try:
                 while True:
@@ -118,11 +133,52 @@ def async_generator(
                 await steps.aclose()
                 raise
         except BaseException as error:
+            if refusal is not None:
+                because(error, refusal)
             hold.finish(error)
             raise
         need.settle_without_result(hold)
 
     return guarded
+
+
+def _admitted(
+    need: "CallSpec", asked: "Hold | Asked", args: Any, kwargs: Any, supplied: Callable[..., Any]
+) -> tuple[Hold, Any, Exception | None]:
+    """A generator's hold; or, if it is refused, the steps to take instead, and the refusal.
+
+    Not in the generator's own frame, which the refusal would keep alive when the generator is dropped.
+    """
+    if isinstance(asked, Hold):
+        return asked, None, None
+    _, waiter = asked
+    try:
+        return need.wait_for(*asked, warns=True), None, None
+    except REFUSALS as error:
+        if need.on_refusal is None:
+            raise
+        instead = supplied(need.on_refusal, error, *args, **kwargs)
+        return NullHold(waiter.call.operation, 0), instead, error
+
+
+async def _aadmitted(
+    need: "CallSpec", asked: "Hold | Asked", args: Any, kwargs: Any
+) -> tuple[Hold, AsyncGenerator[Any, Any] | None, Exception | None]:
+    """`_admitted`, for an async generator."""
+    if isinstance(asked, Hold):
+        return asked, None, None
+    _, waiter = asked
+    try:
+        return await need.await_for(*asked), None, None
+    except REFUSALS as error:
+        if need.on_refusal is None:
+            raise
+        instead = await async_items(need.on_refusal, error, *args, **kwargs)
+        return NullHold(waiter.call.operation, 0), instead, error
+
+
+def _awaited_steps(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+    return awaited(*args, **kwargs).__await__()
 
 
 def _renamed(ours: Any, theirs: Any) -> Any:
@@ -147,13 +203,10 @@ def _follow_generator(need: "CallSpec", hold: "Hold", steps: Any) -> Any:
 
 
 def _follow_async_generator(need: "CallSpec", hold: "Hold", steps: Any) -> Any:
-    async def opened(*_: Any) -> "Hold":
-        return hold
-
     if _has_begun(steps):
         # A started generator may be sent a value at its next step, and a new one must not be.
         return _watch(need, hold, steps)
-    return _renamed(async_generator(need, opened, lambda: steps)(), steps)
+    return _renamed(async_generator(need, lambda *_: hold, lambda: steps)(), steps)
 
 
 def _has_begun(steps: Any) -> bool:

@@ -25,7 +25,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from budgetguard._core import reentrancy
 from budgetguard._core.branch import MANY_ENDS
 from budgetguard._core.call_context import UNBOUNDED
+from budgetguard._core.errors import REFUSALS
+from budgetguard._core.on_refusal import awaited
+from budgetguard._core.sync_callables import PLAIN
 from budgetguard._decorators.guarded_function import GuardedFunction
+from budgetguard._decorators.refused_calls import ASYNC, ASYNC_GENERATOR, GENERATOR, check_kind
 from budgetguard._decorators.unfinished_results import async_generator, follow, generator
 from budgetguard._decorators.unguarded_paths import GRAPH, holds_a_function, second_way
 from budgetguard._engine.hold import Hold
@@ -72,6 +76,8 @@ def wrap(spec: "CallSpec", function: F) -> F:
         # The work is done in the block, not when the context manager is made.
         return cast("F", manager(wrap(spec, inner)))
     guard = _kind(function)
+    if spec.on_refusal is not None:
+        check_kind(spec.on_refusal, _awaited_as(function, guard))
     if guard is _guard_async_generator and spec.actual is not None:
         msg = "actual= receives a result, and an async generator has none: leave it out"
         raise TypeError(msg)
@@ -107,6 +113,14 @@ def _kind(function: Any) -> Callable[[GuardedFunction, Any], Any]:
     if inspect.isgeneratorfunction(call):
         return _guard_generator
     return _guard_plain
+
+
+def _awaited_as(function: Any, guard: Any) -> str:
+    """What the calls of a function are, in the words of `check_kind`."""
+    code = getattr(function, "__code__", None)
+    if code is not None and code.co_flags & inspect.CO_ITERABLE_COROUTINE:
+        return ASYNC
+    return _WORDS.get(guard, PLAIN)
 
 
 def _name(function: Any) -> str:
@@ -269,7 +283,12 @@ def _call_held(
     spec = own.spec
     hold = spec.begin(own.operation, args, kwargs, amounts)
     if not isinstance(hold, Hold):
-        hold = spec.wait_for(*hold, warns=True)
+        try:
+            hold = spec.wait_for(*hold, warns=True)
+        except REFUSALS as error:
+            if spec.on_refusal is None:
+                raise
+            return spec.on_refusal(error, *args, **kwargs)
     try:
         result = function(*args, **kwargs)
     except BaseException as error:
@@ -394,7 +413,12 @@ async def _await_held(
     spec = own.spec
     hold = spec.begin(own.operation, args, kwargs, amounts)
     if not isinstance(hold, Hold):
-        hold = await spec.await_for(*hold)
+        try:
+            hold = await spec.await_for(*hold)
+        except REFUSALS as error:
+            if spec.on_refusal is None:
+                raise
+            return await awaited(spec.on_refusal, error, *args, **kwargs)
     try:
         result = await function(*args, **kwargs)
     except BaseException as error:
@@ -411,11 +435,18 @@ def _guard_generator(
 ) -> Callable[..., Generator[Any, Any, Any]]:
     code = getattr(function, "__code__", None)
     return generator(
-        own.spec, functools.partial(own.spec.open, own.operation, warns=True), function, like=code
+        own.spec, functools.partial(own.spec.begin, own.operation), function, like=code
     )
 
 
 def _guard_async_generator(
     own: GuardedFunction, function: Callable[..., AsyncGenerator[Any, Any]]
 ) -> Callable[..., AsyncGenerator[Any, Any]]:
-    return async_generator(own.spec, functools.partial(own.spec.aopen, own.operation), function)
+    return async_generator(own.spec, functools.partial(own.spec.begin, own.operation), function)
+
+
+_WORDS: dict[Any, str] = {
+    _guard_coroutine: ASYNC,
+    _guard_generator: GENERATOR,
+    _guard_async_generator: ASYNC_GENERATOR,
+}

@@ -1,11 +1,11 @@
 """The budgets of blocks, on the side of the account: found around a call, carved, and given back."""
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from budgetguard._core.allowance import BlockBudget, CallBudget, CarvedAllowance
+from budgetguard._core.budget_key import Key
 from budgetguard._core.budget_windows import Period
 from budgetguard._core.call_context import CallContext, context_of
 from budgetguard._core.clock import Instant
@@ -65,7 +65,7 @@ def open_context(
 
 
 def find_keyed(
-    binding: GuardBinding, name: str, key: Hashable, period: Period, limit: int
+    binding: GuardBinding, name: str, key: Key, period: Period, limit: int
 ) -> KeyedBudget:
     """The budget of that name, key and period in the account of this process."""
 

@@ -15,6 +15,8 @@ from budgetguard._core.argument_types import unknown
 from budgetguard._core.clean_tracebacks import WRONG, clear
 from budgetguard._core.durations import seconds
 from budgetguard._core.events import logger
+from budgetguard._core.on_refusal import OnRefusal
+from budgetguard._core.on_refusal import check as check_on_refusal
 from budgetguard._core.policy import CallNeed
 from budgetguard._core.reentrancy import CALL_STATE, CHANGING
 from budgetguard._core.sync_callables import check_plain, leave_alone
@@ -56,6 +58,7 @@ class CallSpec:
         release_on: tuple[type[BaseException], ...] | type[BaseException] = NOTHING,
         name: str | None = None,
         until: Literal["close"] | None = None,
+        on_refusal: OnRefusal | None = None,
     ) -> None:
         if min is None and cost is None and not slots:
             msg = "require_credits needs at least one of min, cost and slots"
@@ -75,6 +78,8 @@ class CallSpec:
         if until not in {None, "close"}:
             msg = 'until takes "close" or None, not another string'
             raise ValueError(msg)
+        if on_refusal is not None:
+            check_on_refusal(on_refusal)
         if not callable(guard):
             binding_of(guard)
         if callable(min) or callable(cost) or actual is not None or callable(guard):
@@ -91,6 +96,7 @@ class CallSpec:
         self.release_on = _exceptions(release_on)
         self.name = name if name is None else _checked_name(name)
         self.until = until
+        self.on_refusal = on_refusal
         computed = callable(min) or callable(cost)
         self.amounts = None if computed else self.amounts_of((), {})
 

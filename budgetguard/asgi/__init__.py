@@ -52,7 +52,7 @@ class GuardMiddleware:
     `rules` maps `(method, path pattern)` to what a request may cost: a number of credits, a callable that is
     given the scope and returns one (or None, if the request costs nothing), or a mapping of arguments for
     `require_credits`, whose callables are given the scope too. The mapping cannot contain `actual` or
-    `release_on`, because the middleware never sees what they need. A rule whose value is None exempts
+    `release_on`, because the middleware never sees what they need, nor `on_refusal`. A rule whose value is None exempts
     requests from later rules. `Routes` describes the patterns; the first rule that matches decides. `guard`
     is a Guard, or a callable that is given the scope and returns one; the default is that of
     `require_credits`.
@@ -233,6 +233,7 @@ _NO_EFFECT = {
         'reach this middleware. Call scope["budgetguard.hold"].release() in the app, or guard the '
         "endpoint with require(..., release_on=...), which sees its exceptions."
     ),
+    "on_refusal": "a rule takes no on_refusal: a refused request is answered with a problem document",
 }
 
 

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from budgetguard.guard import Guard
 
 
+_NO_EFFECT = {
+    "on_refusal": "a guarded client's own methods take no on_refusal: decorate a function that calls one"
+}
+
+
 class Replaced(Guarded):
     """An object with the methods in `here` in place of its own.
 
@@ -39,7 +44,7 @@ def requirement(guard: "Guard", default: Mapping[str, Any], given: Cost | None) 
     default = {"until": "close", **default}
     if given is None:
         return guard.require_credits(**default).spec
-    theirs = terms_of(given)
+    theirs = terms_of(given, _NO_EFFECT)
     ours = {name: value for name, value in default.items() if name != "min" or "cost" not in theirs}
     return guard.require_credits(**{**ours, **theirs}).spec
 

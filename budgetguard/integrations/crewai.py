@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from budgetguard._core.clean_tracebacks import clean_traceback
 from budgetguard._costs import Cost
 from budgetguard.integrations._extra import extra
-from budgetguard.integrations.tools import TellOrStop, Tools, guarded_already, no_such_tool
+from budgetguard.integrations.tools import OnToolRefusal, Tools, guarded_already, no_such_tool
 
 if TYPE_CHECKING:
     from budgetguard._engine.hold import Hold
@@ -39,7 +39,7 @@ def guarded_tools(
     guard: "Guard",
     costs: Mapping[str, Cost | None],
     *,
-    on_refusal: TellOrStop = "tell",
+    on_refusal: OnToolRefusal = "tell",
 ) -> list[BaseTool]:
     """The tools, with the guard inside those that cost credits; the others are unchanged.
 
@@ -49,7 +49,8 @@ def guarded_tools(
     nothing. A refusal is a ToolFailure, which CrewAI neither caches nor takes as a final answer.
 
     With `on_refusal="stop"` a refusal follows `ToolFailurePolicy.RAISE`: the run stops with a
-    ToolExecutionFailedError, whose `record.failure.error` is the refusal. A call that CrewAI rejects
+    ToolExecutionFailedError, whose `record.failure.error` is the refusal. What a callable returns is the
+    tool's result, which CrewAI caches as any other; an async one is for tools that are awaited. A call that CrewAI rejects
     before the tool begins holds nothing and stops no run.
 
     If a tool raises, the hold is kept: the outcome is unknown, so the credits remain counted until a later
@@ -73,8 +74,7 @@ def guarded_tools(
         raise ValueError(msg)
     priced = Tools(guard, named, on_refusal=on_refusal)
     return [
-        tool if priced.find(_seen(tool.name)) is None else _guarded(tool, priced, on_refusal)
-        for tool in tools
+        tool if priced.find(_seen(tool.name)) is None else _guarded(tool, priced) for tool in tools
     ]
 
 
@@ -94,7 +94,6 @@ class GuardedTool(BaseTool):
 
     _inner: BaseTool = PrivateAttr()
     _tools: Tools = PrivateAttr()
-    _stops: bool = PrivateAttr(default=False)
 
     def __getattribute__(self, name: str) -> Any:
         # CrewAI (1.15, read 2026-11) reads the policy from the tool, not from the failure. With a fixed
@@ -108,6 +107,8 @@ class GuardedTool(BaseTool):
         try:
             hold = self._tools.open(_seen(self.name), arguments)
         except Exception as error:  # noqa: BLE001  after any failure the tool must not run
+            if self._supplies(error):
+                return self._tools.refusal(_seen(self.name), error, arguments)
             return self._refused(error)
         with hold:
             result = self._inner._run(**arguments)  # noqa: SLF001  the method that tools override
@@ -124,6 +125,8 @@ class GuardedTool(BaseTool):
         try:
             hold = await self._tools.aopen(_seen(self.name), arguments)
         except Exception as error:  # noqa: BLE001  as above
+            if self._supplies(error):
+                return await self._tools.arefusal(_seen(self.name), error, arguments)
             return self._refused(error)
         with hold:
             result = await run(**arguments)
@@ -142,9 +145,13 @@ class GuardedTool(BaseTool):
             raise TypeError(msg)
         return {**dict(zip(names, args, strict=False)), **kwargs}
 
+    def _supplies(self, error: Exception) -> bool:
+        return self._tools.supplies(_seen(self.name), error)
+
     def _refused(self, error: Exception) -> Refusal:
-        words = str(error) if self._stops else self._tools.refusal(_seen(self.name), error)
-        return Refusal(message=words, error=error, stops=self._stops)
+        stops = self._tools.stops(_seen(self.name))
+        words = str(error) if stops else self._tools.refusal(_seen(self.name), error)
+        return Refusal(message=words, error=error, stops=stops)
 
     def _end(self, hold: "Hold", result: Any) -> None:
         if isinstance(result, ToolFailure) or inspect.isawaitable(result):
@@ -160,7 +167,7 @@ class GuardedCoroutineTool(GuardedTool):
         return await self._await(self._inner._run, args, kwargs)  # noqa: SLF001  as above
 
 
-def _guarded(tool: BaseTool, tools: Tools, on_refusal: TellOrStop) -> BaseTool:
+def _guarded(tool: BaseTool, tools: Tools) -> BaseTool:
     if isinstance(tool, GuardedTool):
         raise TypeError(guarded_already(tool.name))
     run = tool.func if isinstance(tool, Tool) else tool._run  # noqa: SLF001  as above
@@ -168,8 +175,6 @@ def _guarded(tool: BaseTool, tools: Tools, on_refusal: TellOrStop) -> BaseTool:
     # Validated when `tool` was made; a second validation would repeat its warnings.
     guarded = kind.model_construct(**{name: getattr(tool, name) for name in BaseTool.model_fields})
     guarded._inner, guarded._tools = tool, tools  # noqa: SLF001  of this file
-    if on_refusal == "stop":
-        guarded._stops = True  # noqa: SLF001  likewise
     return guarded
 
 

@@ -16,7 +16,7 @@ from budgetguard.integrations._client_answers import for_client, status_code
 from budgetguard.integrations._extra import extra
 from budgetguard.integrations._server_tools import following, is_followed, reporting
 from budgetguard.integrations._tool_call import Turn, release, unanswered
-from budgetguard.integrations.tools import TellOrStop, Tools
+from budgetguard.integrations.tools import OnToolRefusal, Tools
 
 if TYPE_CHECKING:
     from fastmcp import FastMCP
@@ -54,7 +54,7 @@ class BudgetMiddleware(Middleware):
     A refusal is a ToolResult with `is_error`, with the message as its text and the figures as
     `structured_content`. With `on_refusal="stop"` it is a protocol error instead: an MCPError of code 402,
     429, 503 or 500, with the figures as its `data`. That stops the run in most clients; the server has no
-    control over the run itself.
+    control over the run itself. What a callable returns is the tool's result, converted as FastMCP does it.
 
     What happens to the hold:
 
@@ -77,10 +77,13 @@ class BudgetMiddleware(Middleware):
 
     @clean_traceback
     def __init__(
-        self, guard: "Guard", costs: Mapping[str, Cost | None], *, on_refusal: TellOrStop = "tell"
+        self,
+        guard: "Guard",
+        costs: Mapping[str, Cost | None],
+        *,
+        on_refusal: OnToolRefusal = "tell",
     ) -> None:
         self._tools = Tools(guard, costs, on_refusal=on_refusal)
-        self._stops = on_refusal == "stop"
 
     async def on_list_tools(
         self,
@@ -120,6 +123,8 @@ class BudgetMiddleware(Middleware):
         turned_down = await _turned_down(context, path)
         if turned_down is not None:
             raise turned_down
+        if tool is not None and self._tools.supplies(name, refusal):
+            return tool.convert_result(await self._tools.arefusal(name, refusal, arguments))
         return self._refused(name, refusal)
 
     async def _run(
@@ -149,7 +154,7 @@ class BudgetMiddleware(Middleware):
 
     def _refused(self, name: str, error: Exception) -> ToolResult:
         words, figures = for_client(name, error)
-        if self._stops:
+        if self._tools.stops(name):
             raise _Stop(status_code(error), words, figures) from error
         return _Refusal(name, words, figures)
 

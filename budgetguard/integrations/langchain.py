@@ -9,14 +9,14 @@ node = ToolNode(tools, **budget.hooks)
 import functools
 from collections.abc import Awaitable, Callable, Mapping
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
 from budgetguard._core.clean_tracebacks import clean_traceback
 from budgetguard._costs import Cost
 from budgetguard.integrations._extra import extra
 from budgetguard.integrations._tool_call import Refused, Turn
-from budgetguard.integrations.tools import TellOrStop, Tools
+from budgetguard.integrations.tools import OnToolRefusal, Tools
 
 if TYPE_CHECKING:
     from langgraph.prebuilt.tool_node import ToolCallRequest
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 with extra("langchain"):
     from langchain.agents.middleware import AgentMiddleware
     from langchain_core.messages import ToolMessage
+    from langchain_core.messages.tool import ToolOutputMixin
     from langchain_core.tools import BaseTool, StructuredTool
     from langchain_core.tools.simple import Tool
+    from langgraph.prebuilt.tool_node import msg_content_output
 
 
 Result: TypeAlias = "ToolMessage | Command[Any]"
@@ -59,7 +61,9 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
 
     Put it last in `middleware`: it cannot see when middleware after it replaces the tool. With
     `on_refusal="stop"` the error stops the run and reaches the code that invoked the agent, unless a
-    middleware before it, or a ToolNode with `handle_tool_errors=True`, turns it into a message.
+    middleware before it, or a ToolNode with `handle_tool_errors=True`, turns it into a message. What a
+    callable returns becomes a ToolMessage of status "success", as a tool's result does; a ToolMessage, a
+    Command or a list of both is taken as it is. An async callable needs an agent that is awaited.
 
     It guards tools only; use a guarded HTTP transport for the cost of the model itself. LangChain takes
     the result of a `return_direct` tool as the answer, even if that is a refusal. A name that no tool
@@ -68,7 +72,11 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
 
     @clean_traceback
     def __init__(
-        self, guard: "Guard", costs: Mapping[str, Cost | None], *, on_refusal: TellOrStop = "tell"
+        self,
+        guard: "Guard",
+        costs: Mapping[str, Cost | None],
+        *,
+        on_refusal: OnToolRefusal = "tell",
     ) -> None:
         super().__init__()
         self._tools = Tools(guard, costs, on_refusal=on_refusal)
@@ -93,9 +101,10 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
         if call is None:
             return handler(request)
         try:
-            if call.admits_inside:
-                return call.over(handler(call.request))
-            return call.over(call.enter().run(handler, call.request))
+            run = handler if call.admits_inside else functools.partial(call.enter().run, handler)
+            result = run(call.request)
+            if call.refused is None:
+                return call.over(result)
         except BaseException as error:
             call.left()
             if error is not call.refused:
@@ -110,15 +119,17 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
         if call is None:
             return await handler(request)
         try:
-            if call.admits_inside:
-                return call.over(await handler(call.request))
-            turn = await call.aenter()
-            return call.over(await turn.arun(handler, call.request))
+            run = handler
+            if not call.admits_inside:
+                run = functools.partial((await call.aenter()).arun, handler)
+            result = await run(call.request)
+            if call.refused is None:
+                return call.over(result)
         except BaseException as error:
             call.left()
             if error is not call.refused:
                 raise
-        return call.refusal()
+        return await call.arefusal()
 
     def _call(self, request: "ToolCallRequest") -> "_Call | None":
         # The only place where an agent shows its tools; a request made by hand has none.
@@ -166,8 +177,6 @@ class _Call:
 
     def over(self, result: Result) -> Result:
         """The call has the result `result`."""
-        if self.refused is not None:
-            return self.refusal()
         turn, self._turn = self._turn, None
         if turn is not None:
             turn.over(functools.partial(self._settle, turn.hold, result))
@@ -179,12 +188,31 @@ class _Call:
         if turn is not None:
             turn.left()
 
-    def refusal(self) -> ToolMessage:
+    def refusal(self) -> Result:
         """The message in which the model reads the refusal; raises the error to stop the run."""
+        error, arguments = self._refused()
+        return self._message(error, self._tools.refusal(self._name, error, arguments))
+
+    async def arefusal(self) -> Result:
+        """`refusal`, for asynchronous code."""
+        error, arguments = self._refused()
+        return self._message(error, await self._tools.arefusal(self._name, error, arguments))
+
+    def _refused(self) -> tuple[Exception, dict[str, Any]]:
         assert self.refused is not None
-        words = self._tools.refusal(self._name, self.refused.error)
+        return self.refused.error, self.request.tool_call["args"]
+
+    def _message(self, error: Exception, result: Any) -> Result:
+        supplied = self._tools.supplies(self._name, error)
+        if supplied and _is_message(result):
+            return cast("Result", result)
         call = self.request.tool_call
-        return ToolMessage(words, tool_call_id=call["id"], name=call["name"], status="error")
+        return ToolMessage(
+            cast("Any", msg_content_output(result)),
+            tool_call_id=call["id"],
+            name=call["name"],
+            status="success" if supplied else "error",
+        )
 
     def _settle(self, hold: "Hold", result: Result) -> None:
         if isinstance(result, ToolMessage) and result.status == "error":
@@ -241,6 +269,12 @@ def _with(tool: BaseTool, **own: Any) -> BaseTool:
     for name, value in own.items():
         object.__setattr__(copied, name, value)
     return copied
+
+
+def _is_message(result: object) -> bool:
+    """Whether LangChain takes it for the answer to a tool call, as it is."""
+    several = result if isinstance(result, list) and result else [result]
+    return all(isinstance(each, ToolOutputMixin) for each in several)
 
 
 def _is_langchains(tool: BaseTool) -> bool:

@@ -7,6 +7,7 @@ around tools (1.30, read 2026-11): decorate the tools' functions with `guard.req
 """
 
 import functools
+import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from budgetguard.integrations._mcp_tools import (
 )
 from budgetguard.integrations._server_tools import following
 from budgetguard.integrations._tool_call import Turn, release
-from budgetguard.integrations.tools import TellOrStop, Tools
+from budgetguard.integrations.tools import OnToolRefusal, Tools
 
 if TYPE_CHECKING:
     from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
@@ -48,7 +49,8 @@ class BudgetMiddleware:
     A refusal is a CallToolResult with `isError`, with the message as its text and the figures as
     `structuredContent`. With `on_refusal="stop"` it is a protocol error instead: an MCPError of code 402,
     429, 503 or 500, with the figures as its `data`. That stops the run in most clients; the server has no
-    control over the run itself.
+    control over the run itself. What a callable returns is the tool's result, converted as the server
+    converts it; a low-level Server, which converts nothing, takes a CallToolResult, a text or JSON values.
 
     What happens to the hold:
 
@@ -68,10 +70,13 @@ class BudgetMiddleware:
 
     @clean_traceback
     def __init__(
-        self, guard: "Guard", costs: Mapping[str, Cost | None], *, on_refusal: TellOrStop = "tell"
+        self,
+        guard: "Guard",
+        costs: Mapping[str, Cost | None],
+        *,
+        on_refusal: OnToolRefusal = "tell",
     ) -> None:
         self._tools = Tools(guard, costs, on_refusal=on_refusal)
-        self._stops = on_refusal == "stop"
 
     async def __call__(
         self, ctx: "ServerRequestContext[Any, Any]", call_next: "CallNext"
@@ -112,7 +117,7 @@ class BudgetMiddleware:
             refused_turn.left()
             with found.following(refused_turn):
                 return await call_next(ctx)
-        return self._refused(found.name, refusal)
+        return await self._refused(found, refusal)
 
     def _check_prices(self, listed: "HandlerResult") -> "HandlerResult":
         tools = listed.get("tools") if isinstance(listed, dict) else None
@@ -120,9 +125,11 @@ class BudgetMiddleware:
             self._tools.expect(tool["name"] for tool in tools if isinstance(tool, dict))
         return listed
 
-    def _refused(self, name: str, error: Exception) -> CallToolResult:
-        words, figures = for_client(name, error)
-        if self._stops:
+    async def _refused(self, found: "_Found", error: Exception) -> "HandlerResult":
+        if self._tools.supplies(found.name, error):
+            return found.as_result(await self._tools.arefusal(found.name, error, found.arguments))
+        words, figures = for_client(found.name, error)
+        if self._tools.stops(found.name):
             raise _Stop(status_code(error), words, figures) from error
         return _Refusal(
             content=[TextContent(type="text", text=words)],
@@ -160,6 +167,18 @@ class _Found:
         self.arguments = call.arguments or {}
         self._server = server_behind(call_next)
         self._tool = None if self._server is None else tool_of(self._server, call.name)
+
+    def as_result(self, supplied: Any) -> "HandlerResult":
+        """What `on_refusal` returned, as the server would send it if the tool had returned it."""
+        if self._tool is not None:
+            return self._tool.fn_metadata.convert_result(supplied)
+        if isinstance(supplied, CallToolResult):
+            return supplied
+        text = supplied if isinstance(supplied, str) else json.dumps(supplied, default=str)
+        return CallToolResult(
+            content=[TextContent(type="text", text=text)],
+            structured_content=supplied if isinstance(supplied, dict) else None,
+        )
 
     def is_turned_down(self) -> bool:
         """Whether there is no such tool, or the tool does not accept the arguments."""

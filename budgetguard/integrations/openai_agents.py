@@ -18,7 +18,7 @@ from budgetguard._core.clean_tracebacks import clean_traceback
 from budgetguard._costs import Cost
 from budgetguard.integrations._extra import extra
 from budgetguard.integrations._tool_call import Refused, Turn, within
-from budgetguard.integrations.tools import TellOrStop, Tools, guarded_already, no_such_tool
+from budgetguard.integrations.tools import OnToolRefusal, Tools, guarded_already, no_such_tool
 
 if TYPE_CHECKING:
     from budgetguard._engine.hold import Hold
@@ -38,14 +38,15 @@ def guarded_tools(
     guard: "Guard",
     costs: Mapping[str, Cost | None],
     *,
-    on_refusal: TellOrStop = "tell",
+    on_refusal: OnToolRefusal = "tell",
 ) -> list[Tool]:
     """The same tools for an Agent, with the guard in those that `costs` names.
 
     `costs` is keyed by tool name, see `budgetguard.integrations.tools.Tools`. A callable is given the
     arguments as the model wrote them, without defaults; `actual` is given what the tool returned. The
     model reads a refusal as the tool's result; with `on_refusal="stop"` the run stops with a UserError of
-    the SDK, whose cause is the error. Of parallel calls in one turn, those that the balance covers run.
+    the SDK, whose cause is the error. What a callable returns is the tool's result; what it raises stops the
+    run in the same way. Of parallel calls in one turn, those that the balance covers run.
 
     What happens to the hold:
 
@@ -63,23 +64,19 @@ def guarded_tools(
     and the tools of `mcp_servers` are not function tools, so `"*"` does not cover them. The model's own
     cost is not guarded either.
 
-    Where nothing could read a refusal, it stops the run in either mode: for a tool whose output has a
-    declared schema, and for a paused run that is being resumed. An agent whose `tool_use_behavior` is to
+    Where nothing could read a refusal, it stops the run whatever `on_refusal` is: for a tool whose output has
+    a declared schema (unless a callable supplies its result), and for a paused run that is being resumed. An agent whose `tool_use_behavior` is to
     stop at a tool takes a refusal as its answer.
 
     Raises ValueError for a name that no tool has, and TypeError if the named tool is not a function tool
     or is already guarded, or if `tools` contains something that is not a tool.
     """
-    telling = Tools(guard, costs, on_refusal=on_refusal)
-    stopping = Tools(guard, costs, on_refusal="stop")
+    priced = Tools(guard, costs, on_refusal=on_refusal)
     given = [_checked(tool) for tool in _several(tools)]
     for name in costs:
         if name != "*":
             _check(name, given, costs)
-    return [
-        _guarded(tool, stopping if getattr(tool, "output_json_schema", None) else telling)
-        for tool in given
-    ]
+    return [_guarded(tool, priced) for tool in given]
 
 
 def _several(tools: object) -> Iterable[Any]:
@@ -118,7 +115,8 @@ def _guarded(tool: Tool, tools: Tools) -> Tool:
     if isinstance(tool.on_invoke_tool, _Guarded):
         raise TypeError(guarded_already(tool.name))
     own = copy.copy(tool)
-    own.on_invoke_tool = _Guarded(own.on_invoke_tool, own.name, tools)
+    has_schema = bool(getattr(tool, "output_json_schema", None))
+    own.on_invoke_tool = _Guarded(own.on_invoke_tool, own.name, tools, has_schema=has_schema)
     return own
 
 
@@ -129,13 +127,14 @@ class _Guarded(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
     arguments before it asks for approval, and binds the invoker again for a copied tool.
     """
 
-    def __init__(self, invoke: Any, name: str, tools: Tools) -> None:
+    def __init__(self, invoke: Any, name: str, tools: Tools, *, has_schema: bool) -> None:
         of_the_sdk = hasattr(invoke, _BIND)
         # A partial, because a copied tool binds its methods again, which would bypass this proxy.
         super().__init__(invoke if of_the_sdk else functools.partial(invoke))
         self._self_body = invoke._invoke_tool_impl if of_the_sdk else None  # noqa: SLF001
         self._self_name = name
         self._self_tools = tools
+        self._self_has_schema = has_schema
 
     async def __call__(self, context: Any, arguments: str) -> Any:
         body = self._self_body
@@ -151,12 +150,17 @@ class _Guarded(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
         else:
             call.over(result, paused=_is_paused(context))
             return result
-        return call.refusal(paused=_is_paused(context))
+        return await call.refusal(unread=self._self_has_schema, paused=_is_paused(context))
 
     def __agents_bind_function_tool__(self, tool: FunctionTool) -> "_Guarded":
         if self._self_body is None:
             return self
-        return _Guarded(getattr(self.__wrapped__, _BIND)(tool), self._self_name, self._self_tools)
+        return _Guarded(
+            getattr(self.__wrapped__, _BIND)(tool),
+            self._self_name,
+            self._self_tools,
+            has_schema=self._self_has_schema,
+        )
 
     def _admitting(self, call: "_Call") -> Any:
         """The tool's invoker, which sets its credits aside as late as possible.
@@ -180,6 +184,7 @@ class _Call:
         self._tools = tools
         self._name = name
         self._arguments = arguments
+        self._named: Any = {}
         self._turn: Turn | None = None
 
     def around(self, body: Any) -> Any:
@@ -211,18 +216,22 @@ class _Call:
         if self._turn is not None:
             self._turn.left()
 
-    def refusal(self, *, paused: bool) -> str:
-        """The text in which the model reads the refusal; raises the error to stop the run."""
+    async def refusal(self, *, unread: bool, paused: bool) -> Any:
+        """What becomes of the refused call; raises the error to stop the run.
+
+        With `unread`, nothing reads a text. With `paused`, the SDK takes no result of any kind: the run
+        would pause again and again.
+        """
         assert self.refused is not None
-        if paused:
-            # The SDK would not read a text here: the run would pause again and again.
-            raise self.refused.error
-        return self._tools.refusal(self._name, self.refused.error)
+        error = self.refused.error
+        if paused or (unread and not self._tools.supplies(self._name, error)):
+            raise error
+        return await self._tools.arefusal(self._name, error, self._named)
 
     async def _enter(self) -> Turn:
         try:
-            named = json.loads(self._arguments) if self._arguments else {}
-            hold = await self._tools.aopen(self._name, named)
+            self._named = json.loads(self._arguments) if self._arguments else {}
+            hold = await self._tools.aopen(self._name, self._named)
         except Exception as error:  # noqa: BLE001  after any failure the tool must not run
             self.refused = Refused(error)
             raise self.refused from None

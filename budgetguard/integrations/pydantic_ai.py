@@ -13,7 +13,7 @@ from budgetguard._core.errors import BudgetGuardError
 from budgetguard._costs import Cost
 from budgetguard.integrations._extra import extra
 from budgetguard.integrations._tool_call import Turn, is_outcome_unknown, release
-from budgetguard.integrations.tools import TellOrStop, Tools
+from budgetguard.integrations.tools import OnToolRefusal, Tools
 
 if TYPE_CHECKING:
     from budgetguard._engine.hold import Hold
@@ -47,7 +47,8 @@ class BudgetCapability(AbstractCapability[Any]):
 
     Put it last in `capabilities`: it cannot see what another capability's toolset does inside it. With
     `on_refusal="stop"` the error stops the run and reaches the code that ran the agent, unless another
-    capability's `on_tool_execute_error` recovers from it.
+    capability's `on_tool_execute_error` recovers from it. What a callable returns is the tool's result, and
+    what it raises is what the tool would have raised.
 
     It does not guard output functions, tools that the model's provider runs, external tools, or the
     model's own cost. A name that no tool has guards nothing; the log warns of a name that resembles a
@@ -57,7 +58,11 @@ class BudgetCapability(AbstractCapability[Any]):
 
     @clean_traceback
     def __init__(
-        self, guard: "Guard", costs: Mapping[str, Cost | None], *, on_refusal: TellOrStop = "tell"
+        self,
+        guard: "Guard",
+        costs: Mapping[str, Cost | None],
+        *,
+        on_refusal: OnToolRefusal = "tell",
     ) -> None:
         super().__init__()
         self._tools = Tools(guard, costs, on_refusal=on_refusal)
@@ -94,7 +99,10 @@ class _Guarded(WrapperToolset[Any]):
         try:
             hold = await self.tools.aopen(priced, tool_args)
         except Exception as error:
-            raise _Refusal(self.tools.refusal(priced, error)) from error
+            said = await self.tools.arefusal(priced, error, tool_args)
+            if self.tools.supplies(priced, error):
+                return said
+            raise _Refusal(said) from error
         settle = functools.partial(self.tools.settle, priced, hold)
         turn = Turn(hold, settle)
         noting, run = _noting(tool, turn), super().call_tool

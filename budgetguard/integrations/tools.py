@@ -4,16 +4,17 @@ Every framework's integration sets credits aside here before a tool runs. If tha
 reason, including a cost callable that raises, the call is refused: only an admitted tool runs.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from difflib import get_close_matches
 from math import ceil
 from typing import Any, Literal, TypeAlias
 
 from budgetguard._core.amounts import spell
-from budgetguard._core.argument_types import other, shown, unknown
+from budgetguard._core.argument_types import shown, unknown
 from budgetguard._core.clean_tracebacks import clean_traceback
 from budgetguard._core.errors import (
+    REFUSALS,
     BalanceUnavailable,
     BudgetGuardError,
     ConcurrencyLimit,
@@ -21,15 +22,18 @@ from budgetguard._core.errors import (
     ago,
 )
 from budgetguard._core.events import logger
+from budgetguard._core.on_refusal import awaited, called, word_or_callable
 from budgetguard._costs import Cost, spec_for
 from budgetguard._engine.call_spec import CallSpec
 from budgetguard._engine.hold import Hold, NullHold
 from budgetguard._engine.learned_spec import check_teaches, declare
 from budgetguard.guard import Guard, check_guard
 
-TellOrStop: TypeAlias = Literal["tell", "stop"]
+OnToolRefusal: TypeAlias = Literal["tell", "stop"] | Callable[[Any, str, Any], Any]
+"""What becomes of a refused tool: a word, or a callable (error, tool name, arguments)."""
 
 _ANY = "*"
+_WORDS = ("tell", "stop")
 _FOR_NOW = {
     "busy": "{} is busy",
     "key limit": "a limit of this key's own at {} is reached",
@@ -42,14 +46,22 @@ class Tools:
     `costs` maps a tool's name to what one call may cost, in credits: a number, a callable that is
     given the tool's arguments by keyword, or a mapping of arguments for `require_credits`. A cost
     of None exempts one tool from `"*"`. With `on_refusal="tell"` the model reads a refusal as the
-    tool's result; with `on_refusal="stop"` the error stops the run.
+    tool's result; with `on_refusal="stop"` the error stops the run. A callable supplies the tool's
+    result: it is given the error, the tool's name and the arguments, runs with nothing held for the
+    call, and may be async where the tool is awaited. It is not called if the credits could not be set aside for
+    another reason, such as a cost callable that raises: the model is told about that. What it raises
+    stops the run. In a tool's mapping, `"on_refusal"` replaces that of all tools.
 
     Raises TypeError or ValueError for an invalid cost, and TypeError if `guard` is not a Guard.
     """
 
     @clean_traceback
     def __init__(
-        self, guard: "Guard", costs: Mapping[str, Cost | None], *, on_refusal: TellOrStop = "tell"
+        self,
+        guard: "Guard",
+        costs: Mapping[str, Cost | None],
+        *,
+        on_refusal: OnToolRefusal = "tell",
     ) -> None:
         check_guard(guard)
         if not isinstance(costs, Mapping):
@@ -58,12 +70,12 @@ class Tools:
         if not costs:
             msg = 'costs is empty: pass {"deep_spec": 50}, or {"*": 10} for all tools'
             raise ValueError(msg)
-        if on_refusal not in {"tell", "stop"}:
-            msg = f"on_refusal must be 'tell' or 'stop', not {other(on_refusal)}"
-            raise ValueError(msg)
-        self._stops = on_refusal == "stop"
+        word_or_callable(on_refusal, _WORDS)
+        self._on_refusal: OnToolRefusal = on_refusal
+        self._own: dict[str, OnToolRefusal] = {}
         self._priced = {
-            _checked(name): _requirement(guard, name, cost) for name, cost in dict(costs).items()
+            _checked(name): self._requirement(guard, name, cost)
+            for name, cost in dict(costs).items()
         }
         self._unseen = self._priced.keys() - {_ANY}
 
@@ -109,9 +121,52 @@ class Tools:
         if requirement is not None:
             requirement.settle(hold, result)
 
-    def refusal(self, name: str, error: Exception) -> str:
-        """The text for the model about the error that `open` raised; raises it to stop the run."""
-        if self._stops:
+    def stops(self, name: str) -> bool:
+        """Whether a refusal of the tool stops the run."""
+        return self._choice(name) == "stop"
+
+    def supplies(self, name: str, error: Exception) -> bool:
+        """Whether a callable supplies the result of a call that `open` raised the error for."""
+        return callable(self._choice(name)) and isinstance(error, REFUSALS)
+
+    def refusal(
+        self, name: str, error: Exception, arguments: Mapping[str, Any] | None = None
+    ) -> Any:
+        """What becomes of a call that `open` raised the error for: the text that the model reads.
+
+        If `supplies(name, error)`, it is what the callable returns, which may be anything. Raises the
+        error to stop the run, and TypeError for a callable whose result is to be awaited.
+        """
+        choice = self._choice(name)
+        if callable(choice) and self.supplies(name, error):
+            return called(choice, "a tool that is not awaited", error, name, arguments or {})
+        return self._told(name, error)
+
+    async def arefusal(
+        self, name: str, error: Exception, arguments: Mapping[str, Any] | None = None
+    ) -> Any:
+        """`refusal`, for async code: a callable may be async."""
+        choice = self._choice(name)
+        if callable(choice) and self.supplies(name, error):
+            return await awaited(choice, error, name, arguments or {})
+        return self._told(name, error)
+
+    def _choice(self, name: str) -> OnToolRefusal:
+        return self._own.get(name if name in self._priced else _ANY, self._on_refusal)
+
+    def _requirement(self, guard: Guard, name: str, cost: Cost | None) -> CallSpec | None:
+        if isinstance(cost, Mapping) and "on_refusal" in cost:
+            cost = dict(cost)
+            self._own[name] = cost.pop("on_refusal")
+            try:
+                word_or_callable(self._own[name], _WORDS)
+            except ValueError as error:
+                error.add_note(f"in the cost of {name}")
+                raise
+        return _requirement(guard, name, cost)
+
+    def _told(self, name: str, error: Exception) -> str:
+        if self.stops(name):
             raise error
         if isinstance(error, BudgetGuardError):
             return for_model(error)

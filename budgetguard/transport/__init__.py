@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from budgetguard._core.clean_tracebacks import clean_traceback
 from budgetguard._core.errors import BudgetGuardError
+from budgetguard._core.on_refusal import check_awaits
 from budgetguard.guard import Guard
 from budgetguard.providers.billing import Prices
-from budgetguard.transport._call import LIBRARIES, AnswerOrRaise, Traffic, library_of
+from budgetguard.transport._call import LIBRARIES, OnRequestRefusal, Traffic, library_of
 from budgetguard.transport._likeness import seen_as
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class _Transport(_Base):  # type: ignore[misc]
     _kind: str
     _base: str
     _sends: str
+    _awaits: bool
 
     @clean_traceback
     def __init__(
@@ -38,7 +40,7 @@ class _Transport(_Base):  # type: ignore[misc]
         transport: Any = None,
         prices: Prices | None = None,
         base_url: str | None = None,
-        on_refusal: AnswerOrRaise = "answer",
+        on_refusal: OnRequestRefusal = "answer",
         follow: bool = True,
         send_cap: bool = False,
     ) -> None:
@@ -47,6 +49,8 @@ class _Transport(_Base):  # type: ignore[misc]
         ):
             msg = f"transport takes an object with {self._sends}, not {_described(transport)}"
             raise TypeError(msg)
+        if callable(on_refusal) and not self._awaits:
+            check_awaits(on_refusal, "a GuardTransport")
         self._made = {} if transport is None else {"behind": transport}
         self._traffic = Traffic(
             guard, prices, base_url, on_refusal, follow=follow, send_cap=send_cap
@@ -89,7 +93,7 @@ class GuardTransport(_Transport):
     request costs nothing. The default is the provider's own `prices`. Callables in a mapping are given the
     request too, except `actual`: it is given the complete reply, a `budgetguard.providers.BillingReply`, if
     that has status 2xx, and returns what the call cost. If it fails, that is logged and the hold is settled
-    as without it. `until` and `release_on` are not accepted: the replies say what became of a call. `slots`
+    as without it. `until` and `release_on` are not accepted: the replies say what became of a call; nor is `on_refusal`, which is an argument of the transport. `slots`
     is, if the transport follows work: the slots are taken until it has ended, see below.
 
     Requests to the origin of `base_url` (by default the provider's) are guarded, including websockets
@@ -104,7 +108,10 @@ class GuardTransport(_Transport):
     A refusal is a reply that is made here, with nothing sent: status 402 (424 if the balance is unknown), or
     what `Billing.refusal_status` says, in the provider's own shape, which SDKs do not retry. With `on_refusal="raise"` it is the BudgetGuardError
     itself. openai passes that on; others take it for a broken connection, such as anthropic, try again,
-    and raise an APIConnectionError whose `__cause__` it is (2026-11).
+    and raise an APIConnectionError whose `__cause__` it is (2026-11). A callable supplies the reply: it is given
+    the error and the request, and returns a Response of the client's library. It runs with nothing held for the
+    request, and may send other requests; what it raises is raised to the client. For an AsyncGuardTransport it
+    may be async.
 
     What happens to the hold:
 
@@ -140,6 +147,7 @@ class GuardTransport(_Transport):
     _kind = "HTTPTransport"
     _base = "BaseTransport"
     _sends = "handle_request"
+    _awaits = False
 
     def handle_request(self, request: Any) -> Any:
         """Send a request if its credits can be set aside."""
@@ -187,6 +195,7 @@ class AsyncGuardTransport(_Transport):
     _kind = "AsyncHTTPTransport"
     _base = "AsyncBaseTransport"
     _sends = "handle_async_request"
+    _awaits = True
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send a request if its credits can be set aside."""
@@ -201,7 +210,7 @@ class AsyncGuardTransport(_Transport):
                 call.begin(await spec.aopen(call.operation, (request,), forced=call.repeats))
             sent = call.to_send()
         except BudgetGuardError as error:
-            return call.refused(error)
+            return await call.arefused(error)
         with call:
             response = await inner.handle_async_request(sent)
         return call.received(response)

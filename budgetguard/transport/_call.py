@@ -2,7 +2,7 @@
 
 import importlib
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from budgetguard._core.activation import ACTIVATION
 from budgetguard._core.amounts import cost as to_cost
 from budgetguard._core.amounts import to_credits
-from budgetguard._core.argument_types import other
 from budgetguard._core.clock import Instant
-from budgetguard._core.errors import BudgetGuardError
+from budgetguard._core.errors import REFUSALS, BudgetGuardError
 from budgetguard._core.events import logger
+from budgetguard._core.on_refusal import OnRefusal, awaited, called, word_or_callable
 from budgetguard._core.problem_document import retry_after
 from budgetguard._engine import nested_holds as nested
 from budgetguard._engine.binding import binding_of
@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from budgetguard._engine.call_spec import CallSpec
     from budgetguard._engine.follower import Sending
 
-AnswerOrRaise: TypeAlias = Literal["answer", "raise"]
+OnRequestRefusal: TypeAlias = Literal["answer", "raise"] | Callable[[Any, Any], Any]
+"""What becomes of a refused request: a word, or a callable (error, request) that returns a response."""
 
 LIBRARIES = ("httpx", "httpx2")
 
@@ -73,15 +74,13 @@ class Traffic:
         guard: Guard,
         prices: Prices | None,
         base_url: str | None,
-        on_refusal: AnswerOrRaise,
+        on_refusal: OnRequestRefusal,
         *,
         follow: bool,
         send_cap: bool,
     ) -> None:
         check_guard(guard)
-        if on_refusal not in {"answer", "raise"}:
-            msg = f"on_refusal must be 'answer' or 'raise', not {other(on_refusal)}"
-            raise ValueError(msg)
+        self._supply = word_or_callable(on_refusal, ("answer", "raise"))
         provider = binding_of(guard).provider
         prices = provider.prices if prices is None else prices
         url = provider.base_url if base_url is None else base_url
@@ -114,6 +113,10 @@ class Traffic:
         self._origin, self._below = _origin(check_base_url(url))
         self._address = url
         self._has_said = False
+
+    def supply(self, error: BudgetGuardError) -> OnRefusal | None:
+        """The callable that supplies the response to a refused request, if the error is a refusal."""
+        return self._supply if isinstance(error, REFUSALS) else None
 
     def close(self) -> None:
         """No further attempt of any call will come."""
@@ -252,7 +255,30 @@ class RequestCall:
             raise
 
     def refused(self, error: BudgetGuardError) -> Any:
-        """The reply that represents a refusal; raises the refusal itself if that was requested."""
+        """The reply to a refused request; raises the refusal itself if that was requested."""
+        supply = self._traffic.supply(error)
+        if supply is None:
+            return self._answer(error)
+        return self._supplied(called(supply, "a GuardTransport", error, self._request))
+
+    async def arefused(self, error: BudgetGuardError) -> Any:
+        """`refused`, for async clients."""
+        supply = self._traffic.supply(error)
+        if supply is None:
+            return self._answer(error)
+        return self._supplied(await awaited(supply, error, self._request))
+
+    def _supplied(self, response: Any) -> Any:
+        library = library_of(self._request)
+        if not isinstance(response, library.Response):
+            msg = (
+                f"on_refusal of a transport must return a response: {library.__name__}.Response(200, "
+                f"json=...), not {type(response).__name__}"
+            )
+            raise TypeError(msg)
+        return response
+
+    def _answer(self, error: BudgetGuardError) -> Any:
         if self._traffic.raises:
             raise error
         headers = {"x-should-retry": "false", **retry_after(error)}

@@ -15,7 +15,10 @@ from budgetguard.providers.billing import Price, Prices
 from budgetguard.routes import Routes
 
 _SAID = "the provider's replies give what was spent"
-_NO_EFFECT = {name: f"a transport takes no {name}: {_SAID}" for name in ("release_on", "until")}
+_NO_EFFECT = {
+    **{name: f"a transport takes no {name}: {_SAID}" for name in ("release_on", "until")},
+    "on_refusal": "a price takes no on_refusal: pass it to the transport, which gives it the request",
+}
 _NO_SLOTS = "a transport that does not follow work takes no slots: a session outlives its request"
 # Called with the reply.
 _LATER = "actual"

@@ -194,6 +194,26 @@ def test_stop_ends_the_run(guard: Guard, provider: FakeProvider, native: bool) -
     assert guard.available == 20
 
 
+@pytest.mark.parametrize("awaited", [False, True], ids=["kickoff", "akickoff"])
+def test_a_callable_supplies_the_tools_result(
+    guard: Guard, provider: FakeProvider, native: bool, awaited: bool
+) -> None:
+    """The model reads it as the tool's result, and no failure is noted; the tool never ran."""
+    provider.credits = 20
+
+    def cached(error: InsufficientCredits, name: str, arguments: Any) -> str:
+        return f"{error.needed} {name} {arguments['prompt']} {guard.available}"
+
+    specs = Specs()
+    tools = guarded_tools(specs.tools, guard, {"deep_spec": 50}, on_refusal=cached)
+    run, model = crew(tools, call("deep_spec", "all"), native=native)
+    output = asyncio.run(run.akickoff()) if awaited else run.kickoff()
+    assert output.raw == "done"
+    assert "50 deep_spec all 20" in model.read
+    assert specs.ran == []
+    assert output.tasks_output[0].tool_failures == []
+
+
 def test_stop_ends_a_run_of_calls_side_by_side(guard: Guard, provider: FakeProvider) -> None:
     """Whichever thread it was in."""
     provider.credits = 20

@@ -117,6 +117,20 @@ async def test_stop_is_a_protocol_error(guard: Guard, provider: FakeProvider) ->
     assert guard.available == 20
 
 
+async def test_a_callable_supplies_the_tools_result(guard: Guard, provider: FakeProvider) -> None:
+    """FastMCP converts it as it would what the tool returns, to the tool's declared output."""
+    provider.credits = 20
+
+    async def cached(error: InsufficientCredits, name: str, arguments: Any) -> Any:
+        return f"{error.needed} {name} {arguments['prompt']} {guard.available}"
+
+    specs = Specs(guard, {"fast_spec": 50}, on_refusal=cached)
+    result = await specs.call("fast_spec")
+    assert (result.is_error, text(result)) == (False, "50 fast_spec x 20")
+    assert result.structured_content == {"result": "50 fast_spec x 20"}
+    assert specs.ran == []
+
+
 @pytest.mark.parametrize(
     ("cost", "left"), ways_to_price(lambda result: result.structured_content["used"])
 )

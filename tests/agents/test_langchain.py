@@ -183,6 +183,70 @@ def test_a_refusal_may_end_the_run(ask: Ask, guard: Guard, tool: Tool) -> None:
     assert guard.available == 100
 
 
+@pytest.mark.parametrize("of", ["all", "one tool"])
+def test_a_callable_supplies_the_tools_result(ask: Ask, guard: Guard, tool: Tool, of: str) -> None:
+    """The model reads it as it would the tool's own; the tool never ran, and nothing is held."""
+    seen: list[Any] = []
+
+    def cached(error: InsufficientCredits, name: str, arguments: Mapping[str, Any]) -> Any:
+        seen.append((error.needed, name, arguments, guard.available))
+        return {"cached": arguments["prompt"]}
+
+    cost = {"min": 120, "on_refusal": cached} if of == "one tool" else 120
+    options: dict[str, Any] = {"on_refusal": cached if of == "all" else "stop"}
+    budget = BudgetMiddleware(guard, {"deep_spec": cost}, **options)
+    line = calls(("deep_spec", {"prompt": "shop"}))
+    [result] = results(ask(agent_of(tool.named(), lines=[line], middleware=[budget])[0]))
+    assert isinstance(result, ToolMessage)
+    assert (json.loads(result.text), result.status) == ({"cached": "shop"}, "success")
+    assert (result.name, result.tool_call_id) == ("deep_spec", "call 0")
+    assert seen == [(120, "deep_spec", {"prompt": "shop"}, 100)]
+    assert tool.ran == []
+
+
+def test_a_callable_may_return_a_message(ask: Ask, guard: Guard, tool: Tool) -> None:
+    """It is taken as it is."""
+    message = ToolMessage("none", tool_call_id="call 0", artifact=[1], status="error")
+    budget = BudgetMiddleware(guard, {"deep_spec": 120}, on_refusal=lambda *_: message)
+    line = calls(("deep_spec", {"prompt": "shop"}))
+    [result] = results(ask(agent_of(tool.named(), lines=[line], middleware=[budget])[0]))
+    assert isinstance(result, ToolMessage)
+    assert (result.text, result.artifact, result.status) == ("none", [1], "error")
+
+
+def test_an_async_callable_needs_an_agent_that_awaits(guard: Guard, tool: Tool) -> None:
+    """Elsewhere the tool does not run either: the run ends with a TypeError."""
+
+    async def cached(error: InsufficientCredits, name: str, arguments: Any) -> str:
+        await asyncio.sleep(0)
+        return f"cached {arguments['prompt']}"
+
+    budget = BudgetMiddleware(guard, {"deep_spec": 120}, on_refusal=cached)
+    line = calls(("deep_spec", {"prompt": "shop"}))
+    agent, _ = agent_of(tool.named(), lines=[line], middleware=[budget])
+    [result] = results(by_ainvoke(agent))
+    assert result.text == "cached shop"
+    agent, _ = agent_of(tool.named(), lines=[line], middleware=[budget])
+    with pytest.raises(TypeError, match="not awaited must be a plain function") as raised:
+        by_invoke(agent)
+    assert tool.ran == []
+    del raised
+
+
+def test_what_a_callable_raises_ends_the_run(ask: Ask, guard: Guard, tool: Tool) -> None:
+    """Wrapped in nothing, with the refusal as its context."""
+
+    def failing(*_: Any) -> Any:
+        raise LookupError
+
+    budget = BudgetMiddleware(guard, {"deep_spec": 120}, on_refusal=failing)
+    line = calls(("deep_spec", {"prompt": "shop"}))
+    agent, _ = agent_of(tool.named(), lines=[line], middleware=[budget])
+    with pytest.raises(LookupError) as raised:
+        ask(agent)
+    assert isinstance(raised.value.__context__, InsufficientCredits)
+
+
 def test_a_tool_costs_what_it_says(ask: Ask, guard: Guard) -> None:
     """`actual` is given the message that the tool came to; until then its cost is held."""
     tool = Tool(guard, lambda _: json.dumps({"creditsUsed": 12}))

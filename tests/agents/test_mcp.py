@@ -127,6 +127,22 @@ async def test_stop_is_a_protocol_error(guard: Guard, provider: FakeProvider, mo
     assert guard.available == 20
 
 
+async def test_a_callable_supplies_the_tools_result(
+    guard: Guard, provider: FakeProvider, mode: str
+) -> None:
+    """The server converts it as it would what the tool returns, to the tool's declared output."""
+    provider.credits = 20
+
+    async def cached(error: InsufficientCredits, name: str, arguments: Any) -> Any:
+        return f"{error.needed} {name} {arguments['prompt']} {guard.available}"
+
+    specs = Specs(guard, {"fast_spec": 50}, mode=mode, on_refusal=cached)
+    result = await specs.call("fast_spec")
+    assert (result.is_error, text(result)) == (False, "50 fast_spec x 20")
+    assert result.structured_content == {"result": "50 fast_spec x 20"}
+    assert specs.ran == []
+
+
 async def test_stop_leaves_the_cause_to_the_servers_own_middleware(
     guard: Guard, provider: FakeProvider
 ) -> None:

@@ -211,6 +211,30 @@ def test_a_refusal_may_end_the_run(ask: Ask, guard: Guard, tool: Noting) -> None
     assert guard.available == 100
 
 
+def test_a_callable_supplies_the_tools_result(ask: Ask, guard: Guard, tool: Noting) -> None:
+    """The model reads it as the tool's output; it never ran, and nothing is held."""
+
+    async def cached(error: InsufficientCredits, name: str, arguments: Any) -> str:
+        await asyncio.sleep(0)
+        return f"{error.needed} {name} {arguments['prompt']} {guard.available}"
+
+    costs = {"deep_spec": {"min": 120, "on_refusal": cached}}
+    assert ask_for(ask, guard, tool.named(), costs) == ["120 deep_spec shop 100"]
+    assert tool.ran == []
+
+
+def test_what_a_callable_raises_ends_the_run(ask: Ask, guard: Guard, tool: Noting) -> None:
+    """As a refusal does with "stop"."""
+
+    def failing(*_: Any) -> Any:
+        raise LookupError
+
+    with pytest.raises(UserError) as ended:
+        ask_for(ask, guard, tool.named(), {"deep_spec": 120}, on_refusal=failing)
+    assert isinstance(ended.value.__cause__, LookupError)
+    assert isinstance(ended.value.__cause__.__context__, InsufficientCredits)
+
+
 def test_a_tool_costs_what_it_says(ask: Ask, guard: Guard) -> None:
     """`actual` is given what the tool returned; until then its cost is held."""
     tool = Noting(guard, lambda _: json.dumps({"creditsUsed": 12}))

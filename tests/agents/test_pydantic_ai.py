@@ -176,6 +176,20 @@ def test_a_refusal_may_end_the_run(ask: Ask, guard: Guard, tool: Noting) -> None
     assert guard.available == 100
 
 
+def test_a_callable_supplies_the_tools_result(ask: Ask, guard: Guard, tool: Noting) -> None:
+    """The model reads a tool's success; it never ran, and nothing is held."""
+
+    async def cached(error: InsufficientCredits, name: str, arguments: Any) -> Any:
+        await asyncio.sleep(0)
+        return {"cached": [error.needed, name, arguments, guard.available]}
+
+    budget = BudgetCapability(guard, {"deep_spec": 120}, on_refusal=cached)
+    [result] = ask_for(ask, tool.named(), budget)
+    assert result.content == {"cached": [120, "deep_spec", {"prompt": "shop"}, 100]}
+    assert result.outcome == "success"
+    assert tool.ran == []
+
+
 def test_a_tool_costs_what_it_says(ask: Ask, guard: Guard) -> None:
     """`actual` is given what the tool returned; until then its cost is held."""
     tool = Noting(guard, lambda _: {"creditsUsed": 12})

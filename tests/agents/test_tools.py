@@ -219,10 +219,69 @@ def test_what_is_no_guard() -> None:
 
 
 @pytest.mark.parametrize("on_refusal", ["raise", "", None, True])
-def test_on_refusal_is_one_of_two(guard: Guard, on_refusal: Any) -> None:
+def test_on_refusal_is_a_word_or_a_callable(guard: Guard, on_refusal: Any) -> None:
     """A word that is misspelled does not quietly mean the other."""
-    with pytest.raises(ValueError, match="on_refusal must be 'tell' or 'stop', not "):
+    with pytest.raises(ValueError, match="on_refusal must be 'tell', 'stop' or a callable, not "):
         Tools(guard, {"x": 1}, on_refusal=on_refusal)
+
+
+def test_a_tools_own_on_refusal_replaces_that_of_all(guard: Guard) -> None:
+    """A word or a callable, in the tool's mapping; also in that of "*"."""
+    given: list[Any] = []
+
+    def note(*args: Any) -> str:
+        given.append(args)
+        return "instead"
+
+    costs: dict[str, Any] = {
+        "deep": {"min": 1, "on_refusal": "stop"},
+        "fast": {"min": 1, "on_refusal": note},
+        "slow": 1,
+        "*": {"min": 1, "on_refusal": "tell"},
+    }
+    error = lacking("50", "12")
+    tools = Tools(guard, costs, on_refusal=note)
+    with pytest.raises(InsufficientCredits):
+        tools.refusal("deep", error)
+    assert tools.refusal("other", error) == for_model(error)
+    assert tools.refusal("fast", error, {"x": 1}) == "instead"
+    assert tools.refusal("slow", error) == "instead"
+    assert given == [(error, "fast", {"x": 1}), (error, "slow", {})]
+    assert costs["fast"]["on_refusal"] is note
+    assert [tools.stops(name) for name in ("deep", "fast", "other")] == [True, False, False]
+    with pytest.raises(ValueError, match="on_refusal must be 'tell'") as raised:
+        Tools(guard, {"x": {"min": 1, "on_refusal": "ask"}})
+    assert raised.value.__notes__ == ["in the cost of x"]
+
+
+def test_a_callable_is_asked_about_refusals_alone(guard: Guard) -> None:
+    """A price that raises is no refusal, nor is a wrong configuration: the model is told."""
+
+    def unasked(*_: Any) -> Any:
+        raise AssertionError
+
+    tools = Tools(guard, {"x": 1}, on_refusal=unasked)
+    for error in (LookupError("no price"), ConfigurationError("none")):
+        assert not tools.supplies("x", error)
+        assert tools.refusal("x", error).startswith("BUDGET: ")
+    assert tools.supplies("x", lacking("50", "12"))
+
+
+@pytest.mark.anyio
+async def test_an_async_callable_is_awaited_where_tools_are(guard: Guard) -> None:
+    """On asyncio and trio; where they are not, it is a TypeError, and never left unawaited."""
+
+    async def instead(error: InsufficientCredits, name: str, arguments: Any) -> str:
+        await anyio.lowlevel.checkpoint()
+        return name
+
+    error = lacking("50", "12")
+    for on_refusal in (instead, lambda *args: instead(*args)):  # noqa: PLW0108  not seen to be async
+        tools = Tools(guard, {"x": 1}, on_refusal=on_refusal)
+        assert await tools.arefusal("x", error, {}) == "x"
+        with pytest.raises(TypeError, match="on_refusal of a tool that is not awaited"):
+            tools.refusal("x", error)
+    assert await Tools(guard, {"x": 1}).arefusal("x", error) == for_model(error)
 
 
 def by_open(tools: Tools, name: str, arguments: dict[str, Any]) -> Any:

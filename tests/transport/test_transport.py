@@ -1016,7 +1016,7 @@ def test_a_base_url_with_a_path(clock: HandClock) -> None:
             "release_on",
         ),
         ({"prices": {}, "base_url": "https://a.example"}, ValueError, "prices is empty"),
-        ({"on_refusal": "stop"}, ValueError, "'answer' or 'raise'"),
+        ({"on_refusal": "stop"}, ValueError, "'answer', 'raise' or a callable"),
         ({"transport": httpx.AsyncHTTPTransport()}, TypeError, "handle_request"),
         ({"transport": httpx.HTTPTransport}, TypeError, "takes an object"),
     ],

@@ -1,0 +1,32 @@
+"""Which keys tell budgets apart: values of plain types, which run no code of a user's under the lock."""
+
+from typing import TypeAlias
+from uuid import UUID
+
+from budgetguard._core.sync_callables import leave_alone
+
+Key: TypeAlias = "str | int | bytes | UUID | tuple[Key, ...] | None"
+
+
+def plain_key(key: object) -> Key:
+    """`key` with all its parts of exactly these types: str, int, bytes, UUID, None, and tuples of them.
+
+    Values of derived types, such as enumerations of text, become plain. Raises TypeError for others.
+    """
+    if key is None:
+        return None
+    if isinstance(key, str):
+        return str.__str__(key)
+    if isinstance(key, int):
+        return int.__int__(key)
+    if isinstance(key, bytes):
+        return bytes.__getitem__(key, slice(None))
+    if isinstance(key, UUID):
+        return UUID(int=key.int)
+    if isinstance(key, tuple):
+        return tuple(map(plain_key, tuple.__iter__(key)))
+    leave_alone(key)
+    kind = type(key).__name__
+    del key  # a traceback may be printed together with its locals
+    msg = f"key takes a str, int, bytes, UUID or a tuple of these, not {kind}"
+    raise TypeError(msg)
