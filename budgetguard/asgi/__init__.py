@@ -5,6 +5,7 @@ endpoint. Nothing here imports a framework until `require` is called.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from budgetguard._core import problem_document as problem
@@ -15,6 +16,7 @@ from budgetguard._core.learned_cost import LearnedCost
 from budgetguard._core.sync_callables import check_plain
 from budgetguard._costs import terms_of
 from budgetguard._engine.hold import Hold
+from budgetguard.asgi._blocks import RequestBlocks, RequestBudget, RequestLabels
 from budgetguard.asgi._disconnects import Receive
 from budgetguard.asgi._response import EXCHANGE, Exchange, Scope, Send, answers_websockets
 from budgetguard.decorator import require_credits
@@ -82,9 +84,17 @@ class GuardMiddleware:
       middleware checks for one before it sends the last part of a response. Under trio, and inside a
       BaseHTTPMiddleware of Starlette's, only a disconnect that the app itself received counts.
 
-    Without `rules` it guards nothing; it answers refusals that the app raises, and reports to `require` how
-    responses went. Lifespan and other scopes pass unchanged. If a callable raises, the request is not
-    admitted. Raises TypeError or ValueError for invalid rules.
+    `budget` is a callable that is given the scope and returns the budget that the request is in, such as
+    `guard.budget(100, name="user", key=user_of(scope), per="day")`, a list of such budgets (outermost
+    first), or None. A budget bounds the request's own hold and every guarded call that the app makes for
+    it, background tasks and tasks that outlive the response included. `labels` is a callable that is given
+    the scope and returns a mapping, for the errors and events of these calls at `guard`'s account. Both
+    work with and without `rules`, and for websockets too.
+
+    Without `rules` it prices no request; it answers refusals that the app raises, and reports to `require`
+    how responses went. Lifespan and other scopes pass unchanged. If a callable raises, the request is not
+    admitted. Raises TypeError or ValueError for invalid rules, and TypeError for a `budget` or `labels` that
+    is no plain callable.
     """
 
     @clean_traceback
@@ -93,11 +103,15 @@ class GuardMiddleware:
         app: App,
         guard: "Guard | Callable[[Scope], Guard] | None" = None,
         rules: Mapping[tuple[str, str], RuleCost | None] | None = None,
+        *,
+        budget: RequestBudget | None = None,
+        labels: RequestLabels | None = None,
     ) -> None:
-        if guard is not None and rules is None:
+        if guard is not None and rules is None and labels is None:
             msg = "GuardMiddleware without rules guards nothing: pass rules= too, or no guard"
             raise TypeError(msg)
         self._app = app
+        self._blocks = RequestBlocks(guard, budget, labels)
         self._routes = Routes({} if rules is None else _requirements(guard, rules))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -112,7 +126,10 @@ class GuardMiddleware:
     async def _respond(self, scope: Scope, exchange: Exchange) -> None:
         inner = {**scope, EXCHANGE: exchange}
         try:
-            with exchange:
+            async with AsyncExitStack() as stack:
+                await self._blocks.enter(scope, stack)
+                # Inside the budgets: its end ends the request's hold.
+                stack.enter_context(exchange)
                 hold = await self._admit(scope["method"], scope)
                 if hold is not None:
                     exchange.watch(hold)
@@ -124,21 +141,23 @@ class GuardMiddleware:
             await _answer(exchange.send, "http.response", error, bare=scope["method"] == "HEAD")
 
     async def _converse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            hold = await self._admit("WEBSOCKET", scope)
-        except problem.ERRORS as error:
-            await receive()
-            if answers_websockets(scope):
-                await _answer(send, "websocket.http.response", error)
-            else:
-                code, reason = problem.closing(error)
-                await send({"type": "websocket.close", "code": code, "reason": reason})
-            return
-        if hold is None:
-            await self._app(scope, receive, send)
-            return
-        with hold:
-            await self._app({**scope, HOLD: hold}, receive, send)
+        async with AsyncExitStack() as stack:
+            try:
+                await self._blocks.enter(scope, stack)
+                hold = await self._admit("WEBSOCKET", scope)
+            except problem.ERRORS as error:
+                await receive()
+                if answers_websockets(scope):
+                    await _answer(send, "websocket.http.response", error)
+                else:
+                    code, reason = problem.closing(error)
+                    await send({"type": "websocket.close", "code": code, "reason": reason})
+                return
+            if hold is None:
+                await self._app(scope, receive, send)
+                return
+            with hold:
+                await self._app({**scope, HOLD: hold}, receive, send)
 
     async def _admit(self, method: str, scope: Scope) -> Hold | None:
         found = (self._routes.find(method, *paths) for paths in _readings(scope))

@@ -923,3 +923,14 @@ def test_the_example() -> None:
     printed = example.run("agents/langchain_agent.py")
     assert reads_of_want(printed)
     assert printed.endswith("ai: The outline has to do.\n22 credits are left.\n")
+
+
+def test_the_example_of_sub_agents() -> None:
+    """Each is told by its own budget, and what was spent is what the account paid."""
+    printed = example.run("agents/langgraph_subagents.py")
+    for topic in ("a seed library", "a tide table"):
+        assert f"{topic} spent 36 of 40. Its last call: BUDGET: " in printed
+        assert f"\n{topic}: that is what the budget allowed.\n" in printed
+    assert printed.endswith(
+        "The run spent 72 of 100 credits, for 6 outlines.\n928 credits are left in the account.\n"
+    )

@@ -6,11 +6,15 @@ Decorated functions are compared to a bare wrapt pass-through, all other ways in
 window in the memory of `limits`, where that is installed, and a transport's requests to the mock
 request below. Each figure is the median of many short loops, taken in turns with the baseline, so that
 a machine whose speed drifts drifts for both. Needs nothing but the package itself; where other
-packages' guards are installed (see `others.py`), they are timed beside it.
+packages' guards are installed (see `others.py`), they are timed beside it. Calls in budgets are compared
+to the same call without one, by the median of 11 pairs.
+
+    python tests/bench/overhead.py --only-budgets [--keys N]
 """
 
 import argparse
 import asyncio
+import contextlib
 import functools
 import itertools
 import statistics
@@ -201,6 +205,78 @@ def with_open_holds(open_holds: int) -> Callable[[int], int]:
     return function
 
 
+def within(call: Callable[[int], int], *makes: Callable[[], Any]) -> Callable[[], float]:
+    """A timer of a call inside blocks that are entered once, outermost first."""
+
+    def timed() -> float:
+        with contextlib.ExitStack() as stack:
+            for make in makes:
+                stack.enter_context(make())
+            return time_sync(call)
+
+    return timed
+
+
+def each_within(call: Callable[[int], int], make: Callable[[], Any]) -> Callable[[], float]:
+    """A timer of a call inside a block that is made and entered for it."""
+
+    def in_its_own(_: int) -> None:
+        with make():
+            call(1)
+
+    return lambda: time_sync(in_its_own)
+
+
+def in_budgets(
+    guard: Guard, call: Callable[[int], int], keys: int
+) -> dict[str, Callable[[], float]]:
+    """Timers of a call in budgets; all the keyed ones exist, with something spent in each."""
+    other, numbers = guard_of(10**9), itertools.cycle(range(keys))
+    one = functools.partial(guard.budget, 10**9)
+    larger, carved = functools.partial(guard.budget, 10**10), functools.partial(one, share="carve")
+    rolling = functools.partial(one, name="rolling", per=86_400)
+
+    def of_next() -> Any:
+        return guard.budget(10**9, name="user", key=next(numbers), per="day")
+
+    for _ in range(keys):
+        with of_next():
+            call(1)
+    known = f"per day, one of {keys:,} keys"
+    return {
+        "without a budget, once more": lambda: time_sync(call),
+        "a budget of another account around it": within(call, lambda: other.budget(10**9)),
+        "labels around it": within(call, lambda: guard.labels(user="ada")),
+        "in one budget": within(call, one),
+        "in three nested": within(call, one, one, one),
+        "in one that is carved out of another": within(call, larger, carved),
+        "in four nested": within(call, one, one, one, one),
+        "in one that is carved out of the account": within(call, carved),
+        known: within(call, of_next),
+        "rolling": within(call, rolling),
+        "one budget, entered for each call": each_within(call, one),
+        f"{known}, entered for each call": each_within(call, of_next),
+        "rolling, entered for each call": each_within(call, rolling),
+    }
+
+
+def budgets(keys: int, pairs: int = 11) -> None:
+    """Print what a call costs in budgets, over the same call without one."""
+    guard = guard_of(10**12)
+    call = guard.require_credits(min=1)(plain)
+    bases, medians = [], dict[str, float]()
+    for name, timed in in_budgets(guard, call, keys).items():
+        ratios = []
+        for _ in range(pairs):
+            bases.append(time_sync(call))
+            ratios.append(timed() / bases[-1])
+        medians[name] = statistics.median(ratios)
+    base = f"({statistics.median(bases) * 1e9:.0f} ns)"
+    print(f"  {'baseline: the same call without a budget':<60} 1.00   {base}")
+    for name, ratio in medians.items():
+        print(f"  {name:<60} {ratio:.2f}")
+
+
 def memory() -> None:
     """What 3.6 million calls, 1,000 a second for an hour, leave behind."""
     from budgetguard.testing import hand_clock
@@ -244,7 +320,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=101)
     parser.add_argument("--memory", action="store_true", help="the virtual hour too (a minute)")
+    parser.add_argument("--only-budgets", action="store_true", help="only calls in budgets")
+    parser.add_argument("--keys", type=int, default=10**6, help="how many keyed budgets there are")
     options = parser.parse_args()
+    if options.only_budgets:
+        print(
+            f"Python {sys.version.split()[0]}, 11 pairs of {CALLS} calls\n\nin budgets, sync, a call"
+        )
+        budgets(options.keys)
+        return
     guard = guard_of(10**9)
     hold, check = guard.require_credits(min=1), guard.require_credits(min=1, cost=0)
     actual = guard.require_credits(min=1, actual=lambda _: 1)
@@ -288,6 +372,8 @@ def main() -> None:
     crowded = {"hold and settle": with_open_holds(100_000)}
     compare(time_sync, bare_wrapt(plain), crowded, options.rounds)
     del crowded
+    print("\nin budgets, sync, a call")
+    budgets(options.keys)
     print("\nother packages, sync, a call")
     compare(time_sync, bare_wrapt(plain), others, options.rounds)
     if missing:
