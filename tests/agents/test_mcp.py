@@ -47,6 +47,7 @@ from mcp_types import (
     ElicitResult,
     InputRequiredResult,
     ListToolsResult,
+    TextContent,
 )
 from pydantic import BaseModel, TypeAdapter
 
@@ -603,7 +604,10 @@ async def test_a_callable_supplies_a_low_level_tools_result(
     async def on_call_tool(ctx: Any, params: CallToolRequestParams) -> CallToolResult:
         raise AssertionError
 
-    server: Server[Any] = Server("low", on_call_tool=on_call_tool)
+    async def on_list_tools(ctx: Any, params: Any) -> ListToolsResult:
+        return ListToolsResult(tools=[])
+
+    server: Server[Any] = Server("low", on_call_tool=on_call_tool, on_list_tools=on_list_tools)
     server.middleware.append(BudgetMiddleware(guard, {"deep": 130}, on_refusal=lambda *_: supplied))
     async with Client(server) as client:
         result = await client.call_tool("deep")
