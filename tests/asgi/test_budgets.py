@@ -405,13 +405,12 @@ class TestServed:
     def test_users_at_once(self, serve: Any) -> None:
         """Exact numbers for each user, with sync endpoints in the server's threads."""
         guard = Guard(FakeProvider(1000))
-        spec = guard.require_credits(min=10, name="spec")
         app = FastAPI()
         app.add_middleware(GuardMiddleware, budget=by_user(guard, 55))
 
         @app.get("/free")
         def free() -> None:
-            with spec:
+            with guard.require_credits(min=10, name="spec"):
                 pass
 
         port = serve(app)
