@@ -806,8 +806,8 @@ MUTANTS = [
     Mutant(
         "a redirected repeat is refused half-way",
         "transport/_call.py",
-        "first = None if onward is None else onward.chain.first",
-        "first = None",
+        "            first = onward.chain.first\n",
+        "",
         "tests/transport/test_repeats.py",
     ),
     Mutant(
@@ -2135,5 +2135,12 @@ MUTANTS = [
         "approved = onward.chain.approved if onward.traffic is self else approved",
         "approved = onward.chain.approved",
         "tests/transport/test_approvals.py",
+    ),
+    Mutant(
+        "another guard admits what was approved",
+        "_engine/call_spec.py",
+        "            bound=binding,\n",
+        "",
+        "tests/guard/test_approval.py",
     ),
 ]
