@@ -96,6 +96,7 @@ def verdict(answer: object) -> Unapproved | None:
     kind = type(answer).__name__
     awaits = inspect.isawaitable(answer)
     leave_alone(answer)
+    del answer
     msg = f"approve must return True or False, not {kind}"
     if awaits:
         msg += ": an async approve is for async calls"

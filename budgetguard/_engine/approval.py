@@ -62,8 +62,7 @@ class NeedsApproval:
         """`asked`, for async code: `approve` may be async."""
         assert spec.approve is not None
         asked = binding.clock.now()
-        answer: Any = spec.approve(self.request)
-        why_not = verdict(await answer if inspect.isawaitable(answer) else answer)
+        why_not = verdict(await _awaited(spec.approve(self.request)))
         return self._outcome(binding, why_not, binding.clock.now().since(asked))
 
     def _outcome(self, binding: "GuardBinding", why_not: Unapproved | None, took: float) -> int:
@@ -72,6 +71,11 @@ class NeedsApproval:
             binding.account.deny(binding.subscriber, error, self.cost)
             raise error
         return self.cost if took <= APPROVAL_FOR else NOTHING_APPROVED
+
+
+async def _awaited(answer: Any) -> Any:
+    # A function of its own: the frames of an error about the answer must not contain it.
+    return await answer if inspect.isawaitable(answer) else answer
 
 
 def needs_approval(

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import threading
+import traceback
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from typing import Any
@@ -21,6 +22,7 @@ from budgetguard import (
     learned,
     require_credits,
     set_active,
+    set_default_guard,
 )
 from budgetguard.testing import FakeProvider, HandClock
 
@@ -387,6 +389,36 @@ def test_a_cost_is_computed_once_a_call(guard: Guard) -> None:
     approver = Approver(guard)
     guard.require_credits(lambda: costs.pop(0), approve=approver)(lambda: None)()
     assert (len(approver.asked), guard.available) == (1, 50)
+
+
+@pytest.mark.parametrize("how", ["callable", "default"])
+def test_the_guard_that_was_asked_about_admits(clock: HandClock, how: str) -> None:
+    """Whichever would be found by then."""
+    del clock
+    guards = [Guard(FakeProvider(100)), Guard(FakeProvider(100))]
+    for guard in guards:
+        guard.balance()
+    found = list(guards)
+    set_default_guard(guards[0])
+
+    def approve(_: ApprovalRequest) -> bool:
+        set_default_guard(guards[1])
+        require_credits(1)(lambda: None)()
+        return True
+
+    options: dict[str, Any] = {"guard": lambda: found.pop(0)} if how == "callable" else {}
+    require_credits(50, approve=approve, **options)(lambda: None)()
+    assert [guard.available for guard in guards] == [50, 99]
+
+
+def test_no_frame_of_an_error_contains_the_answer(guard: Guard) -> None:
+    """It may be a key that a program returned by mistake."""
+    with pytest.raises(TypeError) as caught:
+        by_block(guard, Approver(guard, "sk_secret"), 50)
+    frames = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
+    ours = [frame for frame in frames if "budgetguard/" in frame.f_code.co_filename]
+    assert ours
+    assert "sk_secret" not in str([frame.f_locals for frame in ours])
 
 
 def test_a_learned_cost_that_rose_is_asked_about_again(clock: HandClock) -> None:

@@ -806,8 +806,8 @@ MUTANTS = [
     Mutant(
         "a redirected repeat is refused half-way",
         "transport/_call.py",
-        "first = None if onward is None else onward.chain.first",
-        "first = None",
+        "            first = onward.chain.first\n",
+        "",
         "tests/transport/test_repeats.py",
     ),
     Mutant(
@@ -2893,5 +2893,12 @@ MUTANTS = [
         "raised is not refusal and raised.__context__ is None",
         "False",
         "tests/wrapping/test_on_refusal.py",
+    ),
+    Mutant(
+        "another guard admits what was approved",
+        "_engine/call_spec.py",
+        "            bound=binding,\n",
+        "",
+        "tests/guard/test_approval.py",
     ),
 ]
