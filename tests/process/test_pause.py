@@ -201,6 +201,37 @@ becomes(None)
 
 
 @forks
+def test_a_pause_is_heard_although_no_file_is_left(script: Script, tmp_path: Path) -> None:
+    """Its reason cannot be read then, and nothing is said about the directory."""
+    script(
+        FORKED
+        + """
+import resource
+least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+becomes(None)
+elsewhere = pause_file.directory().parent / "elsewhere"
+pause_file.write(provider.fingerprint, "by hand")
+pause_file.directory().rename(elsewhere)
+becomes(None)
+free = os.open(os.devnull, os.O_RDONLY)
+os.close(free)
+resource.setrlimit(resource.RLIMIT_NOFILE, (free, most))
+elsewhere.rename(pause_file.directory())
+becomes("command")
+try:
+    guard.acquire(1)
+except Paused as paused:
+    assert paused.reason == "the reason cannot be read"
+resource.setrlimit(resource.RLIMIT_NOFILE, (least, most))
+pause_file.remove(provider.fingerprint)
+becomes(None)
+""",
+        flags=("-W", "error"),
+        BUDGETGUARD_PAUSE_DIR=str(tmp_path / "pauses"),
+    )
+
+
+@forks
 def test_a_pause_is_heard_by_a_loop_that_was_broken(script: Script, tmp_path: Path) -> None:
     """A program that closes all files breaks it; the next caller that is decided about makes another."""
     script(
