@@ -2185,4 +2185,11 @@ MUTANTS = [
         "        if True:\n            self._schedule",
         "tests/guard/test_pause.py",
     ),
+    Mutant(
+        "no pause is heard while no file is left",
+        "_io/pause_file.py",
+        "        if error.errno not in _USED_UP:\n            raise\n",
+        "        raise\n",
+        "tests/process/test_pause.py",
+    ),
 ]

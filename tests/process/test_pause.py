@@ -17,7 +17,7 @@ WORKER = """
 import sys, time
 from budgetguard import Guard, Paused, PreDev, require_credits, set_default_guard
 
-guard = Guard(PreDev())
+guard = Guard(PreDev(), timeout=60)
 set_default_guard(guard)
 
 @require_credits(min=1, actual=lambda _: 0)
@@ -144,7 +144,8 @@ def becomes(expected):
 # Pauses are warned about.
 logging.disable()
 provider = FakeProvider(100)
-guard = Guard(provider)
+# A busy machine takes its time for imports.
+guard = Guard(provider, timeout=60)
 guard.acquire(1).release()
 """
 
