@@ -19,7 +19,9 @@ from budgetguard._core.approval import (
     verdict,
 )
 from budgetguard._core.errors import ApprovalDenied, Unapproved
+from budgetguard._core.labels import NO_LABELS
 from budgetguard._core.reentrancy import forbid_waiting
+from budgetguard._engine.budget_blocks import context_around
 
 if TYPE_CHECKING:
     from budgetguard._engine.binding import GuardBinding
@@ -109,7 +111,7 @@ def _request(
     kwargs: dict[str, Any],
 ) -> ApprovalRequest:
     above, subscriber = spec.approve_above, binding.subscriber
-    available = binding.account.peek(subscriber)
+    available, context = binding.account.peek(subscriber), context_around(binding.account)
     asked = datetime.fromtimestamp(binding.clock.wall(), UTC)
     return ApprovalRequest(
         operation=operation,
@@ -121,6 +123,7 @@ def _request(
         slots=spec.slots,
         asked_at=asked,
         expires_at=asked + timedelta(seconds=APPROVAL_FOR),
+        labels=NO_LABELS if context is None else context.labels,
         args=args,
         kwargs=kwargs,
     )
@@ -128,10 +131,12 @@ def _request(
 
 def _denied(request: ApprovalRequest, reason: Unapproved) -> ApprovalDenied:
     """The error of a call that was not approved."""
-    return ApprovalDenied(
+    error = ApprovalDenied(
         operation=request.operation,
         needed=request.needed,
         provider=request.provider,
         unit=request.unit,
         reason=reason,
     )
+    error.labels = request.labels
+    return error

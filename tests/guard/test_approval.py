@@ -566,3 +566,24 @@ def test_a_requirement_with_an_approver_can_be_pickled() -> None:
     """If the approver can."""
     other = pickle.loads(pickle.dumps(require_credits(50, approve=bool, approve_above=20)))
     assert (other.spec.approve, other.spec.approve_above) == (bool, 20_000_000)
+
+
+def test_labels_are_in_the_request_the_error_and_the_event() -> None:
+    """Whose call it is may decide the answer."""
+    heard: list[Event] = []
+    guard = Guard(FakeProvider(100), on_event=heard.append)
+    asked: list[ApprovalRequest] = []
+
+    def denies(request: ApprovalRequest) -> bool:
+        asked.append(request)
+        return False
+
+    with (
+        guard.labels(user="ada"),
+        guard.budget(80, name="run"),
+        pytest.raises(ApprovalDenied) as caught,
+    ):
+        guard.acquire(50, approve=denies)
+    refused = heard[-1]
+    assert asked[0].labels == caught.value.labels == refused.labels == {"user": "ada"}
+    assert (refused.kind, refused.cause, refused.budget) == ("refused", "approval", "run")
