@@ -226,6 +226,8 @@ class Budget:
         if callable(terms.key):
             msg = "key= takes a callable only on a decorator, which gives it the call's arguments"
             raise TypeError(msg)
+        if not ACTIVATION.read:
+            ACTIVATION.read_environment()
         binding.check_open(terms.called)
         around = context_around(binding.account)
         budgets = () if around is None else around.budgets
