@@ -220,3 +220,15 @@ def test_a_refusal_is_logged_once_and_names_its_budget(
     assert len(found) == 1
     assert "the budget run has 10 of 10 credits left" in found[0]
     assert "Top up" not in found[0]
+
+
+def test_a_call_in_a_part_of_the_account_is_not_held_twice(
+    guard: Guard, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So nothing is said of that, neither in the block nor after it."""
+    caplog.set_level(logging.DEBUG, "budgetguard")
+    with guard.budget(100, name="run", share="carve") as run:
+        spend(guard, 5)
+    spend(guard, 5)
+    assert run.spent == 5
+    assert not [each for each in caplog.messages if "held twice" in each]
