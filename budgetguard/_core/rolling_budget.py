@@ -2,7 +2,6 @@
 
 from collections.abc import Hashable
 from math import inf
-from typing import ClassVar
 
 from budgetguard._core.allowance import Allowance
 from budgetguard._core.budget_windows import Period
@@ -70,7 +69,7 @@ class RollingBudget:
 
     __slots__ = ("__weakref__", "_buckets", "_seconds", "ident", "limit", "room", "spent")
 
-    valid_until: ClassVar[float] = -inf
+    valid_until = -inf
     """Always past: `current` is called for each admission, as a wall clock may be set back."""
 
     def __init__(self, ident: tuple[str, Hashable, Period], seconds: float) -> None:

@@ -238,3 +238,33 @@ def test_a_listeners_own_blocks_are_its_own(clock: HandClock) -> None:
         guard.acquire(5).settle()
     assert run.spent == 10
     assert {(event.budget, event.labels["user"]) for event in told} == {("run", "ada")}
+
+
+@pytest.mark.parametrize("block", ["budget", "labels", "a part"])
+def test_a_listener_makes_no_calls_in_its_blocks_either(clock: HandClock, block: str) -> None:
+    """They would wait for themselves, in a block as without one; a thread that it starts may."""
+    del clock
+    said = list[str]()
+
+    def listen(event: Event) -> None:
+        if event.operation != "outer":
+            return
+        blocks = {
+            "budget": lambda: guard.budget(50),
+            "labels": lambda: guard.labels(user="ada"),
+            "a part": lambda: guard.budget(50, share="carve"),
+        }
+        try:
+            with blocks[block]():
+                guard.acquire(1, name="inner")
+        except RuntimeError as error:
+            said.append(str(error))
+
+    guard = Guard(FakeProvider(1000), on_event=listen)
+    guard.balance()
+    for around in (guard.labels(), guard.budget(100)):
+        with around:
+            guard.acquire(1, name="outer").settle()
+    assert len(said) == 4
+    assert all("from inside budgetguard itself" in each for each in said)
+    assert guard.available == 998
