@@ -68,7 +68,16 @@ class Budget:
     order, and in another task or thread than they were entered in. The figures can be read at any time.
     """
 
-    __slots__ = ("__weakref__", "_binding", "_context", "_guard", "_hold", "_its", "_terms")
+    __slots__ = (
+        "__weakref__",
+        "_binding",
+        "_context",
+        "_entered",
+        "_guard",
+        "_hold",
+        "_its",
+        "_terms",
+    )
 
     def __init__(self, guard: Bound, terms: BudgetTerms) -> None:
         # The guard too: a pool makes no second one while somebody refers to it.
@@ -77,6 +86,7 @@ class Budget:
         self._terms = terms
         self._its: CallBudget = BlockBudget(terms.name, Allowance(terms.limit))
         self._context: CallContext[Any] | None = None
+        self._entered = False
         self._hold: tuple[Reserve, Hold] | None = None
         if terms.period is not None and not callable(terms.key):
             self._its = find_keyed(binding, terms.name or "", terms.key, terms.period, terms.limit)
@@ -164,16 +174,18 @@ class Budget:
 
     @clean_traceback
     def __enter__(self) -> Self:
-        spec = self._begin()
-        if spec is not None:
-            self._reserve(spec.open(warns=True))
+        with self._entering():
+            spec = self._begin()
+            if spec is not None:
+                self._reserve(spec.open(warns=True))
         return self
 
     @clean_traceback
     async def __aenter__(self) -> Self:
-        spec = self._begin()
-        if spec is not None:
-            self._reserve(await spec.aopen())
+        with self._entering():
+            spec = self._begin()
+            if spec is not None:
+                self._reserve(await spec.aopen())
         return self
 
     def __exit__(
@@ -219,16 +231,28 @@ class Budget:
         name = "" if self.name is None else f" {self.name}"
         return f"<Budget{name}: {self.left} of {self.limit} left>"
 
+    @contextlib.contextmanager
+    def _entering(self) -> Iterator[None]:
+        """Only one may enter the block, who may have to wait for a balance; again if that fails."""
+        if self._entered:
+            ended = self._context is not None and self._context.ended
+            how = "has ended" if ended else "is entered already"
+            msg = f"{self._terms.called} {how}. Make a new one for each block; other threads call use()"
+            raise RuntimeError(msg)
+        self._entered = True
+        try:
+            yield
+        finally:
+            self._entered = self._context is not None
+
     def _begin(self) -> CallSpec | None:
         """Enter the block; returns what it needs from the account first, if it needs anything."""
         binding, terms = self._binding, self._terms
-        if self._context is not None:
-            how = "has ended" if self._context.ended else "is entered already"
-            msg = f"{terms.called} {how}. Make a new one for each block; other threads call use()"
-            raise RuntimeError(msg)
         if callable(terms.key):
             msg = "key= takes a callable only on a decorator, which gives it the call's arguments"
             raise TypeError(msg)
+        if not ACTIVATION.read:
+            ACTIVATION.read_environment()
         binding.check_open(terms.called)
         around = context_around(binding.account)
         budgets = () if around is None else around.budgets
@@ -258,7 +282,8 @@ class Budget:
         if not isinstance(hold, NullHold):
             reserve = Reserve(hold)
             self._hold = reserve, hold
-        nested.step_out(hold)
+            # The calls inside take their credits from it, so they are not held twice.
+            nested.step_out(hold)
         self._open((), reserve, context_around(self._binding.account))
 
     def _open(

@@ -3,7 +3,6 @@
 from types import TracebackType
 from typing import Any
 
-from budgetguard._core.argument_types import shown
 from budgetguard._core.call_context import CallContext, leave
 from budgetguard._core.labels import NO_LABELS, Labels
 from budgetguard._engine.binding import GuardBinding
@@ -51,7 +50,7 @@ def checked_labels(labels: dict[str, object]) -> Labels:
     checked: dict[str, str] = {}
     for name, value in labels.items():
         if isinstance(value, bool) or not isinstance(value, str | int):
-            msg = f"labels takes str or int values, and {shown(name)} is {type(value).__name__}"
+            msg = f"labels takes str or int values, not {type(value).__name__}"
             raise TypeError(msg)
         checked[name] = str(value)
     return Labels(checked)

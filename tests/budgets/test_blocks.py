@@ -164,6 +164,32 @@ async def test_entered_twice_by_tasks(guard: Guard) -> None:
         await run.__aenter__()
 
 
+@pytest.mark.anyio
+async def test_entered_twice_while_the_first_one_waits(provider: FakeProvider) -> None:
+    """For the balance: nothing is set aside twice, and the block of the first goes on."""
+    gate, guard = anyio.Event(), Guard(provider)
+    run = guard.budget(100, name="run", share="carve")
+    refused = list[RuntimeError]()
+
+    async def enter() -> None:
+        try:
+            async with run:
+                await gate.wait()
+        except RuntimeError as error:
+            refused.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(enter)
+        await guard.abalance()
+        await let_run()
+        gate.set()
+    assert len(refused) == 2
+    assert (run.spent, run.held) == (0, 0)
+    assert guard.available == 1000
+    assert open_in(guard) == NOTHING
+
+
 def test_a_block_that_was_refused_may_be_entered_later(guard: Guard) -> None:
     """Nothing was set aside, and nothing has begun."""
     run = guard.budget(600, name="run", share="carve")

@@ -22,11 +22,12 @@ from budgetguard._engine import hold as hold_module
 from budgetguard._engine.binding import binding_of
 from budgetguard._engine.call_spec import CallSpec
 from budgetguard._engine.hold import Hold
+from budgetguard.budget import Budget
 from budgetguard.testing import FakeProvider
 
 pytestmark = pytest.mark.skipif(not ATOMIC, reason="without a GIL there is a lock")
 
-THREADS, ROUNDS = 4, 150
+THREADS, ROUNDS, FEWER = 4, 150, 30
 
 
 async def work() -> None:
@@ -85,6 +86,45 @@ def test_nobody_comes_between_the_check_and_the_taking(code: CodeType) -> None:
     assert interruptible(code, "fresh_until_mono", "running") == []
 
 
+@pytest.mark.parametrize(
+    "code",
+    [CallSpec.begin.__code__, decorated(lambda: None), decorated(work)],
+    ids=["a block", "a function", "a coroutine function"],
+)
+def test_the_budgets_are_among_these_steps(code: CodeType) -> None:
+    """From when their figures are valid to the last of them, and before the account's last change."""
+    steps = list(dis.get_instructions(code))
+    valid = next(at for at, step in enumerate(steps) if step.argval in {"until", "plain_until"})
+    fresh = next(at for at, step in enumerate(steps) if step.argval == "fresh_until_mono")
+    taken = [at for at, step in enumerate(steps) if changes(step, "room")]
+    done = max(at for at, step in enumerate(steps) if changes(step, "running"))
+    assert fresh < valid
+    # Three budgets and the account, where the call is admitted.
+    assert len([at for at in taken if valid < at < done]) >= 4
+    assert interruptible(code, steps[valid].argval, "running") == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [decorated(lambda: None), decorated(work)],
+    ids=["a function", "a coroutine function"],
+)
+def test_nobody_comes_between_the_end_of_a_call_and_its_budgets(code: CodeType) -> None:
+    """The frame gives up what it took, and its budgets have the cost: all of it, or nothing yet."""
+    steps = list(dis.get_instructions(code))
+    spent = [at for at, step in enumerate(steps) if changes(step, "spent")]
+    frees = max(at for at, step in enumerate(steps) if at < spent[0] and changes(step, "frees"))
+    assert len(spent) == 3
+    last = max(at for at, step in enumerate(steps) if changes(step, "room"))
+    switches = ("CALL", "RESUME", "JUMP_BACKWARD", "SEND", "YIELD", "FOR_ITER")
+    assert [each.opname for each in steps[frees:last] if each.opname.startswith(switches)] == []
+
+
+def changes(step: dis.Instruction, name: str) -> bool:
+    """Whether a step stores that attribute."""
+    return (step.opname, step.argval) == ("STORE_ATTR", name)
+
+
 def test_who_may_come_in_is_found() -> None:
     """A call among the steps would be seen, and one on the way out is none of them."""
 
@@ -135,6 +175,8 @@ def test_nobody_comes_between_the_end_of_a_hold_and_its_record() -> None:
     recorded = next(at for at, step in enumerate(steps) if at > ended and step.opname == "POP_TOP")
     between = steps[ended:recorded]
     assert "append" in {step.argval for step in between}
+    # Those of three budgets are among them.
+    assert [sum(changes(step, name) for step in between) for name in ("room", "spent")] == [3, 3]
     assert [step.opname for step in between].count("CALL") == 1
 
 
@@ -195,5 +237,58 @@ def test_threads_that_do_everything_leave_the_ledger_right() -> None:
         thread.join()
     spent = 1 + 1 + 3 + 2 + 4
     assert guard.available == 1_000_000 - THREADS * ROUNDS * spent
+    ledger = binding_of(guard).account.ledger
+    assert (ledger.held, ledger.running) == (0, 0)
+
+
+@pytest.mark.parametrize("kind", ["shared", "carved", "a part of the account", "keyed", "rolling"])
+@pytest.mark.usefixtures("atomic", "eager_switching")
+def test_threads_that_do_everything_leave_the_budgets_right(kind: str) -> None:
+    """In two budgets around all of them and one of each thread: all books say the same."""
+    guard = Guard(FakeProvider(1_000_000))
+    guard.balance()
+    call = guard.require_credits(min=1)(lambda: None)
+    priced = guard.require_credits(min=lambda: 2, actual=lambda _: 1)(lambda: None)
+    share: Any = "shared" if kind in {"shared", "keyed", "rolling"} else "carve"
+    budgets = list[Budget]()
+
+    def everything(around: Budget) -> None:
+        with around.use(), guard.budget(10_000, share=share) as own:
+            budgets.append(own)
+            for _ in range(FEWER):
+                call()
+                priced()
+                with guard.require_credits(min=3):
+                    pass
+                guard.acquire(4).settle(2)
+                over = guard.acquire(1)
+                over.settle(2)
+                charged = guard.acquire(5)
+                charged.charged(2)
+                charged.extend(1)
+                charged.settle(4)
+                guard.acquire(6).release()
+                guard.acquire(1).keep()
+
+    with contextlib.ExitStack() as stack:
+        outer = guard.budget(
+            500_000, share="carve" if kind == "a part of the account" else "shared"
+        )
+        stack.enter_context(outer)
+        if kind in {"keyed", "rolling"}:
+            per: Any = "month" if kind == "keyed" else 86_400
+            inner = guard.budget(400_000, name="all", per=per)
+        else:
+            inner = guard.budget(400_000, share=share)
+        stack.enter_context(inner)
+        threads = [threading.Thread(target=everything, args=(inner,)) for _ in range(THREADS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    each = FEWER * (1 + 1 + 3 + 2 + 2 + 4 + 1)
+    assert [(budget.spent, budget.held) for budget in budgets] == [(each, 0)] * THREADS
+    assert [(budget.spent, budget.held) for budget in (outer, inner)] == [(THREADS * each, 0)] * 2
+    assert guard.available == 1_000_000 - THREADS * each
     ledger = binding_of(guard).account.ledger
     assert (ledger.held, ledger.running) == (0, 0)

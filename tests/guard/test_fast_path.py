@@ -1,5 +1,6 @@
 """The fast path: what a call costs for which there is nothing to decide, and what sends it elsewhere."""
 
+import contextlib
 import gc
 import weakref
 from collections.abc import Callable
@@ -28,6 +29,8 @@ A_CHECK = 2
 A_COMPUTED_AMOUNT = 4
 A_BLOCK = 10
 A_HOLD = 8
+# What a budget adds to it: nothing, as its steps are inline; the ones that set aside take the account's lock.
+IN_BUDGETS = 0
 
 
 @pytest.fixture
@@ -115,6 +118,50 @@ def test_a_hold_costs_few_calls_of_python() -> None:
     assert calls(hold) - calls(work) <= A_HOLD
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_call_in_budgets_costs_no_more_calls_of_python(depth: int) -> None:
+    """In up to three, and in labels, its steps are inline, for functions, blocks and holds alike."""
+    guard = refreshed()
+    function = used(guard)
+
+    def block() -> None:
+        with guard.require_credits(min=1):
+            pass
+
+    def hold() -> None:
+        guard.acquire(1).settle()
+
+    block()
+    hold()
+    outside = [calls(each) for each in (function, block, hold)]
+    with contextlib.ExitStack() as stack:
+        for _ in range(depth):
+            stack.enter_context(guard.labels(user="ada"))
+            stack.enter_context(guard.budget(1000))
+        inside = [calls(each) for each in (function, block, hold)]
+    assert [each - before for each, before in zip(inside, outside, strict=True)] == [IN_BUDGETS] * 3
+
+
+def test_a_call_in_a_keyed_budget_costs_no_more_calls_of_python() -> None:
+    """Whose window runs, with as many keys as there are."""
+    guard = refreshed()
+    function = used(guard)
+    for key in range(100):
+        with guard.budget(1000, name="user", key=key, per="day"):
+            function()
+    with guard.budget(1000, name="user", key=7, per="month"):
+        assert calls(function) - calls(work) <= WRAPPER + IN_BUDGETS
+
+
+def test_a_call_after_the_block_costs_what_it_did() -> None:
+    """Nothing of the block is left."""
+    guard = refreshed()
+    function = used(guard)
+    with guard.budget(1000, share="carve"), guard.budget(10):
+        function()
+    assert calls(function) - calls(work) <= WRAPPER
+
+
 WAYS: dict[str, Callable[[Guard], Callable[[], Any]]] = {
     "a function": lambda guard: guard.require_credits(min=1)(work),
     "a check": lambda guard: guard.require_credits(min=1, cost=0)(work),
@@ -159,6 +206,22 @@ def test_every_way_in_takes_it(
     for _ in range(5):
         call()
     assert len(slow) == before
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_in_takes_it_in_budgets(clock: HandClock, slow: list[None], way: str) -> None:
+    """A check alone is decided about, without a lock, as its own steps know of no budget."""
+    guard = Guard(FakeProvider(1_000_000))
+    guard.balance()
+    clock.advance(0)
+    call = WAYS[way](guard)
+    call()
+    with guard.budget(1000), guard.budget(500):
+        call()
+        before = len(slow)
+        for _ in range(5):
+            call()
+        assert len(slow) == before
 
 
 @pytest.mark.parametrize("way", WAYS)

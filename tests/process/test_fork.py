@@ -559,3 +559,125 @@ assert (guard.available, told) == (60, [])
 """,
         flags=FORKING,
     )
+
+
+def test_a_childs_calls_are_not_in_its_parents_budget(script: Script) -> None:
+    """A block that the parent entered bounds calls there: in the child it is an error, not a second budget."""
+    script(
+        HEAD
+        + """
+def check_raises(call):
+    try:
+        call()
+    except RuntimeError as error:
+        assert "was forked from" in str(error)
+    else:
+        raise AssertionError("admitted")
+
+other = Guard(FakeProvider(100))
+
+def child():
+    try:
+        guard.acquire(1)
+    except RuntimeError as error:
+        assert str(error) == (
+            "The budget run was entered in the process that this one was forked from, and bounds the "
+            "calls there. Enter a budget of its own in the child."
+        ), error
+    else:
+        raise AssertionError("admitted")
+    for block in (guard.budget(5), guard.labels(user="ada"), run.use()):
+        try:
+            block.__enter__()
+        except RuntimeError as error:
+            assert "Enter a budget of its own in the child" in str(error), error
+        else:
+            raise AssertionError(block)
+    other.acquire(1).settle()
+
+call = guard.require_credits(min=1)(lambda: None)
+call()
+with guard.labels(run="42"):
+    guard.acquire(1).settle()
+
+    def labelled():
+        guard.acquire(1).settle()
+        call()
+    in_child(labelled)
+with guard.budget(10, name="run") as run:
+    call()
+    in_child(child)
+    in_child(lambda: check_raises(call))
+    call()
+assert (run.spent, run.held) == (2, 0)
+
+def afresh():
+    with guard.budget(10, name="run") as own:
+        call()
+        guard.acquire(9).settle()
+    assert own.spent == 10
+in_child(afresh)
+""",
+        flags=FORKING,
+    )
+
+
+def test_a_child_that_leaves_its_parents_block(script: Script) -> None:
+    """Ends nothing that counts in the parent, tells no listener, and is free of the block after it."""
+    script(
+        HEAD
+        + """
+told = []
+heard = Guard(provider, on_event=lambda event: told.append(event.kind))
+for share in ("shared", "carve"):
+    run = heard.budget(10, name="run", share=share)
+    run.__enter__()
+    told.clear()
+
+    def child():
+        run.__exit__(None, None, None)
+        assert told == []
+        heard.acquire(1).settle()
+        with heard.budget(5, share="carve"):
+            heard.acquire(5).settle()
+
+    in_child(child)
+    heard.acquire(10).settle()
+    run.__exit__(None, None, None)
+    assert (run.spent, run.held) == (10, 0)
+assert heard.available == 80
+""",
+        flags=FORKING,
+    )
+
+
+def test_a_child_has_keyed_budgets_of_its_own(script: Script) -> None:
+    """Each process counts what it spends itself."""
+    script(
+        HEAD
+        + """
+@guard.budget(10, name="user", key=lambda user: user, per="day")
+def serve(user):
+    guard.acquire(6).settle()
+
+serve("ada")
+
+def child():
+    serve("ada")
+    try:
+        serve("ada")
+    except Exception as error:
+        assert type(error).__name__ == "BudgetExceeded", error
+    else:
+        raise AssertionError("admitted")
+
+in_child(child)
+try:
+    serve("ada")
+except Exception as error:
+    assert (error.spent, error.budget) == (6, "user"), error
+else:
+    raise AssertionError("admitted")
+""",
+        flags=FORKING,
+    )
