@@ -5,8 +5,10 @@ too few, it raises InsufficientCredits before anything is spent.
 """
 
 from budgetguard._core.activation import set_active
+from budgetguard._core.approval import ApprovalRequest
 from budgetguard._core.balance import Balance
 from budgetguard._core.errors import (
+    ApprovalDenied,
     BalanceUnavailable,
     BudgetExceeded,
     BudgetGuardError,
@@ -15,6 +17,7 @@ from budgetguard._core.errors import (
     HoldClosed,
     InsufficientCredits,
     InvalidCredentials,
+    Paused,
 )
 from budgetguard._core.estimate import Estimate
 from budgetguard._core.events import Event
@@ -30,6 +33,8 @@ from budgetguard.providers import AnchorBrowser, PreDev
 
 __all__ = [
     "AnchorBrowser",
+    "ApprovalDenied",
+    "ApprovalRequest",
     "Balance",
     "BalanceUnavailable",
     "Budget",
@@ -45,6 +50,7 @@ __all__ = [
     "HoldClosed",
     "InsufficientCredits",
     "InvalidCredentials",
+    "Paused",
     "PreDev",
     "__version__",
     "learned",

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar
 
 from budgetguard._core.activation import ACTIVATION
-from budgetguard._core.allowance import Allowance, BlockBudget, CallBudget, CarvedAllowance
+from budgetguard._core.allowance import Allowance, BlockBudget, CallBudget, CarvedAllowance, united
 from budgetguard._core.amounts import to_credits
 from budgetguard._core.branch import Reserve
 from budgetguard._core.budget_key import plain_key
@@ -147,11 +147,11 @@ class Budget:
             msg = f"{self._terms.called} {state}: use() is for other threads while its block lasts"
             raise RuntimeError(msg)
         around = context_around(self._binding.account)
-        budgets, labels = theirs.budgets, theirs.labels
+        budgets, reserve, labels = theirs.budgets, theirs.reserve, theirs.labels
         if around is not None:
-            budgets += tuple(each for each in around.budgets if each not in budgets)
+            budgets, reserve = united(budgets, around.budgets), reserve or around.reserve
             labels = around.labels.joined(labels)
-        context = open_context(self._binding, budgets, theirs.reserve, labels)
+        context = open_context(self._binding, budgets, reserve, labels)
         try:
             yield self
         finally:
@@ -185,6 +185,9 @@ class Budget:
         context, account = self._context, self._binding.account
         assert context is not None
         leave(context)
+        if context.ledger is not account.ledger:
+            # In a forked child: what was set aside counts in the parent, and goes back there.
+            return
         # The garbage collector may leave the block at any point, even inside a change.
         post = account.post_later if isinstance(error, GeneratorExit) else account.post
         if isinstance(self._its, BlockBudget) and isinstance(self._its.allowance, CarvedAllowance):
@@ -231,7 +234,8 @@ class Budget:
         budgets = () if around is None else around.budgets
         carves = terms.carved and not ACTIVATION.passive
         if carves and around is not None and budgets:
-            self._its, budgets = BlockBudget(terms.name, self._carved(around)), ()
+            carved = self._carved(around)
+            self._its, budgets = BlockBudget(terms.name, carved, set_aside_in=budgets), ()
         elif carves:
             return CallSpec(binding, min=to_credits(terms.limit), name=terms.operation)
         self._open(budgets, None if around is None else around.reserve, around)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from budgetguard._core.amounts import Amount
+from budgetguard._core.approval import Approve
 from budgetguard._core.clean_tracebacks import clean_traceback
 from budgetguard._core.learned_cost import LearnedCost
 from budgetguard._core.on_refusal import OnRefusal
@@ -28,6 +29,8 @@ def require_credits(
     name: str | None = None,
     until: Literal["close"] | None = None,
     on_refusal: OnRefusal | None = None,
+    approve: Approve | None = None,
+    approve_above: Amount | None = None,
     guard: "Guard | Callable[..., Guard] | None" = None,
 ) -> Requirement:
     """A decorator and context manager that admits a call only if enough credits are available.
@@ -64,15 +67,24 @@ def require_credits(
       iterable (or is a generator) whose items are yielded instead, for an async generator an iterable or
       an async one. An async `on_refusal` of a function that is not async is a TypeError at decoration,
       and so is any on a block, when it is entered.
+    - `approve`: a callable that is given an ApprovalRequest and returns True or False. It is asked
+      about each call that would hold more than `approve_above` credits (without it, about each call
+      that holds anything), before anything is held. It may take as long as it likes, and be async
+      for async calls. After a no the call raises ApprovalDenied. After a yes it is admitted like any
+      other, on the balance as it is by then. A yes counts for this call alone, and for 24 hours after
+      the request; one that comes later is asked for again. It is not asked again by a
+      `hold.extend()`, and not at all by a guard that only observes or is switched off.
     - `guard`: a Guard, or a callable that is given the call's arguments and returns one. The default
       is the guard given to `set_default_guard`, or else one made from the environment on first use.
 
     It decorates functions, coroutine functions, generators, async generators, methods, classmethods
     and staticmethods in either order, partials and callable objects. Each keeps its kind and type.
 
-    A refused call raises InsufficientCredits, ConcurrencyLimit or BalanceUnavailable before the body
-    runs, unless `on_refusal` is given. `min`, `cost`, `actual` and `guard` must be plain callables, because their results are
-    needed at once; an async one is a TypeError.
+    A refused call raises InsufficientCredits, ConcurrencyLimit, BalanceUnavailable, Paused or
+    ApprovalDenied before the body runs, unless `on_refusal` is given. What `approve` itself raises is
+    raised, with nothing held. `min`, `cost`, `actual` and `guard` must be plain callables, because their
+    results are needed at once; an async one is a TypeError. So is an async `approve` for a function that
+    is not.
 
     Wrong arguments raise TypeError or ValueError. Passing none of `min`, `cost` and `slots` is a
     TypeError. So is `lag` or `linger` on a decorated call that holds nothing (`cost=0`), where they
@@ -91,5 +103,7 @@ def require_credits(
         name=name,
         until=until,
         on_refusal=on_refusal,
+        approve=approve,
+        approve_above=approve_above,
     )
     return Requirement(spec)

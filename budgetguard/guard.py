@@ -1,13 +1,16 @@
 """Guard: admits calls against an account's balance."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from datetime import tzinfo
 from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from budgetguard._core.activation import ACTIVATION
+from budgetguard._core.alert_marks import AlertBelow
+from budgetguard._core.alert_marks import parse as parse_marks
 from budgetguard._core.amounts import CREDITS, Amount, cost, to_credits, to_micro
+from budgetguard._core.approval import Approve
 from budgetguard._core.argument_types import other
 from budgetguard._core.balance import Balance
 from budgetguard._core.budget_windows import period
@@ -18,16 +21,17 @@ from budgetguard._core.estimate import Estimate
 from budgetguard._core.events import OnEvent, logger
 from budgetguard._core.learned_cost import LearnedCost
 from budgetguard._core.on_refusal import OnRefusal
+from budgetguard._core.pause import NO_REASON, checked_reason
 from budgetguard._core.policy import GuardTerms
 from budgetguard._core.provider_refusal import EXHAUSTED, ProviderRefusal
-from budgetguard._core.sync_callables import check_plain
 from budgetguard._engine import account_registry
 from budgetguard._engine import nested_holds as nested
 from budgetguard._engine.binding import GuardBinding
-from budgetguard._engine.call_spec import NO_SLOTS, NO_WAIT, NOTHING, CallSpec
+from budgetguard._engine.call_spec import NO_SLOTS, NO_WAIT, NOTHING, CallSpec, checked_name
 from budgetguard._engine.estimates import estimate
 from budgetguard._engine.hold import Hold
 from budgetguard._engine.label_blocks import LabelBlock, checked_labels
+from budgetguard._engine.listener import checked_listeners
 from budgetguard._engine.subscriber import Subscriber
 from budgetguard._engine.waiters import BalanceWaiter
 from budgetguard.budget import Budget, budget_terms
@@ -74,11 +78,14 @@ class Guard:
     - `if_unknown`: `"deny"` raises BalanceUnavailable while no usable balance is available;
       `"allow"` admits the calls and holds their cost.
     - `mode`: `"observe"` decides and records as usual, but never refuses a call and never waits.
-    - `alert_below`: emits one `low` event when less than this is available. The next one needs a
-      balance that is above it and higher than the balance before. Without `on_event`, a message is
-      logged at WARNING instead.
+    - `alert_below`: one mark, or a list or tuple of marks: an amount of credits, a share of the last
+      top-up such as `"20%"`, or a runway such as `"24h"` (`m`, `h` or `d`). Emits one `low` event for
+      each mark when less than that is available. The next one needs a balance that is above the mark
+      and higher than the balance before. Without `on_event`, a message is logged at WARNING instead.
+      docs/how-to/events.md says how shares and runways are counted.
     - `store`: None keeps holds in this process's memory. There is no other store yet.
-    - `on_event`: called with each Event, outside every lock. What it raises is logged.
+    - `on_event`: called with each Event, outside every lock: a callable, or a list or tuple of them,
+      which are called in order. What one of them raises is logged, and the others are called.
 
     Guards of the same account (same provider, base URL and key) in one process share its credits.
     Constructing a guard starts nothing: the balance is first requested when a call needs it. Wrong
@@ -101,9 +108,9 @@ class Guard:
         timeout: float = 10,
         if_unknown: Literal["deny", "allow"] = "deny",
         mode: Literal["enforce", "observe"] = "enforce",
-        alert_below: Amount | None = None,
+        alert_below: AlertBelow = None,
         store: None = None,
-        on_event: OnEvent | None = None,
+        on_event: OnEvent | Sequence[OnEvent] | None = None,
     ) -> None:
         ACTIVATION.read_environment()
         profile = Profile.of(provider)
@@ -130,18 +137,13 @@ class Guard:
             allow_unknown=_choice(if_unknown, "if_unknown", ("deny", "allow")) == "allow",
             credential=profile.credential,
         )
-        if on_event is not None and not callable(on_event):
-            msg = f"on_event takes a callable, not {type(on_event).__name__}"
-            raise TypeError(msg)
-        if on_event is not None:
-            check_plain(on_event, "on_event")
         subscriber = Subscriber(
             terms,
             profile.name,
             sole_spender=sole_spender,
             observe=_choice(mode, "mode", ("enforce", "observe")) == "observe",
-            alert_below=None if alert_below is None else cost(alert_below, "alert_below"),
-            on_event=on_event,
+            alert_below=parse_marks(alert_below),
+            on_event=checked_listeners(on_event),
             top_up_url=profile.top_up_url,
             unit=profile.unit or CREDITS,
         )
@@ -165,6 +167,8 @@ class Guard:
         name: str | None = None,
         until: Literal["close"] | None = None,
         on_refusal: OnRefusal | None = None,
+        approve: Approve | None = None,
+        approve_above: Amount | None = None,
     ) -> Requirement:
         """A decorator and context manager that admits a call only if enough credits are available.
 
@@ -172,10 +176,23 @@ class Guard:
         """
         try:
             spec = self._spec(
-                min, cost, actual, slots, wait, lag, linger, release_on, name, until, on_refusal
+                min,
+                cost,
+                actual,
+                slots,
+                wait,
+                lag,
+                linger,
+                release_on,
+                name,
+                until,
+                on_refusal,
+                approve,
+                approve_above,
             )
         except WRONG as error:
-            del min, cost, actual, slots, wait, lag, linger, release_on, name, until, on_refusal
+            del min, cost, actual, slots, wait, lag, linger, release_on, name, until
+            del on_refusal, approve, approve_above
             clear(error)
             raise
         return Requirement(spec, self)
@@ -191,6 +208,8 @@ class Guard:
         linger: float | None = None,
         release_on: tuple[type[BaseException], ...] | type[BaseException] = NOTHING,
         name: str = "acquire()",
+        approve: Approve | None = None,
+        approve_above: Amount | None = None,
     ) -> Hold:
         """Admit work that does not start and finish in one block, and return its hold.
 
@@ -199,13 +218,27 @@ class Guard:
         is open counts as kept: its credits remain counted until a later balance shows the charge.
         """
         try:
-            spec = self._spec(min, cost, None, slots, wait, lag, linger, release_on, name)
+            spec = self._spec(
+                min,
+                cost,
+                None,
+                slots,
+                wait,
+                lag,
+                linger,
+                release_on,
+                name,
+                None,
+                None,
+                approve,
+                approve_above,
+            )
             admitted = spec.begin()
             if isinstance(admitted, Hold):
                 return admitted
             hold = spec.wait_for(*admitted, warns=True)
         except WRONG as error:
-            del min, cost, slots, wait, lag, linger, release_on, name
+            del min, cost, slots, wait, lag, linger, release_on, name, approve, approve_above
             clear(error)
             raise
         nested.step_out(hold)
@@ -223,9 +256,25 @@ class Guard:
         linger: float | None = None,
         release_on: tuple[type[BaseException], ...] | type[BaseException] = NOTHING,
         name: str = "aacquire()",
+        approve: Approve | None = None,
+        approve_above: Amount | None = None,
     ) -> Hold:
         """The async form of `acquire`: waits without blocking the event loop."""
-        spec = self._spec(min, cost, None, slots, wait, lag, linger, release_on, name)
+        spec = self._spec(
+            min,
+            cost,
+            None,
+            slots,
+            wait,
+            lag,
+            linger,
+            release_on,
+            name,
+            None,
+            None,
+            approve,
+            approve_above,
+        )
         hold = await spec.aopen()
         nested.step_out(hold)
         return hold
@@ -264,9 +313,11 @@ class Guard:
         too little is left to set aside. Wrong arguments raise TypeError or ValueError.
         """
         micro = to_micro(limit, "limit", rounding="down")
-        if name is not None and not isinstance(name, str):
-            msg = f"name takes a str, not {type(name).__name__}"
-            raise TypeError(msg)
+        if micro < 0:
+            msg = f"limit must not be negative: {limit}"
+            raise ValueError(msg)
+        if name is not None:
+            checked_name(name)
         carved = _choice(share, "share", ("shared", "carve")) == "carve"
         if per is None and tz is not None:
             msg = 'tz= needs per="hour", "day" or "month"'
@@ -350,6 +401,27 @@ class Guard:
             binding = self._binding
             binding.account.refuse(binding.subscriber, refusal, binding.lag)
 
+    @clean_traceback
+    def pause(self, reason: str = NO_REASON) -> None:
+        """Admit nothing more from this account, in this process, until `resume()`.
+
+        Every call of each of its guards is refused with Paused, also one that costs nothing, that only takes
+        slots, or that repeats a failed one; so is more for an open hold. A call with `wait` waits for
+        `resume()`, but no longer than that. Running calls go on, and end as usual. `reason` is shown in
+        errors, to models and to clients: at most 200 characters. In observe mode nothing is refused.
+
+        Nothing is written: `budgetguard pause` also reaches other processes. A child that is forked meanwhile
+        is paused, too. Raises TypeError or ValueError for a wrong reason.
+        """
+        self._binding.account.pause("guard", checked_reason(reason))
+
+    def resume(self) -> None:
+        """End what `pause()` of any guard of this account began; waiters are admitted in order.
+
+        Without a pause nothing happens. A pause by `budgetguard pause` goes on.
+        """
+        self._binding.account.pause("guard", None)
+
     def close(self) -> None:
         """Stop admitting calls; calling it is optional. Open holds end as usual.
 
@@ -417,8 +489,10 @@ class Guard:
         linger: Any,
         release_on: Any,
         name: Any,
-        until: Any = None,
-        on_refusal: Any = None,
+        until: Any,
+        on_refusal: Any,
+        approve: Any,
+        approve_above: Any,
     ) -> CallSpec:
         """The checked needs of a call. Whole amounts with nothing but a name are checked only once."""
         if (
@@ -433,6 +507,8 @@ class Guard:
             and release_on is NOTHING
             and until is None
             and on_refusal is None
+            and approve is None
+            and approve_above is None
         ):
             return self._plain_spec(min, cost, name)
         return checked_spec(
@@ -448,6 +524,8 @@ class Guard:
             name=name,
             until=until,
             on_refusal=on_refusal,
+            approve=approve,
+            approve_above=approve_above,
         )
 
     def _read(self, max_age: float | None) -> BalanceWaiter:

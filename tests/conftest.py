@@ -48,7 +48,9 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _as_found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _as_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
     """Leave the switch, the default guard and the accounts as they were; none of our variables is set.
 
     A later sandbox may get an earlier one's port: its account would be taken for the same.
@@ -65,6 +67,8 @@ def _as_found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "BUDGETGUARD_PROVIDER",
     ):
         monkeypatch.delenv(name, raising=False)
+    # Not the user's own, which may be there.
+    monkeypatch.setenv("BUDGETGUARD_PAUSE_DIR", str(tmp_path_factory.getbasetemp() / "no pauses"))
     switch, guard, known = ACTIVATION.save(), DEFAULT.guard, set(_PROCESS.named)
     yield
     ACTIVATION.restore(switch)

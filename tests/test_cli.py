@@ -36,7 +36,7 @@ from budgetguard.providers.registry import VENDORS, one_of
 from budgetguard.testing import HandClock
 from budgetguard.testing.sandbox import Sandbox
 
-COMMANDS = ["balance", "check", "sandbox", "demo"]
+COMMANDS = ["balance", "check", "pause", "resume", "sandbox", "demo"]
 RUN = [sys.executable, "-W", "error", "-m", "budgetguard"]
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 FAILURE = {"error", "reason", "retry_after"}
@@ -52,6 +52,7 @@ FIGURES = {
     "others_since",
     "unit",
     "renews_at",
+    "paused",
 }
 
 
@@ -126,6 +127,7 @@ def test_balance_at_anchor_browser(
         "cost_limit": 100,
         "credits_used": 0 if project is None else None,
         "others_spend": False,
+        "paused": None,
     }
     assert sentence.startswith(
         "Anchor Browser: 7 credits (tier free, concurrent sessions 5, cost limit 100"
@@ -516,7 +518,10 @@ def test_wrong_usage(command: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
-        ("", "A command is missing. The commands are balance, check, sandbox, demo."),
+        (
+            "",
+            "A command is missing. The commands are balance, check, pause, resume, sandbox, demo.",
+        ),
         ("chekc --min 1", "There is no such command. Did you mean check?"),
         ("--versoin", "A command is missing. Did you mean --version?"),
         ("check", "--min is missing."),
@@ -556,8 +561,14 @@ def test_what_is_wrong(command: str, sentence: str, capsys: pytest.CaptureFixtur
         ("--json balance", "The options of balance are written after it."),
         ("balance --json=1", "--json takes no value."),
         ("demo --json=", "--json takes no value."),
-        ("--json=1", "A command is missing. The commands are balance, check, sandbox, demo."),
-        ("--json", "A command is missing. The commands are balance, check, sandbox, demo."),
+        (
+            "--json=1",
+            "A command is missing. The commands are balance, check, pause, resume, sandbox, demo.",
+        ),
+        (
+            "--json",
+            "A command is missing. The commands are balance, check, pause, resume, sandbox, demo.",
+        ),
     ],
 )
 def test_json_in_the_wrong_place(

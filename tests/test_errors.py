@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from budgetguard import (
+    ApprovalDenied,
     BalanceUnavailable,
     BudgetExceeded,
     BudgetGuardError,
@@ -22,6 +23,7 @@ from budgetguard import (
     HoldClosed,
     InsufficientCredits,
     InvalidCredentials,
+    Paused,
 )
 from budgetguard._core.errors import NEVER_REACHED
 from budgetguard._core.refresh_failure import UsedUp
@@ -75,6 +77,8 @@ ERRORS = [
     InvalidCredentials(provider="pre.dev", reason="the provider answered 401"),
     HoldClosed(operation="deep_spec", state="settled", verb="release"),
     ConfigurationError("Set PREDEV_API_KEY."),
+    ApprovalDenied(operation="deep_spec", needed=Decimal(50), provider="pre.dev"),
+    ApprovalDenied("deep_spec", Decimal("50.5"), "OpenRouter", "USD", "outdated"),
     BudgetGuardError("something else"),
     BudgetExceeded(
         "deep_spec", Decimal(50), "run-42", Decimal(30), Decimal(20), Decimal(6), "pre.dev"
@@ -91,6 +95,8 @@ ERRORS = [
         renews_at=datetime(2026, 12, 1, tzinfo=UTC),
         unit="USD",
     ),
+    Paused("pre.dev", "the key may have leaked"),
+    Paused(provider="pre.dev", reason="the month is over", by="command"),
 ]
 every_error = pytest.mark.parametrize(
     "error", ERRORS, ids=[f"{type(error).__name__}-{i}" for i, error in enumerate(ERRORS)]
@@ -106,6 +112,7 @@ every_error = pytest.mark.parametrize(
         (ConcurrencyLimit, BudgetGuardError),
         (BalanceUnavailable, BudgetGuardError),
         (InvalidCredentials, BalanceUnavailable),
+        (Paused, BudgetGuardError),
         (HoldClosed, BudgetGuardError),
         (ConfigurationError, BudgetGuardError),
     ],
@@ -127,6 +134,8 @@ def test_the_tree(kind: type[Exception], base: type[Exception]) -> None:
         (ERRORS[8], 503, False),
         (ERRORS[9], 500, False),
         (ERRORS[10], 500, False),
+        (ERRORS[11], 403, False),
+        (ERRORS[-1], 503, True),
     ],
     ids=lambda given: type(given).__name__ if isinstance(given, Exception) else str(given),
 )

@@ -51,7 +51,7 @@ class Context:
 def event_of(context: Any, cause: str | None = None) -> Event:
     """The event of a refused call in that context."""
     told: list[Event] = []
-    subscriber = Subscriber(TERMS, "fake", on_event=told.append)
+    subscriber = Subscriber(TERMS, "fake", on_event=[told.append])
     call = Call(subscriber, "spec", NEED, 0, 0, context=context)
     effects: list[Callable[[], object]] = []
     call.emit(effects, Ledger(), "refused", Instant(0, 0), cause=cause)

@@ -24,6 +24,7 @@ LAYERS = (
     ("_io",),
     ("providers",),
     ("_engine",),
+    ("listeners",),
     ("_decorators",),
     ("budget", "requirement"),
     ("guard",),

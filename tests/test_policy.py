@@ -76,6 +76,7 @@ def ledger_of(
     exhausted: float | None = None,
     busy: float | None = None,
     key_limited: float | None = None,
+    paused: str | None = None,
     **limits: Any,
 ) -> Ledger:
     """A ledger whose balance was requested `age` seconds ago, with calls in it."""
@@ -101,6 +102,7 @@ def ledger_of(
         ledger.head.busy(NOW + busy)
     if key_limited is not None:
         ledger.head.limit_key("", NOW + key_limited, NOW)
+    ledger.head.pause("guard", paused)
     return ledger
 
 
@@ -1085,3 +1087,54 @@ def test_deciding_changes_nothing(
         ledger.pending,
         ledger.slots_in_use,
     )
+
+
+# A paused account.
+
+PAUSED = Refuse(Shortfall.PAUSED, permanent=False)
+UNKNOWN_LEDGER = Ledger()
+UNKNOWN_LEDGER.head.pause("command", "by hand")
+
+
+@pytest.mark.parametrize(
+    "ledger",
+    [
+        ledger_of(1000, paused="by hand"),
+        ledger_of(10, paused="by hand"),
+        ledger_of(1000, 601.0, paused="by hand"),
+        ledger_of(None, paused="by hand"),
+        ledger_of(1000, busy=60, paused="by hand"),
+        ledger_of(1000, key_limited=60, paused="by hand"),
+        UNKNOWN_LEDGER,
+    ],
+    ids=["enough", "too little", "stale", "unlimited", "busy", "key limit", "unknown"],
+)
+@pytest.mark.parametrize("terms", [TERMS, ALLOW], ids=["deny", "allow"])
+@pytest.mark.parametrize(
+    "caller",
+    [need(50), need(0), need(0, slots=1), replace(need(50), forced=True)],
+    ids=["credits", "a check", "slots", "a repeat"],
+)
+@pytest.mark.parametrize("refreshing", [None, IN_FLIGHT], ids=["idle", "in flight"])
+def test_a_paused_account_admits_nothing(
+    ledger: Ledger, terms: GuardTerms, caller: CallNeed, refreshing: RefreshState | None
+) -> None:
+    """Whatever it has, and whoever comes; no refresh would help."""
+    assert decided(ledger, caller, refreshing, terms=terms) == PAUSED
+    waits = replace(caller, until=NOW + 30, give_up=NOW + 40)
+    assert decided(ledger, waits, refreshing, terms=terms) == WAIT
+    for over in (replace(waits, until=NOW), replace(waits, give_up=NOW)):
+        assert decided(ledger, over, refreshing, terms=terms) == PAUSED
+
+
+def test_the_first_reason_of_several_counts_until_the_last_is_gone() -> None:
+    """Who has paused the account is told, one after the other."""
+    head = ledger_of(1000).head
+    head.pause("command", "first")
+    head.pause("guard", "second")
+    assert (head.paused, head.paused_by) == ("first", "command")
+    head.pause("command", None)
+    assert (head.paused, head.paused_by) == ("second", "guard")
+    head.pause("command", None)
+    head.pause("guard", None)
+    assert head.paused is None

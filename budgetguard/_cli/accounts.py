@@ -20,6 +20,7 @@ from budgetguard._core.errors import (
     BalanceUnavailable,
     ConfigurationError,
     InsufficientCredits,
+    Paused,
     amount_of,
 )
 from budgetguard._core.other_spenders import Belief
@@ -43,19 +44,19 @@ def balance(options: argparse.Namespace) -> int:
     """Print the balance of the account that is named, or of each account in the environment."""
     if options.provider is None and len(accounts_in_environment()) > 1:
         return _balances(options)
-    provider = _provider(options)
+    provider = provider_of(options)
     guard = Guard(provider)
     found = guard.balance()
     if options.json:
-        print_json(figures(provider.name, found, _belief(guard)))
+        print_json(figures(provider.name, found, _belief(guard), _paused(guard)))
     else:
-        print_answer(sentence(provider.name, found, _belief(guard)))
+        print_answer(sentence(provider.name, found, _belief(guard), _paused(guard)))
     return ExitCode.ENOUGH
 
 
 def check(options: argparse.Namespace) -> int:
     """Tell whether `min` credits are available."""
-    provider = _provider(options)
+    provider = provider_of(options)
     guard = Guard(provider)
     found = guard.balance()
     available, reason = guard.available, None
@@ -63,6 +64,8 @@ def check(options: argparse.Namespace) -> int:
         guard.acquire(min=options.min, cost=0, name="This check").release()
     except InsufficientCredits as error:
         available, reason = error.available, str(error)
+    except Paused as error:
+        reason = str(error)
     if options.json:
         answer = {
             "enough": reason is None,
@@ -70,7 +73,7 @@ def check(options: argparse.Namespace) -> int:
             "available": number(available),
             "reason": reason,
         }
-        print_json(answer | figures(provider.name, found, _belief(guard)))
+        print_json(answer | figures(provider.name, found, _belief(guard), _paused(guard)))
     elif reason is None:
         print_answer(enough(options.min, available, provider.name, found.unit))
     else:
@@ -116,18 +119,24 @@ def _balances(options: argparse.Namespace) -> int:
             if not options.json:
                 print_failure(failed, as_json=False)
         else:
-            answers.append(figures(provider.name, found, _belief(guard)))
+            answers.append(figures(provider.name, found, _belief(guard), _paused(guard)))
             if not options.json:
-                print_answer(sentence(provider.name, found, _belief(guard)))
+                print_answer(sentence(provider.name, found, _belief(guard), _paused(guard)))
     if options.json:
         print_json({"accounts": answers})
     return code
 
 
-def _provider(options: argparse.Namespace) -> Provider:
+def provider_of(options: argparse.Namespace, account: str | None = None) -> Provider:
+    """The provider that is named, or the one in the environment; raises ConfigurationError.
+
+    `account` is the identity of the account instead of the key's, as programs give it to the provider.
+    """
     named = options.provider
     vendors = [VENDORS[named]] if named else accounts_in_environment()
     origin = {} if options.base_url is None else {"base_url": options.base_url}
+    if account is not None:
+        origin["account"] = account
     if len(vendors) != 1:
         # Says which variables are set, or that none is.
         return from_environment(f"Set one of them. {_NO_ACCOUNT}", _name_one(), **origin)
@@ -140,6 +149,10 @@ def _provider(options: argparse.Namespace) -> Provider:
 
 def _belief(guard: Guard) -> Belief | None:
     return binding_of(guard).account.ledger.head.others.belief
+
+
+def _paused(guard: Guard) -> str | None:
+    return binding_of(guard).account.ledger.head.paused
 
 
 def _name_one() -> str:

@@ -5,11 +5,12 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-from budgetguard._cli import accounts, sandbox
+from budgetguard._cli import accounts, pause, sandbox
 from budgetguard._cli.arguments import Parser, amount
 from budgetguard._cli.output import ExitCode, failure, print_failure
 from budgetguard._core.activation import set_active
 from budgetguard._core.events import logger
+from budgetguard._core.pause import NO_REASON
 from budgetguard._version import __version__
 from budgetguard.providers.registry import VENDORS, one_of
 
@@ -99,7 +100,33 @@ def _parser(given: Sequence[str]) -> Parser:
         f"budgetguard check --provider {_NAME} --min 50 && ./generate-spec",
     )
     check.add_argument("--min", type=amount, required=True, metavar="N", help="credits needed")
-    for asking in (balance, check):
+    pausing = command(
+        "pause",
+        pause.pause,
+        "Have every program of this user on this machine stop making calls paid from your account. "
+        "Running calls go on. Programs hear of it within a second.",
+        f'budgetguard pause --provider {_NAME} --reason "the key may have leaked"',
+    )
+    pausing.add_argument(
+        "--reason",
+        type=pause.reason,
+        default=NO_REASON,
+        metavar="TEXT",
+        help="shown wherever a call is refused; at most 200 characters",
+    )
+    resuming = command(
+        "resume",
+        pause.resume,
+        "End the pause by `budgetguard pause`. One by guard.pause() in a program goes on.",
+        f"budgetguard resume --provider {_NAME}",
+    )
+    for ours in (pausing, resuming):
+        ours.add_argument(
+            "--account",
+            metavar="NAME",
+            help="the account= that the programs give to the provider, if they do",
+        )
+    for asking in (balance, check, pausing, resuming):
         asking.add_argument(
             "--provider",
             choices=sorted(VENDORS),
@@ -133,6 +160,8 @@ def _parser(given: Sequence[str]) -> Parser:
     for printing, more in (
         (balance, "; of two accounts, a list under `accounts`"),
         (check, ""),
+        (pausing, ""),
+        (resuming, ""),
         (demo, ""),
     ):
         words = f"print one JSON object{more}; on failure one with error, reason and retry_after"

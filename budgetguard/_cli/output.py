@@ -59,8 +59,10 @@ def failure(error: str, reason: str, retry_after: float | None = None) -> dict[s
     return {"error": error, "reason": reason, "retry_after": after}
 
 
-def figures(provider: str, balance: Balance, belief: Belief | None) -> dict[str, Any]:
-    """The JSON object of a balance, and whether others are believed to spend from the account."""
+def figures(
+    provider: str, balance: Balance, belief: Belief | None, paused: str | None = None
+) -> dict[str, Any]:
+    """The JSON object of a balance, whether others are believed to spend from it, and why it is paused."""
     since = None if belief is None else datetime.fromtimestamp(belief.since.wall, UTC)
     return {
         "provider": provider,
@@ -74,11 +76,14 @@ def figures(provider: str, balance: Balance, belief: Belief | None) -> dict[str,
         "as_of": balance.as_of.isoformat(timespec="milliseconds"),
         "others_spend": None if belief is None else belief.others,
         "others_since": None if since is None else since.isoformat(timespec="milliseconds"),
+        "paused": paused,
     }
 
 
-def sentence(provider: str, balance: Balance, belief: Belief | None) -> str:
-    """A balance in words; says if others are believed to spend from the account."""
+def sentence(
+    provider: str, balance: Balance, belief: Belief | None, paused: str | None = None
+) -> str:
+    """A balance in words; says if others are believed to spend from the account, and if it is paused."""
     amount = "no limit" if balance.credits is None else f"{spell(balance.credits)} {balance.unit}"
     more = [
         f"{label} {value}"
@@ -95,7 +100,7 @@ def sentence(provider: str, balance: Balance, belief: Belief | None) -> str:
         since = datetime.fromtimestamp(belief.since.wall, UTC).isoformat(timespec="seconds")
         more.append(f"others spend from it, by a proof of {since}")
     details = f" ({', '.join(more)})" if more else ""
-    return f"{provider}: {amount}{details}"
+    return f"{provider}: {amount}{details}" + ("" if paused is None else f"; paused: {paused}")
 
 
 def _minute(moment: datetime) -> str:

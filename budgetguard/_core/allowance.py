@@ -29,6 +29,10 @@ class Allowance:
         """What open calls hold."""
         return self.limit - self.room - self.spent
 
+    def may_free(self, amount: int) -> bool:
+        """Whether there may be room for `amount` once open calls have ended."""
+        return self.limit - self.spent >= amount
+
     def move(self, held: int, spent: int) -> None:
         """Change what is held and what is spent by these amounts."""
         # Two steps, each complete in itself: calls on the fast path take the same ones without a lock.
@@ -51,6 +55,10 @@ class CarvedAllowance(Allowance):
         self._around = around
         for each in around:
             each.move(limit, 0)
+
+    def may_free(self, amount: int) -> bool:
+        """The same; once it is closed, what its open calls free is given back."""
+        return not self.closed and super().may_free(amount)
 
     def move(self, held: int, spent: int) -> None:
         """Change what is held and what is spent, in those around it too once this one is closed."""
@@ -98,15 +106,21 @@ class CallBudget(Protocol):
 
 
 class BlockBudget:
-    """The budget of a block, which is one allowance as long as it lasts."""
+    """The budget of a block, which is one allowance as long as it lasts.
 
-    __slots__ = ("allowance", "name")
+    `set_aside_in` are the budgets that its whole limit was set aside in.
+    """
+
+    __slots__ = ("allowance", "name", "set_aside_in")
 
     valid_until = float("inf")
 
-    def __init__(self, name: str | None, allowance: Allowance) -> None:
+    def __init__(
+        self, name: str | None, allowance: Allowance, set_aside_in: tuple[CallBudget, ...] = ()
+    ) -> None:
         self.name = name
         self.allowance = allowance
+        self.set_aside_in = set_aside_in
 
     def current(self, now: Instant) -> Allowance:  # noqa: ARG002  the time matters to others
         """The block's allowance."""
@@ -115,3 +129,20 @@ class BlockBudget:
     def renews_at(self, now: Instant) -> float | None:  # noqa: ARG002  likewise
         """Never."""
         return None
+
+
+def united(
+    budgets: tuple[CallBudget, ...], others: tuple[CallBudget, ...]
+) -> tuple[CallBudget, ...]:
+    """What a call takes from that is in these budgets and in the others.
+
+    Not from one that it takes from already, because the limit of another one was set aside there.
+    """
+    found = (*budgets, *(each for each in others if each not in budgets))
+    paid, rest = list[CallBudget](), list(found)
+    while rest:
+        each = rest.pop()
+        if isinstance(each, BlockBudget):
+            paid += each.set_aside_in
+            rest += each.set_aside_in
+    return tuple(each for each in found if each not in paid)

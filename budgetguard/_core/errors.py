@@ -6,6 +6,8 @@
     ├── ConcurrencyLimit       too many sessions are open (429)
     ├── BalanceUnavailable     no usable balance is available (503)
     │   └── InvalidCredentials the provider rejected the key (it answered 401 or 403)
+    ├── ApprovalDenied         somebody was asked about the call, and said no (403)
+    ├── Paused                 somebody paused the account (503)
     ├── HoldClosed             a hold was used after it had ended
     └── ConfigurationError     the program or its environment is configured wrongly
 
@@ -20,8 +22,18 @@ from typing import Any, Literal, Self, TypeAlias
 
 from budgetguard._core.amounts import CREDITS, spell
 from budgetguard._core.labels import NO_LABELS
+from budgetguard._core.pause import PausedBy
 
 Basis = Literal["reported", "cost limit", "refused", "cap", "key limit", "busy", "budget"]
+
+Unapproved: TypeAlias = Literal["denied", "outdated", "unknown"]
+
+WHY: dict[Unapproved, str] = {
+    "denied": "the approval was denied",
+    "outdated": "the approval that was given does not cover this call any more",
+    "unknown": "no approval of this call is known",
+}
+"""Why a call counts as not approved, in words."""
 
 Credits: TypeAlias = Decimal | str
 """An amount as errors take it. It is text where it comes from `args`."""
@@ -33,6 +45,12 @@ NEVER_REACHED = (
 
 # These interrupt a call that has begun, so it most likely reached the provider.
 _INTERRUPTS = {"KeyboardInterrupt", "SystemExit", "GeneratorExit", "CancelledError", "Cancelled"}
+
+# How an account was paused, and what ends that.
+_PAUSED_BY: Mapping[PausedBy, tuple[str, str]] = {
+    "guard": ("guard.pause() in this process", "guard.resume() is called"),
+    "command": ("`budgetguard pause` on this machine", "`budgetguard resume` is run"),
+}
 
 _ZERO = Decimal(0)
 _MOST_NAMES = 3
@@ -441,6 +459,60 @@ class InvalidCredentials(BalanceUnavailable):
         return f"The balance at {self.provider} is not known: {self.reason}."
 
 
+class ApprovalDenied(BudgetGuardError):
+    """The call was not approved, so it was not admitted. Nothing was held and nothing was spent.
+
+    - `needed`: what the call would have held, a Decimal amount in `unit`.
+    - `provider`: the provider's name.
+    - `reason`: `"denied"` if `approve` said no. Where a framework keeps approvals, `"outdated"` if
+      one was given for less, for other arguments or too long ago, and `"unknown"` if none is known.
+    """
+
+    status_code = 403
+
+    def __init__(
+        self,
+        operation: str,
+        needed: Credits,
+        provider: str,
+        unit: str = CREDITS,
+        reason: Unapproved = "denied",
+    ) -> None:
+        super().__init__(operation, str(needed), provider, unit, reason)
+        self.operation = operation
+        self.needed = _exact(needed)
+        self.provider = provider
+        self.unit = unit
+        self.reason: Unapproved = reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.operation} needs {amount_of(self.needed, self.unit)}, and {WHY[self.reason]}."
+        )
+
+
+class Paused(BudgetGuardError):
+    """Somebody paused the account, so the call was not admitted and nothing was spent.
+
+    `reason` is theirs. `by` is `"guard"` for `Guard.pause()` in this process, and `"command"` for
+    `budgetguard pause` on this machine. How long the pause lasts is not known: `retry_after` is None.
+    """
+
+    retryable = True
+    status_code = 503
+    retry_after: float | None = None
+
+    def __init__(self, provider: str, reason: str, by: PausedBy = "guard") -> None:
+        super().__init__(provider, reason, by)
+        self.provider = provider
+        self.reason = reason
+        self.by: PausedBy = by
+
+    def __str__(self) -> str:
+        how, until = _PAUSED_BY[self.by]
+        return f"The account at {self.provider} is paused by {how}: {self.reason}. No call is admitted until {until}."
+
+
 class HoldClosed(BudgetGuardError):
     """A method was called on a hold that had already ended: to end, charge or extend it."""
 
@@ -465,7 +537,7 @@ class ConfigurationError(BudgetGuardError):
         return self.message
 
 
-REFUSALS = (InsufficientCredits, ConcurrencyLimit, BalanceUnavailable)
+REFUSALS = (InsufficientCredits, ConcurrencyLimit, BalanceUnavailable, Paused, ApprovalDenied)
 """The errors that a refused admission raises."""
 
 

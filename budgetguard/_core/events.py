@@ -22,6 +22,8 @@ Kind: TypeAlias = Literal[
     "refresh_failed",
     "exhausted",
     "busy",
+    "paused",
+    "resumed",
     "allowed_unknown",
     "low",
 ]

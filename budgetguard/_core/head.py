@@ -4,7 +4,7 @@ A balance shows the charges that were posted when its request was *sent*. So the
 here until a balance arrives that must show it. Balances are ordered by when they were sent.
 
 What the provider's refusals say about the account is here, too: that its credits are used up, that it is
-busy for a while, or that one of its keys has reached a limit of its own.
+busy for a while, or that one of its keys has reached a limit of its own. So is who has paused the account.
 """
 
 from dataclasses import replace
@@ -15,6 +15,7 @@ from budgetguard._core.balance import Balance
 from budgetguard._core.clock import Instant
 from budgetguard._core.debits import Debits, Kept
 from budgetguard._core.other_spenders import OtherSpenders
+from budgetguard._core.pause import PausedBy
 from budgetguard._core.snapshot import BalanceSnapshot, Micro, refused
 
 
@@ -22,10 +23,21 @@ class Head:
     """The cached balance, the debits that it cannot show yet, and what it tells about other spenders.
 
     Times are monotonic seconds. `unit` is what the account is counted in: that of its first balance,
-    unless it is set before. Until `busy_until` the provider refuses what would be admitted.
+    unless it is set before. Until `busy_until` the provider refuses what would be admitted. While `paused`
+    has a reason, nothing is admitted.
     """
 
-    __slots__ = ("_limited", "busy_until", "kept", "others", "settled", "snapshot", "unit")
+    __slots__ = (
+        "_limited",
+        "busy_until",
+        "kept",
+        "others",
+        "paused",
+        "pauses",
+        "settled",
+        "snapshot",
+        "unit",
+    )
 
     def __init__(self) -> None:
         self.snapshot: BalanceSnapshot | None = None
@@ -33,6 +45,9 @@ class Head:
         self.busy_until = float("-inf")
         # Until when each of the keys that have reached their own limit is refused.
         self._limited: dict[str, float] = {}
+        # The reason of each who has paused the account, and that of the first of them.
+        self.pauses: dict[PausedBy, str] = {}
+        self.paused: str | None = None
         self.others = OtherSpenders()
         self.settled = Debits()
         self.kept = Kept()
@@ -107,6 +122,19 @@ class Head:
     def any_limited(self, now: float) -> bool:
         """Whether some key is refused, or every call is."""
         return self.busy_until > now or any(at > now for at in self._limited.values())
+
+    def pause(self, by: PausedBy, reason: str | None) -> None:
+        """Somebody pauses the account, for that reason; None: they no longer do."""
+        if reason is None:
+            self.pauses.pop(by, None)
+        else:
+            self.pauses[by] = reason
+        self.paused = next(iter(self.pauses.values()), None)
+
+    @property
+    def paused_by(self) -> PausedBy:
+        """Whose reason `paused` is; only while there is one."""
+        return next(iter(self.pauses))
 
     def left_by(self, amount: Micro, slots: float) -> float | None:
         """When debits of that many micro-credits and slots will have cleared.

@@ -29,6 +29,7 @@ from budgetguard._core.branch import Branch
 from budgetguard._core.clock import Instant
 from budgetguard._core.debits import Debits, Kept
 from budgetguard._core.head import Head
+from budgetguard._core.pause import PausedBy
 from budgetguard._core.snapshot import BalanceSnapshot, Micro
 
 
@@ -85,6 +86,16 @@ class LedgerView(Protocol):
         """Until when the provider refuses calls although the account has credits."""
         ...
 
+    @property
+    def paused(self) -> str | None:
+        """Why nothing is admitted at all; None unless somebody has paused the account."""
+        ...
+
+    @property
+    def paused_by(self) -> PausedBy:
+        """Who has paused the account; only while it is paused."""
+        ...
+
     def limited_until(self, credential: str) -> float:
         """Until when a key is refused because of a limit of its own."""
         ...
@@ -135,6 +146,16 @@ class Ledger(Branch):
     def busy_until(self) -> float:
         """Until when the provider refuses calls although the account has credits."""
         return self.head.busy_until
+
+    @property
+    def paused(self) -> str | None:
+        """Why nothing is admitted at all; None unless somebody has paused the account."""
+        return self.head.paused
+
+    @property
+    def paused_by(self) -> PausedBy:
+        """Who has paused the account; only while it is paused."""
+        return self.head.paused_by
 
     def limited_until(self, credential: str) -> float:
         """Until when a key is refused because of a limit of its own."""

@@ -10,6 +10,9 @@ whether to admit the caller, let it wait, or refuse it. It changes nothing and r
     older, or none: unknown    wait for a refresh   then queue while `wait` lasts, then refuse
                                (refuse at once while refreshes are failing)
 
+A paused account admits nothing, whatever it costs and whatever the balance says: a caller queues while
+`wait` lasts, or is refused at once, and no refresh is sent for it.
+
 Too little is also: a key whose own limit is used up. While the provider is busy, no refresh would help:
 a caller queues while `wait` lasts, or is refused at once.
 
@@ -53,8 +56,9 @@ class CallNeed:
 
     `amount` must be available, and `cost` is set aside. Times are monotonic: `until` is when its
     `wait` is over, `give_up` is its final deadline. A `forced` call repeats one that was admitted and
-    failed: it is admitted at once, whatever is available. `amount` must also be left in each of the
-    `budgets`; if it was set aside before, in a `reserve`, the account needs no more.
+    failed: it is admitted at once, whatever is available, unless the account is paused. `amount` must
+    also be left in each of the `budgets`; if it was set aside before, in a `reserve`, the account needs
+    no more.
     """
 
     amount: int
@@ -104,6 +108,7 @@ class Shortfall(Enum):
     KEY = "key limit"
     BUSY = "busy"
     UNKNOWN = "unknown"
+    PAUSED = "paused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +167,7 @@ def has_room_by(budget: CallBudget, need: CallNeed, now: Instant, until: float) 
     if allowance.limit < need.amount:
         return False
     renews = renews_at is not None and renews_at - now.wall < until - now.mono
-    return renews or allowance.limit - allowance.spent >= need.amount
+    return renews or allowance.may_free(need.amount)
 
 
 def shortage(  # noqa: PLR0911  likewise, per kind of shortfall
@@ -207,12 +212,17 @@ def decide(  # noqa: C901, PLR0911  one return per case of the table
     now: Instant,
 ) -> Decision:
     """The decision about a caller at `now`; see the table above."""
+    # Before all else: whoever pauses an account means every call.
+    if ledger.paused is not None:
+        waits = now.mono < min(need.until, need.give_up)
+        return Wait(None) if waits else Refuse(Shortfall.PAUSED, permanent=False)
     if need.forced:
         return _forced(ledger, refreshing, terms, need, now)
     final = now.mono >= need.give_up
     budget = exceeded(need, now)
     if budget is not None:
-        waits = now.mono < need.until and not final and has_room_by(budget, need, now, need.until)
+        waits = now.mono < need.until and not final
+        waits = waits and has_room_by(budget, need, now, need.until)
         return Wait(None) if waits else Refuse(Shortfall.BUDGET, permanent=False)
     failing = not refreshing.in_flight and now.mono < refreshing.blocked_until
     snapshot = ledger.snapshot

@@ -9,15 +9,20 @@ from typing import Any, TypeAlias, assert_never
 from budgetguard._core.amounts import as_number
 from budgetguard._core.errors import (
     REFUSALS,
+    ApprovalDenied,
     BalanceUnavailable,
+    BudgetExceeded,
     BudgetGuardError,
     ConcurrencyLimit,
     InsufficientCredits,
+    Paused,
 )
 
 MEDIA_TYPE = "application/problem+json"
 
-AnyRefusal: TypeAlias = InsufficientCredits | ConcurrencyLimit | BalanceUnavailable
+AnyRefusal: TypeAlias = (
+    InsufficientCredits | ConcurrencyLimit | BalanceUnavailable | ApprovalDenied | Paused
+)
 ERRORS = REFUSALS
 
 _POLICY_VIOLATION = 1008
@@ -30,7 +35,9 @@ _FIGURES = (
     "needed",
     "available",
     "unit",
+    "budget",
     "limit",
+    "spent",
     "in_use",
     "top_up_url",
     "renews_at",
@@ -51,13 +58,18 @@ SCHEMA: dict[str, Any] = {
         "needed": {"type": "number", "description": "In `unit`, or slots if too few are free."},
         "available": {"type": "number", "description": "In `unit`; negative if too much is held."},
         "unit": {"type": "string", "description": "What the amounts are counted in."},
-        "limit": {"type": "integer", "description": "Sessions that may be open at once."},
+        "budget": {"type": "string", "description": "The name of the budget that was exceeded."},
+        "limit": {
+            "type": "number",
+            "description": "Of the budget, in `unit`; or sessions that may be open at once.",
+        },
+        "spent": {"type": "number", "description": "What was spent of the budget, in `unit`."},
         "in_use": {"type": "integer", "description": "Sessions that count as open."},
         "top_up_url": {"type": "string"},
         "renews_at": {
             "type": "string",
             "format": "date-time",
-            "description": "When the account's allocation renews.",
+            "description": "When the account's allocation renews, or the budget.",
         },
         "retryable": {"type": "boolean", "description": "Whether waiting alone may help."},
         "retry_after": {"type": "number", "description": "The least number of seconds to wait."},
@@ -73,7 +85,7 @@ def document(error: AnyRefusal) -> dict[str, Any]:
     balance and what is held of it, and never a key.
     """
     figures = {name: getattr(error, name, None) for name in _FIGURES}
-    again = error.retry_after if error.retryable else None
+    again = getattr(error, "retry_after", None) if error.retryable else None
     title = _title(error)
     members = {
         "type": f"urn:budgetguard:{title.lower().replace(' ', '-')}",
@@ -115,12 +127,18 @@ def retry_after(error: BudgetGuardError) -> dict[str, str]:
 
 def _title(error: AnyRefusal) -> str:
     match error:
+        case BudgetExceeded():
+            return "Budget exceeded"
         case InsufficientCredits():
             return "Insufficient credits"
         case ConcurrencyLimit():
             return "Too many sessions"
         case BalanceUnavailable():
             return "Balance unavailable"
+        case ApprovalDenied():
+            return "Approval denied"
+        case Paused():
+            return "Paused"
         case _:
             assert_never(error)
 

@@ -22,9 +22,14 @@ class GuardedFunction:
     def __init__(self, spec: CallSpec, operation: str) -> None:
         self.spec = spec
         self.operation = spec.name or operation
-        # A call whose guard is found anew each time, that takes slots, or that is learned from, needs
-        # a Hold.
-        needs_hold = spec.ref is None or spec.slots or isinstance(spec, LearnedSpec)
+        # A call whose guard is found anew each time, that takes slots, that is learned from, or that
+        # may need an approval, needs a Hold.
+        needs_hold = (
+            spec.ref is None
+            or spec.slots
+            or spec.approve is not None
+            or isinstance(spec, LearnedSpec)
+        )
         self.ref = _NOWHERE if needs_hold or spec.ref is None else spec.ref
         self.checks_only = spec.cost == 0 and spec.actual is None and not callable(spec.min)
         # The type of the last finished result, so that the next result of that type needs no check.

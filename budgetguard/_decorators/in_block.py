@@ -8,7 +8,7 @@ import contextlib
 import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable, Generator
-from types import FunctionType, TracebackType
+from types import FunctionType, MethodType, TracebackType
 from typing import Any, Protocol, TypeVar, cast
 
 F = TypeVar("F")
@@ -55,7 +55,7 @@ def in_block(make: MakeBlock, function: F) -> F:
     """
     if isinstance(function, classmethod | staticmethod):
         return cast("F", type(function)(in_block(make, function.__func__)))
-    if not isinstance(function, FunctionType):
+    if not isinstance(function, FunctionType | MethodType):
         msg = (
             f"a budget decorates functions and methods, not {type(function).__name__}: use a block"
         )

@@ -24,12 +24,9 @@ from budgetguard._engine import nested_holds as nested
 from budgetguard._engine.hold import Hold, NullHold
 
 if TYPE_CHECKING:
-    from budgetguard._engine.binding import GuardBinding
-    from budgetguard._engine.call_spec import CallSpec
-    from budgetguard._engine.waiters import AdmissionWaiter
+    from budgetguard._engine.call_spec import CallSpec, Pending
 
-    Asked: TypeAlias = tuple[GuardBinding, AdmissionWaiter]
-    Begin: TypeAlias = Callable[[Any, Any], Hold | Asked]
+    Begin: TypeAlias = Callable[[Any, Any], Hold | Pending]
 
 # The instruction at which a generator stands before it has started.
 _MADE = opmap["RETURN_GENERATOR"]
@@ -143,7 +140,7 @@ def async_generator(
 
 
 def _admitted(
-    need: "CallSpec", asked: "Hold | Asked", args: Any, kwargs: Any, supplied: Callable[..., Any]
+    need: "CallSpec", asked: "Hold | Pending", args: Any, kwargs: Any, supplied: Callable[..., Any]
 ) -> tuple[Hold, Any, Exception | None]:
     """A generator's hold; or, if it is refused, the steps to take instead, and the refusal.
 
@@ -158,11 +155,11 @@ def _admitted(
         if need.on_refusal is None:
             raise
         instead = supplied(need.on_refusal, error, *args, **kwargs)
-        return NullHold(waiter.call.operation, 0), instead, error
+        return NullHold(waiter.operation, 0), instead, error
 
 
 async def _aadmitted(
-    need: "CallSpec", asked: "Hold | Asked", args: Any, kwargs: Any
+    need: "CallSpec", asked: "Hold | Pending", args: Any, kwargs: Any
 ) -> tuple[Hold, AsyncGenerator[Any, Any] | None, Exception | None]:
     """`_admitted`, for an async generator."""
     if isinstance(asked, Hold):
@@ -174,7 +171,7 @@ async def _aadmitted(
         if need.on_refusal is None:
             raise
         instead = await async_items(need.on_refusal, error, *args, **kwargs)
-        return NullHold(waiter.call.operation, 0), instead, error
+        return NullHold(waiter.operation, 0), instead, error
 
 
 def _awaited_steps(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:

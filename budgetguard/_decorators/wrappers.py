@@ -23,6 +23,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from budgetguard._core import reentrancy
+from budgetguard._core.approval import check_plain_approve
 from budgetguard._core.branch import MANY_ENDS
 from budgetguard._core.call_context import UNBOUNDED
 from budgetguard._core.errors import REFUSALS
@@ -81,6 +82,8 @@ def wrap(spec: "CallSpec", function: F) -> F:
     if guard is _guard_async_generator and spec.actual is not None:
         msg = "actual= receives a result, and an async generator has none: leave it out"
         raise TypeError(msg)
+    if spec.approve is not None and guard in {_guard_plain, _guard_generator}:
+        check_plain_approve(spec.approve)
     own = GuardedFunction(spec, _name(function))
     if isinstance(function, FunctionType):
         return cast("F", functools.wraps(function)(guard(own, function)))

@@ -24,15 +24,16 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVa
 from budgetguard._core.amounts import UNLIMITED
 from budgetguard._core.backoff import backoff
 from budgetguard._core.clock import SYSTEM, Clock, Instant
-from budgetguard._core.errors import BudgetGuardError
+from budgetguard._core.errors import ApprovalDenied, BudgetGuardError
 from budgetguard._core.events import Kind, logger, report
 from budgetguard._core.keyed_budgets import KeyedBudgets
 from budgetguard._core.ledger import Ledger
+from budgetguard._core.pause import PausedBy, note_name
 from budgetguard._core.policy import NEVER
 from budgetguard._core.provider_refusal import ProviderRefusal
 from budgetguard._core.reentrancy import CHANGING, forbid_waiting, interrupting
 from budgetguard._core.refresh_failure import not_made
-from budgetguard._core.snapshot import BalanceSnapshot
+from budgetguard._core.snapshot import BalanceSnapshot, Micro
 from budgetguard._engine.belief_messages import belief_changed, contradicted
 from budgetguard._engine.hold import Hold
 from budgetguard._engine.known_costs import KnownCosts
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from budgetguard._core.refresh_failure import Failure
     from budgetguard._engine.follower import Follower
     from budgetguard._io.loop import Runtime
+    from budgetguard._io.pause_watch import PauseWatch
     from budgetguard.providers.base import Profile
 
 
@@ -71,9 +73,12 @@ class Account:
         # Not reset by a fork: what calls cost is as true in the child.
         self.costs = KnownCosts()
         self.joining = 0
+        self.note_name = note_name(provider.fingerprint) if provider.fingerprint else ""
         self._fresh_for = LATER
         self._any_extra = False
-        self.mark = NEVER
+        self._alerts = False
+        self.mark: Micro = NEVER
+        self.ledger = Ledger()
         self._runtime: Runtime | None
         self.forget()
         self._runtime = runtime
@@ -82,7 +87,12 @@ class Account:
     def forget(self) -> None:
         """Reset: no balance, no holds, no waiters. Open holds end in the old ledger."""
         self.lock = threading.RLock()
+        # A child of a paused parent admits nothing either. It checks for a file by itself.
+        reason = self.ledger.head.pauses.get("guard")
         self.ledger = Ledger()
+        self.ledger.head.pause("guard", reason)
+        self.watched = False
+        self._watch: PauseWatch | None = None
         self.ledger.head.unit = self.provider.unit
         # A child counts its own spending alone, as each process does.
         self.keyed_budgets = KeyedBudgets()
@@ -182,9 +192,17 @@ class Account:
         if refusal.kind != "not_credits":
             self._change(self._refuse, subscriber, refusal, lag)
 
+    def deny(self, subscriber: Subscriber, error: ApprovalDenied, cost: int) -> None:
+        """Somebody was asked about a call of `cost` micro-credits and said no: report it as refused."""
+        self._change(self._deny, subscriber, error, cost)
+
     def offer(self, credits: "Decimal", sent: Instant) -> None:
         """A response carried the balance; its request was sent at that moment."""
         self._change(self._offer, credits, sent)
+
+    def pause(self, by: PausedBy, reason: str | None) -> None:
+        """Admit nothing from now on, for that reason; with None, as far as they are concerned, admit again."""
+        self._change(self._pause, by, reason)
 
     def peek(self, subscriber: Subscriber) -> float | None:
         """Micro-credits that are available now; None while unknown."""
@@ -209,7 +227,7 @@ class Account:
         self._change(self._expire)
 
     def quiet(self) -> bool:
-        """Whether the account can be dropped: no hold, waiter, recent debit or recent proof would be lost."""
+        """Whether the account can be dropped: no hold, waiter, debit, proof or pause would be lost."""
         if get_ident() in CHANGING:
             return False
         return self._change(self._quiet) is True
@@ -269,7 +287,7 @@ class Account:
                     result = act(now, effects, *args, **kwargs)
                     self._plan(now, launches)
                     self._set_fresh_until(now.mono)
-                    if self.mark > NEVER or self.wait_queue.woken:
+                    if self._alerts or self.wait_queue.woken:
                         self._finish(now, effects)
             finally:
                 try:
@@ -320,11 +338,9 @@ class Account:
         self.subscribers.add(subscriber)
         self._fresh_for = min(self._fresh_for, subscriber.terms.fresh_for)
         self._any_extra = self._any_extra or subscriber.terms.extra > 0
-        if subscriber.mark > self.mark:
-            self.mark = subscriber.mark
-            # The fast paths of the other guards were opened for the old mark.
-            for each in self.subscribers:
-                each.close_fast_path()
+        if subscriber.marks:
+            self._alerts = True
+            self._set_mark()
         self.ledger.head.others.join(subscriber.sole_spender)
 
     def _place(self, now: Instant, effects: Effects, waiter: AdmissionWaiter) -> None:
@@ -346,7 +362,8 @@ class Account:
         self, now: Instant, effects: Effects, call: Call, hold: Hold
     ) -> BudgetGuardError | None:
         error = self.wait_queue.extend(now, effects, call, hold)
-        self._schedule.want_again(call.subscriber.terms.recheck_after, now)
+        if self.ledger.head.paused is None:
+            self._schedule.want_again(call.subscriber.terms.recheck_after, now)
         return error
 
     def _refuse(
@@ -372,6 +389,32 @@ class Account:
             self.ledger.refuse(now, lag)
             self._schedule.want_again(terms.recheck_after, now)
             self._emit_all(effects, "exhausted", now, self._news_of_others(effects))
+        self.wait_queue.review(now)
+
+    def _deny(
+        self,
+        now: Instant,
+        effects: Effects,
+        subscriber: Subscriber,
+        error: ApprovalDenied,
+        cost: int,
+    ) -> None:
+        subscriber.log_refused(effects, error)
+        subscriber.emit(
+            effects, self.ledger, "refused", now, error.operation, cost, cause="approval"
+        )
+
+    def _pause(self, now: Instant, effects: Effects, by: PausedBy, reason: str | None) -> None:
+        head = self.ledger.head
+        before = head.paused
+        head.pause(by, reason)
+        if (before is None) == (head.paused is None):
+            return
+        kind: Kind = "resumed" if head.paused is None else "paused"
+        level = logging.INFO if head.paused is None else logging.WARNING
+        self._emit_all(effects, kind, now, head.paused or before)
+        said = partial(logger.log, level, "The account at %s is %s: %s")
+        effects.append(partial(said, self.provider.name, kind, head.paused or before))
         self.wait_queue.review(now)
 
     def _dismiss(self, now: Instant, _: Effects, subscriber: Subscriber) -> None:
@@ -402,7 +445,8 @@ class Account:
         young = any(stamp is not None and stamp > now.mono for stamp in stamps)
         waiting = self.wait_queue.queue or self.wait_queue.readers
         busy = ledger.running or waiting or young or ledger.head.others.distrusted(now.mono)
-        return not busy and self.keyed_budgets.quiet(now)
+        lasting = "guard" in ledger.head.pauses or not self.keyed_budgets.quiet(now)
+        return not (busy or lasting)
 
     # Refreshes.
 
@@ -420,6 +464,9 @@ class Account:
         if due < self._alarm_at:
             self._alarm_at = due
             launches.append(partial(self._set_alarm, due))
+        watch = self._watch
+        if watch is not None and watch.lapsed(self, now.mono):
+            launches.append(partial(watch.check_soon, self))
 
     def _busy_until(self, now: Instant) -> float:
         """When the provider is no longer busy, if somebody waits for that."""
@@ -470,6 +517,11 @@ class Account:
         if refresh is self._fetched or not self._schedule.awaits(refresh):
             return
         self._fetched = refresh
+        watch = self.runtime.pause_watch
+        if watch is not None and self.note_name:
+            # Before there is a balance to decide on: no call may be admitted before the first check.
+            watch.check(self)
+            self._watch = watch
         answer: BalanceSnapshot | Failure
         try:
             from budgetguard._io.refresh_attempts import Source, fetch_balance
@@ -553,7 +605,9 @@ class Account:
         if not self.ledger.apply(snapshot, now.mono):
             return False
         for subscriber in self.subscribers:
-            subscriber.rearm(before, self.ledger.snapshot)
+            subscriber.rearm(before, self.ledger)
+        if self._alerts:
+            self._set_mark()
         self._emit_all(effects, "refreshed", now, self._news_of_others(effects))
         return True
 
@@ -590,6 +644,22 @@ class Account:
         if at <= self.ledger.busy_until <= now.mono or self.wait_queue.bounded:
             self.wait_queue.review(now)
 
+    # What the watch for pause files sees of an account.
+
+    @property
+    def guarded(self) -> bool:
+        """Whether the account has guards."""
+        return len(self.subscribers) > 0
+
+    @property
+    def heard(self) -> str | None:
+        """The reason in the file that pauses this account, as it was last heard."""
+        return self.ledger.head.pauses.get("command")
+
+    def hear(self, reason: str | None) -> None:
+        """The file that pauses this account is there, for that reason; None: it is not."""
+        self.pause("command", reason)
+
     # The fast path, and alerts.
 
     def _set_fresh_until(self, now: float) -> None:
@@ -605,6 +675,7 @@ class Account:
             and not (self.wait_queue.queue or self._schedule.known.in_flight)
             and snapshot.refused_until is None
             and snapshot.cap == UNLIMITED
+            and self.ledger.head.paused is None
             and not self.ledger.head.any_limited(now)
             and not (self._any_extra and snapshot.ceiling != UNLIMITED)
         )
@@ -616,12 +687,25 @@ class Account:
 
     def _finish(self, now: Instant, effects: Effects) -> None:
         """Alert the guards that fell low, then wake callers: one that is awake may return at once."""
+        told = False
         if self.ledger.snapshot is not None:
             for subscriber in self.subscribers:
-                if subscriber.falls_low(self.ledger):
-                    subscriber.emit(effects, self.ledger, "low", now)
+                for reason in subscriber.falls_low(self.ledger):
+                    subscriber.emit(effects, self.ledger, "low", now, reason=reason)
+                    told = True
+        if told:
+            self._set_mark()
         effects += self.wait_queue.woken
         self.wait_queue.woken.clear()
+
+    def _set_mark(self) -> None:
+        """Set the highest armed alert mark of all guards, which calls on the fast path must not cross."""
+        mark = max((each.mark for each in self.subscribers), default=NEVER)
+        if mark != self.mark:
+            self.mark = mark
+            # The fast paths were opened for the old mark.
+            for each in self.subscribers:
+                each.close_fast_path()
 
     def _emit_all(
         self, effects: Effects, kind: Kind, now: Instant, reason: str | None = None

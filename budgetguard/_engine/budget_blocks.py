@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from budgetguard._core.allowance import BlockBudget, CallBudget, CarvedAllowance
@@ -13,7 +14,7 @@ from budgetguard._core.events import logger
 from budgetguard._core.keyed_budgets import KeyedBudget
 from budgetguard._core.labels import Labels
 from budgetguard._core.policy import CallNeed, exceeded
-from budgetguard._core.reentrancy import CALL_STATE
+from budgetguard._core.reentrancy import CALL_STATE, CHANGING
 from budgetguard._engine.binding import GuardBinding
 from budgetguard._engine.refusal_figures import budget_exceeded
 from budgetguard._engine.subscriber import Call, Effects, Subscriber
@@ -50,16 +51,25 @@ def open_context(
     labels: Labels,
 ) -> CallContext[Any]:
     """Put the code that follows, and what it starts, into a context of that account's calls."""
-    account = binding.account
-    context = CallContext(
-        account,
-        account.ledger,
-        CALL_STATE.get(),
-        budgets=budgets,
-        reserve=reserve,
-        labels=labels,
-        now=binding.clock.now(),
-    )
+    account, outer = binding.account, CALL_STATE.get()
+
+    def make(now: Instant, _: Effects) -> CallContext[Any]:
+        return CallContext(
+            account,
+            account.ledger,
+            outer,
+            budgets=budgets,
+            reserve=reserve,
+            labels=labels,
+            now=now,
+        )
+
+    # Budgets with a period may begin their next window, which is for one thread at a time.
+    windows = not all(isinstance(each, BlockBudget) for each in budgets)
+    if windows and get_ident() not in CHANGING:
+        context = account.change(make)
+    else:
+        context = make(binding.clock.now(), [])
     CALL_STATE.set(context)
     return context
 
@@ -95,6 +105,8 @@ def figures_of(binding: GuardBinding, budget: CallBudget) -> BudgetFigures:
         return its.spent, its.held, its.room, budget.renews_at(now)
 
     if isinstance(budget, BlockBudget):
+        # Calls that were dropped, and blocks that were left by a finalizer, may not be recorded yet.
+        binding.account.flush()
         return read(Instant(0, 0), [])
     return binding.account.change(read)
 

@@ -6,11 +6,12 @@ import logging
 from collections.abc import Callable, Mapping
 from copy import copy
 from threading import get_ident
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 from budgetguard._core.activation import ACTIVATION
 from budgetguard._core.amounts import UNLIMITED, Amount
 from budgetguard._core.amounts import cost as to_cost
+from budgetguard._core.approval import ApprovalRequest, Approve, check_approve
 from budgetguard._core.argument_types import unknown
 from budgetguard._core.clean_tracebacks import WRONG, clear
 from budgetguard._core.durations import seconds
@@ -21,6 +22,7 @@ from budgetguard._core.policy import CallNeed
 from budgetguard._core.reentrancy import CALL_STATE, CHANGING
 from budgetguard._core.sync_callables import check_plain, leave_alone
 from budgetguard._engine import nested_holds as nested
+from budgetguard._engine.approval import NOTHING_APPROVED, NeedsApproval, needs_approval
 from budgetguard._engine.binding import Bound, GuardBinding, GuardRef, binding_of
 from budgetguard._engine.blocked_loop import warn_if_looped
 from budgetguard._engine.budget_blocks import context_around
@@ -36,6 +38,9 @@ NOTHING: tuple[type[BaseException], ...] = ()
 
 _BLOCK = "this block"
 
+Pending: TypeAlias = tuple[GuardBinding, AdmissionWaiter | NeedsApproval]
+"""The binding of a call's guard, and what the call waits for."""
+
 Amounts: TypeAlias = tuple[int, int, int]
 """The credits that must be available for a call, its cost, and the room it needs on the fast path;
 in micro-credits."""
@@ -44,7 +49,7 @@ in micro-credits."""
 class CallSpec:
     """The credits and slots that a call needs, and how its hold ends."""
 
-    def __init__(
+    def __init__(  # noqa: C901  a check for each argument
         self,
         guard: "Bound | Callable[..., Bound]",
         *,
@@ -59,6 +64,8 @@ class CallSpec:
         name: str | None = None,
         until: Literal["close"] | None = None,
         on_refusal: OnRefusal | None = None,
+        approve: Approve | None = None,
+        approve_above: Amount | None = None,
     ) -> None:
         if min is None and cost is None and not slots:
             msg = "require_credits needs at least one of min, cost and slots"
@@ -94,9 +101,13 @@ class CallSpec:
         self.lag = None if lag is None else seconds(lag, "lag")
         self.linger = None if linger is None else seconds(linger, "linger")
         self.release_on = _exceptions(release_on)
-        self.name = name if name is None else _checked_name(name)
+        self.name = name if name is None else checked_name(name)
         self.until = until
         self.on_refusal = on_refusal
+        self.approve = approve
+        self.approve_above: int | None = None
+        if approve is not None or approve_above is not None:
+            self.approve_above = check_approve(approve, approve_above)
         computed = callable(min) or callable(cost)
         self.amounts = None if computed else self.amounts_of((), {})
 
@@ -105,6 +116,34 @@ class CallSpec:
         other = copy(self)
         other.guard, other.ref = guard, _ref(guard)
         return other
+
+    def asking(self, approve: Approve, above: int) -> Self:
+        """A copy of this spec that asks `approve` about calls that hold more than `above` micro-credits."""
+        other = copy(self)
+        other.approve, other.approve_above = approve, above
+        return other
+
+    def approval_request(
+        self, operation: str, arguments: Mapping[str, Any]
+    ) -> ApprovalRequest | None:
+        """What `approve` would be asked about a call now; None if it needs no approval. Holds nothing."""
+        ACTIVATION.read_environment()
+        if ACTIVATION.passive or self.approve is None:
+            return None
+        kwargs = dict(arguments)
+        operation = self.name or operation
+        binding = self.find_binding((), kwargs)
+        cost = self.cost_of(binding, operation, (), kwargs)
+        first = needs_approval(self, binding, operation, cost, (), kwargs, None)
+        return None if first is None else first.request
+
+    def cost_of(
+        self, binding: GuardBinding, operation: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> int:
+        """What a call would hold now, in micro-credits."""
+        del binding, operation
+        _, cost, _ = self.amounts or self.amounts_of(args, kwargs)
+        return cost
 
     def __getstate__(self) -> dict[str, Any]:
         # The reference to a guard is meaningless in another process.
@@ -135,14 +174,15 @@ class CallSpec:
         *,
         warns: bool = False,
         forced: bool = False,
+        approved: int = NOTHING_APPROVED,
     ) -> Hold:
         """Admit one call, blocking while it waits; raises what the admission raises.
 
         With `warns`, a wait that blocks a running event loop emits a warning. Callers that block the
         loop anyway, such as a synchronous HTTP client, pass False. A `forced` call repeats one that was
-        admitted and failed: it is not refused and does not wait.
+        admitted and failed: it is not refused and does not wait, and nobody is asked about it.
         """
-        admitted = self.begin(operation, args, kwargs, forced=forced)
+        admitted = self.begin(operation, args, kwargs, forced=forced, approved=approved)
         return admitted if isinstance(admitted, Hold) else self.wait_for(*admitted, warns=warns)
 
     async def aopen(
@@ -152,9 +192,10 @@ class CallSpec:
         kwargs: Any = None,
         *,
         forced: bool = False,
+        approved: int = NOTHING_APPROVED,
     ) -> Hold:
         """The async form of `open`: waits without blocking the event loop."""
-        admitted = self.begin(operation, args, kwargs, forced=forced)
+        admitted = self.begin(operation, args, kwargs, forced=forced, approved=approved)
         return admitted if isinstance(admitted, Hold) else await self.await_for(*admitted)
 
     def begin(  # noqa: C901  inline in one frame, for speed
@@ -165,11 +206,14 @@ class CallSpec:
         amounts: Amounts | None = None,
         *,
         forced: bool = False,
-    ) -> "Hold | tuple[GuardBinding, AdmissionWaiter]":
+        approved: int = NOTHING_APPROVED,
+    ) -> Hold | Pending:
         """Admit a call on the fast path, or else request its admission.
 
-        Returns the hold, or the guard's binding and the waiter to wait for. `amounts` are the call's
-        amounts if they have already been computed. `forced` is for a call that must not be refused.
+        Returns the hold, or the guard's binding and what to wait for: a place in the queue, or an
+        approval, before which nothing is held. `amounts` are the call's amounts if they have already
+        been computed. `forced` is for a call that must not be refused, and `approved` is the cost
+        that was approved, in micro-credits.
         """
         operation = self.name or operation or _BLOCK
         binding = None if self.ref is None else self.ref.binding
@@ -183,6 +227,13 @@ class CallSpec:
         if amounts is None:
             amounts = self.amounts or self.amounts_of(args, kwargs or {})
         least, cost, need = amounts
+        if (
+            self.approve is not None
+            and cost > approved
+            and not forced
+            and (first := needs_approval(self, binding, operation, cost, args, kwargs, amounts))
+        ):
+            return binding, first
         account, reserve = binding.account, binding.subscriber.reserve
         context: Any
         if (
@@ -237,8 +288,19 @@ class CallSpec:
         call = self._call(binding, operation, least, cost, forced=forced)
         return binding, account.ask(call)
 
-    def wait_for(self, binding: GuardBinding, waiter: AdmissionWaiter, *, warns: bool) -> Hold:
-        """The hold of a call whose admission was requested, blocking while it waits."""
+    def wait_for(
+        self, binding: GuardBinding, waiter: AdmissionWaiter | NeedsApproval, *, warns: bool
+    ) -> Hold:
+        """The hold of a call whose admission was requested, blocking while it waits.
+
+        If the call needs an approval, `approve` is asked here, on the caller's own thread. The
+        admission is requested after that, so it is decided on the balance as it then is.
+        """
+        while not isinstance(waiter, AdmissionWaiter):
+            admitted = self._again(waiter, waiter.asked(self, binding))
+            if isinstance(admitted, Hold):
+                return admitted
+            binding, waiter = admitted
         if warns and not waiter.done:
             try:
                 warn_if_looped(waiter.call.operation)
@@ -249,10 +311,23 @@ class CallSpec:
         waiter.wait(binding.account)
         return self._hold(binding, waiter)
 
-    async def await_for(self, binding: GuardBinding, waiter: AdmissionWaiter) -> Hold:
+    async def await_for(
+        self, binding: GuardBinding, waiter: AdmissionWaiter | NeedsApproval
+    ) -> Hold:
         """The async form of `wait_for`: waits without blocking the event loop."""
+        while not isinstance(waiter, AdmissionWaiter):
+            admitted = self._again(waiter, await waiter.aasked(self, binding))
+            if isinstance(admitted, Hold):
+                return admitted
+            binding, waiter = admitted
         await waiter.wait_async(binding.account)
         return self._hold(binding, waiter)
+
+    def _again(self, needs: NeedsApproval, approved: int) -> Hold | Pending:
+        """Request the admission of a call once more, now that so many micro-credits are approved."""
+        return self.begin(
+            needs.operation, needs.args, needs.kwargs, needs.amounts, approved=approved
+        )
 
     def amounts_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Amounts:
         """What a call needs; computed from its arguments where `min` or `cost` is a callable."""
@@ -386,12 +461,13 @@ def _check_callables(**given: Any) -> None:
             check_plain(each, what)
 
 
-def _checked_name(name: str) -> str:
+def checked_name(name: str) -> str:
+    """The name; raises TypeError or ValueError for one that cannot be shown."""
     if not isinstance(name, str):
         msg = f"name takes a str, not {type(name).__name__}"
         raise TypeError(msg)
     if name == "":
-        msg = "name is empty: leave it out to use the function's own name"
+        msg = "name is empty: leave it out, and there is a default"
         raise ValueError(msg)
     return name
 

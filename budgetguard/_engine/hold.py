@@ -257,7 +257,7 @@ class Hold(Reservation):
         """Set more credits aside for a call that runs longer than expected.
 
         Decides on the cached balance and starts a refresh, but never waits. Raises
-        InsufficientCredits or BalanceUnavailable like any admission, HoldClosed if the hold has
+        InsufficientCredits, BalanceUnavailable or Paused like any admission, HoldClosed if the hold has
         already ended, TypeError or ValueError for a value that is not a valid cost, and RuntimeError
         in a forked child, because these credits are held by its parent.
         """

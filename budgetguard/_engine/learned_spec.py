@@ -8,11 +8,11 @@ from budgetguard._core.amounts import to_credits
 from budgetguard._core.cost_sample import CostFigures, CostSample
 from budgetguard._core.events import logger
 from budgetguard._core.learned_cost import LearnedCost
+from budgetguard._engine.approval import NOTHING_APPROVED, needs_approval
 from budgetguard._engine.binding import Bound, GuardBinding, binding_of
-from budgetguard._engine.call_spec import Amounts, CallSpec
+from budgetguard._engine.call_spec import Amounts, CallSpec, Pending
 from budgetguard._engine.hold import Hold, NullHold
 from budgetguard._engine.known_costs import UNBOUND, CostTerms
-from budgetguard._engine.waiters import AdmissionWaiter
 
 # Operations whose name nobody chose: their calls may have nothing in common.
 UNNAMED = {"this block", "acquire()", "aacquire()"}
@@ -43,7 +43,8 @@ class LearnedSpec(CallSpec):
         amounts: Amounts | None = None,
         *,
         forced: bool = False,
-    ) -> Hold | tuple[GuardBinding, AdmissionWaiter]:
+        approved: int = NOTHING_APPROVED,
+    ) -> Hold | Pending:
         """Request the admission of a call, at what its operation costs by now."""
         operation = _plain(self.name or operation or "this block")
         if operation in UNNAMED:
@@ -62,8 +63,23 @@ class LearnedSpec(CallSpec):
         figures = sample.figures
         self._warn(operation, sample, figures)
         cost = figures.to_hold(self.learned.start, self.learned.quantile)
+        # Asked again if the cost rose meanwhile, since other calls have taught it.
+        if (
+            self.approve is not None
+            and cost > approved
+            and not forced
+            and (first := needs_approval(self, binding, operation, cost, args, kwargs, amounts))
+        ):
+            return binding, first
         call = self._call(binding, operation, max(least, LEAST), cost, forced=forced)
         return binding, binding.account.ask(replace(call, sample=sample))
+
+    def cost_of(
+        self, binding: GuardBinding, operation: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> int:
+        """What a call would hold by now, in micro-credits."""
+        sample = binding.account.costs.sample(_plain(operation), self.learned.key(args, kwargs))
+        return sample.figures.to_hold(self.learned.start, self.learned.quantile)
 
     def settle(self, hold: Hold, result: Any) -> None:
         """End the call's hold; if `actual` fails, nothing is learned."""

@@ -13,8 +13,10 @@ from budgetguard._core.errors import (
     BudgetGuardError,
     ConcurrencyLimit,
     InsufficientCredits,
+    Paused,
 )
 from budgetguard._core.ledger import LedgerView
+from budgetguard._core.pause import NO_REASON
 from budgetguard._core.policy import (
     QueuedAhead,
     RefreshState,
@@ -44,7 +46,9 @@ def why_refused(
     ahead: QueuedAhead,
     now: Instant,
 ) -> BudgetGuardError:
-    """The error for a caller that lacks credits or slots, or that the provider itself refuses."""
+    """The error for a caller that lacks credits or slots, or that somebody else refuses."""
+    if refuse.why is Shortfall.PAUSED:
+        return Paused(call.subscriber.provider, ledger.paused or NO_REASON, ledger.paused_by)
     if refuse.why is Shortfall.SLOTS:
         return _too_many(ledger, call, refuse, ahead, now)
     return _too_little(ledger, refreshing, call, refuse, ahead, now)
@@ -57,7 +61,7 @@ def budget_exceeded(call: Call, now: Instant) -> BudgetExceeded:
     subscriber, its = call.subscriber, budget.current(now)
     renews_at = budget.renews_at(now)
     # A budget that renews names the time in `renews_at`: waiting for it is the caller's decision.
-    by_open_calls = its.limit - its.spent >= call.need.amount
+    by_open_calls = its.may_free(call.need.amount)
     return BudgetExceeded(
         operation=call.operation,
         needed=to_credits(call.need.amount),

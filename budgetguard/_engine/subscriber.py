@@ -1,26 +1,26 @@
 """A guard as its account sees it: its settings, its alerts and its event listener."""
 
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from budgetguard._core.activation import ACTIVATION
+from budgetguard._core.alert_marks import AlertMarks, Mark
 from budgetguard._core.amounts import CREDITS, spell, to_credits
 from budgetguard._core.branch import LedgerEntry
 from budgetguard._core.call_context import CallContext
 from budgetguard._core.clock import Instant
 from budgetguard._core.cost_sample import CostSample
 from budgetguard._core.errors import BudgetGuardError
-from budgetguard._core.events import Event, Kind, OnEvent, logger, report
+from budgetguard._core.events import Event, Kind, OnEvent, logger
 from budgetguard._core.labels import Labels
 from budgetguard._core.ledger import LedgerView
 from budgetguard._core.other_spenders import SoleSpender
 from budgetguard._core.policy import NEVER, CallNeed, GuardTerms
-from budgetguard._core.reentrancy import CALL_STATE, Inside
-from budgetguard._core.snapshot import BalanceSnapshot
+from budgetguard._core.snapshot import BalanceSnapshot, Micro
 from budgetguard._engine.call_log import log_kept, log_refused
+from budgetguard._engine.listener import delivery_to
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -33,16 +33,6 @@ HoldFigures: TypeAlias = tuple[int, int, float]
 
 _NO_HOLD = (None, None, 0.0)
 
-
-class _Here(threading.local):
-    """Each thread's own marker for being inside a listener; one per thread is enough, and is reused."""
-
-    def __init__(self) -> None:
-        self.inside = Inside()
-        self.ident = threading.get_ident()
-
-
-_HERE = _Here()
 
 # A limit, because programs may generate a new operation name for each call.
 _MOST_WARNINGS = 256
@@ -62,28 +52,23 @@ class Subscriber:
         *,
         sole_spender: SoleSpender = "auto",
         observe: bool = False,
-        alert_below: int | None = None,
-        on_event: OnEvent | None = None,
+        alert_below: Sequence[Mark] = (),
+        on_event: Sequence[OnEvent] = (),
         top_up_url: str | None = None,
         unit: str = CREDITS,
     ) -> None:
         self.terms = terms
         self.provider = provider
         self.sole_spender: SoleSpender = sole_spender
-        self.alert_below = alert_below
-        self.on_event = on_event
+        self.on_event = on_event or None
+        self.deliver = delivery_to(on_event)
         self.top_up_url = top_up_url
         self.unit = unit
         self.closed = False
         self.reserve: float | None = None
-        # In the account's terms: with less room than this, the guard has less than `alert_below`.
-        self.mark = NEVER if alert_below is None else alert_below + terms.floor - terms.extra
+        self.marks = AlertMarks(alert_below, terms.floor, terms.extra)
         self._observe = observe
-        self._armed = True
-        self._complained = False
         self._kept: set[str] = set()
-        # An interrupted delivery is resumed, and must not deliver the event that it began with twice.
-        self._delivered: Event | None = None
         ACTIVATION.notify(self)
 
     def close_fast_path(self) -> None:
@@ -95,24 +80,23 @@ class Subscriber:
         """Whether calls that would be refused are admitted."""
         return self._observe or ACTIVATION.observe
 
-    def falls_low(self, ledger: LedgerView) -> bool:
-        """True, once, when less than `alert_below` is available."""
-        if self.alert_below is None or not self._armed:
-            return False
-        self._armed = self._available(ledger) >= self.alert_below
-        return not self._armed
+    def falls_low(self, ledger: LedgerView) -> list[str]:
+        """What to say of each alert mark that was crossed; of each once, until it is armed again."""
+        marks = self.marks
+        if not marks.highest > NEVER:
+            return []
+        crossed = marks.crossed(self._available(ledger))
+        return [mark.words(threshold, self.unit) for mark, threshold in crossed]
 
-    def rearm(self, before: BalanceSnapshot | None, snapshot: BalanceSnapshot | None) -> None:
-        """A balance arrived: arm the alert again if it is above the mark and higher than before.
+    def rearm(self, before: BalanceSnapshot | None, ledger: LedgerView) -> None:
+        """A balance arrived: set the thresholds of the alert marks, and arm those that it is above of."""
+        if ledger.snapshot is not None:
+            self.marks.renew(before, ledger.snapshot, ledger.pending)
 
-        Holds are ignored here: a hold that is opened and ended is no reason for another alert.
-        """
-        if self.alert_below is None or snapshot is None:
-            return
-        terms = self.terms
-        left = snapshot.spendable(terms.extra) - terms.floor
-        rose = before is None or snapshot.spendable(terms.extra) > before.spendable(terms.extra)
-        self._armed = self._armed or (rose and left > self.alert_below)
+    @property
+    def mark(self) -> Micro:
+        """In the account's terms: with less room than this, an armed alert mark is crossed."""
+        return self.marks.highest + self.terms.floor - self.terms.extra
 
     def emit(
         self,
@@ -137,7 +121,7 @@ class Subscriber:
         """
         if self.on_event is None:
             if kind == "low":
-                effects.append(partial(self._log_low, self._available(ledger)))
+                effects.append(partial(self._log_low, reason or "", self._available(ledger)))
             return
         event = self.event(
             ledger,
@@ -235,59 +219,16 @@ class Subscriber:
             )
         )
 
-    def _log_low(self, available: float) -> None:
+    def _log_low(self, reason: str, available: float) -> None:
         """Log what would otherwise go unnoticed, as there is no listener."""
-        low, mark = to_credits(available), to_credits(self.alert_below or 0)
-        logger.warning(
-            "Less than %s %s are available at %s: %s",
-            spell(mark),
-            self.unit,
-            self.provider,
-            spell(low),
-        )
-
-    def deliver(self, event: Event) -> None:
-        """Call the listener with an event, on this thread."""
-        on_event = self.on_event
-        if on_event is None or event is self._delivered:
-            return
-        self._delivered = event
-        here, token = _HERE, None
-        inside = here.inside
-        # A listener may end a hold of another guard, whose listener is then called inside this one.
-        before = inside.thread
-        try:
-            inside.thread = here.ident
-            token = CALL_STATE.set(inside)
-            around = token.old_value
-            if isinstance(around, CallContext):
-                # For the threads and tasks that the listener starts.
-                inside = inside.within(around)
-                CALL_STATE.set(inside)
-            on_event(event)
-        except BaseException as error:
-            # On the main thread this is most likely Ctrl-C, or a SIGTERM handler that exits. On any
-            # other thread no signal arrives, and the error would end a thread that serves others.
-            if isinstance(error, KeyboardInterrupt | SystemExit) and _receives_signals():
-                raise
-            if not self._complained:
-                self._complained = True
-                message = "on_event raised an error for %r; further errors are not logged"
-                report(message, event.kind, exc_info=True)
-        finally:
-            inside.thread = before
-            if token is not None:
-                CALL_STATE.reset(token)
+        said = reason[:1].upper() + reason[1:]
+        logger.warning("%s at %s: %s", said, self.provider, spell(to_credits(available)))
 
     def _available(self, ledger: LedgerView) -> float:
         terms = self.terms
         if terms.extra:  # a cost limit may bound these credits
             return ledger.available(terms.floor, terms.extra)
         return ledger.room - terms.floor
-
-
-def _receives_signals() -> bool:
-    return threading.get_ident() == threading.main_thread().ident
 
 
 @dataclass(frozen=True, slots=True)

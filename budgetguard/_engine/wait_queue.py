@@ -216,7 +216,14 @@ class WaitQueue:
         return error
 
     def grow(self, now: Instant, call: Call, hold: Hold) -> None:
-        """Hold more for an admitted call if it fits, as `extend` does, but report no refusal."""
+        """Hold more for an admitted call if it fits, as `extend` does, but report no refusal.
+
+        While the account is paused it always fits: nobody else is admitted meanwhile, and what a running
+        call is expected to cost is as true as before.
+        """
+        if self._ledger.paused is not None:
+            self._ledger.extend(hold, call.need.cost)
+            return
         call, decision = self._decide_extension(now, call, hold)
         if decision != Admit():
             self._schedule.want_again(call.subscriber.terms.recheck_after, now)
@@ -347,9 +354,10 @@ class WaitQueue:
         self, call: Call, refuse: Refuse, ahead: QueuedAhead, now: Instant
     ) -> BudgetGuardError:
         why: BudgetGuardError
+        known = self._ledger.snapshot is not None or refuse.why is Shortfall.PAUSED
         if refuse.why is Shortfall.BUDGET:
             why = budget_exceeded(call, now)
-        elif self._ledger.snapshot is None or refuse.why is Shortfall.UNKNOWN:
+        elif refuse.why is Shortfall.UNKNOWN or not known:
             why = self._unavailable(call.subscriber, now)
         else:
             why = why_refused(self._ledger, self._schedule.known, call, refuse, ahead, now)

@@ -198,6 +198,11 @@ class AdmissionWaiter(Waiter):
         # Events and log lines, for the caller's own thread and context.
         self.effects: Effects = []
 
+    @property
+    def operation(self) -> str:
+        """What the caller's call is named."""
+        return self.call.operation
+
     def _report(self) -> None:
         try:
             while self.effects:

@@ -23,6 +23,7 @@ from budgetguard._core.clock import Clock
 from budgetguard._core.events import report
 from budgetguard._core.reentrancy import CALL_STATE, Inside
 from budgetguard._io.exit import EXIT
+from budgetguard._io.pause_watch import PauseWatch
 
 if TYPE_CHECKING:
     import httpx
@@ -113,6 +114,7 @@ class Runtime:
         self.clock = clock
         self.jitter: Callable[[float, float], float] = SystemRandom().uniform
         self.stopping = False
+        self.pause_watch: PauseWatch | None = PauseWatch(self)
         self._made: dict[str, _Loop] = {}
         self._broken: list[_Loop] = []
         # The thread that pops the item runs the loop.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from budgetguard._core import problem_document as problem
 from budgetguard._core.amounts import Amount
+from budgetguard._core.approval import Approve
 from budgetguard._core.clean_tracebacks import clean_traceback
 from budgetguard._core.learned_cost import LearnedCost
 from budgetguard._core.sync_callables import check_plain
@@ -39,8 +40,9 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     }
     for status, description in (
         (402, "Too few credits are available"),
+        (403, "The request was not approved"),
         (429, "Too many sessions are open"),
-        (503, "The balance is not known"),
+        (503, "The balance is not known, or the account is paused"),
     )
 }
 """The answers that `require` adds to those of an endpoint: for FastAPI's `responses=`."""
@@ -64,7 +66,7 @@ class GuardMiddleware:
     routes by anything else, such as a method in a header, write the rule for the path of the request.
 
     A request is admitted before the app is called and before any of its body is read. A refused request is
-    answered with a problem document (RFC 9457) of status 402, 429 or 503, with `Retry-After` if waiting may
+    answered with a problem document (RFC 9457) of status 402, 403, 429 or 503, with `Retry-After` if waiting may
     help. A refused websocket is answered in the same way if the server supports that, else closed with code
     1008. If the app itself raises a refusal before it has begun to respond, that is answered too. The
     document says what is missing, including the account's balance. Add middleware that sets response
@@ -180,6 +182,8 @@ def require(
     linger: float | None = None,
     release_on: tuple[type[BaseException], ...] | type[BaseException] = (),
     name: str | None = None,
+    approve: Approve | None = None,
+    approve_above: Amount | None = None,
 ) -> Callable[..., AsyncIterator[Hold]]:
     """A FastAPI dependency that admits a request only if its credits can be set aside; it yields the Hold.
 
@@ -220,6 +224,8 @@ def require(
             linger=linger,
             release_on=release_on,
             name=name,
+            approve=approve,
+            approve_above=approve_above,
             guard=guard,
         ).spec
     )

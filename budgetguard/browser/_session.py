@@ -80,8 +80,8 @@ def browser_session(
     remain open. A Ctrl-C in sync code stops the wait; the session is then searched for and closed. A second
     Ctrl-C leaves that to `reap`. A forked child that leaves the block closes nothing.
 
-    Raises what the admission raises (InsufficientCredits, ConcurrencyLimit, BalanceUnavailable) with nothing
-    sent, the SDK's errors, OSError if the journal cannot be written, and TypeError or ValueError for invalid
+    Raises what the admission raises (InsufficientCredits, ConcurrencyLimit, BalanceUnavailable, Paused) with
+    nothing sent, the SDK's errors, OSError if the journal cannot be written, and TypeError or ValueError for invalid
     arguments. Each call returns an object that opens one session.
     """
     if isinstance(minutes, bool) or not isinstance(minutes, int):

@@ -9,10 +9,13 @@ from typing import Any
 
 from budgetguard._core.amounts import as_number
 from budgetguard._core.errors import (
+    ApprovalDenied,
     BalanceUnavailable,
+    BudgetExceeded,
     BudgetGuardError,
     ConcurrencyLimit,
     InsufficientCredits,
+    Paused,
 )
 from budgetguard._core.events import logger
 from budgetguard.integrations.tools import for_model
@@ -22,8 +25,9 @@ def for_client(name: str, error: Exception) -> tuple[str, dict[str, Any]]:
     """The text and the figures that explain why the tool `name` did not run.
 
     The figures are JSON numbers, so credits are rounded to a double: use them for display, not for
-    accounting. `"error"` is `insufficient_credits`, `concurrency_limit`, `balance_unavailable` or
-    `not_run`; `"retry_after"` is in seconds, or None if a retry does not help.
+    accounting. `"error"` is `insufficient_credits`, `budget_exceeded`, `concurrency_limit`,
+    `balance_unavailable`, `approval_denied`, `paused` or `not_run`; `"retry_after"` is in seconds, or
+    None if a retry does not help.
     """
     if isinstance(error, BudgetGuardError):
         return for_model(error), _figures(error)
@@ -36,11 +40,21 @@ def for_client(name: str, error: Exception) -> tuple[str, dict[str, Any]]:
 
 
 def status_code(error: Exception) -> int:
-    """The code of the protocol error: 402, 429, 503 or 500, as in HTTP."""
+    """The code of the protocol error: 402, 403, 429, 503 or 500, as in HTTP."""
     return error.status_code if isinstance(error, BudgetGuardError) else 500
 
 
-def _figures(error: BudgetGuardError) -> dict[str, Any]:
+def _figures(error: BudgetGuardError) -> dict[str, Any]:  # noqa: PLR0911  one return per kind
+    if isinstance(error, BudgetExceeded):
+        return {
+            "error": "budget_exceeded",
+            "budget": error.budget,
+            "limit": as_number(error.limit),
+            "needed": as_number(error.needed),
+            "available": as_number(max(error.available, Decimal(0))),
+            "retry_after": error.retry_after,
+            "renews_at": None if error.renews_at is None else error.renews_at.isoformat(),
+        }
     if isinstance(error, InsufficientCredits):
         return {
             "error": "insufficient_credits",
@@ -58,4 +72,9 @@ def _figures(error: BudgetGuardError) -> dict[str, Any]:
         }
     if isinstance(error, BalanceUnavailable):
         return {"error": "balance_unavailable", "retry_after": error.retry_after}
+    if isinstance(error, ApprovalDenied):
+        needed = as_number(error.needed)
+        return {"error": "approval_denied", "needed": needed, "retry_after": None}
+    if isinstance(error, Paused):
+        return {"error": "paused", "retry_after": None}
     return {"error": "not_run", "retry_after": None}

@@ -12,8 +12,12 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
+from budgetguard._core.amounts import Amount
+from budgetguard._core.approval import ApprovalRequest
 from budgetguard._core.clean_tracebacks import clean_traceback
+from budgetguard._core.events import logger
 from budgetguard._costs import Cost
+from budgetguard.integrations._approvals import covers, is_about, question
 from budgetguard.integrations._extra import extra
 from budgetguard.integrations._tool_call import Refused, Turn
 from budgetguard.integrations.tools import OnToolRefusal, Tools
@@ -31,10 +35,17 @@ with extra("langchain"):
     from langchain_core.messages.tool import ToolOutputMixin
     from langchain_core.tools import BaseTool, StructuredTool
     from langchain_core.tools.simple import Tool
+    from langgraph.errors import GraphBubbleUp
     from langgraph.prebuilt.tool_node import msg_content_output
+    from langgraph.types import interrupt
 
 
 Result: TypeAlias = "ToolMessage | Command[Any]"
+
+_DOES_NOT_FIT = (
+    "The answer to the approval request of %s does not fit it, so it is asked again. Resume the graph with "
+    'the interrupt\'s value and its decision: {**interrupt.value, "approved": True}'
+)
 
 _NUMBERS: "WeakKeyDictionary[Guard, int]" = WeakKeyDictionary()
 _COUNT = count()
@@ -59,6 +70,13 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
     - A synchronous tool that is awaited runs in a thread. If the caller stops waiting, the hold
       remains open until the thread has finished.
 
+    With `approve_above`, a call that would hold more than that many credits interrupts the graph before
+    anything is held. The interrupt's value says what is asked, see docs/how-to/approvals.md. Resume the
+    graph with that value and `"approved"`: `Command(resume={**interrupt.value, "approved": True})`. A no
+    (`"approved": False`, or only False) is a refusal. An answer about another call, for less than the call
+    costs by now, or more than 24 hours after the question, does not count: the graph is interrupted
+    again. That needs a checkpointer.
+
     Put it last in `middleware`: it cannot see when middleware after it replaces the tool. With
     `on_refusal="stop"` the error stops the run and reaches the code that invoked the agent, unless a
     middleware before it, or a ToolNode with `handle_tool_errors=True`, turns it into a message. What a
@@ -77,9 +95,10 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
         costs: Mapping[str, Cost | None],
         *,
         on_refusal: OnToolRefusal = "tell",
+        approve_above: Amount | None = None,
     ) -> None:
         super().__init__()
-        self._tools = Tools(guard, costs, on_refusal=on_refusal)
+        self._tools = Tools(guard, costs, on_refusal=on_refusal, approve_above=approve_above)
         number = _NUMBERS.setdefault(guard, next(_COUNT))
         self._name = f"{type(self).__name__}({', '.join(costs)}){f' {number}' if number else ''}"
 
@@ -158,8 +177,11 @@ class _Call:
     def enter(self) -> Turn:
         """Set the credits aside; raises Refused if the tool must not run."""
         self.left()  # code between here and the tool tries again: each attempt has its own hold
+        arguments = self.request.tool_call["args"]
         try:
-            self._turn = Turn(self._tools.open(self._name, self.request.tool_call["args"]))
+            self._turn = Turn(self._tools.open(self._name, arguments, self._approve))
+        except GraphBubbleUp:
+            raise  # the graph is paused until somebody has answered
         except Exception as error:  # noqa: BLE001  after any failure the tool must not run
             self.refused = Refused(error)
             raise self.refused from None
@@ -168,8 +190,11 @@ class _Call:
     async def aenter(self) -> Turn:
         """`enter`, for asynchronous code."""
         self.left()
+        arguments = self.request.tool_call["args"]
         try:
-            self._turn = Turn(await self._tools.aopen(self._name, self.request.tool_call["args"]))
+            self._turn = Turn(await self._tools.aopen(self._name, arguments, self._approve))
+        except GraphBubbleUp:
+            raise
         except Exception as error:  # noqa: BLE001  as above
             self.refused = Refused(error)
             raise self.refused from None
@@ -213,6 +238,22 @@ class _Call:
             name=call["name"],
             status="success" if supplied else "error",
         )
+
+    def _approve(self, request: ApprovalRequest) -> bool:
+        """Interrupt the graph, once for each question; the node then runs again, with the answers."""
+        call = self.request.tool_call
+        asked = question(request, call["id"], call["args"])
+        while True:
+            answer = interrupt(asked)
+            if answer is False:
+                return False
+            if is_about(answer, request, call["id"], call["args"]):
+                approved = answer.get("approved")
+                if approved is False:
+                    return False
+                if approved is True and covers(answer, request, call["id"], call["args"]):
+                    return True
+            logger.warning(_DOES_NOT_FIT, request.operation)
 
     def _settle(self, hold: "Hold", result: Result) -> None:
         if isinstance(result, ToolMessage) and result.status == "error":

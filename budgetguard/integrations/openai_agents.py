@@ -9,13 +9,16 @@ import functools
 import inspect
 import json
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, cast
 
 import wrapt
 
+from budgetguard._core.amounts import Amount
+from budgetguard._core.approval import ApprovalRequest
 from budgetguard._core.clean_tracebacks import clean_traceback
 from budgetguard._costs import Cost
+from budgetguard.integrations._approvals import Approvals
 from budgetguard.integrations._extra import extra
 from budgetguard.integrations._tool_call import Refused, Turn, within
 from budgetguard.integrations.tools import OnToolRefusal, Tools, guarded_already, no_such_tool
@@ -39,6 +42,8 @@ def guarded_tools(
     costs: Mapping[str, Cost | None],
     *,
     on_refusal: OnToolRefusal = "tell",
+    approve_above: Amount | None = None,
+    approvals: MutableMapping[str, Any] | None = None,
 ) -> list[Tool]:
     """The same tools for an Agent, with the guard in those that `costs` names.
 
@@ -64,6 +69,15 @@ def guarded_tools(
     and the tools of `mcp_servers` are not function tools, so `"*"` does not cover them. The model's own
     cost is not guarded either.
 
+    With `approve_above`, a call that would hold more than that many credits needs an approval of the SDK's,
+    as with `needs_approval`, before anything is held: the run pauses with an interruption, until
+    `state.approve(...)` or `state.reject(...)`. What was asked is remembered in `approvals`, by the id of
+    the call: a mapping of JSON values, in memory if you pass none. Pass one that outlives the process, such
+    as a `shelve`, if runs are resumed in another one. When the call begins, it must still be covered: what it
+    costs by now is no more than what was asked, and no more than 24 hours have passed. If it is not, the
+    model reads that it may call the tool again, which asks again. A call that was never asked about here is
+    refused, also after `always_approve=True`.
+
     Where nothing could read a refusal, it stops the run whatever `on_refusal` is: for a tool whose output has
     a declared schema (unless a callable supplies its result), and for a paused run that is being resumed. An agent whose `tool_use_behavior` is to
     stop at a tool takes a refusal as its answer.
@@ -71,12 +85,13 @@ def guarded_tools(
     Raises ValueError for a name that no tool has, and TypeError if the named tool is not a function tool
     or is already guarded, or if `tools` contains something that is not a tool.
     """
-    priced = Tools(guard, costs, on_refusal=on_refusal)
+    asked = _approvals(approve_above, approvals)
+    priced = Tools(guard, costs, on_refusal=on_refusal, approve_above=approve_above)
     given = [_checked(tool) for tool in _several(tools)]
     for name in costs:
         if name != "*":
             _check(name, given, costs)
-    return [_guarded(tool, priced) for tool in given]
+    return [_guarded(tool, priced, asked) for tool in given]
 
 
 def _several(tools: object) -> Iterable[Any]:
@@ -109,15 +124,57 @@ def _check(name: str, tools: Iterable[Tool], costs: Iterable[str]) -> None:
         raise TypeError(msg)
 
 
-def _guarded(tool: Tool, tools: Tools) -> Tool:
+def _approvals(
+    above: Amount | None, approvals: MutableMapping[str, Any] | None
+) -> "Approvals | None":
+    if approvals is not None and not isinstance(approvals, MutableMapping):
+        msg = f"approvals takes a mapping that can be changed, not {type(approvals).__name__}"
+        raise TypeError(msg)
+    if above is None:
+        if approvals is not None:
+            msg = "approvals= has no effect without approve_above="
+            raise TypeError(msg)
+        return None
+    return Approvals({} if approvals is None else approvals)
+
+
+def _guarded(tool: Tool, tools: Tools, asked: "Approvals | None") -> Tool:
     if not isinstance(tool, FunctionTool) or tools.find(tool.name) is None:
         return tool
     if isinstance(tool.on_invoke_tool, _Guarded):
         raise TypeError(guarded_already(tool.name))
     own = copy.copy(tool)
     has_schema = bool(getattr(tool, "output_json_schema", None))
-    own.on_invoke_tool = _Guarded(own.on_invoke_tool, own.name, tools, has_schema=has_schema)
+    own.on_invoke_tool = _Guarded(own.on_invoke_tool, own.name, tools, asked, has_schema=has_schema)
+    if asked is not None:
+        own.needs_approval = _asking(tool, tools, asked)
     return own
+
+
+def _asking(tool: FunctionTool, tools: Tools, asked: "Approvals") -> Any:
+    """The tool's `needs_approval`, which also asks about calls that hold more than `approve_above`."""
+    own, prepare = tool.needs_approval, getattr(tool.on_invoke_tool, "prepare_arguments", None)
+
+    async def policy(context: Any, arguments: dict[str, Any], call_id: str) -> bool:
+        if not callable(own):
+            return bool(own)
+        prepared = None if prepare is None else prepare(json.dumps(arguments), tool.name)
+        if prepared is not None and not prepared.unchanged:
+            return True  # the policy would not see what runs, see `_Guarded.prepare_arguments`
+        given = own(context, arguments, call_id)
+        return bool(await given if inspect.isawaitable(given) else given)
+
+    async def needs_approval(context: Any, arguments: dict[str, Any], call_id: str) -> bool:
+        given = await policy(context, arguments, call_id)
+        try:
+            request = tools.needs_approval(tool.name, arguments)
+        except Exception:  # noqa: BLE001  the tool will not run: the model reads why when it is called
+            return given
+        if request is not None:
+            asked.remember(request, call_id, arguments)
+        return given or request is not None
+
+    return needs_approval
 
 
 class _Guarded(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
@@ -127,7 +184,15 @@ class _Guarded(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
     arguments before it asks for approval, and binds the invoker again for a copied tool.
     """
 
-    def __init__(self, invoke: Any, name: str, tools: Tools, *, has_schema: bool) -> None:
+    def __init__(
+        self,
+        invoke: Any,
+        name: str,
+        tools: Tools,
+        asked: "Approvals | None",
+        *,
+        has_schema: bool,
+    ) -> None:
         of_the_sdk = hasattr(invoke, _BIND)
         # A partial, because a copied tool binds its methods again, which would bypass this proxy.
         super().__init__(invoke if of_the_sdk else functools.partial(invoke))
@@ -135,12 +200,14 @@ class _Guarded(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
         self._self_name = name
         self._self_tools = tools
         self._self_has_schema = has_schema
+        self._self_asked = asked
 
     async def __call__(self, context: Any, arguments: str) -> Any:
         body = self._self_body
         if body is not None and not _takes(body, arguments):
             return await self.__wrapped__(context, arguments)
-        call = _Call(self._self_tools, self._self_name, arguments)
+        call_id = getattr(context, "tool_call_id", None)
+        call = _Call(self._self_tools, self._self_name, arguments, self._self_asked, call_id)
         try:
             result = await self._admitting(call)(context, arguments)
         except BaseException as error:
@@ -152,6 +219,16 @@ class _Guarded(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
             return result
         return await call.refusal(unread=self._self_has_schema, paused=_is_paused(context))
 
+    def prepare_arguments(self, arguments: str, tool_name: str) -> Any:
+        """The SDK's own, where nothing is asked here.
+
+        Where a default would be filled in, the SDK (0.24) asks a person without calling
+        `needs_approval`, and the price of the call would not be noted.
+        """
+        if self._self_asked is not None:
+            return None
+        return self.__wrapped__.prepare_arguments(arguments, tool_name)
+
     def __agents_bind_function_tool__(self, tool: FunctionTool) -> "_Guarded":
         if self._self_body is None:
             return self
@@ -159,6 +236,7 @@ class _Guarded(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
             getattr(self.__wrapped__, _BIND)(tool),
             self._self_name,
             self._self_tools,
+            self._self_asked,
             has_schema=self._self_has_schema,
         )
 
@@ -179,12 +257,21 @@ class _Guarded(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
 class _Call:
     """One call by a model of one tool."""
 
-    def __init__(self, tools: Tools, name: str, arguments: str) -> None:
+    def __init__(
+        self,
+        tools: Tools,
+        name: str,
+        arguments: str,
+        asked: "Approvals | None",
+        call_id: str | None,
+    ) -> None:
         self.refused: Refused | None = None
         self._tools = tools
         self._name = name
         self._arguments = arguments
         self._named: Any = {}
+        self._asked = asked
+        self._call_id = call_id
         self._turn: Turn | None = None
 
     def around(self, body: Any) -> Any:
@@ -207,6 +294,8 @@ class _Call:
 
     def over(self, result: Any, *, paused: bool) -> None:
         """The tool, or the code around it, has the result `result`."""
+        if not paused:
+            self._forget()
         if self._turn is not None:
             hold = self._turn.hold
             self._turn.over(lambda: hold.keep() if paused else self._settle(hold, result))
@@ -226,17 +315,28 @@ class _Call:
         error = self.refused.error
         if paused or (unread and not self._tools.supplies(self._name, error)):
             raise error
+        self._forget()
         return await self._tools.arefusal(self._name, error, self._named)
 
     async def _enter(self) -> Turn:
         try:
-            self._named = json.loads(self._arguments) if self._arguments else {}
-            hold = await self._tools.aopen(self._name, self._named)
+            named = self._named = json.loads(self._arguments) if self._arguments else {}
+            approve = functools.partial(self._approve, named)
+            hold = await self._tools.aopen(self._name, named, approve)
         except Exception as error:  # noqa: BLE001  after any failure the tool must not run
             self.refused = Refused(error)
             raise self.refused from None
         self._turn = Turn(hold, functools.partial(self._settle, hold))
         return self._turn
+
+    def _forget(self) -> None:
+        if self._asked is not None:
+            self._asked.forget(self._call_id)
+
+    def _approve(self, arguments: Mapping[str, Any], request: ApprovalRequest) -> Any:
+        """Whether the SDK's approval of this call, which it has by now, covers it."""
+        assert self._asked is not None
+        return self._asked.check(request, self._call_id, arguments)
 
     def _settle(self, hold: "Hold", result: Any) -> None:
         self._tools.settle(self._name, hold, result)

@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from budgetguard._core.amounts import Amount
+from budgetguard._core.approval import ApprovalRequest
 from budgetguard._core.clean_tracebacks import clean_traceback
 from budgetguard._core.errors import BudgetGuardError
 from budgetguard._costs import Cost
+from budgetguard.integrations._approvals import covers, question
 from budgetguard.integrations._extra import extra
 from budgetguard.integrations._tool_call import Turn, is_outcome_unknown, release
 from budgetguard.integrations.tools import OnToolRefusal, Tools
@@ -45,6 +48,13 @@ class BudgetCapability(AbstractCapability[Any]):
     - A synchronous function runs in a thread. If the caller stops waiting, the hold remains open until
       the thread has finished.
 
+    With `approve_above`, a call that would hold more than that many credits is deferred as a tool with
+    `requires_approval` is, before anything is held; so the agent's `output_type` must include
+    DeferredToolRequests. The request's metadata says what is asked, see docs/how-to/approvals.md. Hand it
+    back with the decision: `DeferredToolResults(approvals={...}, metadata=requests.metadata)`. An approval
+    without it, for less than the call costs by now, or more than 24 hours after the question, does not
+    count: the call is deferred again.
+
     Put it last in `capabilities`: it cannot see what another capability's toolset does inside it. With
     `on_refusal="stop"` the error stops the run and reaches the code that ran the agent, unless another
     capability's `on_tool_execute_error` recovers from it. What a callable returns is the tool's result, and
@@ -63,9 +73,10 @@ class BudgetCapability(AbstractCapability[Any]):
         costs: Mapping[str, Cost | None],
         *,
         on_refusal: OnToolRefusal = "tell",
+        approve_above: Amount | None = None,
     ) -> None:
         super().__init__()
-        self._tools = Tools(guard, costs, on_refusal=on_refusal)
+        self._tools = Tools(guard, costs, on_refusal=on_refusal, approve_above=approve_above)
 
     @classmethod
     def get_serialization_name(cls) -> str | None:
@@ -97,7 +108,9 @@ class _Guarded(WrapperToolset[Any]):
         """Run one tool call, or raise a refusal for the model to read."""
         priced = tool.tool_def.name  # the name that the model sees
         try:
-            hold = await self.tools.aopen(priced, tool_args)
+            hold = await self.tools.aopen(priced, tool_args, functools.partial(_approve, ctx))
+        except (ApprovalRequired, CallDeferred):
+            raise  # the run ends here, and goes on with what was decided
         except Exception as error:
             said = await self.tools.arefusal(priced, error, tool_args)
             if self.tools.supplies(priced, error):
@@ -117,6 +130,14 @@ class _Guarded(WrapperToolset[Any]):
             raise
         turn.over(lambda: settle(result))
         return result
+
+
+def _approve(ctx: RunContext[Any], request: ApprovalRequest) -> bool:
+    """End the run with a deferred call, unless this one goes on with an approval that covers it."""
+    decided, call = ctx.tool_call_metadata, ctx.tool_call_id
+    if ctx.tool_call_approved and covers(decided, request, call):
+        return True
+    raise ApprovalRequired(metadata=question(request, call))
 
 
 class _Refusal(ToolFailed):

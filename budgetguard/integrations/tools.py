@@ -5,20 +5,26 @@ reason, including a cost callable that raises, the call is refused: only an admi
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC
 from decimal import Decimal
 from difflib import get_close_matches
 from math import ceil
 from typing import Any, Literal, TypeAlias
 
-from budgetguard._core.amounts import spell
+from budgetguard._core.amounts import Amount, spell
+from budgetguard._core.amounts import cost as to_cost
+from budgetguard._core.approval import ApprovalRequest, Approve
 from budgetguard._core.argument_types import shown, unknown
 from budgetguard._core.clean_tracebacks import clean_traceback
 from budgetguard._core.errors import (
     REFUSALS,
+    ApprovalDenied,
     BalanceUnavailable,
+    BudgetExceeded,
     BudgetGuardError,
     ConcurrencyLimit,
     InsufficientCredits,
+    Paused,
     ago,
 )
 from budgetguard._core.events import logger
@@ -34,6 +40,8 @@ OnToolRefusal: TypeAlias = Literal["tell", "stop"] | Callable[[Any, str, Any], A
 
 _ANY = "*"
 _WORDS = ("tell", "stop")
+_ASK_AGAIN = "Call it once more to ask for another approval."
+_DO_WITHOUT = "Do not retry; continue without this tool, and tell the user."
 _FOR_NOW = {
     "busy": "{} is busy",
     "key limit": "a limit of this key's own at {} is reached",
@@ -52,6 +60,10 @@ class Tools:
     another reason, such as a cost callable that raises: the model is told about that. What it raises
     stops the run. In a tool's mapping, `"on_refusal"` replaces that of all tools.
 
+    With `approve_above`, a call that would hold more than that many credits needs an approval, which
+    the framework's own way of pausing a run asks for. A tool whose cost is a mapping with `approve`
+    asks that callable instead.
+
     Raises TypeError or ValueError for an invalid cost, and TypeError if `guard` is not a Guard.
     """
 
@@ -62,6 +74,7 @@ class Tools:
         costs: Mapping[str, Cost | None],
         *,
         on_refusal: OnToolRefusal = "tell",
+        approve_above: Amount | None = None,
     ) -> None:
         check_guard(guard)
         if not isinstance(costs, Mapping):
@@ -73,6 +86,7 @@ class Tools:
         word_or_callable(on_refusal, _WORDS)
         self._on_refusal: OnToolRefusal = on_refusal
         self._own: dict[str, OnToolRefusal] = {}
+        self._above = None if approve_above is None else to_cost(approve_above, "approve_above")
         self._priced = {
             _checked(name): self._requirement(guard, name, cost)
             for name, cost in dict(costs).items()
@@ -100,20 +114,42 @@ class Tools:
         """The requirement of a tool, or None if it costs nothing."""
         return self._priced[name] if name in self._priced else self._priced.get(_ANY)
 
-    def open(self, name: str, arguments: Mapping[str, Any]) -> Hold:
-        """Set a tool's credits aside before it runs; raises if it must not run."""
-        spec = self.find(name)
+    def open(self, name: str, arguments: Mapping[str, Any], approve: Approve | None = None) -> Hold:
+        """Set a tool's credits aside before it runs; raises if it must not run.
+
+        `approve` is the framework's way of asking, used for calls above `approve_above`.
+        """
+        spec = self._asking(name, approve)
         if spec is None:
             return NullHold(name, 0)
         admitted = spec.begin(name, (), arguments)
         return admitted if isinstance(admitted, Hold) else spec.wait_for(*admitted, warns=False)
 
-    async def aopen(self, name: str, arguments: Mapping[str, Any]) -> Hold:
+    async def aopen(
+        self, name: str, arguments: Mapping[str, Any], approve: Approve | None = None
+    ) -> Hold:
         """`open`, for async code."""
-        requirement = self.find(name)
-        if requirement is None:
+        spec = self._asking(name, approve)
+        if spec is None:
             return NullHold(name, 0)
-        return await requirement.aopen(name, (), arguments)
+        return await spec.aopen(name, (), arguments)
+
+    def needs_approval(self, name: str, arguments: Mapping[str, Any]) -> ApprovalRequest | None:
+        """What the framework has to ask about a call; None if it needs no approval of its own kind.
+
+        Holds nothing. Raises what the cost raises.
+        """
+        spec = self.find(name)
+        if spec is None or spec.approve is not None or self._above is None:
+            return None
+        # `bool` stands for the framework: nobody is asked here.
+        return spec.asking(bool, self._above).approval_request(name, arguments)
+
+    def _asking(self, name: str, approve: Approve | None) -> CallSpec | None:
+        spec = self.find(name)
+        if spec is None or approve is None or self._above is None or spec.approve is not None:
+            return spec
+        return spec.asking(approve, self._above)
 
     def settle(self, name: str, hold: Hold, result: Any) -> None:
         """Settle the hold of a tool that returned `result`, at what `actual` gives if it is set."""
@@ -179,11 +215,13 @@ class Tools:
         )
 
 
-def for_model(error: BudgetGuardError) -> str:
+def for_model(error: BudgetGuardError) -> str:  # noqa: PLR0911  one return per kind of refusal
     """The text in which a model reads a refusal: what is missing, and what to do instead.
 
     It leaves out the figures of other callers, and suggests a retry only where one can help.
     """
+    if isinstance(error, BudgetExceeded):
+        return f"BUDGET: {_left(error)} {_rather(error)}"
     if isinstance(error, InsufficientCredits):
         return f"BUDGET: {_lack(error)} {_instead(error)}"
     if isinstance(error, ConcurrencyLimit):
@@ -201,6 +239,14 @@ def for_model(error: BudgetGuardError) -> str:
             f"BUDGET: the balance at {error.provider} is not known, so nothing was started. "
             "Do not retry; continue without this tool, and tell the user."
         )
+    if isinstance(error, ApprovalDenied):
+        again = error.reason == "outdated"
+        return f"BUDGET: {error} {_ASK_AGAIN if again else _DO_WITHOUT}"
+    if isinstance(error, Paused):
+        return (
+            f"BUDGET: {error.provider} is paused: {error.reason}. "
+            "Do not retry; continue without this tool, and tell the user."
+        )
     return f"BUDGET: {error}"
 
 
@@ -215,6 +261,25 @@ def guarded_already(name: str) -> str:
 def no_such_tool(name: str, known: Iterable[str], costs: Iterable[str]) -> str:
     """The message for a name in `costs` that no tool has; `known` are the names of the tools."""
     return f"costs names {unknown(name, list(known), 'tool', list(costs))}"
+
+
+def _left(error: BudgetExceeded) -> str:
+    name = "the budget of this run" if error.budget is None else error.budget
+    left, limit = spell(max(error.available, Decimal(0))), spell(error.limit)
+    return (
+        f"{name} has {left} of {limit} {error.unit} left; "
+        f"{error.operation} needs {spell(error.needed)}."
+    )
+
+
+def _rather(error: BudgetExceeded) -> str:
+    if error.retry_after is not None:
+        wait = max(ceil(error.retry_after), 1)
+        return f"The rest is held by other calls: wait {wait} s before you retry, or finish with what you have."
+    again = "Do not retry"
+    if error.renews_at is not None and error.needed <= error.limit:
+        again += f" before {error.renews_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{again}; finish with what you have."
 
 
 def _lack(error: InsufficientCredits) -> str:

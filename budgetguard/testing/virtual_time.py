@@ -60,6 +60,8 @@ class _VirtualRuntime(Runtime):
     def __init__(self, loop: VirtualLoop, client: httpx.AsyncClient, seed: int) -> None:
         super().__init__(loop.clock)
         self.jitter = Random(seed).uniform  # noqa: S311  a simulation
+        # Its alarms would turn the clock on where nothing else does.
+        self.pause_watch = None
         self._made["loop"] = loop  # type: ignore[assignment]
         self._runs = True
         self._context.run(CALL_STATE.set, Inside(get_ident()))

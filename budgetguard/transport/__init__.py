@@ -105,8 +105,8 @@ class GuardTransport(_Transport):
     provider's billing knows how (`capped`). The request's content is read completely for that, and replaced
     in a copy: a client that signs its content cannot be used with it.
 
-    A refusal is a reply that is made here, with nothing sent: status 402 (424 if the balance is unknown), or
-    what `Billing.refusal_status` says, in the provider's own shape, which SDKs do not retry. With `on_refusal="raise"` it is the BudgetGuardError
+    A refusal is a reply that is made here, with nothing sent: status 402 (424 if the balance is unknown or
+    the account paused), or what `Billing.refusal_status` says, in the provider's own shape, which SDKs do not retry. With `on_refusal="raise"` it is the BudgetGuardError
     itself. openai passes that on; others take it for a broken connection, such as anthropic, try again,
     and raise an APIConnectionError whose `__cause__` it is (2026-11). A callable supplies the reply: it is given
     the error and the request, and returns a Response of the client's library. It runs with nothing held for the
@@ -159,7 +159,8 @@ class GuardTransport(_Transport):
                 request.read()
             spec = call.spec()
             if spec is not None:
-                call.begin(spec.open(call.operation, (request,), forced=call.repeats))
+                forced, approved = call.repeats, call.approved
+                call.begin(spec.open(call.operation, (request,), forced=forced, approved=approved))
             sent = call.to_send()
         except BudgetGuardError as error:
             return call.refused(error)
@@ -207,7 +208,10 @@ class AsyncGuardTransport(_Transport):
                 await request.aread()
             spec = call.spec()
             if spec is not None:
-                call.begin(await spec.aopen(call.operation, (request,), forced=call.repeats))
+                forced, approved = call.repeats, call.approved
+                call.begin(
+                    await spec.aopen(call.operation, (request,), forced=forced, approved=approved)
+                )
             sent = call.to_send()
         except BudgetGuardError as error:
             return await call.arefused(error)

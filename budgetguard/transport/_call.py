@@ -17,6 +17,7 @@ from budgetguard._core.events import logger
 from budgetguard._core.on_refusal import OnRefusal, awaited, called, word_or_callable
 from budgetguard._core.problem_document import retry_after
 from budgetguard._engine import nested_holds as nested
+from budgetguard._engine.approval import NOTHING_APPROVED
 from budgetguard._engine.binding import binding_of
 from budgetguard._engine.follower import may_search
 from budgetguard._engine.hold import Hold, NullHold, cause_of
@@ -138,8 +139,13 @@ class Traffic:
         if path is None:
             self._passed_by(request.url)
             return None
-        first = None if onward is None else onward.chain.first
-        chain = RequestChain(f"{request.method} {path}", path, price, first=first)
+        first, approved = None, NOTHING_APPROVED
+        if onward is not None:
+            first = onward.chain.first
+            # What was approved at another account is not approved here.
+            approved = onward.chain.approved if onward.traffic is self else approved
+        operation = f"{request.method} {path}"
+        chain = RequestChain(operation, path, price, first=first, approved=approved)
         return RequestCall(self, request, chain)
 
     def _onward(self, request: Any) -> Onward | None:
@@ -208,6 +214,11 @@ class RequestCall:
     def repeats(self) -> bool:
         """Whether it was recognized as another attempt of a failed call, which must not be refused."""
         return self._chain.repeats
+
+    @property
+    def approved(self) -> int:
+        """The micro-credits that were approved for this call, before it was redirected."""
+        return self._chain.approved
 
     def spec(self) -> "CallSpec | None":
         """The requirement to admit; None if the request costs nothing or continues an existing hold."""
@@ -345,6 +356,7 @@ class RequestCall:
         chain = self._chain.after(request, status)
         onward = Onward(traffic, chain, weakref.ref(request))
         if status in DID_NOTHING and not chain.maybe_done:
+            onward = replace(onward, chain=replace(chain, approved=self.hold.micro))
             self._end("release")
         elif self.hold.state == "open":
             marks = followers(request, response)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from budgetguard._engine.approval import NOTHING_APPROVED
 from budgetguard.providers.billing import DID_NOTHING
 from budgetguard.transport._repeats import Attempt, mark_read
 from budgetguard.transport._retries import Waiting, mark, mark_of
@@ -33,7 +34,8 @@ class RequestChain:
     `attempt` is the mark of the first request, once it was answered. With `maybe_done`, a request before
     this one may have been carried out, so that no answer to this one proves that nothing was spent.
     `actual` reads the cost in the last reply, see `prices`. `first` is what a client without a retry header would send again: set where that is not this request,
-    and where this request repeats another one.
+    and where this request repeats another one. So many micro-credits are `approved`, for a request that
+    a redirect sent on before anything was done.
     """
 
     operation: str
@@ -43,6 +45,7 @@ class RequestChain:
     maybe_done: bool = False
     first: Attempt | None = None
     actual: Callable[[Any], Any] | None = None
+    approved: int = NOTHING_APPROVED
 
     @property
     def repeats(self) -> bool:

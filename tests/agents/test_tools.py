@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from budgetguard import (
+    ApprovalDenied,
     BalanceUnavailable,
     BudgetGuardError,
     ConcurrencyLimit,
@@ -17,6 +18,7 @@ from budgetguard import (
     HoldClosed,
     InsufficientCredits,
     InvalidCredentials,
+    Paused,
     set_active,
 )
 from budgetguard.integrations.tools import Tools, for_model
@@ -46,6 +48,20 @@ def lacking(needed: str, available: str, **figures: Any) -> InsufficientCredits:
 @pytest.mark.parametrize(
     ("error", "words"),
     [
+        (
+            ApprovalDenied("deep_spec", "50", "pre.dev"),
+            (
+                "BUDGET: deep_spec needs 50 credits, and the approval was denied. "
+                "Do not retry; continue without this tool, and tell the user."
+            ),
+        ),
+        (
+            ApprovalDenied("deep_spec", "50", "pre.dev", reason="outdated"),
+            (
+                "BUDGET: deep_spec needs 50 credits, and the approval that was given does not cover "
+                "this call any more. Call it once more to ask for another approval."
+            ),
+        ),
         (
             lacking("50", "12"),
             (
@@ -139,6 +155,13 @@ def lacking(needed: str, available: str, **figures: Any) -> InsufficientCredits:
             ),
         ),
         (
+            Paused("pre.dev", "the key may have leaked", by="command"),
+            (
+                "BUDGET: pre.dev is paused: the key may have leaked. "
+                "Do not retry; continue without this tool, and tell the user."
+            ),
+        ),
+        (
             ConfigurationError("Set PREDEV_API_KEY."),
             "BUDGET: Set PREDEV_API_KEY.",
         ),
@@ -148,6 +171,8 @@ def lacking(needed: str, available: str, **figures: Any) -> InsufficientCredits:
         ),
     ],
     ids=[
+        "denied",
+        "outdated",
         "too little",
         "nowhere to top up",
         "less than nothing",
@@ -161,6 +186,7 @@ def lacking(needed: str, available: str, **figures: Any) -> InsufficientCredits:
         "more sessions than there ever are",
         "unknown",
         "key",
+        "paused",
         "configuration",
         "hold",
     ],
@@ -174,11 +200,13 @@ def test_every_error_has_its_words() -> None:
     """None is left out above: a class that is added must be added here as well."""
     kinds = {kind.__name__ for kind in BudgetGuardError.__subclasses__()}
     assert kinds == {
+        "ApprovalDenied",
         "BalanceUnavailable",
         "ConcurrencyLimit",
         "ConfigurationError",
         "HoldClosed",
         "InsufficientCredits",
+        "Paused",
     }
 
 

@@ -504,6 +504,6 @@ def test_everything_documented_is_documented_for_routers_too(guard: Guard) -> No
     async def b() -> None: ...
 
     paths = app.openapi()["paths"]
-    assert paths["/a"]["post"]["responses"].keys() == {"200", "402", "429", "503"}
+    assert paths["/a"]["post"]["responses"].keys() == {"200", "402", "403", "429", "503"}
     assert paths["/b"]["post"]["responses"].keys() == {"200"}
     assert json.dumps({str(status): each for status, each in REFUSALS.items()}) == before

@@ -438,6 +438,16 @@ class TestByHand:
         assert document["provider"] == "fake"
         assert int(headers["retry-after"]) >= 1
 
+    async def test_a_paused_account(self, guard: Guard, call: Any) -> None:
+        """A 503 with the reason; nobody knows when to come again."""
+        guard.pause("the key may have leaked")
+        document, headers = problem(await call(GuardMiddleware(sending(), guard, RULES)))
+        assert (document["status"], document["title"]) == (503, "Paused")
+        assert document["type"] == "urn:budgetguard:paused"
+        assert "the key may have leaked" in document["detail"]
+        assert document["retryable"]
+        assert "retry-after" not in headers
+
     async def test_when_to_come_again_is_never_at_once(self, clock: Any, call: Any) -> None:
         """A client that is told 0 seconds would ask in a tight loop."""
         guard = Guard(FakeProvider(100, max_concurrency=1), recheck_after=0)

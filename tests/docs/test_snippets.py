@@ -67,6 +67,8 @@ class Reader:
             "COLUMNS": "100",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "PYTHONDONTWRITEBYTECODE": "1",
+            # Not the user's own.
+            "BUDGETGUARD_PAUSE_DIR": str(home / "pauses"),
         }
         self._url = ""
         self._printed = ""

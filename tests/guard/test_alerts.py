@@ -1,11 +1,13 @@
 """Alerts: one `low` event each time that credits run low, delivered by the call that causes it."""
 
+import gc
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from budgetguard import Event, Guard
+from budgetguard._engine.account import Account
 from budgetguard.testing import FakeProvider, HandClock
 
 if TYPE_CHECKING:
@@ -201,3 +203,125 @@ async def test_what_tasks_spend_on_the_fast_path_is_told_at_once(
     await call()
     assert alerts.told == [10]
     assert watching.available == 10
+
+
+def reasons(events: list[Event]) -> list[str | None]:
+    """What each `low` says."""
+    return [event.reason for event in events if event.kind == "low"]
+
+
+def test_several_marks_are_told_of_one_by_one(clock: HandClock, provider: FakeProvider) -> None:
+    """By the call that crosses each, with the figures of that moment."""
+    events: list[Event] = []
+    guard = Guard(provider, alert_below=[20, "50%"], on_event=events.append)
+    refresh(clock, guard, 60)
+    call = spend_fast(guard, 5)
+    for _ in range(4):
+        call()
+    assert reasons(events) == []
+    call()
+    assert reasons(events) == ["less than 50% of the last top-up (30 credits) is available"]
+    call()
+    assert reasons(events)[1:] == []
+    call()
+    assert reasons(events)[1:] == ["less than 20 credits are available"]
+    low = [event for event in events if event.kind == "low"]
+    assert [(event.credits, event.available) for event in low] == [(60, 25), (60, 15)]
+    refresh(clock, guard, 16)
+    guard.acquire(16).settle()
+    assert len(reasons(events)) == 2
+
+
+def test_a_top_up_raises_a_share_for_calls_on_the_fast_path(
+    clock: HandClock, provider: FakeProvider
+) -> None:
+    """Also for those of other guards."""
+    events: list[Event] = []
+    watching = Guard(provider, alert_below="50%", on_event=events.append)
+    call = spend_fast(Guard(provider), 5)
+    refresh(clock, watching, 200)
+    for _ in range(20):
+        call()
+    assert reasons(events) == []
+    call()
+    assert reasons(events) == ["less than 50% of the last top-up (100 credits) is available"]
+
+
+def test_below_a_mark_calls_are_on_the_fast_path_again(
+    clock: HandClock, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it was told there is nothing to look out for until the next top-up."""
+    alerts = Alerts()
+    guard = Guard(provider, alert_below=[2, 50], on_event=alerts)
+    clock.advance(0)
+    call = spend_fast(guard, 5)
+    call()
+    assert alerts.told == [45]
+    call()
+    decided: list[object] = []
+    ask = Account.ask
+    monkeypatch.setattr(
+        Account, "ask", lambda self, call: (decided.append(call), ask(self, call))[1]
+    )
+    for _ in range(3):
+        call()
+    assert decided == []
+    refresh(clock, guard, 61)
+    for _ in range(3):
+        call()
+    assert alerts.told == [45, 46]
+
+
+def test_a_runway_is_told_of_when_a_balance_shows_it(clock: HandClock) -> None:
+    """12 credits an hour, so a day takes 288; the log names the mark where nobody listens."""
+    provider = FakeProvider(300)
+    events: list[Event] = []
+    guard = Guard(provider, alert_below=["24h", 10], on_event=events.append)
+    guard.balance()
+    for _ in range(20):
+        guard.acquire(1).settle()
+        provider.credits -= 1
+        clock.advance(300)
+        guard.balance(max_age=0)
+    assert reasons(events) == [
+        "less than 24 h of spending at the present rate (288 credits) is available"
+    ]
+    (low,) = [event for event in events if event.kind == "low"]
+    assert low.available == 287
+
+
+def test_a_mark_is_named_in_the_log(
+    clock: HandClock, provider: FakeProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where nobody listens."""
+    guard = Guard(provider, alert_below=["50%", "24h", 20])
+    clock.advance(0)
+    hold = guard.acquire(31)
+    other = guard.acquire(15)
+    hold.release()
+    other.release()
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "Less than 50% of the last top-up (30 credits) is available at fake: 29",
+        "Less than 20 credits are available at fake: 14",
+    ]
+
+
+def test_the_mark_of_a_guard_that_is_gone_is_forgotten(
+    clock: HandClock, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps nobody's calls from the fast path."""
+    watching: Guard | None = Guard(provider, alert_below=59)
+    guard = Guard(provider)
+    refresh(clock, guard, 60)
+    assert watching is not None
+    del watching
+    gc.collect()
+    refresh(clock, guard, 58)
+    call = spend_fast(guard, 1)
+    decided: list[object] = []
+    ask = Account.ask
+    monkeypatch.setattr(
+        Account, "ask", lambda self, call: (decided.append(call), ask(self, call))[1]
+    )
+    call()
+    assert decided == []

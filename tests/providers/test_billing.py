@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from budgetguard import AnchorBrowser, BalanceUnavailable, PreDev
+from budgetguard import AnchorBrowser, BalanceUnavailable, Paused, PreDev
 from budgetguard.providers import EXHAUSTED
 from budgetguard.providers.billing import Billing, BillingReply, amount, read
 
@@ -182,6 +182,10 @@ def test_refusals_have_the_providers_shapes() -> None:
     assert refusal(unknown, "/v1/messages")["error"]["code"] == "balance_unavailable"
     assert refusal(unknown, "/browser-agent")["code"] == "BALANCE_UNAVAILABLE"
     assert refusal(unknown, "/fast-spec")["error"] == "Balance unavailable"
+    paused = Paused("pre.dev", "by hand")
+    assert refusal(paused, "/v1/messages")["error"]["code"] == "paused"
+    assert refusal(paused, "/browser-agent")["code"] == "PAUSED"
+    assert refusal(paused, "/fast-spec")["error"] == "Paused"
     words = str(unknown)
     beside = {"message": words, "detail": words, "title": words}
     assert Billing().refusal_body(unknown, "/x") == {

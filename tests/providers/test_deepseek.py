@@ -12,7 +12,7 @@ import httpx
 import pytest
 from hostile import KEY, Server, http
 
-from budgetguard import InsufficientCredits
+from budgetguard import InsufficientCredits, Paused
 from budgetguard._core.balance import Balance
 from budgetguard._core.errors import BalanceUnavailable, ConfigurationError
 from budgetguard.providers import EXHAUSTED, NOT_CREDITS, DeepSeek, TokenPrice
@@ -427,6 +427,7 @@ def test_our_refusals_have_their_shape() -> None:
     assert found["message"] == found["detail"] == found["title"] == str(error)
     unknown = billing().refusal_body(BalanceUnavailable(provider="a", reason="b"), CHAT)
     assert unknown["error"]["type"] == "balance_unavailable"
+    assert billing().refusal_body(Paused("a", "b"), CHAT)["error"]["type"] == "paused"
     assert billing().refusal_body(Unpriced("c"), CHAT)["error"]["type"] == "invalid_request_error"
     theirs = billing().refusal_body(error, "/anthropic/v1/messages")
     assert theirs["type"] == "error"

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from hostile import KEY, Server, http
 
-from budgetguard import BalanceUnavailable, ConfigurationError, InsufficientCredits
+from budgetguard import BalanceUnavailable, ConfigurationError, InsufficientCredits, Paused
 from budgetguard._core.balance import Balance
 from budgetguard._core.errors import InvalidCredentials
 from budgetguard._core.refresh_failure import Transient
@@ -365,5 +365,6 @@ def test_refusals_have_firecrawls_shape() -> None:
     )
     assert BILLING.refusal_body(lacking, "/v2/crawl")["code"] == "insufficient_credits"
     assert BILLING.refusal_body(lacking, "/v2/crawl")["error"] == str(lacking)
+    assert BILLING.refusal_body(Paused("a", "b"), "/v2/crawl")["code"] == "paused"
     other = ConfigurationError("A sentence.")
     assert BILLING.refusal_body(other, "/v2/crawl")["code"] == "not_run"

@@ -97,6 +97,7 @@ class VirtualRuntime:
         self.context = Context()
         self.context.run(CALL_STATE.set, Inside())
         self.stopping = False
+        self.pause_watch = None
         self._loop = loop
         self._begins = begins
         self._landed = landed

@@ -127,6 +127,18 @@ async def test_a_repeat_is_never_refused(web: Web, guard: Guard, failure: int | 
     assert len(service.asked) == 2
 
 
+async def test_a_repeat_is_no_way_around_a_pause(web: Web, guard: Guard) -> None:
+    """It is refused as any call, and so is what comes after the pause, as a call of its own."""
+    service = await begin(web, guard, 503)
+    assert await attempt(web) == 503
+    guard.pause()
+    assert await attempt(web) == 424
+    assert len(service.asked) == 1
+    guard.resume()
+    assert await attempt(web) == 402
+    assert figures(guard) == (10, 0, 0, 50)
+
+
 async def test_a_repeat_holds_while_it_runs(web: Web, guard: Guard) -> None:
     """Its price is held on top of the attempt before."""
     service = await begin(web, guard, 503)

@@ -11,7 +11,7 @@ from anchorbrowser import Anchorbrowser, APIStatusError, AsyncAnchorbrowser
 from anchorbrowser import APIConnectionError as AnchorConnectionError
 from needed import need
 
-from budgetguard import AnchorBrowser, Guard, InsufficientCredits
+from budgetguard import AnchorBrowser, Event, Guard, InsufficientCredits
 from budgetguard._engine.binding import binding_of
 from budgetguard.testing import HandClock
 from budgetguard.testing.sandbox import Sandbox
@@ -111,11 +111,15 @@ def test_who_wraps_what_is_raised(
 ) -> None:
     """These take any exception for a broken connection; the refusal is its cause, after all tries."""
     guard = predev if sdk == "anthropic" else anchor
+    refusals: list[Event] = []
+
+    def note(event: Event) -> None:
+        if event.kind == "refused":
+            refusals.append(event)
+
+    guard = Guard(guard.provider, on_event=note)
+    guard.balance()
     call, wrapped = raising(guard, sandbox.url, sdk, retries)
-    refusals: list[Any] = []
-    binding_of(guard).subscriber.on_event = lambda event: (
-        event.kind == "refused" and refusals.append(event)
-    )
     with guard.acquire(guard.available or 0), pytest.raises(wrapped) as refused:
         call()
     assert isinstance(refused.value.__cause__, InsufficientCredits)

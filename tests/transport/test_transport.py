@@ -461,6 +461,20 @@ async def test_an_unknown_balance_is_a_424(web: Web, clock: HandClock, sandbox: 
     assert sandbox.requests["POST", "/v1/messages"] == 0
 
 
+async def test_a_paused_account_is_a_424(web: Web, clock: HandClock, sandbox: Sandbox) -> None:
+    """Which SDKs do not send again either; with the reason, in the provider's shape."""
+    guard = Guard(PreDev(KEY, base_url=sandbox.url))
+    guard.pause("the key may have leaked")
+    await web.open(guard, key=KEY)
+    reply = await web.send("POST", f"{sandbox.url}/v1/messages", json=CHAT)
+    assert reply.status_code == 424
+    assert reply.headers["x-should-retry"] == "false"
+    assert reply.json()["error"]["code"] == "paused"
+    assert "the key may have leaked" in reply.json()["message"]
+    assert "retry-after" not in reply.headers
+    assert not sandbox.requests
+
+
 @pytest.mark.parametrize("own", [{}, {"error": "none left", "detail": {"status": "empty"}}])
 async def test_a_refusal_has_its_words_where_sdks_look_for_them(
     web: Web, clock: HandClock, own: dict[str, Any]

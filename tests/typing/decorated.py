@@ -234,3 +234,8 @@ guard.acquire(min=lambda: 1)  # type: ignore[arg-type]
 Guard(PreDev(), mode="watch")  # type: ignore[arg-type]
 Guard(PreDev(), if_unknown="maybe")  # type: ignore[arg-type]
 Guard(PreDev(), 300)  # type: ignore[call-arg]
+
+Guard(PreDev(), alert_below=["20%", 50, "24h"], on_event=[print, print])
+Guard(PreDev(), alert_below=("7d",), on_event=print)
+Guard(PreDev(), alert_below={50})  # type: ignore[arg-type]
+Guard(PreDev(), on_event=[3])  # type: ignore[list-item]

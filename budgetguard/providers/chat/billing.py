@@ -6,7 +6,12 @@ from decimal import Decimal
 from typing import Any, ClassVar
 
 from budgetguard._core.amounts import LIMIT
-from budgetguard._core.errors import BalanceUnavailable, BudgetGuardError, InsufficientCredits
+from budgetguard._core.errors import (
+    BalanceUnavailable,
+    BudgetGuardError,
+    InsufficientCredits,
+    Paused,
+)
 from budgetguard.providers._tokens import ChatRequest, TokenCount, TokenPrice, tokens_used
 from budgetguard.providers.billing import (
     Billing,
@@ -112,6 +117,8 @@ class ChatBilling(Billing):
             kind = self.lacks
         elif isinstance(error, BalanceUnavailable):
             kind = "balance_unavailable"
+        elif isinstance(error, Paused):
+            kind = "paused"
         inner = {"message": str(error), "type": kind}
         if path.startswith(_ANTHROPIC):
             return {"type": "error", "error": inner, **said_by(error)}

@@ -5,7 +5,12 @@ from decimal import ROUND_FLOOR, Decimal
 from typing import Any, ClassVar, Final
 from urllib.parse import quote
 
-from budgetguard._core.errors import BalanceUnavailable, BudgetGuardError, InsufficientCredits
+from budgetguard._core.errors import (
+    BalanceUnavailable,
+    BudgetGuardError,
+    InsufficientCredits,
+    Paused,
+)
 from budgetguard._core.provider_refusal import EXHAUSTED, KEY_LIMIT, NOT_CREDITS, ProviderRefusal
 from budgetguard.providers.billing import (
     OK,
@@ -153,6 +158,8 @@ def _used(reply: BillingReply) -> Decimal | None:
 def _code(error: BudgetGuardError) -> str:
     if isinstance(error, InsufficientCredits):
         return "insufficient_credits"
+    if isinstance(error, Paused):
+        return "paused"
     return "balance_unavailable" if isinstance(error, BalanceUnavailable) else "not_run"
 
 

@@ -60,7 +60,8 @@ _NOT_FOUND = 404
 _IN_FLIGHT = "openrouter_in_flight_budget"
 _CREDITS = "openrouter_credits"
 _KEY_LIMIT = "openrouter_key_limit"
-_LIMITS = frozenset([_KEY_LIMIT, "openrouter_guardrail_budget", "openrouter_workspace_budget"])
+_BUDGET = "openrouter_guardrail_budget"
+_LIMITS = frozenset([_KEY_LIMIT, _BUDGET, "openrouter_workspace_budget"])
 _TOO_LARGE = "weight_exceeds_budget"
 # Errors within a stream may have a type in place of a status.
 _BY_TYPE: Final[Mapping[str, int]] = MappingProxyType(
@@ -188,6 +189,8 @@ def _source(error: InsufficientCredits) -> str:
     """What programs that branch on OpenRouter's `limit_source` find in our refusal."""
     if error.basis == "key limit":
         return _KEY_LIMIT
+    if error.basis == "budget":
+        return _BUDGET
     return _IN_FLIGHT if error.retryable else _CREDITS
 
 

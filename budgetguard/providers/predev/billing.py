@@ -5,7 +5,12 @@ from decimal import Decimal
 from typing import Any, ClassVar, Final
 from urllib.parse import quote
 
-from budgetguard._core.errors import BalanceUnavailable, BudgetGuardError, InsufficientCredits
+from budgetguard._core.errors import (
+    BalanceUnavailable,
+    BudgetGuardError,
+    InsufficientCredits,
+    Paused,
+)
 from budgetguard._core.provider_refusal import EXHAUSTED, NOT_CREDITS, ProviderRefusal
 from budgetguard.providers.billing import (
     OK,
@@ -142,14 +147,16 @@ class PreDevBilling(Billing):
 
     def refusal_body(self, error: BudgetGuardError, path: str) -> dict[str, Any]:
         """The shape of a refusal by the gateway, by the browser agents or by the specs, depending on the path."""
-        lacks = isinstance(error, InsufficientCredits)
+        lacks, paused = isinstance(error, InsufficientCredits), isinstance(error, Paused)
         top_up = getattr(error, "top_up_url", None)
         if path.startswith(_GATEWAY):
             return {"error": _gateway_error(error, top_up), **said_by(error)}
         if path.startswith("/browser-agent"):
-            code = "INSUFFICIENT_CREDITS" if lacks else "BALANCE_UNAVAILABLE"
+            otherwise = "PAUSED" if paused else "BALANCE_UNAVAILABLE"
+            code = "INSUFFICIENT_CREDITS" if lacks else otherwise
             return {"error": str(error), "code": code, "actionUrl": top_up, **said_by(error)}
-        title = "Insufficient credits" if lacks else "Balance unavailable"
+        otherwise = "Paused" if paused else "Balance unavailable"
+        title = "Insufficient credits" if lacks else otherwise
         return {"error": title, **said_by(error), "generationsAvailable": 0}
 
 
@@ -191,6 +198,8 @@ def _gateway_error(error: BudgetGuardError, top_up: str | None) -> dict[str, Any
     kind = (
         "balance_unavailable" if isinstance(error, BalanceUnavailable) else "insufficient_credits"
     )
+    if isinstance(error, Paused):
+        kind = "paused"
     if isinstance(error, InsufficientCredits):
         figures["credits_remaining"] = float(max(error.available, Decimal(0)))
         figures["estimated_credits"] = float(error.needed)

@@ -13,6 +13,7 @@ from budgetguard._core.errors import (
     ConcurrencyLimit,
     ConfigurationError,
     InsufficientCredits,
+    Paused,
 )
 from budgetguard._core.provider_refusal import ProviderRefusal
 from budgetguard.providers.base import Profile
@@ -202,6 +203,7 @@ def _errors() -> list[BudgetGuardError]:
         InsufficientCredits(*figures),
         ConcurrencyLimit("answer", 2, 2, "Acme"),
         BalanceUnavailable(provider="Acme", reason="the provider answered 500"),
+        Paused("Acme", "the key may have leaked"),
         ConfigurationError("the price is not known"),
     ]
 

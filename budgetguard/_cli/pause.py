@@ -1,0 +1,49 @@
+"""The commands `pause` and `resume`: they write and remove a file, and send nothing."""
+
+import argparse
+
+from budgetguard._cli.accounts import provider_of
+from budgetguard._cli.output import ExitCode, print_answer, print_json
+from budgetguard._core.pause import checked_reason
+from budgetguard._io import pause_file
+from budgetguard.providers.base import Provider
+
+
+def pause(options: argparse.Namespace) -> int:
+    """Have all guards of the account stop admitting calls, in every process of this user."""
+    provider = provider_of(options, account=options.account)
+    pause_file.write(str(provider.fingerprint), options.reason)
+    words = (
+        f"{provider.name} is paused: {options.reason}. Within a second, no program of this user on this "
+        "machine admits calls that are paid from this account, until `budgetguard resume`."
+    )
+    return _answer(options, provider, options.reason, words)
+
+
+def resume(options: argparse.Namespace) -> int:
+    """End such a pause."""
+    provider = provider_of(options, account=options.account)
+    ended = pause_file.remove(str(provider.fingerprint))
+    words = f"{provider.name} was not paused by `budgetguard pause`."
+    if ended:
+        words = f"{provider.name} is resumed: within a second, programs admit its calls again."
+    return _answer(options, provider, None, words)
+
+
+def reason(text: str) -> str:
+    """The reason for a pause, for argparse."""
+    try:
+        return checked_reason(text)
+    except ValueError as error:
+        msg = "expected a text of 1 to 200 characters"
+        raise argparse.ArgumentTypeError(msg) from error
+
+
+def _answer(
+    options: argparse.Namespace, provider: Provider, paused: str | None, words: str
+) -> ExitCode:
+    if options.json:
+        print_json({"provider": provider.name, "paused": paused})
+    else:
+        print_answer(words)
+    return ExitCode.ENOUGH
