@@ -102,7 +102,7 @@ class Event(_Fields):
 
     @property
     def reason(self) -> str | None:
-        """Why a refresh failed, why a balance contradicts `sole_spender`, or that a key's limit is reached.
+        """Why a refresh failed, why `sole_spender` is contradicted, or which limit or mark was reached.
 
         For a kept hold it is the name of the exception that the call raised, None if not known.
         """

@@ -1,7 +1,8 @@
 """A guard's event listeners: called one after the other, and kept apart from the calls that they hear of."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 
 from budgetguard._core.call_context import CallContext
 from budgetguard._core.events import Event, OnEvent, report
@@ -19,6 +20,9 @@ class _Here(threading.local):
 
 _HERE = _Here()
 
+# Not all of them are resumed, and more than a few at once means that a program is being stopped.
+_MOST_INTERRUPTED = 8
+
 
 class EventListener:
     """One listener of one guard."""
@@ -26,12 +30,13 @@ class EventListener:
     def __init__(self, on_event: OnEvent) -> None:
         self._on_event = on_event
         self._complained = False
-        # An interrupted delivery is resumed, and must not deliver the event that it began with twice.
+        # An interrupted delivery is resumed, maybe after later events, and must not deliver twice.
         self._delivered: Event | None = None
+        self._interrupted: deque[Event] = deque(maxlen=_MOST_INTERRUPTED)
 
     def deliver(self, event: Event) -> None:
         """Call the listener with an event, on this thread."""
-        if event is self._delivered:
+        if event is self._delivered or (self._interrupted and _has(self._interrupted, event)):
             return
         self._delivered = event
         here, token = _HERE, None
@@ -51,6 +56,7 @@ class EventListener:
             # On the main thread this is most likely Ctrl-C, or a SIGTERM handler that exits. On any
             # other thread no signal arrives, and the error would end a thread that serves others.
             if isinstance(error, KeyboardInterrupt | SystemExit) and _receives_signals():
+                self._interrupted.append(event)
                 raise
             if not self._complained:
                 self._complained = True
@@ -68,9 +74,12 @@ class _Several:
 
     def __init__(self, listeners: Sequence[OnEvent]) -> None:
         self._listeners = [EventListener(each) for each in listeners]
+        self._interrupted: deque[Event] = deque(maxlen=_MOST_INTERRUPTED)
 
     def deliver(self, event: Event) -> None:
         """Call each listener, also if one of them is interrupted; the first interrupt is raised then."""
+        if self._interrupted and _has(self._interrupted, event):
+            return
         interrupt: BaseException | None = None
         for listener in self._listeners:
             try:
@@ -78,6 +87,7 @@ class _Several:
             except BaseException as error:  # noqa: BLE001  raised below
                 interrupt = interrupt or error
         if interrupt is not None:
+            self._interrupted.append(event)
             try:
                 raise interrupt
             finally:
@@ -107,6 +117,11 @@ def checked_listeners(given: OnEvent | Sequence[OnEvent] | None) -> tuple[OnEven
             raise TypeError(msg)
         check_plain(each, "on_event")
     return tuple(given)
+
+
+def _has(events: Iterable[Event], event: Event) -> bool:
+    # By identity: two events of one moment may be equal.
+    return any(each is event for each in events)
 
 
 def _receives_signals() -> bool:

@@ -1,11 +1,14 @@
 """Several listeners of one guard: each hears of everything, whatever becomes of the others."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from staging import calls
 
 from budgetguard import Event, Guard
+from budgetguard._engine.listener import delivery_to
 from budgetguard.testing import FakeProvider, HandClock
 
 KINDS = ["refreshed", "admitted", "low", "settled"]
@@ -110,6 +113,29 @@ def test_an_interrupt_reaches_the_caller_when_all_were_called(
     assert kind in one.heard
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_a_delivery_that_is_resumed_later_delivers_nothing_twice(
+    clock: HandClock, *, several: bool
+) -> None:
+    """Other events may have come in between, and equal ones are others."""
+    events: list[Event] = []
+    guard = Guard(FakeProvider(100), on_event=events.append)
+    clock.advance(0)
+    guard.acquire(1).release()
+    refreshed, admitted, released = events
+    interrupted, heard = Failing(SystemExit(), "admitted"), list[Event]()
+    deliver = delivery_to([heard.append, interrupted, heard.append] if several else [interrupted])
+    with pytest.raises(SystemExit):
+        deliver(admitted)
+    deliver(released)
+    deliver(admitted)
+    deliver(refreshed)
+    assert interrupted.heard == ["admitted", "released", "refreshed"]
+    assert heard == [admitted, admitted, released, released, refreshed, refreshed] * several
+    with pytest.raises(SystemExit):
+        deliver(copy.copy(admitted))
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -133,3 +159,22 @@ def test_an_async_listener_is_refused_in_a_list() -> None:
 
     with pytest.raises(TypeError, match="on_event takes a plain function"):
         Guard(FakeProvider(100), on_event=[print, listener])
+
+
+def test_one_listener_in_a_list_costs_what_it_costs_alone(clock: HandClock) -> None:
+    """The same Python calls; each further listener adds its own call, and its delivery."""
+
+    def cost(on_event: Any) -> int:
+        guard = Guard(FakeProvider(1000), on_event=on_event)
+        clock.advance(0)
+        call = guard.require_credits(min=1)(lambda: None)
+        call()
+        call()
+        return calls(call)
+
+    def heard(_: Event) -> None: ...
+
+    assert cost([heard]) == cost(heard)
+    events = 2
+    one_more = cost([heard, heard, heard]) - cost([heard, heard])
+    assert one_more == events * 2

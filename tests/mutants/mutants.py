@@ -1124,7 +1124,7 @@ MUTANTS = [
         "a webhook goes to http",
         "listeners.py",
         'self._address = check_address(url, "url")',
-        'self._address = check_address(url.replace("http://", "https://"), "url")',
+        'self._address = check_address(url.replace("http://exa", "https://exa"), "url")',
         "tests/guard/test_ready_listeners.py",
     ),
     Mutant(
@@ -1529,7 +1529,14 @@ MUTANTS = [
     Mutant(
         "a resumed delivery delivers twice",
         "_engine/listener.py",
+        "        if event is self._delivered or (self._interrupted and _has(self._interrupted, event)):\n",
         "        if event is self._delivered:\n",
+        "tests/guard/test_several_listeners.py",
+    ),
+    Mutant(
+        "a resumed delivery to several delivers twice",
+        "_engine/listener.py",
+        "        if self._interrupted and _has(self._interrupted, event):\n",
         "        if False:\n",
         "tests/guard/test_several_listeners.py",
     ),
