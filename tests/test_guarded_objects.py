@@ -19,7 +19,7 @@ import pytest
 from predev_api import PredevAPI
 
 from budgetguard import Guard, InsufficientCredits, PreDev
-from budgetguard.integrations import guarded
+from budgetguard.integrations import guarded, predev
 from budgetguard.testing import FakeProvider
 from budgetguard.testing.sandbox import Sandbox
 
@@ -289,3 +289,13 @@ def test_a_real_sdk() -> None:
         with pytest.raises(InsufficientCredits, match=r"PredevAPI\.deep_spec needs 50 credits"):
             for _ in range(7):
                 api.deep_spec("Another")
+
+
+def test_a_methods_on_refusal_supplies_its_result() -> None:
+    """In a method's mapping it is what the decorator takes; a guarded SDK's own methods take none."""
+    guard = Guard(FakeProvider(1))
+    own: dict[str, Any] = {"min": 10, "on_refusal": lambda error, name: f"{error.needed} {name}"}
+    assert guarded(Sessions(), guard, {"create": own}).create("a") == "10 a"
+    api = PredevAPI("key", "https://api.example.com")
+    with pytest.raises(TypeError, match="own methods take no on_refusal"):
+        predev.guarded(api, guard, costs={"deep_spec": own})

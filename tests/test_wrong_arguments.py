@@ -70,6 +70,7 @@ MISTAKES: dict[str, Callable[[], object]] = {
         f"require_credits {name}": lambda name=name: require_credits(**{"min": 1, name: KEY})  # type: ignore[misc]
         for name in (
             *("min", "cost", "actual", "slots", "wait", "lag", "linger", "release_on", "guard"),
+            "on_refusal",
         )
     },
     "release_on among others": lambda: guard().require_credits(1, release_on=(OSError, KEY)),
@@ -115,6 +116,7 @@ MISTAKES: dict[str, Callable[[], object]] = {
     "tools' costs": lambda: Tools(guard(), KEY),
     "tools' cost": lambda: Tools(guard(), {"a": KEY}),
     "tools' terms": lambda: Tools(guard(), {"a": {KEY: 1}}),
+    "a tool's refusal": lambda: Tools(guard(), {"a": {"min": 1, "on_refusal": KEY}}),
     "tools' refusal": lambda: Tools(guard(), {"a": 1}, on_refusal=KEY),
     "rules": lambda: GuardMiddleware(KEY, guard(), KEY),
     "a rule": lambda: GuardMiddleware(KEY, guard(), {("POST", "/a"): KEY}),

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from budgetguard._core.amounts import Amount
 from budgetguard._core.amounts import cost as to_cost
 from budgetguard._core.errors import Unapproved
+from budgetguard._core.labels import NO_LABELS, Labels
 from budgetguard._core.sync_callables import check_plain, leave_alone
 
 APPROVAL_FOR = 24 * 60 * 60
@@ -53,6 +54,9 @@ class ApprovalRequest:
 
     expires_at: datetime
     """An approval that comes later does not count: it is requested again. In UTC."""
+
+    labels: Labels = NO_LABELS
+    """The labels around the call, a read-only mapping."""
 
     args: tuple[Any, ...] = field(default=(), repr=False, compare=False)
     """The call's positional arguments, `self` included; the request, for a transport."""
@@ -96,6 +100,7 @@ def verdict(answer: object) -> Unapproved | None:
     kind = type(answer).__name__
     awaits = inspect.isawaitable(answer)
     leave_alone(answer)
+    del answer
     msg = f"approve must return True or False, not {kind}"
     if awaits:
         msg += ": an async approve is for async calls"

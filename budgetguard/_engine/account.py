@@ -23,10 +23,12 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVa
 
 from budgetguard._core.amounts import UNLIMITED
 from budgetguard._core.backoff import backoff
+from budgetguard._core.call_context import context_of
 from budgetguard._core.clock import SYSTEM, Clock, Instant
 from budgetguard._core.errors import ApprovalDenied, BudgetGuardError
 from budgetguard._core.events import Kind, logger, report
 from budgetguard._core.keyed_budgets import KeyedBudgets
+from budgetguard._core.labels import Labels
 from budgetguard._core.ledger import Ledger
 from budgetguard._core.pause import PausedBy, note_name
 from budgetguard._core.policy import NEVER
@@ -400,8 +402,17 @@ class Account:
         cost: int,
     ) -> None:
         subscriber.log_refused(effects, error)
+        context = context_of(self)
         subscriber.emit(
-            effects, self.ledger, "refused", now, error.operation, cost, cause="approval"
+            effects,
+            self.ledger,
+            "refused",
+            now,
+            error.operation,
+            cost,
+            labels=Labels(error.labels),
+            budget=None if context is None else context.budget_name,
+            cause="approval",
         )
 
     def _pause(self, now: Instant, effects: Effects, by: PausedBy, reason: str | None) -> None:

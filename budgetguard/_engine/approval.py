@@ -19,7 +19,9 @@ from budgetguard._core.approval import (
     verdict,
 )
 from budgetguard._core.errors import ApprovalDenied, Unapproved
+from budgetguard._core.labels import NO_LABELS
 from budgetguard._core.reentrancy import forbid_waiting
+from budgetguard._engine.budget_blocks import context_around
 
 if TYPE_CHECKING:
     from budgetguard._engine.binding import GuardBinding
@@ -62,8 +64,7 @@ class NeedsApproval:
         """`asked`, for async code: `approve` may be async."""
         assert spec.approve is not None
         asked = binding.clock.now()
-        answer: Any = spec.approve(self.request)
-        why_not = verdict(await answer if inspect.isawaitable(answer) else answer)
+        why_not = verdict(await _awaited(spec.approve(self.request)))
         return self._outcome(binding, why_not, binding.clock.now().since(asked))
 
     def _outcome(self, binding: "GuardBinding", why_not: Unapproved | None, took: float) -> int:
@@ -72,6 +73,11 @@ class NeedsApproval:
             binding.account.deny(binding.subscriber, error, self.cost)
             raise error
         return self.cost if took <= APPROVAL_FOR else NOTHING_APPROVED
+
+
+async def _awaited(answer: Any) -> Any:
+    # A function of its own: the frames of an error about the answer must not contain it.
+    return await answer if inspect.isawaitable(answer) else answer
 
 
 def needs_approval(
@@ -105,7 +111,7 @@ def _request(
     kwargs: dict[str, Any],
 ) -> ApprovalRequest:
     above, subscriber = spec.approve_above, binding.subscriber
-    available = binding.account.peek(subscriber)
+    available, context = binding.account.peek(subscriber), context_around(binding.account)
     asked = datetime.fromtimestamp(binding.clock.wall(), UTC)
     return ApprovalRequest(
         operation=operation,
@@ -117,6 +123,7 @@ def _request(
         slots=spec.slots,
         asked_at=asked,
         expires_at=asked + timedelta(seconds=APPROVAL_FOR),
+        labels=NO_LABELS if context is None else context.labels,
         args=args,
         kwargs=kwargs,
     )
@@ -124,10 +131,12 @@ def _request(
 
 def _denied(request: ApprovalRequest, reason: Unapproved) -> ApprovalDenied:
     """The error of a call that was not approved."""
-    return ApprovalDenied(
+    error = ApprovalDenied(
         operation=request.operation,
         needed=request.needed,
         provider=request.provider,
         unit=request.unit,
         reason=reason,
     )
+    error.labels = request.labels
+    return error

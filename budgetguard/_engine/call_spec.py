@@ -207,22 +207,23 @@ class CallSpec:
         *,
         forced: bool = False,
         approved: int = NOTHING_APPROVED,
+        bound: GuardBinding | None = None,
     ) -> Hold | Pending:
         """Admit a call on the fast path, or else request its admission.
 
         Returns the hold, or the guard's binding and what to wait for: a place in the queue, or an
         approval, before which nothing is held. `amounts` are the call's amounts if they have already
         been computed. `forced` is for a call that must not be refused, and `approved` is the cost
-        that was approved, in micro-credits.
+        that was approved, in micro-credits, of the guard that is `bound`.
         """
         operation = self.name or operation or _BLOCK
-        binding = None if self.ref is None else self.ref.binding
+        binding = bound or (None if self.ref is None else self.ref.binding)
         if binding is None or binding.subscriber.reserve is None:
             if not ACTIVATION.read:
                 ACTIVATION.read_environment()
             if ACTIVATION.passive:
                 return NullHold(operation, self.slots)
-            binding = self.find_binding(args, kwargs or {})
+            binding = bound or self.find_binding(args, kwargs or {})
             binding.check_open(operation)
         if amounts is None:
             amounts = self.amounts or self.amounts_of(args, kwargs or {})
@@ -297,7 +298,7 @@ class CallSpec:
         admission is requested after that, so it is decided on the balance as it then is.
         """
         while not isinstance(waiter, AdmissionWaiter):
-            admitted = self._again(waiter, waiter.asked(self, binding))
+            admitted = self._again(waiter, binding, waiter.asked(self, binding))
             if isinstance(admitted, Hold):
                 return admitted
             binding, waiter = admitted
@@ -316,17 +317,22 @@ class CallSpec:
     ) -> Hold:
         """The async form of `wait_for`: waits without blocking the event loop."""
         while not isinstance(waiter, AdmissionWaiter):
-            admitted = self._again(waiter, await waiter.aasked(self, binding))
+            admitted = self._again(waiter, binding, await waiter.aasked(self, binding))
             if isinstance(admitted, Hold):
                 return admitted
             binding, waiter = admitted
         await waiter.wait_async(binding.account)
         return self._hold(binding, waiter)
 
-    def _again(self, needs: NeedsApproval, approved: int) -> Hold | Pending:
+    def _again(self, needs: NeedsApproval, binding: GuardBinding, approved: int) -> Hold | Pending:
         """Request the admission of a call once more, now that so many micro-credits are approved."""
         return self.begin(
-            needs.operation, needs.args, needs.kwargs, needs.amounts, approved=approved
+            needs.operation,
+            needs.args,
+            needs.kwargs,
+            needs.amounts,
+            approved=approved,
+            bound=binding,
         )
 
     def amounts_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Amounts:

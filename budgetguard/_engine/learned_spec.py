@@ -44,6 +44,7 @@ class LearnedSpec(CallSpec):
         *,
         forced: bool = False,
         approved: int = NOTHING_APPROVED,
+        bound: GuardBinding | None = None,
     ) -> Hold | Pending:
         """Request the admission of a call, at what its operation costs by now."""
         operation = _plain(self.name or operation or "this block")
@@ -54,7 +55,7 @@ class LearnedSpec(CallSpec):
         if ACTIVATION.passive:
             return NullHold(operation, self.slots)
         kwargs = kwargs or {}
-        binding = self.find_binding(args, kwargs)
+        binding = bound or self.find_binding(args, kwargs)
         binding.check_open(operation)
         least, _, _ = amounts or self.amounts_of(args, kwargs)
         costs, key = binding.account.costs, self.learned.key(args, kwargs)

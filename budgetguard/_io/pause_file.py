@@ -6,10 +6,11 @@ last session, nor one for temporary files, which may be another one for each ser
 would not be heard, or would end by itself.
 """
 
+import errno
 import functools
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,6 +22,8 @@ VARIABLE = "BUDGETGUARD_PAUSE_DIR"
 _BELOW_HOME = Path(".local", "state")
 _OURS = Path("budgetguard", "pause")
 _OTHERS_WRITE = 0o022
+# No file is left, for this process or for all.
+_USED_UP = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 def directory() -> Path:
@@ -41,13 +44,18 @@ def directory() -> Path:
     return base / _OURS
 
 
-def names(here: Path) -> Collection[str]:
-    """The names of the files that are there; raises OSError if nobody can tell."""
+def names(here: Path, wanted: Iterable[str]) -> Collection[str]:
+    """The names of the files that are there, `wanted` among them; raises OSError if nobody can tell."""
     try:
         # Not Path.iterdir, which makes a Path of each.
         return frozenset(os.listdir(here))  # noqa: PTH208
     except FileNotFoundError:
         return ()
+    except OSError as error:
+        if error.errno not in _USED_UP:
+            raise
+        # A listing takes a file of this process, and asking for one name does not.
+        return frozenset(name for name in wanted if os.path.lexists(here / name))
 
 
 def reason_in_file(path: Path) -> str | None:

@@ -110,7 +110,7 @@ class PauseWatch:
     def _tell(self, accounts: list[Pausable]) -> None:
         try:
             here = pause_file.directory()
-            there = pause_file.names(here)
+            there = pause_file.names(here, (account.note_name for account in accounts))
             for account in accounts:
                 if account.note_name in there or account.heard is not None:
                     reason = pause_file.reason_in_file(here / account.note_name)

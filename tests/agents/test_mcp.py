@@ -47,6 +47,7 @@ from mcp_types import (
     ElicitResult,
     InputRequiredResult,
     ListToolsResult,
+    TextContent,
 )
 from pydantic import BaseModel, TypeAdapter
 
@@ -584,6 +585,34 @@ async def test_a_low_level_handler_that_raises_is_heard(guard: Guard) -> None:
             with pytest.raises(MCPError):
                 await client.call_tool(name)
             assert guard.available == left
+
+
+@pytest.mark.parametrize(
+    ("supplied", "words", "figures"),
+    [
+        ("a text", "a text", None),
+        ({"x": 1}, '{"x": 1}', {"x": 1}),
+        ([1, 2], "[1, 2]", None),
+        (CallToolResult(content=[TextContent(type="text", text="own")]), "own", None),
+    ],
+)
+async def test_a_callable_supplies_a_low_level_tools_result(
+    guard: Guard, supplied: Any, words: str, figures: Any
+) -> None:
+    """A server of that kind converts nothing: a text, JSON values, or the result itself."""
+
+    async def on_call_tool(ctx: Any, params: CallToolRequestParams) -> CallToolResult:
+        raise AssertionError
+
+    async def on_list_tools(ctx: Any, params: Any) -> ListToolsResult:
+        return ListToolsResult(tools=[])
+
+    server: Server[Any] = Server("low", on_call_tool=on_call_tool, on_list_tools=on_list_tools)
+    server.middleware.append(BudgetMiddleware(guard, {"deep": 130}, on_refusal=lambda *_: supplied))
+    async with Client(server) as client:
+        result = await client.call_tool("deep")
+    assert (result.is_error, text(result)) == (False, words)
+    assert result.structured_content == figures
 
 
 async def test_an_extension_around_the_tools_hides_nothing(guard: Guard) -> None:

@@ -382,66 +382,6 @@ class TestDependencies:
         assert "the budget user has 9 of 25 credits left" in json.loads(refused.body)["detail"]
         assert guard.available == 84
 
-    async def test_background_tasks(self, guard: Guard, call: Any, scope: Any) -> None:
-        """They are inside the budget of a dependency, and outside that of a decorated endpoint."""
-        limits: list[str | None] = []
-
-        async def budget() -> AsyncIterator[None]:
-            async with guard.budget(10, name="outer"):
-                yield
-
-        async def later() -> None:
-            try:
-                await guard.aacquire(20)
-            except BudgetExceeded as error:
-                limits.append(error.budget)
-
-        app = FastAPI(dependencies=[Depends(budget)])
-
-        @app.get("/paid")
-        @guard.budget(5, name="inner")
-        async def paid(tasks: BackgroundTasks) -> None:
-            tasks.add_task(later)
-            await later()
-
-        await call(app, scope(), {"type": "http.request", "body": b"", "more_body": False})
-        assert limits == ["inner", "outer"]
-
-    @pytest.mark.parametrize("endpoint", ["async", "sync"])
-    async def test_a_decorated_endpoint(
-        self, guard: Guard, call: Any, scope: Any, endpoint: str
-    ) -> None:
-        """Its key may come from a dependency, and its own parameters are what FastAPI sees."""
-
-        def current_user(request: HTTPConnection) -> str:
-            return request.headers["user"]
-
-        Name = Annotated[str, Depends(current_user)]  # noqa: N806  a type
-        daily = guard.budget(25, name="user", key=lambda name: name, per="day")
-        spec = guard.require_credits(min=10, name="spec")
-
-        @daily
-        async def writes_async(name: Name) -> str:
-            async with spec:
-                return name
-
-        @daily
-        def writes(name: Name) -> str:
-            with spec:
-                return name
-
-        app = FastAPI()
-        app.add_middleware(GuardMiddleware)
-        app.get("/paid")(writes_async if endpoint == "async" else writes)
-        request = {"type": "http.request", "body": b"", "more_body": False}
-        for name, status in (("ada", 200), ("ada", 200), ("ada", 402), ("bob", 200)):
-            done = await call(app, scope(**user(name)), request)
-            assert done.sent[0]["status"] == status
-        assert [figures(of_user(guard, name)) for name in ("ada", "bob")] == [
-            (20, 0, 5),
-            (10, 0, 15),
-        ]
-
     async def test_a_sync_dependency(self, guard: Guard, call: Any, scope: Any) -> None:
         """FastAPI runs it in another thread, so what it opens surrounds nothing."""
 
@@ -470,7 +410,8 @@ class TestServed:
 
         @app.get("/free")
         def free() -> None:
-            guard.acquire(10).settle()
+            with guard.require_credits(min=10, name="spec"):
+                pass
 
         port = serve(app)
 

@@ -737,6 +737,8 @@ def test_a_cost_that_would_have_to_be_awaited(guard: Guard) -> None:
         GuardMiddleware(sending(), guard, {("POST", "/paid"): cost})  # type: ignore[dict-item]
     with pytest.raises(TypeError, match=r"takes no release_on: .*hold\"\]\.release\(\).*require\("):
         GuardMiddleware(sending(), guard, {("GET", "/paid"): {"min": 1, "release_on": OSError}})
+    with pytest.raises(TypeError, match=r"a rule takes no on_refusal: .* problem document"):
+        GuardMiddleware(sending(), guard, {("GET", "/paid"): {"min": 1, "on_refusal": print}})
     with pytest.raises(TypeError, match=r"it names 'mni'.*Did you mean min"):
         GuardMiddleware(sending(), guard, {("GET", "/paid"): {"mni": 1}})
     with pytest.raises(TypeError, match="guards nothing"):

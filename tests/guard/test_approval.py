@@ -3,6 +3,7 @@
 import copy
 import pickle
 import threading
+import traceback
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from typing import Any
@@ -21,6 +22,7 @@ from budgetguard import (
     learned,
     require_credits,
     set_active,
+    set_default_guard,
 )
 from budgetguard.testing import FakeProvider, HandClock
 
@@ -389,6 +391,36 @@ def test_a_cost_is_computed_once_a_call(guard: Guard) -> None:
     assert (len(approver.asked), guard.available) == (1, 50)
 
 
+@pytest.mark.parametrize("how", ["callable", "default"])
+def test_the_guard_that_was_asked_about_admits(clock: HandClock, how: str) -> None:
+    """Whichever would be found by then."""
+    del clock
+    guards = [Guard(FakeProvider(100)), Guard(FakeProvider(100))]
+    for guard in guards:
+        guard.balance()
+    found = list(guards)
+    set_default_guard(guards[0])
+
+    def approve(_: ApprovalRequest) -> bool:
+        set_default_guard(guards[1])
+        require_credits(1)(lambda: None)()
+        return True
+
+    options: dict[str, Any] = {"guard": lambda: found.pop(0)} if how == "callable" else {}
+    require_credits(50, approve=approve, **options)(lambda: None)()
+    assert [guard.available for guard in guards] == [50, 99]
+
+
+def test_no_frame_of_an_error_contains_the_answer(guard: Guard) -> None:
+    """It may be a key that a program returned by mistake."""
+    with pytest.raises(TypeError) as caught:
+        by_block(guard, Approver(guard, "sk_secret"), 50)
+    frames = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
+    ours = [frame for frame in frames if "budgetguard/" in frame.f_code.co_filename]
+    assert ours
+    assert "sk_secret" not in str([frame.f_locals for frame in ours])
+
+
 def test_a_learned_cost_that_rose_is_asked_about_again(clock: HandClock) -> None:
     """Calls that ended meanwhile taught a higher one."""
     del clock
@@ -534,3 +566,24 @@ def test_a_requirement_with_an_approver_can_be_pickled() -> None:
     """If the approver can."""
     other = pickle.loads(pickle.dumps(require_credits(50, approve=bool, approve_above=20)))
     assert (other.spec.approve, other.spec.approve_above) == (bool, 20_000_000)
+
+
+def test_labels_are_in_the_request_the_error_and_the_event() -> None:
+    """Whose call it is may decide the answer."""
+    heard: list[Event] = []
+    guard = Guard(FakeProvider(100), on_event=heard.append)
+    asked: list[ApprovalRequest] = []
+
+    def denies(request: ApprovalRequest) -> bool:
+        asked.append(request)
+        return False
+
+    with (
+        guard.labels(user="ada"),
+        guard.budget(80, name="run"),
+        pytest.raises(ApprovalDenied) as caught,
+    ):
+        guard.acquire(50, approve=denies)
+    refused = heard[-1]
+    assert asked[0].labels == caught.value.labels == refused.labels == {"user": "ada"}
+    assert (refused.kind, refused.cause, refused.budget) == ("refused", "approval", "run")

@@ -806,8 +806,8 @@ MUTANTS = [
     Mutant(
         "a redirected repeat is refused half-way",
         "transport/_call.py",
-        "first = None if onward is None else onward.chain.first",
-        "first = None",
+        "            first = onward.chain.first\n",
+        "",
         "tests/transport/test_repeats.py",
     ),
     Mutant(
@@ -2352,6 +2352,8 @@ MUTANTS = [
         "            try:\n                await self._blocks.enter(scope, stack)\n",
         "            try:\n",
         "tests/asgi/test_budgets.py",
+    ),
+    Mutant(
         "a clock that is set back reopens a window",
         "_core/calendar_budget.py",
         "(now.wall < self.start and now.mono >= self._over())",
@@ -2574,6 +2576,8 @@ MUTANTS = [
         " and len(self._to_check) == len(self._budgets)",
         "",
         "tests/test_keyed_budgets.py",
+    ),
+    Mutant(
         "the body's own refusal is answered by on_refusal",
         "_decorators/wrappers.py",
         "            return spec.on_refusal(error, *args, **kwargs)\n    try:\n"
@@ -2631,6 +2635,8 @@ MUTANTS = [
         "isinstance(result, _TEXT):\n        raise TypeError(_not_items(GENERATOR",
         "False:\n        raise TypeError(_not_items(GENERATOR",
         "tests/wrapping/test_on_refusal.py",
+    ),
+    Mutant(
         "held before anybody is asked",
         "_engine/call_spec.py",
         "            return binding, first\n",
@@ -2720,6 +2726,8 @@ MUTANTS = [
         "approved = onward.chain.approved if onward.traffic is self else approved",
         "approved = onward.chain.approved",
         "tests/transport/test_approvals.py",
+    ),
+    Mutant(
         "the fast path stays open while paused",
         "_engine/account.py",
         "            and self.ledger.head.paused is None\n",
@@ -2858,5 +2866,54 @@ MUTANTS = [
         "        if self.ledger.head.paused is None:\n            self._schedule",
         "        if True:\n            self._schedule",
         "tests/guard/test_pause.py",
+    ),
+    Mutant(
+        "a tool's on_refusal is asked about a price that raises",
+        "integrations/tools.py",
+        "return callable(self._choice(name)) and isinstance(error, REFUSALS)",
+        "return callable(self._choice(name))",
+        "tests/agents/test_tools.py",
+    ),
+    Mutant(
+        "a tool's own on_refusal is forgotten",
+        "integrations/tools.py",
+        "return self._own.get(name if name in self._priced else _ANY, self._on_refusal)",
+        "return self._on_refusal",
+        "tests/agents/test_tools.py",
+    ),
+    Mutant(
+        "a transport's on_refusal may return anything",
+        "transport/_call.py",
+        "if not isinstance(response, library.Response):",
+        "if False:",
+        "tests/transport/test_on_refusal.py",
+    ),
+    Mutant(
+        "a plain transport leaves an async on_refusal unawaited",
+        "_core/on_refusal.py",
+        "    if isawaitable(result):\n        leave_alone(result)\n",
+        "    if False:\n        leave_alone(result)\n",
+        "tests/transport/test_on_refusal.py",
+    ),
+    Mutant(
+        "a refused generator is not linked to what its fallback raises",
+        "_core/on_refusal.py",
+        "raised is not refusal and raised.__context__ is None",
+        "False",
+        "tests/wrapping/test_on_refusal.py",
+    ),
+    Mutant(
+        "another guard admits what was approved",
+        "_engine/call_spec.py",
+        "            bound=binding,\n",
+        "",
+        "tests/guard/test_approval.py",
+    ),
+    Mutant(
+        "no pause is heard while no file is left",
+        "_io/pause_file.py",
+        "        if error.errno not in _USED_UP:\n            raise\n",
+        "        raise\n",
+        "tests/process/test_pause.py",
     ),
 ]

@@ -17,7 +17,7 @@ WORKER = """
 import sys, time
 from budgetguard import Guard, Paused, PreDev, require_credits, set_default_guard
 
-guard = Guard(PreDev())
+guard = Guard(PreDev(), timeout=60)
 set_default_guard(guard)
 
 @require_credits(min=1, actual=lambda _: 0)
@@ -144,7 +144,8 @@ def becomes(expected):
 # Pauses are warned about.
 logging.disable()
 provider = FakeProvider(100)
-guard = Guard(provider)
+# A busy machine takes its time for imports.
+guard = Guard(provider, timeout=60)
 guard.acquire(1).release()
 """
 
@@ -196,6 +197,37 @@ in_child(resumed)
 becomes(None)
 """,
         flags=FORKING,
+        BUDGETGUARD_PAUSE_DIR=str(tmp_path / "pauses"),
+    )
+
+
+@forks
+def test_a_pause_is_heard_although_no_file_is_left(script: Script, tmp_path: Path) -> None:
+    """Its reason cannot be read then, and nothing is said about the directory."""
+    script(
+        FORKED
+        + """
+import resource
+least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+becomes(None)
+elsewhere = pause_file.directory().parent / "elsewhere"
+pause_file.write(provider.fingerprint, "by hand")
+pause_file.directory().rename(elsewhere)
+becomes(None)
+free = os.open(os.devnull, os.O_RDONLY)
+os.close(free)
+resource.setrlimit(resource.RLIMIT_NOFILE, (free, most))
+elsewhere.rename(pause_file.directory())
+becomes("command")
+try:
+    guard.acquire(1)
+except Paused as paused:
+    assert paused.reason == "the reason cannot be read"
+resource.setrlimit(resource.RLIMIT_NOFILE, (least, most))
+pause_file.remove(provider.fingerprint)
+becomes(None)
+""",
+        flags=("-W", "error"),
         BUDGETGUARD_PAUSE_DIR=str(tmp_path / "pauses"),
     )
 

@@ -15,7 +15,16 @@ from collections.abc import (
 from decimal import Decimal
 from typing import Any, assert_type
 
-from budgetguard import Balance, Guard, GuardPool, Hold, PreDev, learned, require_credits
+from budgetguard import (
+    Balance,
+    BudgetGuardError,
+    Guard,
+    GuardPool,
+    Hold,
+    PreDev,
+    learned,
+    require_credits,
+)
 
 guard = Guard(PreDev())
 
@@ -36,6 +45,17 @@ def learns(x: int) -> float:
 async def coroutine(x: int) -> dict[str, int]:
     """Async."""
     return {"x": x}
+
+
+def instead(error: BudgetGuardError, x: int) -> list[int]:
+    """Supplies a result."""
+    return [x]
+
+
+@guard.require_credits(min=1, on_refusal=instead)
+def answered(x: int) -> list[int]:
+    """Keeps its own type."""
+    return [x]
 
 
 @guard.require_credits(min=1)
@@ -72,6 +92,7 @@ def block(x: int) -> Iterator[int]:
 
 assert_type(plain(1, y=""), list[int])
 assert_type(learns(1), float)
+assert_type(answered(1), list[int])
 assert_type(generator(1), Generator[int, str, bytes])
 assert_type(iterator(1), Iterator[int])
 assert_type(async_generator(1), AsyncGenerator[int, str])

@@ -7,7 +7,7 @@ import httpx
 import httpx2
 from anchorbrowser import AsyncAnchorbrowser
 
-from budgetguard import Guard, PreDev, learned
+from budgetguard import BudgetGuardError, Guard, PreDev, learned
 from budgetguard.browser import browser_session
 from budgetguard.integrations import anchorbrowser, guarded
 from budgetguard.providers import BillingReply
@@ -21,6 +21,14 @@ httpx.Client(transport=GuardTransport(guard))
 httpx2.Client(transport=GuardTransport(guard, prices={("POST", "/deep-spec"): 50}))
 httpx.AsyncClient(transport=AsyncGuardTransport(guard))
 httpx2.AsyncClient(transport=AsyncGuardTransport(guard, on_refusal="raise"))
+
+
+async def cached(error: BudgetGuardError, request: httpx.Request) -> httpx.Response:
+    """Supplies a reply."""
+    return httpx.Response(200, request=request)
+
+
+httpx.AsyncClient(transport=AsyncGuardTransport(guard, on_refusal=cached))
 
 
 def cost_of(reply: BillingReply) -> Decimal:
