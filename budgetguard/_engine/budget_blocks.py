@@ -131,6 +131,7 @@ class Carving:
         if exceeded(need, now) is not None:
             call = Call(self.subscriber, self.operation, need, 0, 0, context=self.context)
             error = budget_exceeded(call, now)
+            error.labels = self.context.labels
             call.emit(effects, ledger, "refused", now, cause="budget", budget=error.budget)
             self.subscriber.log_refused(effects, error)
             if not self.subscriber.observes:

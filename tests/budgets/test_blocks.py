@@ -596,3 +596,12 @@ def test_an_unlimited_account_is_bounded(clock: HandClock) -> None:
                 assert refused_by(guard, 1) in {"part", "run"}
         assert (run.spent, run.held) == (10, 0)
     assert open_in(guard) == NOTHING
+
+
+def test_a_block_that_cannot_be_carved_has_labels(guard: Guard) -> None:
+    """Its error says whose it is, in a budget as in the account."""
+    for limit, around in ((2000, contextlib.nullcontext()), (50, guard.budget(10))):
+        with guard.labels(user="ada"), around:
+            with pytest.raises(InsufficientCredits) as refused:
+                guard.budget(limit, share="carve").__enter__()
+            assert refused.value.labels == {"user": "ada"}

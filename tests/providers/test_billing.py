@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from budgetguard import AnchorBrowser, BalanceUnavailable, Paused, PreDev
+from budgetguard import AnchorBrowser, ApprovalDenied, BalanceUnavailable, Paused, PreDev
 from budgetguard.providers import EXHAUSTED
 from budgetguard.providers.billing import Billing, BillingReply, amount, read
 
@@ -186,6 +186,10 @@ def test_refusals_have_the_providers_shapes() -> None:
     assert refusal(paused, "/v1/messages")["error"]["code"] == "paused"
     assert refusal(paused, "/browser-agent")["code"] == "PAUSED"
     assert refusal(paused, "/fast-spec")["error"] == "Paused"
+    denied = ApprovalDenied("spec", "50", "pre.dev")
+    assert refusal(denied, "/v1/messages")["error"]["code"] == "approval_denied"
+    assert refusal(denied, "/browser-agent")["code"] == "APPROVAL_DENIED"
+    assert refusal(denied, "/fast-spec")["error"] == "Approval denied"
     words = str(unknown)
     beside = {"message": words, "detail": words, "title": words}
     assert Billing().refusal_body(unknown, "/x") == {

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Final
 from urllib.parse import quote
 
 from budgetguard._core.errors import (
+    ApprovalDenied,
     BalanceUnavailable,
     BudgetGuardError,
     InsufficientCredits,
@@ -147,16 +148,13 @@ class PreDevBilling(Billing):
 
     def refusal_body(self, error: BudgetGuardError, path: str) -> dict[str, Any]:
         """The shape of a refusal by the gateway, by the browser agents or by the specs, depending on the path."""
-        lacks, paused = isinstance(error, InsufficientCredits), isinstance(error, Paused)
-        top_up = getattr(error, "top_up_url", None)
+        kind, top_up = _kind(error), getattr(error, "top_up_url", None)
         if path.startswith(_GATEWAY):
-            return {"error": _gateway_error(error, top_up), **said_by(error)}
+            return {"error": _gateway_error(error, kind, top_up), **said_by(error)}
         if path.startswith("/browser-agent"):
-            otherwise = "PAUSED" if paused else "BALANCE_UNAVAILABLE"
-            code = "INSUFFICIENT_CREDITS" if lacks else otherwise
+            code = kind.upper()
             return {"error": str(error), "code": code, "actionUrl": top_up, **said_by(error)}
-        otherwise = "Paused" if paused else "Balance unavailable"
-        title = "Insufficient credits" if lacks else otherwise
+        title = kind.replace("_", " ").capitalize()
         return {"error": title, **said_by(error), "generationsAvailable": 0}
 
 
@@ -193,13 +191,23 @@ def _moment(text: object) -> float | None:
     return moment.timestamp() if moment is not None and moment.tzinfo is not None else None
 
 
-def _gateway_error(error: BudgetGuardError, top_up: str | None) -> dict[str, Any]:
+def _kind(error: BudgetGuardError) -> str:
+    """The code of a refusal. Only a lack of credits has the one that clients answer with a top-up."""
+    match error:
+        case InsufficientCredits():
+            return "insufficient_credits"
+        case BalanceUnavailable():
+            return "balance_unavailable"
+        case Paused():
+            return "paused"
+        case ApprovalDenied():
+            return "approval_denied"
+        case _:
+            return "not_run"
+
+
+def _gateway_error(error: BudgetGuardError, kind: str, top_up: str | None) -> dict[str, Any]:
     figures: dict[str, Any] = {"topup_url": top_up}
-    kind = (
-        "balance_unavailable" if isinstance(error, BalanceUnavailable) else "insufficient_credits"
-    )
-    if isinstance(error, Paused):
-        kind = "paused"
     if isinstance(error, InsufficientCredits):
         figures["credits_remaining"] = float(max(error.available, Decimal(0)))
         figures["estimated_credits"] = float(error.needed)
