@@ -69,8 +69,13 @@ async def after(wait, expires):
 async def worked(redis, function):
     """Run what is due, once."""
     worker = Worker(
-        [function], redis_pool=redis, burst=True, max_burst_jobs=1, keep_result=timedelta(days=400),
-        handle_signals=False, poll_delay=0,
+        [function],
+        redis_pool=redis,
+        burst=True,
+        max_burst_jobs=1,
+        keep_result=timedelta(days=400),
+        handle_signals=False,
+        poll_delay=0,
     )
     await worker.main()
 

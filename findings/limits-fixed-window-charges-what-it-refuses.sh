@@ -7,10 +7,10 @@
 # ends, and one call above the limit closes the whole day to its tenant although nothing has run.
 # `get_window_stats().remaining` says 0. The other two strategies charge only for what they admit.
 #
-# Output seen ("100/day"; costs 60, 50, 1):
-#   FixedWindowRateLimiter: admitted [60], remaining 0; after a refused 101 alone: remaining 0, 1 admitted: False
-#   MovingWindowRateLimiter: admitted [60, 1], remaining 39; after a refused 101 alone: remaining 100, 1 admitted: True
-#   SlidingWindowCounterRateLimiter: admitted [60, 1], remaining 39; after a refused 101 alone: remaining 100, 1 admitted: True
+# Output seen ("100/day"; costs 60, 50, 1; then a tenant whose first call is one of 101):
+#   FixedWindow: admitted [60], remaining 0; after 101: remaining 0, 1 is admitted: False
+#   MovingWindow: admitted [60, 1], remaining 39; after 101: remaining 100, 1 is admitted: True
+#   SlidingWindowCounter: admitted [60, 1], remaining 39; after 101: remaining 100, 1 is admitted: True
 #
 # Exits 0 while that is so.
 set -euo pipefail
@@ -41,8 +41,8 @@ for strategy in FixedWindowRateLimiter, MovingWindowRateLimiter, SlidingWindowCo
     untouched = limiter.get_window_stats(day, "another").remaining
     small = limiter.hit(day, "another")
     print(
-        f"{strategy.__name__}: admitted {admitted}, remaining {left}; "
-        f"after a refused 101 alone: remaining {untouched}, 1 admitted: {small}"
+        f"{strategy.__name__.removesuffix('RateLimiter')}: admitted {admitted}, remaining {left}; "
+        f"after 101: remaining {untouched}, 1 is admitted: {small}"
     )
     seen.append((admitted, left, untouched, small))
 honest = ([60, 1], 39, 100, True)

@@ -69,9 +69,7 @@ agent = Agent(
 
 
 def run(prompt=None, history=None, results=None):
-    result = agent.run_sync(
-        prompt, message_history=history, deferred_tool_results=results
-    )
+    result = agent.run_sync(prompt, message_history=history, deferred_tool_results=results)
     if isinstance(result.output, DeferredToolRequests):
         (call,) = result.output.approvals
         requests.append((call.args, result.output.metadata.get("1")))
