@@ -2915,6 +2915,8 @@ MUTANTS = [
         "        if error.errno not in _USED_UP:\n            raise\n",
         "        raise\n",
         "tests/process/test_pause.py",
+    ),
+    Mutant(
         "observe mode waits for a budget",
         "_core/policy.py",
         "        waits = now.mono < need.until and not final\n",
