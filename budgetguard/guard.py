@@ -293,8 +293,8 @@ class Guard:
         """Bounds what the guarded calls inside a block hold and spend: `with guard.budget(30, name="run"):`.
 
         - `limit`: credits that may be spent in all, or in each period.
-        - `name`: what errors and events call the budget. On a decorator the default is the function's
-          qualified name.
+        - `name`: what errors and events call the budget. On a decorator without `per`, the default is
+          the function's qualified name.
         - `per`: `"hour"`, `"day"` or `"month"`, or a number of seconds, which are rolling: at each
           moment, what was spent in the last so many seconds counts, a sixtieth longer at most. Such a
           budget is kept by `name` and `key`, in this process, however often it is entered, and the

@@ -117,6 +117,20 @@ def context_of(account: A) -> "CallContext[A] | None":
     return None
 
 
+def state_for(account: object, state: CallState) -> CallState | None:
+    """The part of a call's state that matters to a call of that account, for the fast path.
+
+    None if nothing around the call is about the account. Inside the library it is a state that is about
+    no ledger, so that the call is decided, which finds out whether it must not wait.
+    """
+    around: CallState | None = state
+    while around is not None:
+        if around.here or (isinstance(around, CallContext) and around.account is account):
+            return around
+        around = around.outer
+    return None
+
+
 def step_out(context: CallContext[A]) -> None:
     """What follows in this task or thread is not in that block, although the block lasts."""
     if CALL_STATE.get() is context:

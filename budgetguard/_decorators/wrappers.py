@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from budgetguard._core import reentrancy
 from budgetguard._core.approval import check_plain_approve
 from budgetguard._core.branch import MANY_ENDS
-from budgetguard._core.call_context import UNBOUNDED
+from budgetguard._core.call_context import UNBOUNDED, state_for
 from budgetguard._core.errors import REFUSALS
 from budgetguard._core.on_refusal import awaited
 from budgetguard._core.sync_callables import PLAIN
@@ -184,6 +184,8 @@ def _guard_plain(  # noqa: C901, PLR0915  inline in one frame, for speed
             amounts = spec.amounts_of(args, kwargs)
         _, cost, need = amounts
         account, context = binding.account, reentrancy.CALL_STATE.get()
+        if context is not None and context.ledger is not account.ledger:
+            context = state_for(account, context)
         mono, wall = account.monotonic(), account.wall()
         taken = ledger = account.ledger
         # No call in these steps, so no other thread, signal handler or finalizer runs in between.
@@ -332,6 +334,8 @@ def _guard_coroutine(  # noqa: C901, PLR0915  likewise
             amounts = spec.amounts_of(args, kwargs)
         _, cost, need = amounts
         account, context = binding.account, reentrancy.CALL_STATE.get()
+        if context is not None and context.ledger is not account.ledger:
+            context = state_for(account, context)
         mono, wall = account.monotonic(), account.wall()
         taken = ledger = account.ledger
         # No call in these steps, so no other thread, signal handler or finalizer runs in between.

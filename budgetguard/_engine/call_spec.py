@@ -13,6 +13,7 @@ from budgetguard._core.amounts import UNLIMITED, Amount
 from budgetguard._core.amounts import cost as to_cost
 from budgetguard._core.approval import ApprovalRequest, Approve, check_approve
 from budgetguard._core.argument_types import unknown
+from budgetguard._core.call_context import state_for
 from budgetguard._core.clean_tracebacks import WRONG, clear
 from budgetguard._core.durations import seconds
 from budgetguard._core.events import logger
@@ -198,7 +199,7 @@ class CallSpec:
         admitted = self.begin(operation, args, kwargs, forced=forced, approved=approved)
         return admitted if isinstance(admitted, Hold) else await self.await_for(*admitted)
 
-    def begin(  # noqa: C901  inline in one frame, for speed
+    def begin(  # noqa: C901, PLR0912  inline in one frame, for speed
         self,
         operation: str | None = None,
         args: tuple[Any, ...] = (),
@@ -236,11 +237,13 @@ class CallSpec:
         ):
             return binding, first
         account, reserve = binding.account, binding.subscriber.reserve
-        context: Any
+        context: Any = CALL_STATE.get()
+        if context is not None and context.ledger is not account.ledger:
+            context = state_for(account, context)
         if (
             reserve is not None
             and not self.slots
-            and ((context := CALL_STATE.get()) is None or context.ledger is account.ledger)
+            and (context is None or context.ledger is account.ledger)
             # Listeners are called outside every lock, so not from a handler that interrupted a change.
             and not (binding.listened and get_ident() in CHANGING)
         ):

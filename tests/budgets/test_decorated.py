@@ -190,8 +190,8 @@ def test_a_key_of_the_calls_arguments(guard: Guard, clock: HandClock) -> None:
 @pytest.mark.parametrize(
     ("key", "kind", "words"),
     [
-        (lambda _: ["sk-secret"], TypeError, "such as a str, not list"),
-        (lambda _: float("nan"), ValueError, "key must not be NaN"),
+        (lambda _: ["sk-secret"], TypeError, "or a tuple of these, not list"),
+        (lambda _: float("nan"), TypeError, "or a tuple of these, not float"),
         (lambda: "ada", TypeError, "argument"),
     ],
 )
