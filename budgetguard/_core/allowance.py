@@ -1,7 +1,7 @@
 """What may still be taken within one limit: the arithmetic of every budget.
 
 A call takes its cost from the account and from each budget around it, in one admission. In a budget no
-balance ever corrects a figure: what a call took stays taken until it ends, and what it cost stays spent.
+balance ever corrects a figure: what a call took remains taken until it ends, and what it cost remains spent.
 
 Pure: no clock, no lock. Amounts are integer micro-credits.
 """
