@@ -22,6 +22,7 @@ from budgetguard._engine import nested_holds as nested
 from budgetguard._engine.binding import Bound, binding_of
 from budgetguard._engine.budget_blocks import (
     Carving,
+    check_process,
     close_carved,
     close_reserve,
     context_around,
@@ -68,7 +69,16 @@ class Budget:
     order, and in another task or thread than they were entered in. The figures can be read at any time.
     """
 
-    __slots__ = ("__weakref__", "_binding", "_context", "_guard", "_hold", "_its", "_terms")
+    __slots__ = (
+        "__weakref__",
+        "_binding",
+        "_context",
+        "_guard",
+        "_hold",
+        "_its",
+        "_terms",
+        "_unentered",
+    )
 
     def __init__(self, guard: Bound, terms: BudgetTerms) -> None:
         # The guard too: a pool makes no second one while somebody refers to it.
@@ -78,6 +88,8 @@ class Budget:
         self._its: CallBudget = BlockBudget(terms.name, Allowance(terms.limit))
         self._context: CallContext[Any] | None = None
         self._hold: tuple[Reserve, Hold] | None = None
+        # Taken by who enters the block: popping is atomic, and two may try at once.
+        self._unentered = [None]
         if terms.period is not None and not callable(terms.key):
             self._its = find_keyed(binding, terms.name or "", terms.key, terms.period, terms.limit)
 
@@ -146,6 +158,7 @@ class Budget:
             state = "has ended" if theirs is not None else "was not entered"
             msg = f"{self._terms.called} {state}: use() is for other threads while its block lasts"
             raise RuntimeError(msg)
+        check_process(theirs, self._binding.account)
         around = context_around(self._binding.account)
         budgets, reserve, labels = theirs.budgets, theirs.reserve, theirs.labels
         if around is not None:
@@ -164,16 +177,26 @@ class Budget:
 
     @clean_traceback
     def __enter__(self) -> Self:
-        spec = self._begin()
-        if spec is not None:
-            self._reserve(spec.open(warns=True))
+        self._claim()
+        try:
+            spec = self._begin()
+            if spec is not None:
+                self._reserve(spec.open(warns=True))
+        except BaseException:
+            self._unentered.append(None)
+            raise
         return self
 
     @clean_traceback
     async def __aenter__(self) -> Self:
-        spec = self._begin()
-        if spec is not None:
-            self._reserve(await spec.aopen())
+        self._claim()
+        try:
+            spec = self._begin()
+            if spec is not None:
+                self._reserve(await spec.aopen())
+        except BaseException:
+            self._unentered.append(None)
+            raise
         return self
 
     def __exit__(
@@ -219,13 +242,19 @@ class Budget:
         name = "" if self.name is None else f" {self.name}"
         return f"<Budget{name}: {self.left} of {self.limit} left>"
 
+    def _claim(self) -> None:
+        try:
+            self._unentered.pop()
+        except IndexError:
+            how = "has ended" if self._context and self._context.ended else "is entered already"
+        else:
+            return
+        msg = f"{self._terms.called} {how}. Make a new one for each block; other threads call use()"
+        raise RuntimeError(msg)
+
     def _begin(self) -> CallSpec | None:
         """Enter the block; returns what it needs from the account first, if it needs anything."""
         binding, terms = self._binding, self._terms
-        if self._context is not None:
-            how = "has ended" if self._context.ended else "is entered already"
-            msg = f"{terms.called} {how}. Make a new one for each block; other threads call use()"
-            raise RuntimeError(msg)
         if callable(terms.key):
             msg = "key= takes a callable only on a decorator, which gives it the call's arguments"
             raise TypeError(msg)
@@ -268,7 +297,10 @@ class Budget:
         around: CallContext[Any] | None,
     ) -> None:
         labels = NO_LABELS if around is None else around.labels
-        self._context = open_context(self._binding, (self._its, *budgets), reserve, labels)
+        # One with a period may be around already, as in a function that calls itself.
+        its, lasts = self._its, self._terms.period is not None
+        budgets = united((its,), budgets) if lasts else (its, *budgets)
+        self._context = open_context(self._binding, budgets, reserve, labels)
 
 
 def budget_terms(
