@@ -559,3 +559,37 @@ assert (guard.available, told) == (60, [])
 """,
         flags=FORKING,
     )
+
+
+@pytest.mark.parametrize("share", ["shared", "carve"])
+def test_a_child_cannot_use_the_budget_of_its_parents_block(script: Script, share: str) -> None:
+    """Neither inside nor outside the block: both would spend all that is left of it."""
+    script(
+        HEAD
+        + f"""
+guard.balance()
+run = guard.budget(30, name="run", share="{share}")
+run.__enter__()
+run.step_out()
+
+def child():
+    try:
+        with run.use():
+            guard.acquire(30).settle()
+    except RuntimeError as error:
+        assert "forked from" in str(error)
+    else:
+        raise AssertionError("it was used")
+    guard.balance()
+    assert guard.available == 100
+    assert binding_of(guard).account.ledger.held == 0
+
+in_child(child)
+guard.balance(max_age=0)
+with run.use():
+    guard.acquire(30).settle()
+run.__exit__(None, None, None)
+assert guard.available == 70
+""",
+        flags=FORKING,
+    )
