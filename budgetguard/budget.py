@@ -22,9 +22,11 @@ from budgetguard._engine import nested_holds as nested
 from budgetguard._engine.binding import Bound, binding_of
 from budgetguard._engine.budget_blocks import (
     Carving,
+    check_process,
     close_carved,
     close_reserve,
     context_around,
+    context_here,
     figures_of,
     find_keyed,
     open_context,
@@ -156,6 +158,7 @@ class Budget:
             state = "has ended" if theirs is not None else "was not entered"
             msg = f"{self._terms.called} {state}: use() is for other threads while its block lasts"
             raise RuntimeError(msg)
+        check_process(theirs, self._binding.account)
         around = context_around(self._binding.account)
         budgets, reserve, labels = theirs.budgets, theirs.reserve, theirs.labels
         if around is not None:
@@ -254,7 +257,7 @@ class Budget:
         if not ACTIVATION.read:
             ACTIVATION.read_environment()
         binding.check_open(terms.called)
-        around = context_around(binding.account)
+        around = context_here(binding.account)
         budgets = () if around is None else around.budgets
         carves = terms.carved and not ACTIVATION.passive
         if carves and around is not None and budgets:
@@ -284,7 +287,7 @@ class Budget:
             self._hold = reserve, hold
             # The calls inside take their credits from it, so they are not held twice.
             nested.step_out(hold)
-        self._open((), reserve, context_around(self._binding.account))
+        self._open((), reserve, context_here(self._binding.account))
 
     def _open(
         self,
@@ -293,7 +296,10 @@ class Budget:
         around: CallContext[Any] | None,
     ) -> None:
         labels = NO_LABELS if around is None else around.labels
-        self._context = open_context(self._binding, (self._its, *budgets), reserve, labels)
+        # One with a period may be around already, as in a function that calls itself.
+        its, lasts = self._its, self._terms.period is not None
+        budgets = united((its,), budgets) if lasts else (its, *budgets)
+        self._context = open_context(self._binding, budgets, reserve, labels)
 
 
 def budget_terms(

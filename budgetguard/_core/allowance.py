@@ -62,11 +62,17 @@ class CarvedAllowance(Allowance):
 
     def move(self, held: int, spent: int) -> None:
         """Change what is held and what is spent, in those around it too once this one is closed."""
-        super().move(held, spent)
-        if self.closed:
-            self._narrow()
-            for each in self._around:
+        # Not by recursion: blocks nest to any depth.
+        rest: list[Allowance] = [self]
+        while rest:
+            each = rest.pop()
+            if not isinstance(each, CarvedAllowance):
                 each.move(held, spent)
+                continue
+            Allowance.move(each, held, spent)
+            if each.closed:
+                each._narrow()  # noqa: SLF001  another of this class
+                rest += each._around  # noqa: SLF001  likewise
 
     def close(self) -> None:
         """Give back what is neither spent nor held. Closing it again changes nothing."""

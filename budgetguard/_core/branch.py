@@ -59,13 +59,17 @@ class LedgerEntry:
 
 
 class Reserve:
-    """An open entry that others take their credits out of; `lowest` is the least that was ever left."""
+    """An open entry that others take their credits out of; `lowest` is the least that was ever left.
 
-    __slots__ = ("entry", "lowest")
+    `beyond` is what its calls took from the account because nothing was left here.
+    """
+
+    __slots__ = ("beyond", "entry", "lowest")
 
     def __init__(self, entry: LedgerEntry) -> None:
         self.entry = entry
         self.lowest = entry.micro
+        self.beyond = 0
 
     def covers(self, amount: int) -> bool:
         """Whether that much is set aside."""
@@ -284,8 +288,10 @@ class Branch:
             self.tightened = True
         if reserve is None or reserve.entry.ended:
             return
-        if more > 0:
-            more = min(more, reserve.entry.micro)
+        # What was taken beyond it goes back first: the calls may not use more than was set aside.
+        more += reserve.beyond
+        reserve.beyond = max(more - reserve.entry.micro, 0)
+        more -= reserve.beyond
         reserve.entry.micro -= more
         reserve.lowest = min(reserve.lowest, reserve.entry.micro)
         self._hold(-more)

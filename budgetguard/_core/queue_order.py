@@ -32,7 +32,10 @@ W = TypeVar("W")
 
 @dataclass(slots=True, eq=False)
 class _Place(Generic[W]):
-    """A waiter's position in the tree, its lane, and whether it counts."""
+    """A waiter's position in the tree, its lane, and whether it counts.
+
+    `amount` is what it needs of the account, as it was when it was entered.
+    """
 
     waiter: W
     need: CallNeed
@@ -40,6 +43,7 @@ class _Place(Generic[W]):
     position: int
     lane: Lane
     counts: bool
+    amount: int = 0
 
 
 class QueueOrder(Generic[W]):
@@ -71,13 +75,20 @@ class QueueOrder(Generic[W]):
         """These waiters, in order of arrival."""
         return sorted(waiters, key=lambda waiter: self.waiting[waiter].position)
 
-    def count(self, waiter: W, *, counts: bool) -> None:
-        """Change whether a waiter blocks those behind it; it keeps its position."""
+    def count(self, waiter: W, *, counts: bool) -> bool:
+        """Change whether a waiter blocks those behind it; it keeps its position.
+
+        Returns whether those behind it may fit now.
+        """
         place = self.waiting[waiter]
-        if place.counts != counts:
-            self._count_out(place)
-            place.counts, place.lane = counts, _lane(place.need, place.terms, counts=counts)
-            self._enter(place)
+        amount, needs = place.amount, place.need.from_account
+        if place.counts == counts and amount == needs:
+            return False
+        fewer = place.counts and (not counts or needs < amount)
+        self._count_out(place)
+        place.counts, place.lane = counts, _lane(place.need, place.terms, counts=counts)
+        self._enter(place)
+        return fewer
 
     def remove(self, waiter: W) -> bool:
         """Remove a waiter that has its answer or left; returns whether it blocked others."""
@@ -149,10 +160,11 @@ class QueueOrder(Generic[W]):
             self._enter(place)
 
     def _enter(self, place: _Place[W]) -> None:
+        place.amount = place.need.from_account
         # A heap and not a deque: a waiter may join a lane after waiters that arrived later.
         heappush(self._lanes.setdefault(place.lane, []), (place.position, place))
         if place.counts:
-            self._add(place.position, place.need.amount, place.need.slots)
+            self._add(place.position, place.amount, place.need.slots)
         else:
             self.uncounted[place.waiter] = None
 
@@ -160,7 +172,7 @@ class QueueOrder(Generic[W]):
         if not place.counts:
             del self.uncounted[place.waiter]
         else:
-            self._add(place.position, -place.need.amount, -place.need.slots)
+            self._add(place.position, -place.amount, -place.need.slots)
 
     def _add(self, at: int, amount: int, slots: int) -> None:
         self.total = QueuedAhead(self.total.amount + amount, self.total.slots + slots)
@@ -172,5 +184,6 @@ class QueueOrder(Generic[W]):
 
 def _lane(need: CallNeed, terms: GuardTerms, *, counts: bool) -> Lane:
     if counts:
-        return (1, need.amount > 0, need.slots > 0, terms.floor, terms.extra)
-    return (0, need.amount, need.slots, terms.floor, terms.extra, *map(id, need.budgets))
+        return (1, need.from_account > 0, need.slots > 0, terms.floor, terms.extra)
+    paid_by = map(id, (need.reserve, *need.budgets))
+    return (0, need.amount, need.slots, terms.floor, terms.extra, *paid_by)

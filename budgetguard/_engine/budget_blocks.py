@@ -33,8 +33,21 @@ def context_around(account: "Owner") -> CallContext[Any] | None:
     the two processes would spend all that is left of it.
     """
     context = context_of(account)
-    if context is None or context.ledger is account.ledger or not context.budgets:
-        return context
+    if context is not None:
+        check_process(context, account)
+    return context
+
+
+def context_here(account: "Owner") -> CallContext[Any] | None:
+    """The budgets and labels around a block that is entered: of this process, not of its parent's."""
+    context = context_of(account)
+    return None if context is None or context.ledger is not account.ledger else context
+
+
+def check_process(context: CallContext[Any], account: "Owner") -> None:
+    """Raise RuntimeError in a forked child for the budget of a block that its parent entered."""
+    if context.ledger is account.ledger or not context.budgets:
+        return
     name = context.budget_name
     what = "A budget" if name is None else f"The budget {name}"
     msg = (
@@ -86,8 +99,9 @@ def find_keyed(
         jump = budgets.take_clock_jump()
         if jump is not None:
             effects.append(partial(logger.warning, "%s", jump))
-        # A lower limit may leave no room for those who wait.
+        # A lower limit may leave no room for those who wait, and a higher one may give it to them.
         binding.account.ledger.tightened = True
+        binding.account.wait_queue.pass_on(now)
         return budget
 
     return binding.account.change(find)

@@ -87,10 +87,15 @@ class WaitQueue:
         self._decide(waiter, self._order.total, now, effects)
         if not waiter.done:
             call, counts = waiter.call, self._queues(waiter, now)
+            ahead = self._order.total
             self._order.add(waiter, call.need, call.subscriber.terms, counts=counts)
             if call.need.budgets:
                 self.bounded[waiter] = None
-            self._wait_until(waiter.deadline(now.mono), waiter)
+                # A call that ends without the lock wakes nobody if the queue is empty, so one may
+                # have ended between the decision and now.
+                self._decide_again(waiter, ahead, now)
+            if not waiter.done:
+                self._wait_until(waiter.deadline(now.mono), waiter)
 
     def place_reading(self, now: Instant, reading: BalanceWaiter) -> None:
         """Give a reader the cached balance, or let it wait for a refresh."""
@@ -194,7 +199,7 @@ class WaitQueue:
             self._decide_again(waiter, ahead, now)
             if not waiter.done and self._order.counts(waiter):
                 need = waiter.call.need
-                ahead = QueuedAhead(ahead.amount + need.amount, ahead.slots + need.slots)
+                ahead = QueuedAhead(ahead.amount + need.from_account, ahead.slots + need.slots)
         # Every decision used the right sum, so no waiter is left that could now fit.
         self.left = False
         for reading in list(self.readers):
@@ -285,9 +290,8 @@ class WaitQueue:
         if waiter.done:
             self.left = self._remove(waiter) or self.left
             self.woken.append(waiter.wake)
-        elif self._order.counts(waiter) != (counts := self._queues(waiter, now)):
-            self._order.count(waiter, counts=counts)
-            self.left = self.left or not counts
+        elif self._order.count(waiter, counts=self._queues(waiter, now)):
+            self.left = True
 
     def _decide(
         self, waiter: AdmissionWaiter, ahead: QueuedAhead, now: Instant, effects: Effects

@@ -586,7 +586,10 @@ def child():
         ), error
     else:
         raise AssertionError("admitted")
-    for block in (guard.budget(5), guard.labels(user="ada"), run.use()):
+    with guard.budget(5) as own:
+        call()
+    assert own.spent == 1
+    for block in (guard.labels(user="ada"), run.use()):
         try:
             block.__enter__()
         except RuntimeError as error:
@@ -678,6 +681,40 @@ except Exception as error:
     assert (error.spent, error.budget) == (6, "user"), error
 else:
     raise AssertionError("admitted")
+""",
+        flags=FORKING,
+    )
+
+
+@pytest.mark.parametrize("share", ["shared", "carve"])
+def test_a_child_cannot_use_the_budget_of_its_parents_block(script: Script, share: str) -> None:
+    """Neither inside nor outside the block: both would spend all that is left of it."""
+    script(
+        HEAD
+        + f"""
+guard.balance()
+run = guard.budget(30, name="run", share="{share}")
+run.__enter__()
+run.step_out()
+
+def child():
+    try:
+        with run.use():
+            guard.acquire(30).settle()
+    except RuntimeError as error:
+        assert "forked from" in str(error)
+    else:
+        raise AssertionError("it was used")
+    guard.balance()
+    assert guard.available == 100
+    assert binding_of(guard).account.ledger.held == 0
+
+in_child(child)
+guard.balance(max_age=0)
+with run.use():
+    guard.acquire(30).settle()
+run.__exit__(None, None, None)
+assert guard.available == 70
 """,
         flags=FORKING,
     )
