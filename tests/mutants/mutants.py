@@ -2387,6 +2387,8 @@ MUTANTS = [
         "            try:\n                await self._blocks.enter(scope, stack)\n",
         "            try:\n",
         "tests/asgi/test_budgets.py",
+    ),
+    Mutant(
         "a clock that is set back reopens a window",
         "_core/calendar_budget.py",
         "(now.wall < self.start and now.mono >= self._over())",
@@ -2609,6 +2611,8 @@ MUTANTS = [
         " and len(self._to_check) == len(self._budgets)",
         "",
         "tests/test_keyed_budgets.py",
+    ),
+    Mutant(
         "the body's own refusal is answered by on_refusal",
         "_decorators/wrappers.py",
         "            return spec.on_refusal(error, *args, **kwargs)\n    try:\n"
@@ -2666,6 +2670,8 @@ MUTANTS = [
         "isinstance(result, _TEXT):\n        raise TypeError(_not_items(GENERATOR",
         "False:\n        raise TypeError(_not_items(GENERATOR",
         "tests/wrapping/test_on_refusal.py",
+    ),
+    Mutant(
         "held before anybody is asked",
         "_engine/call_spec.py",
         "            return binding, first\n",
@@ -2755,6 +2761,8 @@ MUTANTS = [
         "approved = onward.chain.approved if onward.traffic is self else approved",
         "approved = onward.chain.approved",
         "tests/transport/test_approvals.py",
+    ),
+    Mutant(
         "the fast path stays open while paused",
         "_engine/account.py",
         "            and self.ledger.head.paused is None\n",
@@ -2935,6 +2943,8 @@ MUTANTS = [
         "            bound=binding,\n",
         "",
         "tests/guard/test_approval.py",
+    ),
+    Mutant(
         "no pause is heard while no file is left",
         "_io/pause_file.py",
         "        if error.errno not in _USED_UP:\n            raise\n",
