@@ -200,11 +200,17 @@ def body_of(event: Event) -> bytes:
     fields = event_fields(event)
     at = event.at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     sent = {"type": f"budgetguard.{event.kind}", "timestamp": at, "data": fields}
-    body = json.dumps(sent, separators=(",", ":")).encode()
+    body = _json(sent)
     if len(body) > _MAX_BODY:
         fields.pop("labels", None)
-        body = json.dumps(sent, separators=(",", ":")).encode()
+        body = _json(sent)
     return body
+
+
+def _json(value: object) -> bytes:
+    # Escaped, a character may take three times as many bytes. Half a surrogate pair has no other form.
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return text.encode(errors="backslashreplace")
 
 
 def _at_exit(outbox: "weakref.ref[Outbox]", pid: int) -> None:

@@ -334,6 +334,27 @@ class TestWebhooks:
         assert len(many) <= 16 * 1024
         assert "labels" not in json.loads(many)["data"]
 
+    def test_a_body_of_wide_characters_is_not_too_large(self) -> None:
+        """Although every text is as long as can be; half a character is sent as it is."""
+        wide, half = "\U0001f4b8" * 1000, "\ud83d"
+        event = Subscriber(TERMS, wide).event(
+            Ledger(),
+            "refused",
+            0,
+            0,
+            wide,
+            0,
+            (None, None, 0.0),
+            True,
+            wide,
+            budget=wide,
+            cause=half,
+        )
+        body = body_of(event)
+        assert len(body) <= 16 * 1024
+        data = json.loads(body)["data"]
+        assert (data["reason"], data["budget"], data["cause"]) == (wide[:500], wide[:500], half)
+
 
 WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "http": ({"url": "http://example.com/x"}, ConfigurationError, "write https://"),

@@ -595,8 +595,8 @@ MUTANTS = [
     Mutant(
         "a proof is forgotten with the last guard",
         "_engine/account.py",
-        " or ledger.head.others.distrusted(now.mono))",
-        ")",
+        " or young or ledger.head.others.distrusted(now.mono)\n",
+        " or young\n",
         "tests/guard/test_sole_spender.py",
     ),
     Mutant(
@@ -1219,6 +1219,13 @@ MUTANTS = [
         "tests/process/test_webhooks.py",
     ),
     Mutant(
+        "wide characters make a webhook too large",
+        "_engine/outbox.py",
+        'separators=(",", ":"), ensure_ascii=False)',
+        'separators=(",", ":"))',
+        "tests/guard/test_ready_listeners.py",
+    ),
+    Mutant(
         "exit waits for each receiver in turn",
         "_engine/outbox.py",
         "        alive.wait(max(until - time.monotonic(), 0.0))\n",
@@ -1509,7 +1516,7 @@ MUTANTS = [
         "a refusal at exit is not withheld",
         "_engine/waiters.py",
         "            _withhold()\n",
-        "",
+        "            pass\n",
         "tests/process/test_exit.py",
     ),
     Mutant(
@@ -1585,8 +1592,8 @@ MUTANTS = [
     Mutant(
         "the cause of a refusal is left out",
         "_engine/wait_queue.py",
-        "                cause = decision.why.value\n                call.emit(",
-        "                cause = None\n                call.emit(",
+        "        cause = refuse.why.value\n",
+        "        cause = None\n",
         "tests/guard/test_event_causes.py",
     ),
     Mutant(
@@ -2272,14 +2279,14 @@ MUTANTS = [
     Mutant(
         "a busy provider is not heeded",
         "_core/policy.py",
-        "    if need.amount and now < ledger.busy_until:\n        return Shortfall.BUSY\n",
+        "    if need.amount and now.mono < ledger.busy_until:\n        return Shortfall.BUSY\n",
         "",
         "tests/guard/test_refused_by_provider.py",
     ),
     Mutant(
         "a key's limit is not heeded",
         "_core/policy.py",
-        "if need.amount and now < ledger.limited_until(terms.credential):",
+        "if need.amount and now.mono < ledger.limited_until(terms.credential):",
         "if False:",
         "tests/guard/test_refused_by_provider.py",
     ),
@@ -2870,8 +2877,8 @@ MUTANTS = [
     Mutant(
         "a pause is forgotten with the last guard",
         "_engine/account.py",
-        ' or "guard" in ledger.head.pauses',
-        "",
+        'lasting = "guard" in ledger.head.pauses or not self',
+        "lasting = not self",
         "tests/guard/test_pause.py",
     ),
     Mutant(
