@@ -84,8 +84,8 @@ class WebhookListener:
     The body is JSON of at most 16 KiB: `{"type": "budgetguard.low", "timestamp": ..., "data": {...}}`,
     where `data` has the fields of the event that are not None, amounts as text.
 
-    At exit the interpreter waits up to 1 s for what is queued; what is not sent by then is lost. A
-    forked child begins with an empty queue. Raises TypeError, ValueError or ConfigurationError for
+    At exit the interpreter waits up to 1 s for what is queued, in all listeners together; what is not
+    sent by then is lost. A forked child begins with an empty queue. Raises TypeError, ValueError or ConfigurationError for
     wrong arguments.
     """
 

@@ -129,6 +129,19 @@ def test_a_reason_that_is_none(
     assert not here.exists()
 
 
+@pytest.mark.parametrize("command", ["pause", "resume"])
+def test_an_account_without_a_name(
+    sandbox: Sandbox, command: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As from a variable that is not set: wrong usage, and nothing is paused."""
+    del sandbox
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--account", " ", "--json"])
+    assert ended.value.code == 2
+    assert json.loads(capsys.readouterr().out)["reason"] == "--account needs a name."
+    assert not here.exists()
+
+
 def test_which_of_two_accounts(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

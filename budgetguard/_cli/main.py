@@ -123,6 +123,7 @@ def _parser(given: Sequence[str]) -> Parser:
     for ours in (pausing, resuming):
         ours.add_argument(
             "--account",
+            type=pause.account,
             metavar="NAME",
             help="the account= that the programs give to the provider, if they do",
         )

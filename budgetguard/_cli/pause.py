@@ -39,6 +39,14 @@ def reason(text: str) -> str:
         raise argparse.ArgumentTypeError(msg) from error
 
 
+def account(name: str) -> str:
+    """The name of an account, for argparse."""
+    if not name.strip():
+        msg = "expected a name"
+        raise argparse.ArgumentTypeError(msg)
+    return name
+
+
 def _answer(
     options: argparse.Namespace, provider: Provider, paused: str | None, words: str
 ) -> ExitCode:

@@ -1,7 +1,8 @@
 """The events that wait to be sent to a webhook, and the task that sends them.
 
 A caller only appends an event to a deque and, where nobody sends, has the private loop begin. No lock
-is taken: whoever pops `_idle` starts the one task that sends, and the task puts it back.
+is taken: whoever pops `_idle` starts the one task that sends, and the task puts it back. A task whose loop
+was broken does not: whoever removes its entry in `_sending` takes its place.
 """
 
 import atexit
@@ -57,6 +58,8 @@ class Outbox:
         """Begin with nothing queued, as a forked child does: its parent sends what it has queued."""
         self._queue: deque[Event] = deque()
         self._idle = [None]
+        # Which of the process's loops the task runs on, while there is one.
+        self._sending: list[int] = []
         self._failures = 0
         self._complaints: set[str] = set()
         self._registered = False
@@ -81,6 +84,7 @@ class Outbox:
     def wait(self, timeout: float) -> bool:
         """Block until nothing is queued, at most `timeout` seconds; whether that is so."""
         until = time.monotonic() + timeout
+        self._begin_again()
         while self.waiting and time.monotonic() < until:
             time.sleep(_PAUSE)
         return not self.waiting
@@ -90,19 +94,29 @@ class Outbox:
         import anyio
 
         until = time.monotonic() + timeout
+        self._begin_again()
         while self.waiting and time.monotonic() < until:  # noqa: ASYNC110  another loop's
             await anyio.sleep(_PAUSE)
         return not self.waiting
+
+    def _begin_again(self) -> None:
+        """Send what waits although nobody sends, because no loop could be started, or one was broken."""
+        if self._queue:
+            self._begin()
 
     def _begin(self) -> None:
         hook()
         try:
             self._idle.pop()
-        except IndexError:  # a task is sending, and will see the event
-            return
+        except IndexError:
+            if not self._lost():  # a task is sending, and will see the event
+                return
+        here = runtime()
+        self._sending.append(here.broken)
         try:
-            runtime().submit(self._send_all)
+            here.submit(self._send_all)
         except (RuntimeError, OSError):  # no loop can be started: the next event tries again
+            self._sending.clear()
             self._idle.append(None)
             return
         if not self._registered:
@@ -110,8 +124,19 @@ class Outbox:
             # After the loop's own handler, so that it runs before that one.
             atexit.register(_at_exit, weakref.ref(self), os.getpid())
 
+    def _lost(self) -> bool:
+        """Whether the task that sends will never go on, and this caller is the one to replace it."""
+        for number in self._sending[:1]:
+            if number != runtime().broken:
+                try:
+                    self._sending.remove(number)
+                except ValueError:  # another caller does
+                    return False
+                return True
+        return False
+
     async def _send_all(self) -> None:
-        queue, idle = self._queue, self._idle
+        queue, idle, sending = self._queue, self._idle, self._sending
         try:
             while queue:
                 try:
@@ -120,6 +145,7 @@ class Outbox:
                     # Afterwards, because it counts as queued until it is sent.
                     queue.popleft()
         finally:
+            sending.clear()
             idle.append(None)
         if queue:  # appended since, by a caller who found a task sending
             self._begin()
@@ -165,6 +191,8 @@ class Outbox:
 
 
 _OUTBOXES: weakref.WeakSet[Outbox] = weakref.WeakSet()
+# By process, because a child may be forked while its parent exits.
+_EXIT_UNTIL: dict[int, float] = {}
 
 
 def body_of(event: Event) -> bytes:
@@ -172,17 +200,25 @@ def body_of(event: Event) -> bytes:
     fields = event_fields(event)
     at = event.at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     sent = {"type": f"budgetguard.{event.kind}", "timestamp": at, "data": fields}
-    body = json.dumps(sent, separators=(",", ":")).encode()
+    body = _json(sent)
     if len(body) > _MAX_BODY:
         fields.pop("labels", None)
-        body = json.dumps(sent, separators=(",", ":")).encode()
+        body = _json(sent)
     return body
+
+
+def _json(value: object) -> bytes:
+    # Escaped, a character may take three times as many bytes. Half a surrogate pair has no other form.
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return text.encode(errors="backslashreplace")
 
 
 def _at_exit(outbox: "weakref.ref[Outbox]", pid: int) -> None:
     alive = outbox()
     if alive is not None and pid == os.getpid():
-        alive.wait(AT_EXIT)
+        # One deadline for all outboxes, however many receivers do not answer.
+        until = _EXIT_UNTIL.setdefault(pid, time.monotonic() + AT_EXIT)
+        alive.wait(max(until - time.monotonic(), 0.0))
 
 
 def _forget_all() -> None:

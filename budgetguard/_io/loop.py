@@ -127,6 +127,11 @@ class Runtime:
         # Not the caller's context: a sniffio variable in it could make asyncio code believe in trio.
         self._context = contextvars.Context()
 
+    @property
+    def broken(self) -> int:
+        """How many loops of this process broke; what ran on them never goes on."""
+        return len(self._broken)
+
     def submit(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a coroutine on the loop; raises RuntimeError or OSError where no loop can be started."""
 

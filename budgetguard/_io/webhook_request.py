@@ -38,16 +38,21 @@ async def post_webhook(
     timeout: float,  # noqa: ASYNC109  one deadline for the whole request
 ) -> Undelivered | None:
     """POST a body; None if a 2xx answered within `timeout` seconds. Follows no redirect."""
+    # What the status said. A body that breaks off or never ends does not change it.
+    answers: list[Undelivered | None] = []
     try:
         with anyio.fail_after(timeout):
             async with runtime.client(("webhook", address.origin), trust_env=False) as client:
-                return await _post(client, address, headers, body, runtime.clock.wall())
+                await _post(client, address, headers, body, runtime.clock.wall(), answers)
     except TimeoutError:
-        return Undelivered(f"no answer within {timeout:g} s", again=True)
+        missed = Undelivered(f"no answer within {timeout:g} s", again=True)
     except (httpx.TransportError, OSError) as error:
-        return Undelivered(f"the request failed ({type(error).__name__})", again=True)
+        missed = Undelivered(f"the request failed ({type(error).__name__})", again=True)
     except Exception as error:  # noqa: BLE001  its text may quote a header or the URL
-        return Undelivered(f"the request could not be made ({type(error).__name__})", again=False)
+        missed = Undelivered(f"the request could not be made ({type(error).__name__})", again=False)
+    else:
+        return answers[0]
+    return answers[0] if answers else missed
 
 
 async def _post(
@@ -56,7 +61,8 @@ async def _post(
     headers: Mapping[str, str],
     body: bytes,
     now_wall: float,
-) -> Undelivered | None:
+    answers: list[Undelivered | None],
+) -> None:
     json = {"content-type": "application/json", **headers}
     request = client.build_request(
         "POST", address.origin, headers=json, content=body, extensions=UNLOGGED
@@ -65,6 +71,7 @@ async def _post(
     request.url = _HiddenURL(_whole(address))
     response = await client.send(request, stream=True, follow_redirects=False)
     try:
+        answers.append(_meaning(response, now_wall))
         read = 0
         # Read so that the connection can be used again; what it says is not used.
         async for chunk in response.aiter_raw():
@@ -73,9 +80,12 @@ async def _post(
                 break
     finally:
         await response.aclose()
-    status = response.status_code
+
+
+def _meaning(response: httpx.Response, now_wall: float) -> Undelivered | None:
     if response.is_success:
         return None
+    status = response.status_code
     wait = longest_wait(response.headers.get_list("retry-after"), now_wall, most=LONGEST_WAIT)
     again = status >= 500 or status in _OTHERS_TO_REPEAT  # noqa: PLR2004  server errors
     return Undelivered(f"the receiver answered {status}", again, wait)

@@ -61,6 +61,7 @@ class Receiver:
         self.got: list[tuple[str, dict[str, str], bytes]] = []
         self.go = threading.Event()
         self.go.set()
+        self.whole = True
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.origin = f"http://127.0.0.1:{self._server.server_port}"
         self.url = f"{self.origin}/hook?token=in-the-query"
@@ -80,7 +81,8 @@ class Receiver:
             handler.send_header("content-length", "2")
         handler.end_headers()
         if status != 204:
-            handler.wfile.write(b"{}")
+            handler.wfile.write(b"{}" if self.whole else b"{")
+            handler.close_connection = not self.whole
 
     def close(self) -> None:
         """End the server."""
@@ -253,6 +255,17 @@ class TestWebhooks:
         assert listener.flush(20)
         assert len(set(receiver.ids)) == 1
 
+    @pytest.mark.parametrize(("status", "expected"), [(200, (1, 0)), (400, (0, 1))])
+    def test_an_answer_counts_although_its_body_breaks_off(
+        self, receiver: Receiver, status: int, expected: tuple[int, int]
+    ) -> None:
+        """What was accepted, or refused, is not sent again."""
+        receiver.whole, receiver.answers = False, [(status, {})]
+        listener = listener_to(receiver, attempts=2)
+        listener(event_of())
+        assert listener.flush(20)
+        assert (listener.delivered, listener.failed, len(receiver.got)) == (*expected, 1)
+
     def test_nobody_there(self, clock: HandClock, receiver: Receiver) -> None:
         """As a failure that may pass."""
         listener = listener_to(receiver, attempts=3)
@@ -320,6 +333,27 @@ class TestWebhooks:
         many = body_of(event_of("spec", {f"label {n}": "\u00e9" * 100 for n in range(1000)}))
         assert len(many) <= 16 * 1024
         assert "labels" not in json.loads(many)["data"]
+
+    def test_a_body_of_wide_characters_is_not_too_large(self) -> None:
+        """Although every text is as long as can be; half a character is sent as it is."""
+        wide, half = "\U0001f4b8" * 1000, "\ud83d"
+        event = Subscriber(TERMS, wide).event(
+            Ledger(),
+            "refused",
+            0,
+            0,
+            wide,
+            0,
+            (None, None, 0.0),
+            True,
+            wide,
+            budget=wide,
+            cause=half,
+        )
+        body = body_of(event)
+        assert len(body) <= 16 * 1024
+        data = json.loads(body)["data"]
+        assert (data["reason"], data["budget"], data["cause"]) == (wide[:500], wide[:500], half)
 
 
 WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {

@@ -597,6 +597,8 @@ MUTANTS = [
         "_engine/account.py",
         " or ledger.head.others.distrusted(now.mono)\n",
         "\n",
+        " or young or ledger.head.others.distrusted(now.mono)\n",
+        " or young\n",
         "tests/guard/test_sole_spender.py",
     ),
     Mutant(
@@ -1179,15 +1181,15 @@ MUTANTS = [
     Mutant(
         "a webhook is sent by the caller",
         "_engine/outbox.py",
-        "            runtime().submit(self._send_all)\n",
+        "            here.submit(self._send_all)\n",
         "            __import__('anyio').run(self._send_all)\n",
         "tests/guard/test_ready_listeners.py",
     ),
     Mutant(
         "webhooks stop after the first",
         "_engine/outbox.py",
-        "        finally:\n            idle.append(None)\n",
-        "        finally:\n            pass\n",
+        "            sending.clear()\n            idle.append(None)\n",
+        "            pass\n",
         "tests/guard/test_ready_listeners.py",
     ),
     Mutant(
@@ -1214,9 +1216,51 @@ MUTANTS = [
     Mutant(
         "queued webhooks are lost at exit",
         "_engine/outbox.py",
-        "        alive.wait(AT_EXIT)\n",
+        "        alive.wait(max(until - time.monotonic(), 0.0))\n",
         "        pass\n",
         "tests/process/test_webhooks.py",
+    ),
+    Mutant(
+        "wide characters make a webhook too large",
+        "_engine/outbox.py",
+        'separators=(",", ":"), ensure_ascii=False)',
+        'separators=(",", ":"))',
+        "tests/guard/test_ready_listeners.py",
+    ),
+    Mutant(
+        "exit waits for each receiver in turn",
+        "_engine/outbox.py",
+        "        alive.wait(max(until - time.monotonic(), 0.0))\n",
+        "        alive.wait(AT_EXIT)\n",
+        "tests/process/test_webhooks.py",
+    ),
+    Mutant(
+        "webhooks stop with a broken loop",
+        "_engine/outbox.py",
+        "            if number != runtime().broken:\n",
+        "            if False:\n",
+        "tests/process/test_webhooks.py",
+    ),
+    Mutant(
+        "a webhook is repeated because its answer's body broke off",
+        "_io/webhook_request.py",
+        "    return answers[0] if answers else missed\n",
+        "    return missed\n",
+        "tests/guard/test_ready_listeners.py",
+    ),
+    Mutant(
+        "a block that cannot be carved has no labels",
+        "_engine/budget_blocks.py",
+        "            error.labels = self.context.labels\n",
+        "",
+        "tests/budgets/test_blocks.py",
+    ),
+    Mutant(
+        "a denied approval at pre.dev is a lack of credits",
+        "providers/predev/billing.py",
+        '            return "approval_denied"\n',
+        '            return "insufficient_credits"\n',
+        "tests/providers/test_billing.py",
     ),
     Mutant(
         "a webhook's time is not signed",
@@ -1474,7 +1518,7 @@ MUTANTS = [
         "a refusal at exit is not withheld",
         "_engine/waiters.py",
         "            _withhold()\n",
-        "",
+        "            pass\n",
         "tests/process/test_exit.py",
     ),
     Mutant(
@@ -2823,6 +2867,8 @@ MUTANTS = [
         "_engine/account.py",
         '"guard" in ledger.head.pauses or not',
         "not",
+        'lasting = "guard" in ledger.head.pauses or not self',
+        "lasting = not self",
         "tests/guard/test_pause.py",
     ),
     Mutant(

@@ -70,6 +70,72 @@ print("the end")
     )
 
 
+def test_many_receivers_that_hang_hold_up_the_exit_no_longer_than_one(script: Script) -> None:
+    """The second that exit waits is for all listeners together."""
+    waited = script(
+        HEAD
+        + """
+slept, sleep = [], time.sleep
+time.sleep = lambda seconds: (slept.append(seconds), sleep(seconds))
+atexit.register(lambda: print(sum(slept)))  # before the listeners' own, and so after them
+server = socket.create_server(("127.0.0.1", 0), backlog=8)
+url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+listeners = [WebhookListener(url, secret=SECRET, timeout=600) for _ in range(8)]
+guard = Guard(FakeProvider(100), alert_below=50, on_event=listeners)
+guard.acquire(60).settle()
+for _ in listeners:
+    server.accept()[0].detach()
+server.detach()
+"""
+    )
+    assert float(waited) < 1.5
+
+
+@pytest.mark.skipif(os.name == "nt", reason="closes files by their numbers")
+def test_a_loop_that_was_broken_while_it_sent(script: Script) -> None:
+    """A program that closes all files breaks it: the next event has everything sent by another loop."""
+    assert (
+        script(
+            HEAD
+            + """
+import logging
+logging.disable()
+server = socket.create_server(("127.0.0.1", 0))
+listener = WebhookListener(
+    f"http://127.0.0.1:{server.getsockname()[1]}/", secret=SECRET, kinds=["settled"], timeout=600
+)
+guard = Guard(FakeProvider(100), on_event=listener)
+guard.acquire(1, name="first").settle()
+server.accept()[0].detach()
+port = server.getsockname()[1]
+server.detach()
+os.closerange(3, 256)
+while any(thread.name == "budgetguard" for thread in threading.enumerate()):
+    time.sleep(0.01)
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"]))
+        print(json.loads(body)["data"]["operation"], flush=True)
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+server = HTTPServer(("127.0.0.1", port), Handler)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+guard.acquire(1, name="second").settle()
+assert listener.flush(30)
+server.shutdown()
+server.server_close()
+""",
+            flags=("-W", "error", "-W", "ignore::ResourceWarning"),
+        )
+        == "first\nsecond"
+    )
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 def test_a_child_sends_its_own_events_alone(script: Script) -> None:
     """Its parent sends what was queued before; the child has a queue and a loop of its own."""

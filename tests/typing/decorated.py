@@ -16,7 +16,9 @@ from decimal import Decimal
 from typing import Any, assert_type
 
 from budgetguard import (
+    ApprovalRequest,
     Balance,
+    BudgetExceeded,
     BudgetGuardError,
     Guard,
     GuardPool,
@@ -58,6 +60,36 @@ def answered(x: int) -> list[int]:
     return [x]
 
 
+def approves(request: ApprovalRequest) -> bool:
+    """Answers."""
+    return request.needed < 100 and "user" in request.labels
+
+
+async def awaits(request: ApprovalRequest) -> bool:
+    """Answers later."""
+    return True
+
+
+@guard.require_credits(min=1, approve=approves, approve_above=20)
+def approved(x: int) -> list[int]:
+    """Keeps its own type."""
+    return [x]
+
+
+@guard.budget(30, name="day", key=lambda x: x, per="day", tz="Europe/Berlin")
+@require_credits(min=1, approve=awaits, approve_above="20.5", on_refusal=instead)
+async def bounded(x: int) -> list[int]:
+    """Keeps its own type."""
+    return [x]
+
+
+@guard.budget(30, share="carve")
+def bounded_generator(x: int) -> Generator[int, str, bytes]:
+    """Keeps its own type."""
+    yield x
+    return b""
+
+
 @guard.require_credits(min=1)
 def generator(x: int) -> Generator[int, str, bytes]:
     """A generator."""
@@ -93,6 +125,13 @@ def block(x: int) -> Iterator[int]:
 assert_type(plain(1, y=""), list[int])
 assert_type(learns(1), float)
 assert_type(answered(1), list[int])
+assert_type(approved(1), list[int])
+assert_type(bounded_generator(1), Generator[int, str, bytes])
+approved("")  # type: ignore[arg-type]
+guard.require_credits(min=1, approve=lambda request: "yes")  # type: ignore[arg-type,return-value]
+guard.budget(30, share="split")  # type: ignore[arg-type]
+guard.budget(30, per="year")  # type: ignore[arg-type]
+guard.labels(user=1.5)  # type: ignore[arg-type]
 assert_type(generator(1), Generator[int, str, bytes])
 assert_type(iterator(1), Iterator[int])
 assert_type(async_generator(1), AsyncGenerator[int, str])
@@ -260,3 +299,20 @@ Guard(PreDev(), alert_below=["20%", 50, "24h"], on_event=[print, print])
 Guard(PreDev(), alert_below=("7d",), on_event=print)
 Guard(PreDev(), alert_below={50})  # type: ignore[arg-type]
 Guard(PreDev(), on_event=[3])  # type: ignore[list-item]
+
+
+async def budget_blocks() -> None:
+    """Budgets and labels as blocks."""
+    assert_type(await bounded(1), list[int])
+    await bounded("")  # type: ignore[arg-type]
+    with guard.labels(user="ada", run=42), guard.budget(30) as run:
+        assert_type(run.left, Decimal)
+    async with guard.budget(30, name="run", share="carve") as carved:
+        assert_type(carved.limit, Decimal)
+        with carved.use():
+            hold = await guard.aacquire(5, approve=awaits)
+            assert_type(hold, Hold)
+    try:
+        guard.acquire(5, approve=approves, approve_above=1)
+    except BudgetExceeded as error:
+        assert_type(error.budget, str | None)
