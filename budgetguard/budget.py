@@ -293,7 +293,9 @@ class Budget:
         around: CallContext[Any] | None,
     ) -> None:
         labels = NO_LABELS if around is None else around.labels
-        self._context = open_context(self._binding, (self._its, *budgets), reserve, labels)
+        # A budget with a period may be entered inside itself: a call counts in it once.
+        budgets = united((self._its,), budgets)
+        self._context = open_context(self._binding, budgets, reserve, labels)
 
 
 def budget_terms(

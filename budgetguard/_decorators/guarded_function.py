@@ -69,6 +69,8 @@ class GuardedFunction:
             linger, lag = self._times(binding)
             clears_at = binding.account.monotonic() + linger + lag
             ledger.ends.append((cost, cost, clears_at, ledger.epoch))
+            for each in () if context is None else allowances:
+                each.move(-cost, cost)
             raise
         # From here on it has an entry, which the ledger ends only once.
         hold.ended = False
