@@ -296,9 +296,8 @@ class Budget:
         around: CallContext[Any] | None,
     ) -> None:
         labels = NO_LABELS if around is None else around.labels
-        # One with a period may be around already, as in a function that calls itself.
-        its, lasts = self._its, self._terms.period is not None
-        budgets = united((its,), budgets) if lasts else (its, *budgets)
+        # A budget with a period may be entered inside itself: a call counts in it once.
+        budgets = united((self._its,), budgets)
         self._context = open_context(self._binding, budgets, reserve, labels)
 
 

@@ -12,7 +12,7 @@ from budgetguard._core.allowance import Allowance, CallBudget, CarvedAllowance
 from budgetguard._core.branch import Reserve
 from budgetguard._core.clock import Instant
 from budgetguard._core.labels import Labels
-from budgetguard._core.reentrancy import CALL_STATE, CallState
+from budgetguard._core.reentrancy import CALL_STATE, CallState, Inside
 
 A = TypeVar("A")
 
@@ -138,13 +138,17 @@ def step_out(context: CallContext[A]) -> None:
 
 
 def leave(context: CallContext[A]) -> None:
-    """A block was left: the code that follows is in the innermost block that still lasts.
+    """A block was left: the code that follows is in the blocks around it.
 
-    Blocks may be left in any order, and in another task or thread than they were entered in.
+    Blocks may be left in any order, and in another task or thread than they were entered in. Tasks that
+    were started in the block remain in it.
     """
     context.ended = True
-    state = before = CALL_STATE.get()
-    while isinstance(state, CallContext) and state.ended:
+    state = CALL_STATE.get()
+    if state is context:
+        CALL_STATE.set(context.outer)
+    while state is not None:
+        # Left before a block inside it, which leads past it from here on.
+        if state.outer is context and isinstance(state, CallContext | Inside):
+            state.outer = context.outer
         state = state.outer
-    if state is not before:
-        CALL_STATE.set(state)

@@ -9,7 +9,7 @@ that:
   first of each lane has to be checked. A waiter that counts (whose need blocks those behind it)
   shares a lane with all that lack the same kinds of things under the same settings: a waiter behind
   it needs at least as much on top. A waiter that does not count shares a lane only with those that
-  need exactly the same.
+  need exactly the same, and so does one that takes its credits from a reserve.
 
 Pure: no clock, no lock. Amounts are micro-credits.
 """
@@ -184,6 +184,9 @@ class QueueOrder(Generic[W]):
 
 def _lane(need: CallNeed, terms: GuardTerms, *, counts: bool) -> Lane:
     if counts:
-        return (1, need.from_account > 0, need.slots > 0, terms.floor, terms.extra)
+        kinds = (1, need.amount > 0, need.slots > 0, terms.floor, terms.extra)
+        # What was set aside for it may be enough where the account has too little for others.
+        reserve = need.reserve
+        return kinds if reserve is None else (*kinds, need.amount, need.slots, id(reserve))
     paid_by = map(id, (need.reserve, *need.budgets))
     return (0, need.amount, need.slots, terms.floor, terms.extra, *paid_by)

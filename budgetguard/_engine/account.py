@@ -25,7 +25,7 @@ from budgetguard._core.amounts import UNLIMITED
 from budgetguard._core.backoff import backoff
 from budgetguard._core.call_context import context_of
 from budgetguard._core.clock import SYSTEM, Clock, Instant
-from budgetguard._core.errors import ApprovalDenied, BudgetGuardError
+from budgetguard._core.errors import ApprovalDenied, BudgetExceeded, BudgetGuardError
 from budgetguard._core.events import Kind, logger, report
 from budgetguard._core.keyed_budgets import KeyedBudgets
 from budgetguard._core.labels import Labels
@@ -364,7 +364,8 @@ class Account:
         self, now: Instant, effects: Effects, call: Call, hold: Hold
     ) -> BudgetGuardError | None:
         error = self.wait_queue.extend(now, effects, call, hold)
-        if self.ledger.head.paused is None:
+        # No balance would change what a budget or a pause refused.
+        if not isinstance(error, BudgetExceeded) and self.ledger.head.paused is None:
             self._schedule.want_again(call.subscriber.terms.recheck_after, now)
         return error
 
@@ -463,6 +464,9 @@ class Account:
 
     def _plan(self, now: Instant, launches: Effects) -> None:
         """Start the refresh that is due, or set an alarm for whatever is due next."""
+        while self.ledger.tightened and self.wait_queue.bounded:
+            # This change took from budgets: who waits in one that has no room any more blocks nobody.
+            self.wait_queue.pass_on(now)
         if self.wait_queue.outdated and self._schedule.callers_due <= now.mono:
             self.wait_queue.review(now)
         due = self._schedule.due(self._kept_due())

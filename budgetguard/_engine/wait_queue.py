@@ -47,6 +47,10 @@ if TYPE_CHECKING:
     from budgetguard._core.events import Kind
 
 
+# Seconds. Wall times are rounded, so an alarm might ring a little before the budget renews, and must not
+# be set for the same moment again.
+_SHORTEST = 0.001
+
 # The heap of deadlines may contain this many entries of waiters that are gone.
 _GONE = 64
 
@@ -230,7 +234,8 @@ class WaitQueue:
             self._ledger.extend(hold, call.need.cost)
             return
         call, decision = self._decide_extension(now, call, hold)
-        if decision != Admit():
+        by_budget = isinstance(decision, Refuse) and decision.why is Shortfall.BUDGET
+        if decision != Admit() and not by_budget:
             self._schedule.want_again(call.subscriber.terms.recheck_after, now)
         if not isinstance(decision, Refuse) or call.subscriber.observes:
             self._ledger.extend(hold, call.need.cost)
@@ -257,7 +262,7 @@ class WaitQueue:
         budgets = (exceeded(waiter.call.need, now) for waiter in self.bounded)
         times = (each.renews_at(now) for each in budgets if each is not None)
         renewals = [at for at in times if at is not None]
-        return now.mono + max(min(renewals) - now.wall, 0.0) if renewals else LATER
+        return now.mono + max(min(renewals) - now.wall, _SHORTEST) if renewals else LATER
 
     def _waits(self, waiter: Waiter) -> bool:
         return waiter in self.queue or waiter in self.readers

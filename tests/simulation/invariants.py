@@ -9,7 +9,7 @@ from provider import MICRO
 
 from budgetguard._core.errors import BudgetGuardError, InsufficientCredits
 from budgetguard._core.events import Event
-from budgetguard._core.policy import NEVER
+from budgetguard._core.policy import NEVER, exceeded
 from budgetguard._engine.account import Account
 from budgetguard._engine.binding import binding_of
 from budgetguard._engine.refresh_schedule import GRACE, LATER
@@ -36,7 +36,8 @@ class Watch:
     def __init__(self, simulation: "Simulation") -> None:
         self.simulation = simulation
         self.events: Counter[str] = Counter()
-        self.counts = {"admitted": 0, "refused": 0, "unknown": 0, "slots": 0}
+        self.counts = {"admitted": 0, "refused": 0, "unknown": 0, "slots": 0, "over budget": 0}
+        self.attempts = 0
         self._errors: list[BudgetGuardError] = []
         self._last_sent = NEVER
         self._last_start = NEVER
@@ -62,6 +63,7 @@ class Watch:
         self._began = self.simulation.clock.mono
         self._covered, self._first_covered = {}, None
         self.events.clear()
+        self.attempts = 0
 
     def told(self, event: Event) -> None:
         """An event: counted, so that every admission can be seen to end once.
@@ -106,6 +108,8 @@ class Watch:
                     msg = f"S2: a debit of {stamp} outlived a look sent at {snapshot.sent.mono}"
                     raise Broken(msg)
         self._first_in_line()
+        if simulation.crowd is not None:
+            simulation.crowd.step()
 
     def _held(self) -> None:
         """S2: what the open calls hold is held; a caller between its answer and its call as well."""
@@ -130,6 +134,22 @@ class Watch:
         if age > max(terms.stale_for, terms.timeout) + EPSILON:
             msg = f"S3: call {number} was let in on a balance {age:.0f} s old"
             raise Broken(msg)
+        crowd, facts = simulation.crowd, simulation.open[number]
+        if crowd is None or not crowd.promised(facts):
+            self.covered(f"call {number} of {cost}")
+        limit = simulation.nature.slots
+        using = sum(facts.slots for facts in simulation.open.values())
+        if slots and limit and using > limit:
+            msg = f"S1: {using} sessions at once, {limit} allowed"
+            raise Broken(msg)
+
+    def covered(self, what: str) -> None:
+        """S1: the balance covers what was just let in, on top of all that runs or was set aside."""
+        simulation, snapshot = self.simulation, self.account.ledger.snapshot
+        terms = binding_of(simulation.guard).subscriber.terms
+        if snapshot is None:
+            msg = f"S3: {what} was let in without a balance"
+            raise Broken(msg)
         # Who was let in as a look landed may go by the look before.
         at_once = simulation.clock.mono == self._landed
         seen = min(snapshot.sent.mono, self._before) if at_once else snapshot.sent.mono
@@ -139,12 +159,7 @@ class Watch:
             others += min(simulation.provider.spent_since(self._began) - others, overlap)
         spare = simulation.spare() + others - terms.floor
         if spare < 0:
-            msg = f"S1: call {number} of {cost} is not covered, {spare / MICRO:g} short"
-            raise Broken(msg)
-        limit = simulation.nature.slots
-        using = sum(facts.slots for facts in simulation.open.values())
-        if slots and limit and using > limit:
-            msg = f"S1: {using} sessions at once, {limit} allowed"
+            msg = f"S1: {what} is not covered, {spare / MICRO:g} short"
             raise Broken(msg)
 
     # S5 and S7, of refusals.
@@ -255,7 +270,8 @@ class Watch:
                 self._covered.pop(cost, None)
             else:
                 self._covered.setdefault(cost, now)
-        first = next(iter(queue), None)
+        at = self.simulation.clock.now()
+        first = next((each for each in queue if exceeded(each.call.need, at) is None), None)
         if (
             first is None
             or spare is None
@@ -324,6 +340,6 @@ class Watch:
             msg = f"L2: {available} available, {true / MICRO} there"
             raise Broken(msg)
         ends = sum(self.events[kind] for kind in ENDS)
-        if self.events["admitted"] != ends:
+        if self.events["admitted"] != ends - self.attempts:
             msg = f"S2: {self.events['admitted']} admissions were told of, and {ends} ends"
             raise Broken(msg)

@@ -3,16 +3,24 @@
 import asyncio
 import contextlib
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import count
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
+from budgets import Book, Crowd, Place
 from invariants import COSTS, Broken, Watch
 from provider import MICRO, Nature, Provider
 from virtual import VirtualClock, VirtualLoop, VirtualRuntime
 
-from budgetguard._core.errors import BalanceUnavailable, ConcurrencyLimit, InsufficientCredits
+from budgetguard import learned
+from budgetguard._core.errors import (
+    BalanceUnavailable,
+    BudgetExceeded,
+    ConcurrencyLimit,
+    InsufficientCredits,
+)
 from budgetguard._core.events import Event
 from budgetguard._engine.account_registry import runtime_of
 from budgetguard._engine.binding import binding_of
@@ -40,6 +48,22 @@ class Facts:
     slots: int = 0
     charged: int = 0
     ended: int = 0
+    asked: int = 0
+    state: Literal["asking", "refused", "open", "leaving", "done"] = "asking"
+    at: float = 0.0
+    final: int | None = None
+    """What it has cost in the end; what it held, if nobody says."""
+    attempts: int = 0
+    place: Place | None = None
+    books: list[Book] = field(default_factory=list)
+    answered: Callable[[], object] = lambda: None
+
+    def bounds(self) -> tuple[int, int, int, int]:
+        """What budgets hold for it, and what it has spent of them: at least and at most."""
+        if self.state == "open":
+            return self.rest(), self.rest(), *[self.charged + self.attempts] * 2
+        spent = sorted((self.charged, self.final or 0))
+        return 0, self.rest(), spent[0] + self.attempts, spent[1] + self.attempts
 
     def rest(self) -> int:
         """What has to be held for it."""
@@ -49,10 +73,11 @@ class Facts:
 class Simulation:
     """One run of `steps` calls; `trace` has a line for everything that happened, in order.
 
-    `terms` go to the guard, over those that the seed draws.
+    `terms` go to the guard, over those that the seed draws. `budgets` says whether callers are in
+    budgets, if the seed is not to draw that.
     """
 
-    def __init__(self, seed: int, steps: int, **terms: Any) -> None:
+    def __init__(self, seed: int, steps: int, *, budgets: bool | None = None, **terms: Any) -> None:
         self.random = Random(seed)
         self.steps = steps
         self.clock = VirtualClock()
@@ -90,6 +115,13 @@ class Simulation:
             "on_event": draw.choice([None, self._event]),
             **terms,
         }
+        # Apart, so that seeds without budgets are what they were before there were any.
+        self._budgets = Random(f"budgets {seed}")
+        drawn = self._budgets.random() < 0.4
+        self.budgeted = drawn if budgets is None else budgets
+        self.crowd: Crowd | None = None
+        self.numbers = count(10**6)
+        self._tasks: set[asyncio.Task[None]] = set()
         self.watch = Watch(self)
         self._begin_process()
 
@@ -99,6 +131,10 @@ class Simulation:
         )
         with runtime_of(self.runtime):  # type: ignore[arg-type]
             self.guard = Guard(self.provider, **self._drawn)
+        if self.budgeted:
+            elsewhere = VirtualRuntime(self.clock, self.loop, self._jitter)
+            with runtime_of(elsewhere):  # type: ignore[arg-type]
+                self.crowd = Crowd(self, self._budgets)
         self._guarded: dict[tuple[int, float], Callable[..., Awaitable[Any]]] = {}
 
     def _event(self, event: Event) -> None:
@@ -135,7 +171,10 @@ class Simulation:
             max(facts.held - self.worked.get(number, 0) * MICRO, 0)
             for number, facts in self.open.items()
         )
-        return self.provider.true - running - sum(self._lingering.values()) * MICRO
+        promised = running + sum(self._lingering.values()) * MICRO
+        if self.crowd is not None:
+            promised += self.crowd.set_aside()
+        return self.provider.true - promised
 
     def reachable(self) -> bool:
         """Whether looks succeed, and no backoff of an outage is left."""
@@ -174,7 +213,7 @@ class Simulation:
         self.runtime.die()
 
     async def _main(self) -> None:
-        tasks: set[asyncio.Task[None]] = set()
+        tasks = self._tasks
         busy = self.random.choice([0.02, 0.5, 3.0])
         dies_at = self.random.randrange(self.steps) if self.dies else None
         for number in range(self.steps):
@@ -184,10 +223,9 @@ class Simulation:
             self._weather()
             if number == dies_at:
                 await self._die(tasks)
-            task = self.loop.create_task(self._caller(number), name=f"{number:06}")
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-            task.add_done_callback(self._returned)
+            self.start(
+                number, self._caller(number) if self.crowd is None else self.crowd.caller(number)
+            )
             if self.random.random() < 0.1 and tasks:
                 self.loop.call_later(
                     self.random.expovariate(1 / 5),
@@ -196,8 +234,20 @@ class Simulation:
             self.watch.step()
         self._up()
         while tasks:
-            await asyncio.wait(tasks)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            self.watch.step()
         await self._end()
+
+    def start(self, number: int, caller: "Coroutine[Any, Any, None]") -> None:
+        """Start a caller's task."""
+        task = self.loop.create_task(caller, name=f"{number:06}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._returned)
+
+    async def sleep(self, seconds: float) -> None:
+        """Let so many seconds pass."""
+        await asyncio.sleep(seconds)
 
     def _returned(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and task.exception() is not None:
@@ -232,7 +282,12 @@ class Simulation:
             self.provider.top_up(credits)
             self.say(f"top-up {credits}")
         if self.jumps and draw() < 0.01:
+            if self.crowd is not None:
+                self.crowd.look()
             self.clock.offset += self.random.choice([-3600.0, -30.0, 30.0, 3600.0])
+            if self.crowd is not None:
+                self.clock.offset += self._budgets.choice([0.0, 0.0, -43200.0, 43200.0])
+                self.crowd.look()
             self.say(f"wall clock off by {self.clock.offset:g}")
         if draw() < 0.004 and self.provider.down:
             self._up()
@@ -247,15 +302,17 @@ class Simulation:
             self.guard.mark_exhausted()
 
     async def _caller(self, number: int) -> None:
-        way = self.random.choice(
-            [self._block, self._block, self._call, self._call, self._acquired, self._walk]
-        )
+        way = self._a_way()
         cost = self.random.choice(COSTS)
         wait = self.random.choice([0, 0, 0, 5, 60])
         arrived = self.clock.mono
         facts = Facts()
         try:
+            self._asks(number, cost, facts)
             await way(number, cost, wait, facts)
+        except BudgetExceeded as error:
+            self.say(f"{number} refused: {error}")
+            self._over_budget(number, cost, facts, error)
         except InsufficientCredits as error:
             self.say(f"{number} refused: {error}")
             self.watch.refused(error, arrived, wait, cost)
@@ -276,6 +333,31 @@ class Simulation:
             raise
         finally:
             self.watch.ended(facts, number)
+            self._answered(facts)
+
+    def _a_way(self) -> Callable[..., Awaitable[None]]:
+        way = self.random.choice(
+            [self._block, self._block, self._call, self._call, self._acquired, self._walk]
+        )
+        learns = self.crowd is not None and self._budgets.random() < 0.1
+        return self._learned if learns else way
+
+    def _asks(self, number: int, cost: int, facts: Facts) -> None:
+        if self.crowd is not None:
+            self.crowd.asks(self.guard, number, facts, cost * MICRO)
+
+    def _answered(self, facts: Facts) -> None:
+        if self.crowd is not None:
+            self.crowd.soon(facts.answered)
+
+    def _over_budget(self, number: int, cost: int, facts: Facts, error: BudgetExceeded) -> None:
+        assert self.crowd is not None
+        self.watch.mine(error)
+        self.watch.counts["over budget"] += 1
+        self.crowd.refused(error, facts, number)
+        with self.crowd.changing_nothing() as unchanged:
+            if self._refused_at_once(cost):
+                unchanged()
 
     def _refused_at_once(self, cost: int) -> bool:
         """Ask again in the same moment; whether that was refused without a wait."""
@@ -301,7 +383,22 @@ class Simulation:
             with self._in(number, hold, cost, slots, facts):
                 await self._provider_works(number, cost, hold)
                 if self.random.random() < 0.5:
-                    hold.settle(self.worked[number])
+                    facts.final = self._cost(number, cost)
+                    hold.settle(facts.final / MICRO)
+
+    async def _learned(self, number: int, cost: int, wait: float, facts: Facts) -> None:
+        """Its calls all cost the same, so it learns nothing; what is charged for it makes it grow."""
+        need = self.guard.require_credits(
+            cost=learned(start=cost),
+            wait=wait,
+            release_on=NeverConnected,
+            name=f"learned {cost}",
+        )
+        async with need as hold:
+            with self._in(number, hold, cost, 0, facts):
+                await self._provider_works(number, cost, hold)
+                facts.final = cost * MICRO
+                hold.settle(cost)
 
     async def _call(self, number: int, cost: int, wait: float, facts: Facts) -> None:
         if (cost, wait) not in self._guarded:
@@ -313,7 +410,8 @@ class Simulation:
     async def _body(self, number: int, cost: int, facts: Facts) -> Any:
         with self._in(number, None, cost, 0, facts):
             await self._provider_works(number, cost, None)
-            return self.worked[number]
+            facts.final = self._cost(number, cost)
+            return facts.final / MICRO
 
     async def _acquired(self, number: int, cost: int, wait: float, facts: Facts) -> None:
         hold = await self.guard.aacquire(cost, wait=wait, name=f"acquired {number}")
@@ -322,12 +420,14 @@ class Simulation:
                 await self._provider_works(number, cost, hold)
             except NeverConnected:
                 hold.release()
+                facts.final = facts.charged
             except BaseException:
                 hold.keep()
                 raise
             else:
                 if self.random.random() < 0.9:
-                    hold.settle(self.worked[number])
+                    facts.final = self._cost(number, cost)
+                    hold.settle(facts.final / MICRO)
                 # Otherwise it is dropped while open, and has to be kept.
         del hold
 
@@ -344,6 +444,8 @@ class Simulation:
         async with contextlib.nullcontext() if left_open else contextlib.aclosing(walk):
             async for part in walk:
                 if part == 1 and self.random.random() < 0.3:
+                    # From here on it is kept, before its own block is left.
+                    facts.state, facts.final = "leaving", facts.held
                     break
 
     @contextlib.contextmanager
@@ -352,15 +454,32 @@ class Simulation:
     ) -> Iterator[None]:
         """The call was let in: hold it against what may be let in, and count it while it is."""
         self.say(f"{number} in at {cost}, {slots} slots")
-        facts.held, facts.slots = cost * MICRO, slots
+        facts.held, facts.slots = cost * MICRO if hold is None else int(hold.amount * MICRO), slots
         self.open[number] = facts
+        if self.crowd is not None:
+            self.crowd.let_in(self.guard, number, facts)
         self.watch.admitted(number, cost, slots)
         try:
             yield
+        except NeverConnected:
+            facts.final = facts.charged
+            raise
+        except BaseException:
+            facts.final = max(facts.held, facts.charged)
+            raise
         finally:
             del self.open[number]
             facts.ended += 1
+            facts.final = max(facts.held if facts.final is None else facts.final, facts.charged)
+            if self.crowd is not None:
+                self.crowd.ends(number, facts)
             self.say(f"{number} out after {self.worked.get(number, 0)}")
+
+    def _cost(self, number: int, cost: int) -> int:
+        """What its user says that it cost, in micro-credits; with budgets, it may be more than it held."""
+        if self.crowd is not None and self._budgets.random() < 0.08:
+            return (cost + self._budgets.randint(1, 20)) * MICRO
+        return self.worked[number] * MICRO
 
     # What the provider does for a call.
 
@@ -382,12 +501,36 @@ class Simulation:
                 if hold is not None and draw.random() < 0.3:
                     hold.charged(self.worked.get(number, 0))
                     self.open[number].charged = self.worked.get(number, 0) * MICRO
+                if hold is not None and self.crowd is not None:
+                    self._goes_further(number, hold)
                 if draw.random() < 0.02:
                     raise ProviderFailed  # noqa: TRY301  as the provider's work may
             await asyncio.sleep(seconds / len(parts) if self.nature.books == "start" else 0)
         except (asyncio.CancelledError, ProviderFailed):
             self._goes_on(number, parts[done:])
             raise
+
+    def _goes_further(self, number: int, hold: Hold) -> None:
+        """It needs more, or is made again; a call whose cost is learned may have grown."""
+        facts, draw = self.open[number], self._budgets.random()
+        facts.held = int(hold.amount * MICRO)
+        assert self.crowd is not None
+        if draw < 0.05:
+            hold.keep_attempt()
+            if self._drawn["on_event"] is not None:
+                self.watch.attempts += 1
+            self.crowd.repeats(facts)
+        elif draw < 0.15:
+            more = self._budgets.choice(COSTS)
+            with self.crowd.changing_nothing() as unchanged:
+                try:
+                    hold.extend(more)
+                except BudgetExceeded:
+                    unchanged()
+                except (InsufficientCredits, BalanceUnavailable):
+                    pass
+                else:
+                    facts.held = int(hold.amount * MICRO)
 
     def _parts(self, total: int) -> list[int]:
         if self.nature.books != "per inference" or total < 4:
@@ -423,6 +566,8 @@ class Simulation:
                 await self.guard.abalance(max_age=0)
         self.watch.step()
         self.watch.after_everything()
+        if self.crowd is not None:
+            self.crowd.after_everything()
         self.say(f"end: {self.watch.counts}, {len(self.provider.sent)} looks")
 
 

@@ -10,11 +10,19 @@ from invariants import Broken
 from scenario import Simulation
 
 from budgetguard._core import policy
+from budgetguard._core.allowance import CallBudget, CarvedAllowance
+from budgetguard._core.branch import Branch, LedgerEntry, Reserve
+from budgetguard._core.calendar_budget import CalendarWindow
+from budgetguard._core.call_context import CallContext
+from budgetguard._core.clock import Instant
 from budgetguard._core.debits import Debits
 from budgetguard._core.ledger import Ledger
 from budgetguard._core.other_spenders import OtherSpenders
+from budgetguard._core.rolling_budget import RollingBudget
 from budgetguard._core.snapshot import BalanceSnapshot
 from budgetguard._engine import wait_queue as line
+from budgetguard._engine.budget_blocks import Carving
+from budgetguard._engine.waiters import AdmissionWaiter
 
 SEEDS = 300
 
@@ -37,11 +45,11 @@ def test_the_same_seed_is_the_same_trace() -> None:
     assert len(first.trace) > 300
 
 
-def broken(words: str, first: int = 0, **terms: Any) -> None:
+def broken(words: str, first: int = 0, *, budgets: bool = False, **terms: Any) -> None:
     """Run seeds, from the `first` on, until one breaks; check that it says so in these words."""
     with pytest.raises(Broken, match=words):
         for seed in (*range(first, SEEDS), *range(first)):
-            Simulation(seed, steps=300, **terms).run()
+            Simulation(seed, steps=300, budgets=budgets, **terms).run()
 
 
 @pytest.mark.parametrize(
@@ -134,3 +142,82 @@ def test_every_invariant_can_fail(
     """With one safety taken out, the invariant that it is there for breaks."""
     monkeypatch.setattr(owner, name, instead)
     broken(words, fresh_for=20, stale_for=20)
+
+
+def innermost(need: policy.CallNeed, now: Instant) -> CallBudget | None:
+    """A policy that asks the innermost budget alone."""
+    return EXCEEDED(replace(need, budgets=need.budgets[:1]), now)
+
+
+def spent_for_nothing(branch: Branch, entry: LedgerEntry, held: int, spent: int) -> None:
+    """Budgets that give back what calls cost."""
+    COUNT(branch, entry, held, 0)
+
+
+def nothing_kept(allowance: CarvedAllowance) -> None:
+    """A carved budget that gives back what its open calls hold as well."""
+    for each in allowance._around:
+        each.move(-allowance.limit, allowance.spent)
+    allowance.closed = True
+
+
+def set_aside_for_ever(branch: Branch, reserve: Reserve) -> bool:
+    """What was carved from the account is not given back."""
+    return branch._close(reserve.entry)
+
+
+def carve_and_refuse(carving: Carving, now: Instant, *rest: Any) -> Any:
+    """A block that is refused sets aside what it asked for all the same."""
+    carved = CARVE(carving, now, *rest)
+    if not isinstance(carved, CarvedAllowance):
+        CarvedAllowance(carving.limit, carving.context.of_call(now))
+    return carved
+
+
+def in_the_way(queue: line.WaitQueue, waiter: AdmissionWaiter, now: Instant) -> bool:
+    """Who lacks only the room of its own budget blocks all others."""
+    return now.mono < waiter.call.need.until and queue._possible(waiter.call)
+
+
+def reopened(window: CalendarWindow, now: Instant) -> float:
+    """A clock that is set back opens the window before once more."""
+    if not window.start <= now.wall < window.end:
+        window.start, window.end = window._period.window(now.wall)
+    return window.end
+
+
+def given_back_early(budget: RollingBudget, now: Instant) -> None:
+    """What was spent is given back after half the window."""
+    GIVE_BACK(budget, Instant(now.mono + budget._seconds / 2, now.wall))
+
+
+EXCEEDED, COUNT, CARVE, GIVE_BACK = (
+    policy.exceeded,
+    Branch._count,
+    Carving.carve,
+    RollingBudget._give_back,
+)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "instead", "words", "first"),
+    # The seeds that found it last.
+    [
+        (policy, "exceeded", innermost, "B1: ", 0),
+        (Branch, "_count", spent_for_nothing, "B2: ", 0),
+        (CarvedAllowance, "close", nothing_kept, "B2: ", 0),
+        (CallContext, "of_call", lambda context, _: context.allowances, "B7: ", 6),
+        (Branch, "end_reserve", set_aside_for_ever, "B3: ", 0),
+        (Carving, "carve", carve_and_refuse, "B4: ", 0),
+        (line.WaitQueue, "_queues", in_the_way, "B5: ", 4),
+        (CalendarWindow, "move_on", reopened, "B7: ", 7),
+        (RollingBudget, "_give_back", given_back_early, "B7: ", 0),
+    ],
+    ids=["B1", "B2", "carved", "window", "B3", "B4", "B5", "set back", "rolling"],
+)
+def test_every_invariant_of_budgets_can_fail(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, instead: Any, words: str, first: int
+) -> None:
+    """With one safety of budgets taken out, the invariant that it is there for breaks."""
+    monkeypatch.setattr(owner, name, instead)
+    broken(words, first, budgets=True)
