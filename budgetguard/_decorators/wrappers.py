@@ -225,6 +225,7 @@ def _guard_plain(  # noqa: C901, PLR0915  inline in one frame, for speed
                 ends, end = ledger.ends, (cost, real, clears_at, epoch)
             taken, ledger.frees = None, ledger.frees or real < cost
             if context is not None:
+                first, second, third = allowances
                 first.spent += real
                 if second is not UNBOUNDED:
                     second.spent += real
@@ -375,6 +376,7 @@ def _guard_coroutine(  # noqa: C901, PLR0915  likewise
                 ends, end = ledger.ends, (cost, real, clears_at, epoch)
             taken, ledger.frees = None, ledger.frees or real < cost
             if context is not None:
+                first, second, third = allowances
                 first.spent += real
                 if second is not UNBOUNDED:
                     second.spent += real

@@ -238,6 +238,17 @@ def test_no_vendors_shape_says_top_up(vendor: str, path: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("retry_after", "source"),
+    [(None, "openrouter_guardrail_budget"), (5, "openrouter_in_flight_budget")],
+)
+def test_openrouters_programs_branch_rightly(retry_after: float | None, source: str) -> None:
+    """They are told of a budget, not of an account without credits."""
+    billing = VENDORS["openrouter"].make("key-0123456789").billing
+    body = billing.refusal_body(refusal(needed="5", retry_after=retry_after), "/chat/completions")
+    assert body["error"]["metadata"]["limit_source"] == source
+
+
+@pytest.mark.parametrize(
     "duplicate", [copy.copy, copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))]
 )
 def test_it_travels(guard: Guard, duplicate: Callable[[Any], Any]) -> None:

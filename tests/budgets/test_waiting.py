@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 from looking import NOTHING, figures, open_in
-from staging import let_run, queue_up, until, waiting
+from staging import Caller, let_run, queue_up, until, waiting
 
 from budgetguard import BudgetExceeded, Guard, Hold, InsufficientCredits
 from budgetguard.budget import Budget
@@ -86,9 +86,9 @@ def test_nobody_waits_for_the_open_calls_of_a_part_that_ended(guard: Guard) -> N
         with guard.budget(10, name="part", share="carve") as part:
             running = guard.acquire(8)
             here = contextvars.copy_context()
-        with pytest.raises(BudgetExceeded) as refused:
-            here.run(guard.acquire, 5, wait=30)
-        assert not refused.value.retryable
+        error = Caller(lambda: here.run(guard.acquire, 5, wait=30)).outcome()
+        assert isinstance(error, BudgetExceeded)
+        assert not error.retryable
         running.settle(2)
         assert figures(part) == (2, 0, 0)
     assert figures(everything) == (2, 0, 98)
@@ -148,6 +148,38 @@ def test_who_comes_to_wait_for_its_budget_makes_way(guard: Guard) -> None:
         taken.release()
         assert isinstance(bound.outcome(), Hold)
     assert guard.available == 40
+
+
+def test_who_comes_to_wait_for_its_budget_makes_way_behind_others(clock: HandClock) -> None:
+    """Also where somebody before it needs the same, and is not let in either."""
+    del clock
+    guard = Guard(FakeProvider(1000, max_concurrency=3))
+    guard.balance()
+    running = [guard.acquire(slots=1), guard.acquire(950)]
+    with guard.budget(100, name="run") as run:
+
+        def bound() -> Hold:
+            with run.use():
+                return guard.acquire(70, slots=1, wait=30)
+
+        run.step_out()
+        big, small, free = queue_up(
+            guard,
+            [
+                lambda: guard.acquire(60, slots=1, wait=30),
+                bound,
+                lambda: guard.acquire(slots=1, wait=30),
+            ],
+        )
+        with run.use():
+            repeat = guard.require_credits(min=40).spec.open("its repeat", forced=True)
+        assert guard.available == 10
+        assert isinstance(free.outcome(), Hold)
+        assert waiting(guard) == 2
+        for each in (*running, repeat):
+            each.release()
+        for caller in (big, small):
+            assert isinstance(caller.outcome(), Hold)
 
 
 def test_a_waiter_goes_on_when_its_budget_renews(guard: Guard, clock: HandClock) -> None:

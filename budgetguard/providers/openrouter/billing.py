@@ -189,9 +189,9 @@ def _source(error: InsufficientCredits) -> str:
     """What programs that branch on OpenRouter's `limit_source` find in our refusal."""
     if error.basis == "key limit":
         return _KEY_LIMIT
-    if error.basis == "budget":
-        return _BUDGET
-    return _IN_FLIGHT if error.retryable else _CREDITS
+    if error.retryable:
+        return _IN_FLIGHT
+    return _BUDGET if error.basis == "budget" else _CREDITS
 
 
 def _error(reply: BillingReply) -> dict[str, Any]:
