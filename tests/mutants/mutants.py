@@ -597,8 +597,6 @@ MUTANTS = [
     Mutant(
         "a proof is forgotten with the last guard",
         "_engine/account.py",
-        " or ledger.head.others.distrusted(now.mono)\n",
-        "\n",
         " or young or ledger.head.others.distrusted(now.mono)\n",
         " or young\n",
         "tests/guard/test_sole_spender.py",
@@ -887,8 +885,6 @@ MUTANTS = [
     Mutant(
         "one lane for guards with different floors",
         "_core/queue_order.py",
-        "return (1, need.from_account > 0, need.slots > 0, terms.floor, terms.extra)",
-        "return (1, need.from_account > 0, need.slots > 0)",
         "kinds = (1, need.amount > 0, need.slots > 0, terms.floor, terms.extra)",
         "kinds = (1, need.amount > 0, need.slots > 0)",
         "tests/test_queue_order.py",
@@ -3037,8 +3033,6 @@ MUTANTS = [
     Mutant(
         "a pause is forgotten with the last guard",
         "_engine/account.py",
-        '"guard" in ledger.head.pauses or not',
-        "not",
         'lasting = "guard" in ledger.head.pauses or not self',
         "lasting = not self",
         "tests/guard/test_pause.py",
