@@ -2986,4 +2986,18 @@ MUTANTS = [
         "ahead.amount + need.amount, ",
         "tests/budgets/test_attacks.py",
     ),
+    Mutant(
+        "an interrupted end of a block gives nothing back",
+        "budget.py",
+        "not (context.ended and self._returned)",
+        "not context.ended",
+        "tests/budgets/test_attacks.py",
+    ),
+    Mutant(
+        "an interrupt fills a part with credits that are not held",
+        "_core/branch.py",
+        "        reserve.entry.micro -= more\n        self.held -= more\n",
+        "        reserve.entry.micro -= more\n        self._hold(0)\n        self.held -= more\n",
+        "tests/budgets/test_attacks.py",
+    ),
 ]
