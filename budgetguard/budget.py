@@ -206,6 +206,7 @@ class Budget:
         # The garbage collector may leave the block at any point, even inside a change.
         post = account.post_later if isinstance(error, GeneratorExit) else account.post
         if isinstance(self._its, BlockBudget) and isinstance(self._its.allowance, CarvedAllowance):
+            # Closing what is closed changes nothing, nor does ending what has ended.
             post(close_carved, self._its.allowance)
         if self._hold is not None:
             post(close_reserve, *self._hold)
@@ -219,10 +220,19 @@ class Budget:
         self.__exit__(kind, error, traceback)
 
     def __del__(self) -> None:
-        # Never left, as in a coroutine that nobody awaited: what was set aside goes back.
+        # Never left, as in a coroutine that nobody awaited, or interrupted while it was: what was set
+        # aside goes back.
         context = getattr(self, "_context", None)
-        if context is not None and not context.ended:
+        if context is not None and not (context.ended and self._returned):
             self.__exit__(GeneratorExit, GeneratorExit(), None)
+
+    @property
+    def _returned(self) -> bool:
+        """Whether nothing that was set aside for the block is left."""
+        its = self._its
+        carved = its.allowance if isinstance(its, BlockBudget) else None
+        back = carved.closed if isinstance(carved, CarvedAllowance) else True
+        return back and (self._hold is None or self._hold[1].ended)
 
     def __reduce_ex__(self, _: Any) -> NoReturn:
         msg = (

@@ -292,9 +292,12 @@ class Branch:
         more += reserve.beyond
         reserve.beyond = max(more - reserve.entry.micro, 0)
         more -= reserve.beyond
+        # No call in these steps: an interrupt must not leave more in the reserve than is held.
         reserve.entry.micro -= more
-        reserve.lowest = min(reserve.lowest, reserve.entry.micro)
-        self._hold(-more)
+        self.held -= more
+        self.room += more
+        if reserve.entry.micro < reserve.lowest:
+            reserve.lowest = reserve.entry.micro
 
     def _hold(self, change: int) -> None:
         self.held += change

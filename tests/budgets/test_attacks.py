@@ -141,8 +141,8 @@ def test_a_call_that_ends_just_before_somebody_waits_wakes_them(guard: Guard, na
 
 def test_who_waits_with_credits_set_aside_needs_none_of_the_account(clock: HandClock) -> None:
     """It waits for a session, and those behind it may have the account's credits."""
-    del clock
-    guard = Guard(lambda: Balance(credits=1000, max_concurrency=1))
+    credits = 1000
+    guard = Guard(lambda: Balance(credits=credits, max_concurrency=1))
     session = guard.acquire(slots=1)
     with guard.budget(100, share="carve") as part:
         part.step_out()
@@ -153,6 +153,12 @@ def test_who_waits_with_credits_set_aside_needs_none_of_the_account(clock: HandC
 
         caller = queue_up(guard, [wait])[0]
         guard.acquire(900).release()
+        with guard.acquire(100):
+            behind = queue_up(guard, [lambda: guard.acquire(900, wait=1000).release()])[0]
+            credits = 1100
+            clock.advance(1)
+            guard.balance(max_age=0)
+            assert behind.outcome() is None
         session.settle()
         assert caller.outcome() is None
     assert guard.available == 950
@@ -222,3 +228,52 @@ def test_an_interrupt_at_the_end_of_a_failed_call_leaves_nothing_held(guard: Gua
         assert figures(run) == (20, 0, 30)
     assert open_in(guard) == NOTHING
     assert guard.available == 980
+
+
+@pytest.mark.parametrize("outer", ["shared", "keyed", None])
+def test_an_interrupted_end_of_a_block_gives_back_what_was_set_aside(
+    guard: Guard, outer: str | None
+) -> None:
+    """After it has ended, and before its credits are back."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    terms: Any = {"per": "day", "name": "user"} if outer == "keyed" else {}
+    around = contextlib.nullcontext() if outer is None else guard.budget(100, **terms)
+    with around:
+        sys.settrace(at_call("post", "account.py", interrupt))
+        try:
+            with pytest.raises(KeyboardInterrupt), guard.budget(40, share="carve"):
+                pass
+        finally:
+            sys.settrace(None)
+        gc.collect()
+        if not isinstance(around, contextlib.nullcontext):
+            assert figures(around) == (0, 0, 100)
+    assert guard.available == 1000
+    assert open_in(guard) == NOTHING
+
+
+def test_an_interrupted_end_of_a_call_frees_nothing_that_is_not_there(guard: Guard) -> None:
+    """Wherever it is interrupted, the account holds no less than its part and its calls."""
+    for at in range(100):
+        with guard.budget(40, share="carve"):
+            hold = guard.acquire(10)
+            left = at
+
+            def interrupt(frame: Any, event: str, _: object) -> None:
+                nonlocal left
+                if event in {"call", "c_return"} and frame.f_code.co_filename.endswith("branch.py"):
+                    left -= 1
+                    if left == 0:
+                        raise KeyboardInterrupt
+
+            sys.setprofile(interrupt)
+            try:
+                with contextlib.suppress(KeyboardInterrupt):
+                    hold.settle(8)
+            finally:
+                sys.setprofile(None)
+        held, _, _ = open_in(guard)
+        assert held >= 0
