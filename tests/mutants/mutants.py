@@ -2407,7 +2407,7 @@ MUTANTS = [
     Mutant(
         "a reserve is taken from and held all the same",
         "_core/branch.py",
-        "        self._hold(-more)\n",
+        "        self.held -= more\n        self.room += more\n",
         "",
         IN_BUDGETS,
     ),
@@ -2435,8 +2435,8 @@ MUTANTS = [
     Mutant(
         "a carved budget that was left is on its own",
         "_core/allowance.py",
-        "            for each in self._around:\n                each.move(held, spent)\n\n    def close",
-        "\n    def close",
+        "                rest += each._around  # noqa: SLF001  likewise\n",
+        "",
         IN_BUDGETS,
     ),
     Mutant(
@@ -3295,6 +3295,8 @@ MUTANTS = [
         "        attempt.allowances, attempt.reserve = entry.allowances, entry.reserve\n",
         "",
         "tests/budgets/test_forms.py",
+    ),
+    Mutant(
         "what an overrun took from the account goes back into the part",
         "_core/branch.py",
         "        more += reserve.beyond\n",
@@ -3318,8 +3320,8 @@ MUTANTS = [
     Mutant(
         "a keyed budget within itself counts twice",
         "budget.py",
-        "budgets = united((its,), budgets) if lasts else (its, *budgets)",
-        "budgets = (its, *budgets)",
+        "budgets = united((self._its,), budgets)",
+        "budgets = (self._its, *budgets)",
         "tests/budgets/test_attacks.py",
     ),
     Mutant(
@@ -3332,8 +3334,8 @@ MUTANTS = [
     Mutant(
         "two enter one block",
         "budget.py",
-        "            self._unentered.pop()\n        except IndexError:",
-        "            self._unentered[:1]\n        except IndexError:",
+        "        self._entered = True\n        try:",
+        "        try:",
         "tests/budgets/test_attacks.py",
     ),
     Mutant(
