@@ -296,7 +296,7 @@ class Branch:
         reserve.entry.micro -= more
         self.held -= more
         self.room += more
-        if reserve.entry.micro < reserve.lowest:
+        if reserve.entry.micro < reserve.lowest:  # noqa: PLR1730  min() is a call
             reserve.lowest = reserve.entry.micro
 
     def _hold(self, change: int) -> None:
