@@ -197,12 +197,15 @@ class Budget:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        context, account = self._context, self._binding.account
+        context = self._context
         assert context is not None
         leave(context)
-        if context.ledger is not account.ledger:
-            # In a forked child: what was set aside counts in the parent, and goes back there.
-            return
+        if context.ledger is self._binding.account.ledger:
+            self._give_back(error)
+        # Else in a forked child: what was set aside counts in the parent, and goes back there.
+
+    def _give_back(self, error: BaseException | None) -> None:
+        account = self._binding.account
         # The garbage collector may leave the block at any point, even inside a change.
         post = account.post_later if isinstance(error, GeneratorExit) else account.post
         if isinstance(self._its, BlockBudget) and isinstance(self._its.allowance, CarvedAllowance):
@@ -222,17 +225,24 @@ class Budget:
     def __del__(self) -> None:
         # Never left, as in a coroutine that nobody awaited, or interrupted while it was: what was set
         # aside goes back.
-        context = getattr(self, "_context", None)
-        if context is not None and not (context.ended and self._returned):
+        try:
+            context = self._context
+            unreturned = self._sets_aside
+        except AttributeError:  # interrupted while it was constructed
+            return
+        if context is not None and (unreturned or not context.ended):
             self.__exit__(GeneratorExit, GeneratorExit(), None)
+        elif unreturned:
+            self._give_back(GeneratorExit())
 
     @property
-    def _returned(self) -> bool:
-        """Whether nothing that was set aside for the block is left."""
+    def _sets_aside(self) -> bool:
+        """Whether something is set aside for the block."""
         its = self._its
         carved = its.allowance if isinstance(its, BlockBudget) else None
-        back = carved.closed if isinstance(carved, CarvedAllowance) else True
-        return back and (self._hold is None or self._hold[1].ended)
+        if isinstance(carved, CarvedAllowance) and carved.set_aside:
+            return True
+        return self._hold is not None and not self._hold[1].ended
 
     def __reduce_ex__(self, _: Any) -> NoReturn:
         msg = (
@@ -271,23 +281,25 @@ class Budget:
         budgets = () if around is None else around.budgets
         carves = terms.carved and not ACTIVATION.passive
         if carves and around is not None and budgets:
-            carved = self._carved(around)
-            self._its, budgets = BlockBudget(terms.name, carved, set_aside_in=budgets), ()
+            self._carve(around)
+            budgets = ()
         elif carves:
             return CallSpec(binding, min=to_credits(terms.limit), name=terms.operation)
         self._open(budgets, None if around is None else around.reserve, around)
         return None
 
-    def _carved(self, around: CallContext[Any]) -> CarvedAllowance:
+    def _carve(self, around: CallContext[Any]) -> None:
         account, terms = self._binding.account, self._terms
-        carving = Carving(self._binding.subscriber, terms.operation, terms.limit, around)
-        carved = account.change(carving.carve, account.ledger)
-        if isinstance(carved, BudgetExceeded):
+        carved = CarvedAllowance(terms.limit)
+        # Before anything is set aside, so that it is given back if this is interrupted.
+        self._its = BlockBudget(terms.name, carved, set_aside_in=around.budgets)
+        carving = Carving(self._binding.subscriber, terms.operation, carved, around)
+        error = account.change(carving.carve, account.ledger)
+        if isinstance(error, BudgetExceeded):
             try:
-                raise carved
+                raise error
             finally:
-                del carved
-        return carved
+                del error
 
     def _reserve(self, hold: Hold) -> None:
         """The account has set the limit aside: enter the block."""

@@ -41,20 +41,30 @@ class Allowance:
 
 
 class CarvedAllowance(Allowance):
-    """An allowance whose limit was set aside in those around it.
+    """An allowance whose limit is set aside in those around it.
 
-    While it is open, they hold all of its limit. Once it was closed, they hold only what its open calls
+    From `open` on, they hold all of its limit. Once it was closed, they hold only what its open calls
     hold, and hear how these end.
     """
 
     __slots__ = ("_around", "closed")
 
-    def __init__(self, limit: int, around: tuple[Allowance, ...]) -> None:
+    def __init__(self, limit: int) -> None:
         super().__init__(limit)
         self.closed = False
-        self._around = around
+        self._around: tuple[Allowance, ...] = ()
+
+    @property
+    def set_aside(self) -> bool:
+        """Whether those around it hold what is left."""
+        return bool(self._around) and not self.closed
+
+    def open(self, around: tuple[Allowance, ...]) -> None:
+        """Set the limit aside in all of these."""
         for each in around:
-            each.move(limit, 0)
+            each.move(self.limit, 0)
+        # Last: if this is interrupted earlier, nothing is given back that was not taken.
+        self._around = around
 
     def may_free(self, amount: int) -> bool:
         """The same; once it is closed, what its open calls free is given back."""

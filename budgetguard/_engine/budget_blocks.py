@@ -131,16 +131,16 @@ class Carving:
 
     subscriber: Subscriber
     operation: str
-    limit: int
+    carved: CarvedAllowance
     context: CallContext[Any]
 
     def carve(
         self, now: Instant, effects: Effects, ledger: "Ledger"
     ) -> "CarvedAllowance | BudgetExceeded":
         """The block's allowance, or the error if one of the budgets around it has too little left."""
-        budgets = self.context.budgets
+        budgets, limit = self.context.budgets, self.carved.limit
         need = CallNeed(
-            self.limit, self.limit, 0, now.mono, until=now.mono, give_up=now.mono, budgets=budgets
+            limit, limit, 0, now.mono, until=now.mono, give_up=now.mono, budgets=budgets
         )
         if exceeded(need, now) is not None:
             call = Call(self.subscriber, self.operation, need, 0, 0, context=self.context)
@@ -151,7 +151,8 @@ class Carving:
             if not self.subscriber.observes:
                 return error
         ledger.tightened = True
-        return CarvedAllowance(self.limit, self.context.of_call(now))
+        self.carved.open(self.context.of_call(now))
+        return self.carved
 
 
 def close_carved(_: Instant, __: Effects, carved: CarvedAllowance) -> bool:

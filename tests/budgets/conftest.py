@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from budgetguard import Guard
+from budgetguard._core.reentrancy import CALL_STATE
 from budgetguard.testing import FakeProvider, HandClock
 
 
@@ -22,6 +23,13 @@ def guard(provider: FakeProvider) -> Guard:
     guard = Guard(provider)
     guard.balance()
     return guard
+
+
+@pytest.fixture(autouse=True)
+def outside() -> Iterator[None]:
+    """What a test leaves its thread in bounds no other test."""
+    yield
+    CALL_STATE.set(None)
 
 
 @pytest.fixture

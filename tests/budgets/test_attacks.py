@@ -255,6 +255,23 @@ def test_an_interrupted_end_of_a_block_gives_back_what_was_set_aside(
     assert open_in(guard) == NOTHING
 
 
+def test_an_interrupted_beginning_of_a_block_gives_back_what_was_set_aside(guard: Guard) -> None:
+    """After its limit was set aside, and before the block is entered."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with guard.budget(100) as run:
+        sys.settrace(at_call("open_context", "budget_blocks.py", interrupt))
+        try:
+            with pytest.raises(KeyboardInterrupt), guard.budget(40, share="carve"):
+                pass
+        finally:
+            sys.settrace(None)
+        gc.collect()
+        assert figures(run) == (0, 0, 100)
+
+
 def test_an_interrupted_end_of_a_call_frees_nothing_that_is_not_there(guard: Guard) -> None:
     """Wherever it is interrupted, the account holds no less than its part and its calls."""
     held = 0

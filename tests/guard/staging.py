@@ -1,5 +1,6 @@
 """How these tests set a scene: refreshes that take their time, concurrent callers, and callers in threads."""
 
+import gc
 import sys
 import threading
 import time
@@ -135,8 +136,10 @@ def answered(status: int, **headers: str) -> httpx.HTTPStatusError:
 
 
 def calls(work: Callable[[], object]) -> int:
-    """How many Python functions are called in this thread."""
+    """How many Python functions are called in this thread, but for the finalizers of older objects."""
     count = 0
+    gc.collect()
+    gc.disable()
 
     def note(_: object, event: str, __: object) -> None:
         nonlocal count
@@ -147,4 +150,5 @@ def calls(work: Callable[[], object]) -> int:
         work()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return count

@@ -2527,7 +2527,7 @@ MUTANTS = [
         "a block that is refused sets aside all the same",
         "_engine/budget_blocks.py",
         "            if not self.subscriber.observes:\n                return error\n",
-        "            if not self.subscriber.observes:\n                CarvedAllowance(self.limit, self.context.of_call(now))\n                return error\n",
+        "            if not self.subscriber.observes:\n                self.carved.open(self.context.of_call(now))\n                return error\n",
         IN_BUDGETS,
     ),
     Mutant(
@@ -3138,8 +3138,8 @@ MUTANTS = [
     Mutant(
         "a forked child gives back what its parent set aside",
         "budget.py",
-        "        if context.ledger is not account.ledger:\n",
-        "        if False:\n",
+        "        if context.ledger is self._binding.account.ledger:\n            self._give_back(error)\n",
+        "        self._give_back(error)\n",
         "tests/process/test_fork.py",
     ),
     Mutant(
@@ -3369,7 +3369,7 @@ MUTANTS = [
     Mutant(
         "an interrupted end of a block gives nothing back",
         "budget.py",
-        "not (context.ended and self._returned)",
+        "(unreturned or not context.ended)",
         "not context.ended",
         "tests/budgets/test_attacks.py",
     ),

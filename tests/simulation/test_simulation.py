@@ -170,7 +170,7 @@ def carve_and_refuse(carving: Carving, now: Instant, *rest: Any) -> Any:
     """A block that is refused sets aside what it asked for all the same."""
     carved = CARVE(carving, now, *rest)
     if not isinstance(carved, CarvedAllowance):
-        CarvedAllowance(carving.limit, carving.context.of_call(now))
+        carving.carved.open(carving.context.of_call(now))
     return carved
 
 
