@@ -18,7 +18,7 @@ from budgetguard._core.errors import (
     Paused,
 )
 from budgetguard._core.events import logger
-from budgetguard.integrations.tools import for_model
+from budgetguard.integrations._model_words import for_model
 
 
 def for_client(name: str, error: Exception) -> tuple[str, dict[str, Any]]:

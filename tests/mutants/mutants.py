@@ -3270,7 +3270,7 @@ MUTANTS = [
     ),
     Mutant(
         "a model is told to ask for a top-up of its budget",
-        "integrations/tools.py",
+        "integrations/_model_words.py",
         '    if isinstance(error, BudgetExceeded):\n        return f"BUDGET: {_left',
         '    if False:\n        return f"BUDGET: {_left',
         "tests/budgets/test_exceeded.py",
