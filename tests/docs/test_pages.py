@@ -117,12 +117,17 @@ def test_the_reference_has_every_public_name() -> None:
 
 
 def defined(module: str) -> set[str]:
-    """The classes and functions of a module or package, read without importing it."""
+    """The classes and functions of a module or package, and its `__all__`, read without importing it."""
     path = PACKAGE.parent.joinpath(*module.split("."))
     files = sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
     kinds = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
-    return {node.name for tree in trees for node in tree.body if isinstance(node, kinds)}
+    nodes = [node for file in files for node in ast.parse(file.read_text(encoding="utf-8")).body]
+    exported = [
+        ast.literal_eval(node.value)
+        for node in nodes
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    ]
+    return {node.name for node in nodes if isinstance(node, kinds)} | set().union(*exported)
 
 
 def test_the_defaults_are_the_guards_own() -> None:
