@@ -171,7 +171,12 @@ class Budget:
             leave(context)
 
     def step_out(self) -> None:
-        """What follows in this task or thread is not in the block, although the block lasts."""
+        """What follows in this task or thread is not in the block, although the block lasts.
+
+        For code that is entered in one place and continued in another, such as a generator: with `use()`
+        around each of its steps, whoever iterates over it is not in the budget. Does nothing unless the
+        block is the innermost one here.
+        """
         assert self._context is not None
         step_out(self._context)
 
