@@ -297,7 +297,7 @@ class Guard:
           the function's qualified name.
         - `per`: `"hour"`, `"day"` or `"month"`, or a number of seconds, which are rolling: at each
           moment, what was spent in the last so many seconds counts, a sixtieth longer at most. Such a
-          budget is kept by `name` and `key`, in this process, however often it is entered, and the
+          budget is kept by `name` and `key`, for each `per` and `tz`, in this process, however often it is entered, and the
           latest limit counts. A call belongs to the period in which it was admitted.
         - `key`: tells apart budgets of one name, such as those of users: a str, an int, bytes, a UUID or
           a tuple of these. It is shown nowhere. On a decorator it may be a callable that is given the call's

@@ -50,8 +50,9 @@ def test_pause_and_resume(
     guard.acquire(1).release()
     assert sandbox.balance_requests == asked
     paused, resumed = capsys.readouterr().out.splitlines()
-    assert paused.startswith("pre.dev is paused: the key may have leaked. Within a second, ")
-    assert resumed == "pre.dev is resumed: within a second, programs admit its calls again."
+    where = f"The account at pre.dev ({sandbox.url})"
+    assert paused.startswith(f"{where} is paused: the key may have leaked. Within a second, ")
+    assert resumed == f"{where} is resumed: within a second, programs admit its calls again."
 
 
 def test_as_json(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,10 +66,10 @@ def test_as_json(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_resuming_what_was_not_paused(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is no failure, and it is said."""
-    del sandbox
-    assert main(["resume"]) == 0
-    assert capsys.readouterr().out == "pre.dev was not paused by `budgetguard pause`.\n"
+    """It is no failure, and it is said; the address and the name tell which account was meant."""
+    assert main(["resume", "--account", "team"]) == 0
+    where = f"The account team at pre.dev ({sandbox.url})"
+    assert capsys.readouterr().out == f"{where} was not paused by `budgetguard pause`.\n"
 
 
 def test_the_balance_of_a_paused_account(
@@ -111,7 +112,7 @@ def test_an_account_with_a_name(
     other.acquire(1).release()
     with pytest.raises(Paused):
         named.acquire(1)
-    assert "pre.dev is paused" in capsys.readouterr().out
+    assert "The account team at pre.dev (" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("reason", ["", "  ", "x" * 201])
@@ -151,7 +152,8 @@ def test_which_of_two_accounts(
     assert main(["pause"]) == 2
     assert "--provider predev or --provider anchorbrowser" in capsys.readouterr().err
     assert main(["pause", "--provider", "anchorbrowser"]) == 0
-    assert capsys.readouterr().out.startswith("Anchor Browser is paused: no reason was given.")
+    where = "The account at Anchor Browser (https://api.anchorbrowser.io)"
+    assert capsys.readouterr().out.startswith(f"{where} is paused: no reason was given.")
 
 
 @pytest.mark.parametrize("command", ["pause", "resume"])

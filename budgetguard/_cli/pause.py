@@ -14,8 +14,8 @@ def pause(options: argparse.Namespace) -> int:
     provider = provider_of(options, account=options.account)
     pause_file.write(str(provider.fingerprint), options.reason)
     words = (
-        f"{provider.name} is paused: {options.reason}. Within a second, no program of this user on this "
-        "machine admits calls that are paid from this account, until `budgetguard resume`."
+        f"{_which(options, provider)} is paused: {options.reason}. Within a second, no program of this user on "
+        "this machine admits calls that are paid from this account, until `budgetguard resume`."
     )
     return _answer(options, provider, options.reason, words)
 
@@ -24,10 +24,17 @@ def resume(options: argparse.Namespace) -> int:
     """End such a pause."""
     provider = provider_of(options, account=options.account)
     ended = pause_file.remove(str(provider.fingerprint))
-    words = f"{provider.name} was not paused by `budgetguard pause`."
+    which = _which(options, provider)
+    words = f"{which} was not paused by `budgetguard pause`."
     if ended:
-        words = f"{provider.name} is resumed: within a second, programs admit its calls again."
+        words = f"{which} is resumed: within a second, programs admit its calls again."
     return _answer(options, provider, None, words)
+
+
+def _which(options: argparse.Namespace, provider: Provider) -> str:
+    """The account that is meant, by all that distinguishes it from others but its key."""
+    name = f"The account {options.account} at " if options.account else "The account at "
+    return f"{name}{provider.name} ({provider.base_url})"
 
 
 def reason(text: str) -> str:

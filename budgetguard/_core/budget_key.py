@@ -1,9 +1,11 @@
 """Which keys tell budgets apart: values of plain types, which run no code of a user's under the lock."""
 
-from typing import TypeAlias
-from uuid import UUID
+from typing import TYPE_CHECKING, TypeAlias
 
 from budgetguard._core.sync_callables import leave_alone
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 Key: TypeAlias = "str | int | bytes | UUID | tuple[Key, ...] | None"
 
@@ -21,10 +23,13 @@ def plain_key(key: object) -> Key:
         return int.__int__(key)
     if isinstance(key, bytes):
         return bytes.__getitem__(key, slice(None))
-    if isinstance(key, UUID):
-        return UUID(int=key.int)
     if isinstance(key, tuple):
         return tuple(map(plain_key, tuple.__iter__(key)))
+    # Imported here, so that `import budgetguard` does not pay for it.
+    from uuid import UUID
+
+    if isinstance(key, UUID):
+        return UUID(int=key.int)
     leave_alone(key)
     kind = type(key).__name__
     del key  # a traceback may be printed together with its locals

@@ -339,7 +339,9 @@ class BudgetExceeded(InsufficientCredits):
         if self.spent:
             parts.append(f"{self._spell(self.spent)} {self._are(self.spent)} spent")
         if self.held:
-            parts.append(f"{self._spell(self.held)} {self._are(self.held)} held by open calls")
+            parts.append(
+                f"{self._spell(self.held)} {self._are(self.held)} held by calls and blocks that still run"
+            )
         because = f": {', '.join(parts)}" if parts else ""
         return f"{self.operation} needs {amount_of(self.needed, self.unit)}, and {self.left}{because}. {self._advice()}"
 
@@ -357,7 +359,7 @@ class BudgetExceeded(InsufficientCredits):
             return f"It renews at {self.renews_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC."
         if self.retry_after is None:
             return "Finish with what is left, or raise the budget's limit."
-        return "Try again when one of its open calls has ended, or pass wait=."
+        return "Try again when one of them has ended."
 
 
 class ConcurrencyLimit(BudgetGuardError):

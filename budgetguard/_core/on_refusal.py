@@ -17,7 +17,11 @@ OnRefusal: TypeAlias = Callable[..., Any]
 def check(given: object) -> None:
     """Raise TypeError for anything but a callable, where a place has no words of its own."""
     if not callable(given):
-        msg = f"on_refusal takes a callable that is given the error, not {type(given).__name__}"
+        words = " (words are for tools and HTTP clients)" if isinstance(given, str) else ""
+        msg = (
+            "on_refusal takes a callable that is given the error and the call's arguments, not "
+            f"{type(given).__name__}{words}"
+        )
         raise TypeError(msg)
 
 

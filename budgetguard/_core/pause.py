@@ -6,7 +6,6 @@ whoever reads one reads the other, and a lost salt would be a pause that nobody 
 """
 
 import hashlib
-import json
 from datetime import datetime
 from typing import Literal, TypeAlias
 
@@ -40,11 +39,15 @@ def note_name(fingerprint: str) -> str:
 
 def note(reason: str, since: datetime) -> bytes:
     """The content of a file that pauses an account."""
+    import json  # here and below, so that `import budgetguard` does not pay for it
+
     return json.dumps({"reason": reason, "since": since.isoformat(timespec="seconds")}).encode()
 
 
 def reason_in(content: bytes) -> str:
     """The reason in a file; `UNREADABLE` for any content that is not ours, which pauses all the same."""
+    import json
+
     try:
         reason = json.loads(content)["reason"]
     except (ValueError, LookupError, TypeError, RecursionError):

@@ -107,8 +107,8 @@ class GuardMiddleware:
         budget: RequestBudget | None = None,
         labels: RequestLabels | None = None,
     ) -> None:
-        if guard is not None and rules is None and labels is None:
-            msg = "GuardMiddleware without rules guards nothing: pass rules= too, or no guard"
+        if guard is not None and rules is None and budget is None and labels is None:
+            msg = "GuardMiddleware guards nothing: pass rules=, budget= or labels= too, or no guard"
             raise TypeError(msg)
         self._app = app
         self._blocks = RequestBlocks(guard, budget, labels)

@@ -71,7 +71,7 @@ def _left(error: BudgetExceeded) -> str:
 def _rather(error: BudgetExceeded) -> str:
     if error.retry_after is not None:
         wait = max(ceil(error.retry_after), 1)
-        return f"The rest is held by other calls: wait {wait} s before you retry, or finish with what you have."
+        return f"The rest is held by what still runs: wait {wait} s before you retry, or finish with what you have."
     again = "Do not retry"
     if error.renews_at is not None and error.needed <= error.limit:
         again += f" before {error.renews_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

@@ -47,7 +47,10 @@ def test_a_budget_for_each_user() -> None:
     assert output.count("refused: fast_spec of ada\n") == 2
     assert (output.count("200: ada got"), output.count("200: bob got")) == (2, 1)
     assert output.count("402: ada was refused") == 2
-    assert "the budget daily has 5 of 25 credits left: 20 are held by open calls" in output
+    assert (
+        "the budget daily has 5 of 25 credits left: 20 are held by calls and blocks that still run"
+        in output
+    )
     for user in ("ada", "bob"):
         credits = costs(of(user, output))
         assert f"\n{user} spent {credits} of 25 today; {25 - credits} are left.\n" in output

@@ -100,7 +100,7 @@ def test_a_retry_is_advised_only_where_it_may_help(guard: Guard) -> None:
             {"needed": "1", "budget": None, "spent": "29", "held": "1", "retry_after": 5},
             (
                 "deep_spec needs 1 credit, and its budget has none of 30 credits left: 29 are spent, "
-                "1 is held by open calls. Try again when one of its open calls has ended, or pass wait=."
+                "1 is held by calls and blocks that still run. Try again when one of them has ended."
             ),
         ),
         (
@@ -167,7 +167,7 @@ def test_in_words_for_people(figures: dict[str, Any], words: str) -> None:
             {"needed": "5", "spent": "10", "held": "16", "retry_after": 4.2},
             (
                 "BUDGET: run-42 has 4 of 30 credits left; deep_spec needs 5. The rest is held by "
-                "other calls: wait 5 s before you retry, or finish with what you have."
+                "what still runs: wait 5 s before you retry, or finish with what you have."
             ),
         ),
     ],
