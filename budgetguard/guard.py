@@ -572,6 +572,6 @@ def _ages(fresh_for: float, stale_for: float) -> tuple[float, float]:
 
 def _choice(value: str, what: str, choices: tuple[str, ...]) -> str:
     if value not in choices:
-        msg = f"{what} must be {' or '.join(map(repr, choices))}, not {other(value)}"
+        msg = f"{what} must be {' or '.join(map(repr, choices))}, not {other(value, choices)}"
         raise ValueError(msg)
     return value

@@ -15,9 +15,12 @@ def shown(value: object) -> str:
     return repr(value) if type(value) in (int, float, Decimal) else f"a {type(value).__name__}"
 
 
-def other(value: object) -> str:
-    """How to name a value that is none of the few words that are allowed."""
-    return "another string" if isinstance(value, str) else type(value).__name__
+def other(value: object, known: Collection[str] = ()) -> str:
+    """How to name a value that is none of the few words that are allowed; quoted if it resembles one."""
+    if not isinstance(value, str):
+        return type(value).__name__
+    meant = near(value, known)
+    return f"{value!r}. Did you mean {' or '.join(meant)}?" if meant else "another string"
 
 
 def near(name: str, known: Collection[str]) -> list[str]:

@@ -121,7 +121,7 @@ def period(per: str | float, tz: str | tzinfo | None = None) -> Period:
     """
     if isinstance(per, str):
         if per not in UNITS:
-            msg = f'per must be "hour", "day", "month" or a number of seconds, not {other(per)}'
+            msg = f'per must be "hour", "day", "month" or a number of seconds, not {other(per, UNITS)}'
             raise ValueError(msg)
         return CalendarPeriod(per, UTC if tz is None else _zone(tz))
     if isinstance(per, bool) or not isinstance(per, int | float):

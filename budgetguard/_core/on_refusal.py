@@ -31,7 +31,7 @@ def word_or_callable(given: object, words: tuple[str, str]) -> OnRefusal | None:
         return given
     if not isinstance(given, str) or given not in words:
         first, second = words
-        msg = f"on_refusal must be {first!r}, {second!r} or a callable, not {other(given)}"
+        msg = f"on_refusal must be {first!r}, {second!r} or a callable, not {other(given, words)}"
         raise ValueError(msg)
     return None
 
