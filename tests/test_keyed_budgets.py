@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from budgetguard._core.allowance import Allowance
@@ -253,6 +253,7 @@ def test_a_clock_that_is_corrected_a_little_is_not_reported(shop: Shop) -> None:
         max_size=80,
     )
 )
+@example([("admit", 0), ("pass", 84), ("pass", 160), ("end", 1)])
 def test_rolling_windows_give_back_neither_early_nor_later_than_stated(
     steps: list[tuple[str, int]],
 ) -> None:

@@ -17,13 +17,13 @@ class RollingBucket(Allowance):
     Its figures are those of the budget's `total`, and changes count in both.
     """
 
-    __slots__ = ("_total", "own_held", "own_spent", "past", "until")
+    __slots__ = ("_total", "own_held", "own_spent", "past", "until", "used")
 
     def __init__(self, total: Allowance, until: float) -> None:
         # What the base would set is a property here.
         self._total = total
         self.own_held = self.own_spent = 0
-        self.past = False
+        self.past = self.used = False
         self.until = until
 
     @property
@@ -48,6 +48,7 @@ class RollingBucket(Allowance):
         """
         # No call between these steps, so that an interrupt finds all of them done, or none.
         total = self._total
+        self.used = True
         self.own_held += held
         total.room -= held
         if not self.past:
@@ -114,7 +115,8 @@ class RollingBudget:
             bucket = self._buckets[-1]
             if now.mono < bucket.until:
                 return bucket
-            if not bucket.own_held and not bucket.own_spent:
+            # Not what a call was admitted in that holds nothing: it may cost something yet.
+            if not bucket.used:
                 bucket.until = until
                 return bucket
         bucket = RollingBucket(self._total, until)

@@ -2708,8 +2708,8 @@ MUTANTS = [
     Mutant(
         "a free bucket is kept",
         "_core/rolling_budget.py",
-        "if not bucket.own_held and not bucket.own_spent:",
-        "if False:",
+        "            if not bucket.used:\n",
+        "            if False:\n",
         "tests/test_keyed_budgets.py",
     ),
     Mutant(

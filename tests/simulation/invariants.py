@@ -192,6 +192,8 @@ class Watch:
 
     def refused_again(self, again: Callable[[], bool]) -> None:
         """S5: the same caller is refused the same, at once, and nothing has changed for it."""
+        # Who stopped waiting in this same moment leaves the queue with the next change.
+        self.account.flush()
         before = self.figures()
         if again() and self.figures() != before:
             msg = f"S5: a refusal changed {before} to {self.figures()}"

@@ -99,7 +99,7 @@ async def test_it_may_send_a_cheaper_request(web: Web, guard: Guard, server: Ser
 
     await opened(web, guard, server, cheaper)
     async with web.stream("POST", CHAT, json={"size": 11}) as lines:
-        assert [line async for line in lines] == ['{"size":10}']
+        assert [json.loads(line) async for line in lines] == [{"size": 10}]
     assert server.seen == [10]
 
 
