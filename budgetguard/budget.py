@@ -205,12 +205,13 @@ class Budget:
         context = self._context
         assert context is not None
         leave(context)
-        if context.ledger is self._binding.account.ledger:
-            self._give_back(error)
-        # Else in a forked child: what was set aside counts in the parent, and goes back there.
+        self._give_back(error)
 
     def _give_back(self, error: BaseException | None) -> None:
-        account = self._binding.account
+        context, account = self._context, self._binding.account
+        if context is not None and context.ledger is not account.ledger:
+            # In a forked child: what was set aside counts in the parent, and goes back there.
+            return
         # The garbage collector may leave the block at any point, even inside a change.
         post = account.post_later if isinstance(error, GeneratorExit) else account.post
         if isinstance(self._its, BlockBudget) and isinstance(self._its.allowance, CarvedAllowance):
@@ -235,7 +236,7 @@ class Budget:
             unreturned = self._sets_aside
         except AttributeError:  # interrupted while it was constructed
             return
-        if context is not None and (unreturned or not context.ended):
+        if context is not None and not context.ended:
             self.__exit__(GeneratorExit, GeneratorExit(), None)
         elif unreturned:
             self._give_back(GeneratorExit())

@@ -101,7 +101,6 @@ def find_keyed(
             effects.append(partial(logger.warning, "%s", jump))
         # A lower limit may leave no room for those who wait, and a higher one may give it to them.
         binding.account.ledger.tightened = True
-        binding.account.wait_queue.pass_on(now)
         return budget
 
     return binding.account.change(find)
