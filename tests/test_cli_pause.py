@@ -57,12 +57,13 @@ def test_pause_and_resume(
 
 def test_as_json(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
     """One object each, with the reason while it is paused; whoever gives none is told so."""
-    del sandbox
     for command in ("pause", "pause --reason why", "resume", "resume"):
         assert main([*command.split(), "--json"]) == 0
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [each["paused"] for each in said] == ["no reason was given", "why", None, None]
-    assert {each["provider"] for each in said} == {"pre.dev"}
+    assert {(each["provider"], each["base_url"], each["account"]) for each in said} == {
+        ("pre.dev", sandbox.url, None)
+    }
 
 
 def test_resuming_what_was_not_paused(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:

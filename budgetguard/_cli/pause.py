@@ -58,7 +58,10 @@ def _answer(
     options: argparse.Namespace, provider: Provider, paused: str | None, words: str
 ) -> ExitCode:
     if options.json:
-        print_json({"provider": provider.name, "paused": paused})
+        account, url = options.account, provider.base_url
+        print_json(
+            {"provider": provider.name, "base_url": url, "account": account, "paused": paused}
+        )
     else:
         print_answer(words)
     return ExitCode.ENOUGH

@@ -10,14 +10,13 @@ whether to admit the caller, let it wait, or refuse it. It changes nothing and r
     older, or none: unknown    wait for a refresh   then queue while `wait` lasts, then refuse
                                (refuse at once while refreshes are failing)
 
-A paused account admits nothing, whatever it costs and whatever the balance says: a caller queues while
-`wait` lasts, or is refused at once, and no refresh is sent for it.
-
 Too little is also: a key whose own limit is used up. While the provider is busy, no refresh would help:
 a caller queues while `wait` lasts, or is refused at once.
 
-The budgets around a call come first, and need no balance: a caller whose budget has no room queues while
-`wait` lasts, if the budget may have room in time, or is refused at once.
+Two things are decided before the balance matters, and no refresh is sent for either. A paused account
+admits nothing, whatever it costs: a caller queues while `wait` lasts, or is refused at once. Then come
+the budgets around the call: a caller whose budget has no room queues while `wait` lasts, if the budget
+may have room in time, or is refused at once.
 """
 
 from dataclasses import dataclass

@@ -3339,6 +3339,13 @@ MUTANTS = [
         "tests/budgets/test_attacks.py",
     ),
     Mutant(
+        "nobody is told of a clock that was set forward",
+        "_engine/budget_blocks.py",
+        "        if jump is not None:\n",
+        "        if False:\n",
+        "tests/budgets/test_clocks.py",
+    ),
+    Mutant(
         "a raised limit wakes nobody",
         "_engine/budget_blocks.py",
         "        binding.account.ledger.tightened = True\n",
