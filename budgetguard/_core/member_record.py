@@ -3,7 +3,7 @@
 from typing import Literal
 
 from budgetguard._core.debits import Debits, Kept
-from budgetguard._core.store_messages import NEVER, Need, Report, Reply
+from budgetguard._core.store_messages import NEVER, Need, Reply, Report
 
 DIED = "ProcessDied"
 """What the errors of others name as the cause of a dead member's unresolved calls."""

@@ -183,7 +183,7 @@ class SharedHead(AccountState):
         return reply, frozenset(woken - {message.member})
 
     def fail_over(self, epoch: str) -> None:
-        """This state was restored, or promoted: members have to say what they hold before anything is granted."""
+        """The state was restored or promoted: members have to say what they hold before anything is granted."""
         self.epoch = epoch
         self.clock.restart()
         for name, member in self.members.items():
