@@ -22,7 +22,7 @@ LAYERS = (
     ("_core",),
     ("routes",),
     ("_io",),
-    ("providers",),
+    ("providers", "stores"),
     ("_engine",),
     ("listeners",),
     ("_decorators",),

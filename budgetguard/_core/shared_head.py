@@ -191,6 +191,11 @@ class SharedHead(AccountState):
                 member.heard = self.now
                 self.awaited.add(name)
         self.refresh = replace(self.refresh, in_flight=False)
+        # Members have seen later balances, and have no more of the debits that those cleared.
+        self.snapshot = None
+        self.balances += 1
+        self.others.lose_track()
+        self.numbers_at.clear()
 
     def _session(self, message: Message, member: MemberRecord | None) -> Status:
         """Whether a message takes effect: "done" if it does or did."""
@@ -281,12 +286,15 @@ class SharedHead(AccountState):
             if not member.gone and (name in gone or member.silent(self.now)):
                 member.die(self.now)
                 self.awaited.discard(name)
+                if name == self.refreshing_member:
+                    self.refresh = replace(self.refresh, in_flight=False)
                 found = True
         if not found:
             return set()
         self._settle_on_a_setting()
         self._forget()
-        return self._who_fits("")
+        waiting = {name for name, each in self.members.items() if each.waits_for_refresh}
+        return self._who_fits("") | waiting
 
     def _forget(self) -> None:
         """Forget the members that are gone without a trace."""

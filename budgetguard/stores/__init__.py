@@ -1,0 +1,1 @@
+"""Stores, in which the accounts of several processes are kept."""
