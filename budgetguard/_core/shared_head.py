@@ -337,6 +337,9 @@ class SharedHead(AccountState):
                     and not self._recall_for(name, need, ahead, slots_ahead, woken)
                 ):
                     refused.append(need.ticket)
+                    if not need.counts:
+                        # Its caller has its answer, and blocks nobody until the member's next message.
+                        del member.needs[need.ticket]
             if need.counts:
                 ahead += need.amount
                 slots_ahead += need.slots

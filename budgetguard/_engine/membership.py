@@ -203,8 +203,7 @@ class Membership:
         )
         wanted = needs()
         self._open = tuple(need.ticket for need in wanted)
-        for need in wanted:
-            self._largest = max(self._largest, need.cost)
+        self._largest = max([self._largest * 9 // 10, *(need.cost for need in wanted)])
         floor, extra = self._level()
         want = 0 if idle or not ledger.usable else self._want()
         report = replace(
