@@ -6,7 +6,7 @@ exceptions that they raised are counted, too. Amounts are micro-credits, times a
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 from typing import TypeAlias
 
@@ -161,6 +161,21 @@ class Kept(Debits):
             bucket.sessions = _sum(bucket.sessions, Counter({cause: slots}))
             self.sessions[cause] += slots
         return bucket
+
+    def add_counted(
+        self,
+        amount: int,
+        clears_at: float,
+        slots: int,
+        calls: Iterable[tuple[str | None, int]],
+        sessions: Iterable[tuple[str | None, int]],
+    ) -> None:
+        """Count several calls at once, with what they raised; may count more names than `add` does."""
+        bucket = super().add(amount, clears_at, slots)
+        bucket.calls = _sum(bucket.calls, Counter(dict(calls)))
+        bucket.sessions = _sum(bucket.sessions, Counter(dict(sessions)))
+        self.calls.update(dict(calls))
+        self.sessions.update(dict(sessions))
 
     def _drop(self, bucket: Bucket) -> None:
         super()._drop(bucket)

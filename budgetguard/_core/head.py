@@ -19,22 +19,20 @@ from budgetguard._core.pause import PausedBy
 from budgetguard._core.snapshot import BalanceSnapshot, Micro, refused
 
 
-class Head:
-    """The cached balance, the debits that it cannot show yet, and what it tells about other spenders.
+class AccountState:
+    """The cached balance, what it tells about other spenders, refusals and pauses; without the debits.
 
-    Times are monotonic seconds. `unit` is what the account is counted in: that of its first balance,
-    unless it is set before. Until `busy_until` the provider refuses what would be admitted. While `paused`
-    has a reason, nothing is admitted.
+    Times are seconds of one clock that only ever advances. `unit` is what the account is counted in: that
+    of its first balance, unless it is set before. Until `busy_until` the provider refuses what would be
+    admitted. While `paused` has a reason, nothing is admitted.
     """
 
     __slots__ = (
         "_limited",
         "busy_until",
-        "kept",
         "others",
         "paused",
         "pauses",
-        "settled",
         "snapshot",
         "unit",
     )
@@ -49,13 +47,15 @@ class Head:
         self.pauses: dict[PausedBy, str] = {}
         self.paused: str | None = None
         self.others = OtherSpenders()
-        self.settled = Debits()
-        self.kept = Kept()
 
     @property
     def pending(self) -> int:
         """Debits that the balance cannot show yet."""
-        return self.settled.total + self.kept.total
+        raise NotImplementedError
+
+    def clear_debits(self, sent: float) -> None:
+        """Drop the debits that a balance requested at `sent` must show."""
+        raise NotImplementedError
 
     def in_unit(self, snapshot: BalanceSnapshot) -> BalanceSnapshot | None:
         """The snapshot in the account's unit; None if its balance is in another one.
@@ -91,8 +91,7 @@ class Head:
             if snapshot.credits > cached.credits:
                 self._limited.clear()
         before = self.pending
-        self.settled.clear(snapshot.sent.mono)
-        self.kept.clear(snapshot.sent.mono)
+        self.clear_debits(snapshot.sent.mono)
         cleared = before - self.pending
         self._adopt(self.others.with_overlap(snapshot, landed, held + before, cleared))
         return True
@@ -136,6 +135,31 @@ class Head:
         """Whose reason `paused` is; only while there is one."""
         return next(iter(self.pauses))
 
+    def _adopt(self, snapshot: BalanceSnapshot) -> None:
+        assert self.snapshot is None or snapshot.sent.mono >= self.snapshot.sent.mono
+        self.snapshot = snapshot
+
+
+class Head(AccountState):
+    """What one process keeps in its memory of an account: its state, and the debits of its own calls."""
+
+    __slots__ = ("kept", "settled")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settled = Debits()
+        self.kept = Kept()
+
+    @property
+    def pending(self) -> int:
+        """Debits that the balance cannot show yet."""
+        return self.settled.total + self.kept.total
+
+    def clear_debits(self, sent: float) -> None:
+        """Drop the debits that a balance requested at `sent` must show."""
+        self.settled.clear(sent)
+        self.kept.clear(sent)
+
     def left_by(self, amount: Micro, slots: float) -> float | None:
         """When debits of that many micro-credits and slots will have cleared.
 
@@ -149,7 +173,3 @@ class Head:
             if amount <= 0 and slots <= 0:
                 return clears_at
         return None
-
-    def _adopt(self, snapshot: BalanceSnapshot) -> None:
-        assert self.snapshot is None or snapshot.sent.mono >= self.snapshot.sent.mono
-        self.snapshot = snapshot

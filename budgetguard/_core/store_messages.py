@@ -9,7 +9,7 @@ process: times are either durations in seconds, or *stamps*, readings of the acc
 the head itself gave out. Both are whole multiples of `TICK`, so sums of them are exact.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil, floor
 from typing import Literal, TypeAlias
 
@@ -151,7 +151,6 @@ class Join:
     sole_spender: bool | Literal["auto"] = "auto"
     topup_step: int | None = None
     unit: str | None = None
-    lease: int = 0
     words: tuple[tuple[str, str], ...] = ()
     format: int = FORMAT
 
@@ -160,9 +159,11 @@ class Join:
 class Landing:
     """How the refresh of that number ended: with a balance (its wall time in `wall`), or failed.
 
-    A failure blocks the next refresh for `delay` seconds; `denied` if the provider refuses the key.
+    `epoch` is the one in which the right to refresh was given; in another one this says nothing. A failure
+    blocks the next refresh for `delay` seconds; `denied` if the provider refuses the key.
     """
 
+    epoch: str
     number: int
     balance: Balance | None = None
     wall: float = 0.0
@@ -174,9 +175,13 @@ class Landing:
 
 @dataclass(frozen=True, slots=True)
 class Exhausted:
-    """The provider refused a call for lack of credits; an equal balance counts again after `lag` seconds."""
+    """The provider refused a call for lack of credits, at that wall time.
+
+    An equal balance counts again if its request began `lag` seconds later.
+    """
 
     lag: float
+    wall: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +209,10 @@ class Pausing:
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """A reply of the provider carried `credits`; its request began after the stamp `began`."""
+    """A reply of the provider carried a balance; its request began after the stamp `began` of that epoch."""
 
     balance: Balance
+    epoch: str
     began: float
     wall: float
 
@@ -221,7 +227,7 @@ class Message:
     `number` grows by one with each; one that is sent again has the same number and the same content.
     `epoch` is that of the last reply. `elapsed` seconds passed since the reply with the stamp `seen` was
     received, by the slower of the member's clocks, when this was sent. `refresh_after` asks for the right
-    to refresh, unless there is a balance that was requested after that stamp.
+    to refresh, unless a refresh began after that stamp, and for `refresh_timeout` seconds.
     """
 
     member: str
@@ -239,7 +245,7 @@ class Message:
 
 
 RefreshRight: TypeAlias = Literal["yours", "newer", "wait", "blocked", ""]
-"""To refresh is this member's; there is a newer balance; another member refreshes; the provider is left alone."""
+"""To refresh is this member's; a newer one has ended; another member refreshes; the provider is left alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +313,9 @@ class View:
     budgets: tuple[tuple[str, float, int, int], ...] = ()
 
 
+Status: TypeAlias = Literal["done", "old", "reassert", "expired"]
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """The head's answer.
@@ -324,7 +333,7 @@ class Reply:
     exceed a keyed budget. All others wait.
     """
 
-    status: Literal["done", "old", "reassert", "expired"]
+    status: Status
     epoch: str
     number: int
     lease: int = 0
@@ -335,4 +344,4 @@ class Reply:
     over: tuple[tuple[int, str], ...] = ()
     refresh: RefreshRight = ""
     refresh_number: int = 0
-    view: View = field(default_factory=lambda: View(NEVER))
+    view: View = View(NEVER)

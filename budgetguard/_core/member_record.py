@@ -1,0 +1,157 @@
+"""What the head of a shared account knows about one member: its lease, its session, and its debits."""
+
+from typing import Literal
+
+from budgetguard._core.debits import Debits, Kept
+from budgetguard._core.store_messages import NEVER, Need, Reply, Report
+
+DIED = "ProcessDied"
+"""What the errors of others name as the cause of a dead member's unresolved calls."""
+
+
+class QueuedNeed:
+    """A caller's need in the queue of all members: `order` is its place, `arrived` the stamp at which it came."""
+
+    __slots__ = ("arrived", "need", "order")
+
+    def __init__(self, need: Need, order: int, arrived: float) -> None:
+        self.need = need
+        self.order = order
+        self.arrived = arrived
+
+
+class MemberRecord:
+    """One member: `lease` is what it may use, of which `used` is held by open calls, as last reported.
+
+    `number` is that of the last message that took effect, `reply` what was answered. `gone` if it died or
+    left; the record remains until its debits are cleared. Its `settled` and `kept` debits are those of
+    its own calls, so that it can replace them when it reasserts.
+    """
+
+    __slots__ = (
+        "extra",
+        "floor",
+        "format",
+        "gone",
+        "heard",
+        "hold_for",
+        "kept",
+        "lease",
+        "needs",
+        "number",
+        "patience",
+        "recall",
+        "reply",
+        "running",
+        "settled",
+        "slots",
+        "sole_spender",
+        "used",
+        "waits_for_refresh",
+        "words",
+    )
+
+    def __init__(self) -> None:
+        self.lease = 0
+        self.used = 0
+        self.slots = 0
+        self.running = 0
+        self.number = 0
+        self.reply: Reply | None = None
+        self.heard = NEVER
+        self.hold_for: float | None = None
+        self.patience = 0.0
+        self.floor = 0
+        self.extra = 0
+        self.recall = 0
+        self.gone = False
+        self.waits_for_refresh = False
+        self.needs: dict[int, QueuedNeed] = {}
+        self.settled = Debits()
+        self.kept = Kept()
+        self.sole_spender: bool | Literal["auto"] = "auto"
+        self.words: tuple[tuple[str, str], ...] = ()
+        self.format = 0
+
+    @property
+    def slack(self) -> int:
+        """The part of its lease that no call was using when it last reported."""
+        return self.lease - self.used
+
+    @property
+    def pending(self) -> int:
+        """Its debits that no balance shows yet."""
+        return self.settled.total + self.kept.total
+
+    def silent(self, now: float) -> bool:
+        """Whether it was not heard for so long that its lease is no longer its own."""
+        return self.hold_for is not None and now >= self.heard + self.hold_for
+
+    def finish(self, report: Report, now: float, *, again: bool) -> int:
+        """Count its finished calls as debits, in place of all earlier ones if `again`; returns their sum."""
+        if again:
+            self.settled, self.kept = Debits(), Kept()
+        before = self.pending
+        for debit in report.settled:
+            self.settled.add(debit.amount, now + debit.clears_in)
+        for kept in report.kept:
+            self.kept.add_counted(
+                kept.amount, now + kept.clears_in, kept.slots, kept.calls, kept.sessions
+            )
+        self.patience = max(self.patience, report.patience)
+        return self.pending - before
+
+    def hold(self, report: Report) -> None:
+        """Its lease is now exactly what its open calls use and what it keeps."""
+        self.used, self.slots, self.running = report.used, report.slots, report.running
+        self.lease = report.used + report.keep
+        self.floor, self.extra = report.floor, report.extra
+        self.recall = max(self.recall, report.recall)
+
+    def queue(self, needs: tuple[Need, ...], first: int, now: float) -> int:
+        """Its callers that wait, in place of the last ones; new ones get places from `first` on."""
+        queued: dict[int, QueuedNeed] = {}
+        for need in needs:
+            known = self.needs.get(need.ticket)
+            if known is None:
+                known = QueuedNeed(need, first, now)
+                first += 1
+            known.need = need
+            queued[need.ticket] = known
+        self.needs = queued
+        return first
+
+    def die(self, now: float) -> None:
+        """It is gone without a word: all that it held counts until a balance must show it."""
+        if self.lease or self.slots:
+            calls = max(self.running, 1)
+            sessions = ((DIED, self.slots),) if self.slots else ()
+            self.kept.add_counted(
+                self.lease, now + self.patience, self.slots, ((DIED, calls),), sessions
+            )
+        self._retire()
+
+    def leave(self, now: float) -> None:
+        """It says that it goes. What it still uses counts as if it had died; its slack is free."""
+        self.lease = self.used
+        self.die(now)
+
+    def _retire(self) -> None:
+        self.lease = self.used = self.slots = self.running = 0
+        self.needs = {}
+        self.gone, self.waits_for_refresh = True, False
+
+    def clear_debits(self, sent: float) -> None:
+        """Drop the debits that a balance which was requested at `sent` must show."""
+        self.settled.clear(sent)
+        self.kept.clear(sent)
+
+    @property
+    def forgettable(self) -> bool:
+        """Whether it is gone and no debit of its remains."""
+        return self.gone and not (
+            self.pending
+            or self.kept.slots
+            or self.kept.next_clears_at is not None
+            or self.settled.next_clears_at is not None
+        )

@@ -1,0 +1,589 @@
+"""The head of an account that several processes spend from: the one place that gives out its credits.
+
+Each process is a *member* with a *lease*: credits that were taken out of what is free, from which it
+admits calls in its own memory. What a lease holds beyond its open calls is *slack*.
+
+    free = balance + overlap - leases of all members - debits the balance cannot show yet
+
+A member sends a message with what its calls finished, what its open calls use, the slack that it keeps
+while the message is under way, and the callers whose needs its lease does not cover. The head takes back
+all else, and then grants, in this order: the needs, as far as they fit behind earlier ones of other
+members, and slack for calls to come. Slack is at most half of the member's share of what is free, so
+that it shrinks towards exhaustion, and there is none while anybody is short.
+
+If a need does not fit while others have slack, they are asked to give it back: a *recall*. A need is
+refused only if what every member that answers could give back would not be enough.
+
+Safety rests on these rules; `check` asserts what can be asserted about one state:
+
+* A member's lease covers what its open calls use and the slack that it keeps, by the member's last word.
+  So calls that the member admits while a message is under way are covered, whatever becomes of it.
+* Each message of a session takes effect once. Sent again, it gets the same answer.
+* The lease of a member that died counts as debits until a balance that must show them.
+* A debit clears on a balance whose request began, by this account's clock, at its stamp or later.
+* After a restart or failover nothing is granted until every known member has said what it holds.
+
+Pure: no clock, no lock, no I/O. The server's clock is an argument. Amounts are integer micro-credits.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from heapq import merge
+
+from budgetguard._core.amounts import UNLIMITED
+from budgetguard._core.clock import Instant
+from budgetguard._core.head import AccountState
+from budgetguard._core.member_record import MemberRecord, QueuedNeed
+from budgetguard._core.other_spenders import MOST_CHECKPOINTS
+from budgetguard._core.snapshot import BalanceSnapshot, Micro
+from budgetguard._core.store_messages import (
+    NEVER,
+    Busy,
+    Exhausted,
+    Join,
+    KeyLimited,
+    Landing,
+    Message,
+    Need,
+    News,
+    Offered,
+    OthersView,
+    Pausing,
+    RefreshRight,
+    RefreshView,
+    Reply,
+    Report,
+    Status,
+    View,
+    ticks_up,
+)
+from budgetguard._core.virtual_clock import VirtualClock
+
+RECALL_PATIENCE = 1.0
+"""Seconds that a member has to give its slack back, before others are refused without it."""
+
+QUEUE_PATIENCE = 2.0
+"""Seconds after which the needs of a member that is not heard block nobody any more."""
+
+CALM = 0.25
+"""Seconds without slack after somebody was short."""
+
+GRACE = 1.0
+"""Seconds that a refresh may take beyond its deadline before another member may begin one."""
+
+MOST_DEBITS_SHOWN = 32
+
+
+class SharedHead(AccountState):
+    """The state of one shared account, and the verbs that change it.
+
+    A new one grants nothing until `regroup` seconds have passed and each of `await_members` has joined
+    or died. `epoch` names this life of the state; it changes with each restart and failover.
+    """
+
+    __slots__ = (
+        "awaited",
+        "balances",
+        "calm_until",
+        "changes",
+        "clock",
+        "epoch",
+        "members",
+        "next_order",
+        "numbers_at",
+        "recall",
+        "recalled_at",
+        "refresh",
+        "refreshing_member",
+        "regroup",
+    )
+
+    def __init__(
+        self, epoch: str, *, regroup: float = 0.0, await_members: Iterable[str] = ()
+    ) -> None:
+        super().__init__()
+        self.epoch = epoch
+        self.clock = VirtualClock()
+        self.members: dict[str, MemberRecord] = {}
+        self.awaited = set(await_members)
+        self.regroup = ticks_up(regroup)
+        self.next_order = 0
+        self.balances = 0
+        self.refresh = RefreshView()
+        self.refreshing_member = ""
+        self.recall = 0
+        self.recalled_at = NEVER
+        self.calm_until = NEVER
+        self.changes = 0
+        # For each epoch of `others`, the number of each member's last message before it ended.
+        self.numbers_at: dict[int, dict[str, int]] = {}
+
+    # What is known.
+
+    @property
+    def now(self) -> float:
+        """The account's time."""
+        return self.clock.now
+
+    @property
+    def leased(self) -> int:
+        """What is in the leases of all members."""
+        return sum(each.lease for each in self.members.values())
+
+    @property
+    def pending(self) -> int:
+        """Debits of all members that the balance cannot show yet."""
+        return sum(each.pending for each in self.members.values())
+
+    @property
+    def slots_in_use(self) -> int:
+        """Sessions of all members that are open or may be open."""
+        return sum(each.slots + each.kept.slots for each in self.members.values())
+
+    @property
+    def granting(self) -> bool:
+        """Whether leases may grow: not while members that are known have not said what they hold."""
+        return not self.awaited and self.now >= self.regroup
+
+    def free(self, floor: int, extra: int) -> Micro:
+        """What is in nobody's lease, above a floor; needs a balance."""
+        assert self.snapshot is not None
+        return self.snapshot.before_holds(extra) - floor - self.leased - self.pending
+
+    def clear_debits(self, sent: float) -> None:
+        """Drop the debits that a balance which was requested at `sent` must show."""
+        for member in self.members.values():
+            member.clear_debits(sent)
+
+    # The one way in.
+
+    def handle(
+        self, message: Message, clock: float, dead: Iterable[str] = ()
+    ) -> tuple[Reply, frozenset[str]]:
+        """Take a message, at the server's time `clock`; returns the reply, and who should send one soon.
+
+        `dead` are members that the store knows have died.
+        """
+        known = message.seen if message.epoch == self.epoch else NEVER
+        others = any(not each.gone for name, each in self.members.items() if name != message.member)
+        self.clock.advance(clock, known, message.elapsed, alone=not others)
+        woken = self._reap(dead)
+        member = self.members.get(message.member)
+        status = self._session(message, member)
+        if status != "done":
+            number = 0 if member is None else member.number
+            return Reply(status, self.epoch, number, view=self._view()), frozenset(woken)
+        if member is not None and message.number == member.number and member.reply is not None:
+            member.heard = self.now
+            return replace(member.reply, view=self._view()), frozenset(woken)
+        reply = self._take(message, woken)
+        woken |= self._who_fits(message.member)
+        self.check()
+        return reply, frozenset(woken - {message.member})
+
+    def fail_over(self, epoch: str) -> None:
+        """The state was restored or promoted: members have to say what they hold before anything is granted."""
+        self.epoch = epoch
+        self.clock.restart()
+        for name, member in self.members.items():
+            if not member.gone:
+                member.heard = self.now
+                self.awaited.add(name)
+        self.refresh = replace(self.refresh, in_flight=False)
+
+    def _session(self, message: Message, member: MemberRecord | None) -> Status:
+        """Whether a message takes effect: "done" if it does or did."""
+        lives = member is not None and not member.gone
+        if message.join is None:
+            if message.epoch != self.epoch:
+                return "reassert" if lives or (member is None and not self.granting) else "expired"
+            if not lives:
+                return "expired"
+        elif message.epoch not in {"", self.epoch}:
+            return "reassert" if lives or (member is None and not self.granting) else "expired"
+        elif not message.epoch and member is not None and message.number > member.number:
+            # A session begins once: this is another state of the account than the member knows.
+            return "expired"
+        return "old" if member is not None and message.number < member.number else "done"
+
+    def _take(self, message: Message, woken: set[str]) -> Reply:
+        """Make everything in a message happen, in the order that no part of it depends on a later one."""
+        name, now, report = message.member, self.now, message.report
+        member = self.members.get(name)
+        if member is None:
+            member = self.members[name] = MemberRecord()
+        member.heard, member.number = now, message.number
+        if message.join is not None:
+            self._join(name, member, message.join)
+        self._save(name, report.saved)
+        # The lease needs no arithmetic: it is what the member uses and keeps, and the rest is given back.
+        member.finish(report, now, again=message.join is not None)
+        member.hold(report)
+        if message.leave:
+            member.leave(now)
+            self._settle_on_a_setting()
+        for each in message.news:
+            woken |= self._hear(each)
+        if message.landing is not None:
+            woken |= self._land(name, message.landing)
+        right: RefreshRight = ""
+        if message.refresh_after is not None and not message.leave:
+            right = self._begin_refresh(name, member, message)
+        granted: tuple[int, ...] = ()
+        refused: tuple[int, ...] = ()
+        if not message.leave:
+            self.next_order = member.queue(report.needs, self.next_order, now)
+            granted, refused = self._grant(name, member, woken)
+            self._lend(member, report)
+        reply = Reply(
+            "done",
+            self.epoch,
+            message.number,
+            lease=member.lease,
+            slots=member.slots,
+            granted=granted,
+            refused=refused,
+            refresh=right,
+            refresh_number=self.refresh.number if right == "yours" else 0,
+        )
+        member.reply = reply
+        self._forget()
+        return replace(reply, view=self._view(debits=bool(member.needs)))
+
+    # Members.
+
+    def _join(self, name: str, member: MemberRecord, join: Join) -> None:
+        self.awaited.discard(name)
+        member.gone = False
+        member.hold_for = None if join.hold_for is None else ticks_up(join.hold_for)
+        member.sole_spender, member.words = join.sole_spender, join.words
+        member.format = join.format
+        if join.topup_step is not None:
+            self.others.topup_step = join.topup_step
+        if self.unit is None:
+            self.unit = join.unit
+        self._settle_on_a_setting()
+
+    def _settle_on_a_setting(self) -> None:
+        """What the members say of other spenders: False wins over True, and both win over "auto"."""
+        self.others.setting = "auto"
+        for member in self.members.values():
+            if not member.gone:
+                self.others.join(member.sole_spender)
+
+    def _reap(self, dead: Iterable[str]) -> set[str]:
+        """Give up the members that died, or were silent for as long as they said that they may be."""
+        gone = set(dead)
+        self.awaited -= gone - self.members.keys()
+        found = False
+        for name, member in self.members.items():
+            if not member.gone and (name in gone or member.silent(self.now)):
+                member.die(self.now)
+                self.awaited.discard(name)
+                found = True
+        if not found:
+            return set()
+        self._settle_on_a_setting()
+        self._forget()
+        return self._who_fits("")
+
+    def _forget(self) -> None:
+        """Forget the members that are gone without a trace."""
+        for name in [name for name, each in self.members.items() if each.forgettable]:
+            del self.members[name]
+
+    # Grants.
+
+    def _waiting(self) -> Iterator[tuple[str, QueuedNeed]]:
+        """The needs of all members that answer, in order of arrival."""
+        waiting = [
+            (queued.order, name, queued)
+            for name, member in self.members.items()
+            if member.needs and self.now - member.heard <= QUEUE_PATIENCE
+            for queued in member.needs.values()
+        ]
+        for _, name, queued in sorted(waiting, key=lambda each: each[0]):
+            yield name, queued
+
+    def _grant(
+        self, name: str, member: MemberRecord, woken: set[str]
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Grant a member's needs as far as they fit; returns the tickets granted and refused."""
+        granted: list[int] = []
+        refused: list[int] = []
+        ahead = slots_ahead = 0
+        for whose, queued in list(self._waiting()):
+            need = queued.need
+            if whose == name:
+                if self._fits(need, ahead, slots_ahead):
+                    granted.append(need.ticket)
+                    del member.needs[need.ticket]
+                    member.lease += need.cost
+                    member.used += need.cost
+                    member.slots += need.slots
+                    continue
+                if (
+                    self.granting
+                    and self.snapshot is not None
+                    and not self._recall_for(name, need, ahead, slots_ahead, woken)
+                ):
+                    refused.append(need.ticket)
+            if need.counts:
+                ahead += need.amount
+                slots_ahead += need.slots
+        return tuple(granted), tuple(refused)
+
+    def _fits(self, need: Need, ahead: int, slots_ahead: int) -> bool:
+        snapshot = self.snapshot
+        if snapshot is None or not self.granting:
+            return False
+        if need.amount and not self.free(need.floor, need.extra) - ahead >= need.amount:
+            return False
+        in_use = self.slots_in_use + slots_ahead
+        return not need.slots or in_use + need.slots <= snapshot.slots
+
+    def _recall_for(
+        self, name: str, need: Need, ahead: int, slots_ahead: int, woken: set[str]
+    ) -> bool:
+        """Whether members that answer may give back what a need lacks; if so, they are asked to."""
+        snapshot = self.snapshot
+        assert snapshot is not None
+        if need.slots and self.slots_in_use + slots_ahead + need.slots > snapshot.slots:
+            return False
+        holders = {
+            each: other
+            for each, other in self.members.items()
+            if each != name and other.slack > 0 and not self._missing(other)
+        }
+        free = self.free(need.floor, need.extra) - ahead
+        if need.amount and free < need.amount:
+            self.calm_until = self.now + CALM
+        slack = sum(other.slack for other in holders.values())
+        if not slack or free + slack < need.amount:
+            return False
+        if all(other.recall >= self.recall for other in holders.values()):
+            self._recall()
+        woken |= holders.keys()
+        return True
+
+    def _recall(self) -> None:
+        self.recall += 1
+        self.recalled_at = self.now
+        self.calm_until = max(self.calm_until, self.now + CALM)
+
+    def _missing(self, member: MemberRecord) -> bool:
+        """Whether a member has slack and did not answer the last recall in time."""
+        late = self.now >= self.recalled_at + RECALL_PATIENCE
+        return late and member.slack > 0 and member.recall < self.recall and not member.gone
+
+    def _lend(self, member: MemberRecord, report: Report) -> None:
+        """Raise a member's slack towards what it wants, if nobody is short."""
+        if self.snapshot is None or not self.granting or member.recall < self.recall:
+            return
+        more = report.want - member.slack
+        if more <= 0 or self.now < self.calm_until or next(self._waiting(), None):
+            return
+        free = self.free(report.floor, report.extra)
+        if free == UNLIMITED:
+            member.lease += more
+        elif free > 0:
+            living = sum(not each.gone for each in self.members.values())
+            member.lease += min(more, int(free) // (2 * living))
+
+    def _who_fits(self, besides: str) -> set[str]:
+        """The members that wait for what could be granted now."""
+        found: set[str] = set()
+        ahead = slots_ahead = 0
+        for name, queued in self._waiting():
+            need = queued.need
+            if name != besides and name not in found and self._fits(need, ahead, slots_ahead):
+                found.add(name)
+            if need.counts:
+                ahead += need.amount
+                slots_ahead += need.slots
+        return found
+
+    # Balances and other news.
+
+    def _begin_refresh(self, name: str, member: MemberRecord, message: Message) -> RefreshRight:
+        assert message.refresh_after is not None
+        refresh, now = self.refresh, self.now
+        if refresh.in_flight and now < refresh.expires:
+            member.waits_for_refresh = True
+            return "wait"
+        if now < refresh.blocked_until:
+            return "blocked"
+        if not refresh.in_flight and refresh.last_began > message.refresh_after:
+            return "newer"
+        # Stamped before the request is sent: a debit of a call that finishes later has a later stamp.
+        self.refresh = replace(
+            refresh,
+            number=refresh.number + 1,
+            last_began=now,
+            in_flight=True,
+            expires=now + ticks_up(message.refresh_timeout) + GRACE,
+        )
+        self.refreshing_member = name
+        return "yours"
+
+    def _land(self, name: str, landing: Landing) -> set[str]:
+        refresh = self.refresh
+        right = (self.epoch, refresh.number, self.refreshing_member)
+        if (landing.epoch, landing.number, name) != right or not refresh.in_flight:
+            return set()
+        snapshot = reason = None
+        if landing.balance is not None:
+            sent = Instant(refresh.last_began, landing.wall)
+            snapshot = self.in_unit(BalanceSnapshot.of(landing.balance, sent))
+            if snapshot is None:
+                reason = (
+                    f"it is in {landing.balance.unit}, and this account is counted in {self.unit}"
+                )
+        if snapshot is not None:
+            self.refresh = RefreshView(refresh.number, refresh.last_began)
+            self._adopt_balance(snapshot)
+        else:
+            self.refresh = replace(
+                refresh,
+                in_flight=False,
+                blocked_until=self.now + ticks_up(landing.delay),
+                failures=landing.failures,
+                reason=reason or landing.reason,
+                denied=landing.denied,
+            )
+        waiting = {each for each, other in self.members.items() if other.waits_for_refresh}
+        for other in self.members.values():
+            other.waits_for_refresh = False
+        return waiting | self._interested()
+
+    def _adopt_balance(self, snapshot: BalanceSnapshot) -> None:
+        before = self.others.epoch
+        if not self.apply(snapshot, self.now, self.leased):
+            return
+        self._changed()
+        if self.others.epoch != before:
+            # A checkpoint was made: it counts the calls that began before these messages were sent.
+            self.numbers_at[before] = {name: each.number for name, each in self.members.items()}
+            while len(self.numbers_at) > MOST_CHECKPOINTS:
+                del self.numbers_at[min(self.numbers_at)]
+
+    def _changed(self) -> None:
+        self.balances += 1
+        if self.others.changed:
+            self.changes += 1
+
+    def _save(self, name: str, saved: Iterable[tuple[int, int]]) -> None:
+        """Calls cost less than they held: it lowers the bounds of the checkpoints that counted them."""
+        for number, by in saved:
+            epochs = [e for e, numbers in self.numbers_at.items() if numbers.get(name, 0) >= number]
+            if epochs:
+                self.others.cost_less(min(epochs), by)
+
+    def _hear(self, news: News) -> set[str]:
+        """Take what a member has to tell about the account; returns who should hear of it."""
+        now = self.now
+        match news:
+            case Exhausted(lag, wall):
+                self.refuse(Instant(now, wall), ticks_up(lag), self.leased)
+                self._changed()
+                self._recall()
+            case Busy(seconds):
+                self.busy(now + ticks_up(seconds))
+            case KeyLimited(credential, seconds):
+                self.limit_key(credential, now + ticks_up(seconds), now)
+            case Pausing(by, reason):
+                self.pause(by, reason)
+            case Offered(balance, epoch, began, wall):
+                if epoch != self.epoch:
+                    return set()
+                snapshot = self.in_unit(BalanceSnapshot.of(balance, Instant(began, wall)))
+                if snapshot is None:
+                    return set()
+                self._adopt_balance(snapshot)
+        return self._interested()
+
+    def _interested(self) -> set[str]:
+        """The members that have open calls, slack or callers that wait."""
+        return {
+            name for name, each in self.members.items() if each.lease or each.needs or each.running
+        }
+
+    # What members see.
+
+    def _view(self, *, debits: bool = False) -> View:
+        members = self.members.values()
+        missing = [each for each in members if self._missing(each)]
+        kept = [each.kept for each in members if each.kept.next_clears_at is not None]
+        others, belief = self.others, self.others.belief
+        return View(
+            now=self.now,
+            snapshot=self.snapshot,
+            balances=self.balances,
+            leased=self.leased,
+            used=sum(each.used for each in members),
+            running=sum(each.running for each in members),
+            members=sum(not each.gone for each in members),
+            missing=len(missing),
+            missing_until=max(
+                (each.heard + (each.hold_for or 0.0) for each in missing), default=NEVER
+            ),
+            settled=sum(each.settled.total for each in members),
+            kept=sum(each.kept.total for each in members),
+            kept_slots=sum(each.kept.slots for each in members),
+            kept_calls=_counted(each.calls for each in kept),
+            kept_sessions=_counted(each.sessions for each in kept),
+            kept_next=min((each.next_clears_at or 0.0 for each in kept), default=None),
+            kept_last=max((each.last_clears_at or 0.0 for each in kept), default=None),
+            slots=sum(each.slots for each in members),
+            debits=self._debits() if debits else (),
+            busy_until=self.busy_until,
+            limited=tuple(self._limited.items()),
+            pauses=tuple(self.pauses.items()),
+            refresh=self.refresh,
+            others=OthersView(
+                setting=others.setting,
+                others=belief is not None and belief.others,
+                since=0.0 if belief is None else belief.since.mono,
+                wall=0.0 if belief is None else belief.since.wall,
+                proven=0 if belief is None else belief.proven,
+                spell=0.0 if belief is None else belief.spell,
+                changes=self.changes,
+                contradiction=others.contradiction,
+            ),
+            recall=self.recall,
+            exact=self.now < self.calm_until or next(self._waiting(), None) is not None,
+        )
+
+    def _debits(self) -> tuple[tuple[float, int, int], ...]:
+        """When debits clear, with credits and slots; the last one stands for all that clear later."""
+        each = [member.settled.in_order() for member in self.members.values()]
+        each += [member.kept.in_order() for member in self.members.values()]
+        first: list[tuple[float, int, int]] = []
+        for clears_at, amount, slots in merge(*each):
+            if len(first) < MOST_DEBITS_SHOWN:
+                first.append((clears_at, amount, slots))
+            else:
+                _, before, slots_before = first[-1]
+                first[-1] = (clears_at, before + amount, slots_before + slots)
+        return tuple(first)
+
+    # What must hold after each message.
+
+    def check(self) -> None:
+        """Assert the invariants of one state."""
+        for name, member in self.members.items():
+            assert member.lease >= member.used >= 0, (name, member.lease, member.used)
+            assert member.slots >= 0, (name, member.slots)
+            assert not member.gone or not (member.lease or member.slots or member.needs), name
+        assert self.awaited <= self.members.keys() | self.awaited
+        assert self.snapshot is None or self.snapshot.sent.mono <= self.now
+        assert isinstance(self.leased, int)
+        assert isinstance(self.pending, int)
+
+
+def _counted(causes: "Iterable[Counter[str | None]]") -> tuple[tuple[str | None, int], ...]:
+    total: Counter[str | None] = Counter()
+    for each in causes:
+        total.update(each)
+    return tuple(total.items())

@@ -1,0 +1,45 @@
+"""The clock of a shared account, which advances only by what two clocks agree on.
+
+The clock of a store's server may be set, and after a failover it is another machine's. A member's clock
+may run faster or slower than others. So the account's clock advances by the lesser of what the server's
+clock says and of what the member that sends a message says. No clock that jumps frees a debit or ends a
+lease early: that would need both to be wrong at once.
+
+Pure. Times are seconds, whole multiples of `TICK`.
+"""
+
+from budgetguard._core.store_messages import NEVER, ticks_down
+
+UNVOUCHED = 20.0
+"""Seconds. The most that a member without a history of its own can let the clock advance."""
+
+
+class VirtualClock:
+    """`now` is the account's time; `server` is the server's clock as it was last read, None before that."""
+
+    __slots__ = ("now", "server")
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.server: float | None = None
+
+    def advance(self, server: float, seen: float, elapsed: float, *, alone: bool) -> None:
+        """Advance to a message: the server's clock reads `server`, and the member's last reply was from `seen`.
+
+        By the member's own clock, `elapsed` seconds have passed since then. `alone` if no other member
+        lives that a jump of the server's clock could harm.
+        """
+        server = ticks_down(server)
+        before, self.server = self.server, server
+        if before is None:
+            return
+        step = max(server - before, 0.0)
+        if seen == NEVER:
+            vouched = step if alone else UNVOUCHED
+        else:
+            vouched = max(seen + ticks_down(elapsed) - self.now, 0.0)
+        self.now += min(step, vouched)
+
+    def restart(self) -> None:
+        """From now on another server's clock is read."""
+        self.server = None
