@@ -113,11 +113,11 @@ class SharedBudget:
 
     def put(self, member: str, use: BudgetUse, now: float) -> None:
         """Replace what a member holds and spent in a window."""
-        if self.rolling is None and use.window > self.window:
+        if self.rolling is None and self.window < use.window < self.beyond:
             # Some head granted it, so some clock has reached it.
             self._move_to(use.window, use.until, now)
         shares = self.windows.setdefault(use.window, BudgetShares())
-        shares.put(member, use.held, 0 if self._past(use.window, now) else use.spent)
+        shares.put(member, use.held, use.spent)
         self.clear(now)
 
     def clear(self, now: float) -> None:
@@ -138,7 +138,7 @@ class SharedBudget:
         length = self.until - self.window
         if now >= self.reached + length + min(length, MOST_BEHIND):
             return True
-        return not (self.windows or self.moved or self.beyond < inf)
+        return not (self.windows or self.moved)
 
     def gives_back_in(self, now: float) -> float | None:
         """In how many seconds of the virtual clock something is given back for certain.
@@ -204,15 +204,16 @@ class SharedBudgets:
     A member reports what its calls hold and spent, and is then granted more, in the same message. What
     it does not mention in a report is unchanged.
 
-    Whoever names a budget that is not known, and every `forget`, checks two budgets and drops those that
-    would be the same if they began anew. So memory follows the budgets in use, and no call pauses.
+    After each message, `forget` drops some of the budgets that would be the same if they began anew. So
+    memory follows the budgets in use, and no message waits while many are dropped.
     """
 
-    __slots__ = ("_budgets",)
+    __slots__ = ("_budgets", "_new")
 
     def __init__(self) -> None:
         # In the order in which they are to be checked.
         self._budgets: OrderedDict[str, SharedBudget] = OrderedDict()
+        self._new = 0
 
     def __len__(self) -> int:
         """How many budgets are remembered."""
@@ -256,7 +257,7 @@ class SharedBudgets:
         A call that cost nothing may cost something later, whatever is remembered of its window.
         """
         for use in uses:
-            budget = self._known(use, now)
+            budget = self._known(use)
             _, spent = self._shares(budget, use.window, member)
             all_spent = BudgetUse(use.budget, use.window, use.held, spent + use.spent, use.until)
             budget.put(member, all_spent, now)
@@ -270,7 +271,7 @@ class SharedBudgets:
             for shares in budget.windows.values():
                 shares.put(member, 0, 0)
         for use in uses:
-            self._known(use, now).put(member, use, now)
+            self._known(use).put(member, use, now)
 
     def died(self, member: str, now: float) -> None:
         """A member is believed to be dead: what it held counts as spent until it reasserts."""
@@ -305,8 +306,9 @@ class SharedBudgets:
         return found.gives_back_in(now) if found else None
 
     def forget(self, now: float) -> None:
-        """Check the two budgets that were not checked for the longest time."""
-        for _ in range(min(CHECKS_PER_CALL, len(self._budgets))):
+        """Check two budgets, and two more for each that is new, beginning with the longest unchecked."""
+        checks, self._new = CHECKS_PER_CALL * (1 + self._new), 0
+        for _ in range(min(checks, len(self._budgets))):
             name, budget = next(iter(self._budgets.items()))
             if budget.forgettable(now):
                 del self._budgets[name]
@@ -326,16 +328,15 @@ class SharedBudgets:
         return new
 
     def _named(self, need: BudgetNeed, now: float) -> SharedBudget:
-        budget = self._known(need, now)
+        budget = self._known(need)
         budget.limit = need.limit
         budget.clear(now)
         return budget
 
-    def _known(self, named: BudgetNeed | BudgetUse, now: float) -> SharedBudget:
+    def _known(self, named: BudgetNeed | BudgetUse) -> SharedBudget:
         budget = self._budgets.get(named.budget)
         if budget is None:
-            # Before the new one is there: it would be dropped.
-            self.forget(now)
+            self._new += 1
             budget = self._budgets[named.budget] = SharedBudget(named.rolling)
         return budget
 
