@@ -1,6 +1,7 @@
 """A stand-in until `_core.head_state` is there."""
 
-import base64, pickle
+import base64
+import pickle
 
 
 def dump(head):
