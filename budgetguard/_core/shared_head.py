@@ -175,7 +175,7 @@ class SharedHead(AccountState):
             number = 0 if member is None else member.number
             return Reply(status, self.epoch, number, view=self._view()), frozenset(woken)
         if member is not None and message.number == member.number and member.reply is not None:
-            member.heard = self.now
+            member.heard = self.clock.latest
             return replace(member.reply, view=self._view()), frozenset(woken)
         reply = self._take(message, woken)
         woken |= self._who_fits(message.member)
@@ -218,15 +218,15 @@ class SharedHead(AccountState):
         member = self.members.get(name)
         if member is None:
             member = self.members[name] = MemberRecord()
-        member.heard, member.number = now, message.number
+        member.heard, member.number = self.clock.latest, message.number
         if message.join is not None:
             self._join(name, member, message.join)
         self._save(name, report.saved)
         # The lease needs no arithmetic: it is what the member uses and keeps, and the rest is given back.
-        member.finish(report, now, again=message.join is not None)
+        member.finish(report, self.clock.latest, again=message.join is not None)
         member.hold(report)
         if message.leave:
-            member.leave(now)
+            member.leave(self.clock.latest)
             self._settle_on_a_setting()
         for each in message.news:
             woken |= self._hear(each)
@@ -284,7 +284,7 @@ class SharedHead(AccountState):
         found = False
         for name, member in self.members.items():
             if not member.gone and (name in gone or member.silent(self.now)):
-                member.die(self.now)
+                member.die(self.clock.latest)
                 self.awaited.discard(name)
                 if name == self.refreshing_member:
                     self.refresh = replace(self.refresh, in_flight=False)
@@ -496,7 +496,8 @@ class SharedHead(AccountState):
         now = self.now
         match news:
             case Exhausted(lag, wall):
-                self.refuse(Instant(now, wall), ticks_up(lag), self.leased)
+                # From the latest that it may be: what began before the refusal must not end it.
+                self.refuse(Instant(now, wall), self.clock.behind + ticks_up(lag), self.leased)
                 self._changed()
                 self._recall()
             case Busy(seconds):

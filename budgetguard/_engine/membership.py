@@ -50,6 +50,9 @@ MARGIN = 0.05
 # Slack for so many seconds of calls, by how many there were lately.
 AHEAD = 0.2
 
+# Seconds for which a reply tells how late it is: two clocks differ in rate.
+ANCHORED = 10.0
+
 FIRST_RETRY = 0.2
 LONGEST_RETRY = 5.0
 
@@ -82,6 +85,8 @@ class Membership:
         # The stamp of the last reply, and the same moment here; and those of the reply before it.
         self._seen = (NEVER, NEVER)
         self._seen_before = (NEVER, NEVER)
+        # The reply that says most of how late it must be by the head's clock.
+        self._anchor = (NEVER, NEVER)
         # Whether the next message has to say everything.
         self._again = True
         self._joined = False
@@ -231,8 +236,8 @@ class Membership:
             member=member,
             number=self._number,
             epoch=self.epoch,
-            seen=self._seen[0],
-            elapsed=max(ticks_down(now.mono - self._seen[1]), 0.0) if self.epoch else 0.0,
+            seen=self._anchor[0],
+            elapsed=max(ticks_down(now.mono - self._anchor[1]), 0.0) if self.epoch else 0.0,
             report=report,
             join=join,
             refresh_after=self._wished_after if asks else None,
@@ -282,6 +287,11 @@ class Membership:
         self.epoch = reply.epoch
         self._seen_before = self._seen
         self._seen = (reply.view.now, now.mono)
+        stamp, here = self._anchor
+        # A reply is received later than the head gave it. Only the one that took the shortest counts, or
+        # each message would cost the head's clock the time of a round trip.
+        if anew or now.mono - here > ANCHORED or reply.view.now - now.mono > stamp - here:
+            self._anchor = self._seen
         if reply.status == "done":
             self._joined = True
             self._recalled = message.report.recall
