@@ -8,6 +8,7 @@ busy for a while, or that one of its keys has reached a limit of its own. So is 
 """
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from heapq import merge
 
 from budgetguard._core.amounts import CREDITS
@@ -99,8 +100,9 @@ class AccountState:
     def refuse(self, now: Instant, lag: float, held: int) -> None:
         """The provider refused a call for lack of credits: store a balance of zero, sent now."""
         self.others.refused(self.snapshot, held + self.pending, now)
+        as_of = datetime.fromtimestamp(now.wall, UTC)
         cached = self.snapshot or BalanceSnapshot(
-            sent=now, balance=Balance(credits=None), credits=0
+            sent=now, balance=Balance(credits=None, as_of=as_of), credits=0
         )
         alone = replace(cached, sent=now, overlap=0, ceiling_overlap=0)
         self._adopt(refused(alone, now.mono + lag))
