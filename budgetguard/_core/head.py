@@ -10,6 +10,7 @@ busy for a while, or that one of its keys has reached a limit of its own. So is 
 from dataclasses import replace
 from datetime import UTC, datetime
 from heapq import merge
+from typing import Any
 
 from budgetguard._core.amounts import CREDITS
 from budgetguard._core.balance import Balance
@@ -136,6 +137,29 @@ class AccountState:
     def paused_by(self) -> PausedBy:
         """Whose reason `paused` is; only while there is one."""
         return next(iter(self.pauses))
+
+    def dump(self) -> dict[str, Any]:
+        """What this class keeps as JSON values; a time that has not come yet is null."""
+        never = self.busy_until == float("-inf")
+        return {
+            "snapshot": None if self.snapshot is None else self.snapshot.dump(),
+            "unit": self.unit,
+            "busy_until": None if never else self.busy_until,
+            "limited": [[key, until] for key, until in self._limited.items()],
+            "pauses": [[by, reason] for by, reason in self.pauses.items()],
+            "others": self.others.dump(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up what `dump` gave; only while nothing is known."""
+        snapshot, busy_until = state["snapshot"], state["busy_until"]
+        self.snapshot = None if snapshot is None else BalanceSnapshot.load(snapshot)
+        self.unit = state["unit"]
+        self.busy_until = float("-inf") if busy_until is None else busy_until
+        self._limited = dict(state["limited"])
+        for by, reason in state["pauses"]:
+            self.pause(by, reason)
+        self.others = OtherSpenders.load(state["others"])
 
     def _adopt(self, snapshot: BalanceSnapshot) -> None:
         assert self.snapshot is None or snapshot.sent.mono >= self.snapshot.sent.mono
