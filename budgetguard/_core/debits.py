@@ -112,7 +112,7 @@ class Debits:
             clears_at = at / TICKS_PER_SECOND
             bucket = self._buckets[int(clears_at * BUCKETS_PER_SECOND)] = Bucket(clears_at)
             bucket.amount, bucket.slots = amount, sessions
-        self._order = list(self._buckets)
+        self._order = sorted(self._buckets)
         self.total, self.slots = sum(amounts), sum(slots)
 
     def _sorted(self) -> list[Bucket]:

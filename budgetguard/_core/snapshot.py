@@ -114,9 +114,10 @@ def refused(snapshot: BalanceSnapshot, until: float) -> BalanceSnapshot:
 def _dumped(balance: Balance) -> dict[str, Any]:
     """A balance as JSON values, without its monotonic stamp, which means nothing to another process."""
     limit, used, renews = balance.cost_limit, balance.credits_used, balance.renews_at
+    tier: object = balance.tier  # whatever a provider gave: nothing has checked it
     return {
         "credits": None if balance.credits is None else str(balance.credits),
-        "tier": balance.tier,
+        "tier": tier if tier is None or isinstance(tier, str) else str(tier),
         "max_concurrency": balance.max_concurrency,
         "cost_limit": None if limit is None else str(limit),
         "credits_used": None if used is None else str(used),
