@@ -364,7 +364,7 @@ class SharedHead(AccountState):
             return False
         if all(other.recall >= self.recall for other in holders.values()):
             self._recall()
-        woken |= holders.keys()
+        woken.update(holders)
         return True
 
     def _recall(self) -> None:
