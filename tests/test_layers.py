@@ -22,6 +22,7 @@ LAYERS = (
     ("_core",),
     ("routes",),
     ("_io",),
+    ("stores",),
     ("providers",),
     ("_engine",),
     ("listeners",),

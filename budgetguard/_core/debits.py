@@ -89,6 +89,10 @@ class Debits:
             bucket = self._buckets[key]
             yield bucket.clears_at, bucket.amount, bucket.slots
 
+    def buckets(self) -> Iterator[Bucket]:
+        """The buckets, the one that clears first at the front."""
+        return (self._buckets[key] for key in sorted(self._order))
+
     def _begin(self, key: int, clears_at: float) -> Bucket:
         if len(self._order) >= MOST_BUCKETS:
             self._join_neighbours()

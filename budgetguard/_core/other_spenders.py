@@ -147,6 +147,11 @@ class OtherSpenders:
         if setting is False or (setting is True and self.setting == "auto"):
             self.setting = setting
 
+    def lose_track(self) -> None:
+        """The state was restored from an earlier one: its belief remains, what balances showed does not."""
+        self._forget()
+        self._reference = None
+
     def distrusted(self, now: float) -> bool:
         """Whether a proof is so recent that it must not be forgotten."""
         return now < self._until
