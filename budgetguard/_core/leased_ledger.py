@@ -66,7 +66,7 @@ class LeasedLedger(Branch):
         "away",
         "history",
         "message",
-        "mine",
+        "retry_at",
         "usable",
         "view",
     )
@@ -78,14 +78,14 @@ class LeasedLedger(Branch):
         super().__init__(Unreported(1))
         self.view = View(NEVER)
         self.usable = True
-        # Why the store gives no answers at present.
+        # Why the store gives no answers at present, and when it is asked again.
         self.away: str | None = None
+        self.retry_at = NEVER
         # What a message that is under way told the head: what is held, and kept of the slack.
         self.message: Report | None = None
         # Reported calls whose debits a balance may not show yet, in case the head has to hear of them again.
         self.history = Unreported(0)
         self.answers = 0
-        self.mine = 0
         self._slots = 0
         self._offset = 0.0
         self._snapshot: BalanceSnapshot | None = None
@@ -185,6 +185,20 @@ class LeasedLedger(Branch):
     def time_of(self, stamp: float) -> float:
         """A stamp of the head's clock in this process's monotonic seconds; not later than it was."""
         return stamp + self._offset
+
+    @property
+    def regroups(self) -> bool:
+        """Whether the head has lost its state, and waits for its members to say what they hold."""
+        return not self.view.granting
+
+    def headless(self, now: float) -> tuple[str, float] | None:
+        """Why the head grants nothing, and in how many seconds it may; None if it does."""
+        if self.away is not None:
+            return self.away, max(self.retry_at - now, 0.0)
+        if not self.regroups:
+            return None
+        at = self.view.granting_at
+        return _REGROUPS, 1.0 if at is None else max(self.time_of(at) - now, 0.0)
 
     # What this process learns by itself, before the head has heard of it.
 
@@ -313,6 +327,8 @@ AnyLedger: TypeAlias = Ledger | LeasedLedger
 
 # Answers are told apart also across ledgers, since a forked child has another one.
 _ANSWERS = count(1)
+
+_REGROUPS = "its store has lost what it knew, and waits for other processes to say what they hold"
 
 # Seconds for which a debit is remembered after a balance has cleared it.
 _HISTORY = 60.0

@@ -146,6 +146,16 @@ class SharedHead(AccountState):
         """Whether leases may grow: not while members that are known have not said what they hold."""
         return not self.awaited and self.now >= self.regroup
 
+    def _granting_at(self) -> float | None:
+        """When leases may grow at the latest; None if that is not known."""
+        ends = [self.regroup]
+        for name in self.awaited:
+            member = self.members.get(name)
+            if member is None or member.hold_for is None:
+                return None
+            ends.append(member.heard + member.hold_for)
+        return max(ends)
+
     def free(self, floor: int, extra: int) -> Micro:
         """What is in nobody's lease, above a floor; needs a balance."""
         assert self.snapshot is not None
@@ -564,6 +574,8 @@ class SharedHead(AccountState):
             ),
             recall=self.recall,
             exact=self.now < self.calm_until or self.somebody_waits,
+            granting=self.granting,
+            granting_at=self._granting_at(),
         )
 
     def _debits(self) -> tuple[tuple[float, int, int], ...]:
