@@ -236,8 +236,12 @@ class SharedHead(AccountState):
             self._join(name, member, message.join)
         self._save(name, report.saved)
         # The lease needs no arithmetic: it is what the member uses and keeps, and the rest is given back.
+        before = member.lease + member.pending
         member.finish(report, self.clock.latest, again=message.join is not None)
         member.hold(report)
+        if message.join is not None and before > member.lease + member.pending:
+            # It takes debits for cleared that are not cleared here: its clock tells it other times.
+            self.forget_charges(before - member.lease - member.pending)
         if message.leave:
             member.leave(self.clock.latest)
             self._settle_on_a_setting()
