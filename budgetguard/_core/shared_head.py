@@ -188,6 +188,7 @@ class SharedHead(AccountState):
             member.heard = self.clock.latest
             return replace(member.reply, view=self._view()), frozenset(woken)
         reply = self._take(message, woken)
+        self._bound_overlap()
         woken |= self._who_fits(message.member)
         self.check()
         return reply, frozenset(woken - {message.member})
@@ -254,6 +255,7 @@ class SharedHead(AccountState):
             right = self._begin_refresh(name, member, message)
         granted: tuple[int, ...] = ()
         refused: tuple[int, ...] = ()
+        self._bound_overlap()
         if not message.leave:
             self.next_order = member.queue(report.needs, self.next_order, now)
             granted, refused = self._grant(name, member, woken)
@@ -312,6 +314,19 @@ class SharedHead(AccountState):
         self._forget()
         waiting = {name for name, each in self.members.items() if each.waits_for_refresh}
         return self._who_fits("") | waiting
+
+    def _bound_overlap(self) -> None:
+        """What the balance shows of leases and debits is no more than there is of them.
+
+        A slack that is given back was never charged, so what looked like a charge of it was none.
+        """
+        snapshot, most = self.snapshot, self.leased + self.pending
+        if snapshot is not None and max(snapshot.overlap, snapshot.ceiling_overlap) > most:
+            self.snapshot = replace(
+                snapshot,
+                overlap=min(snapshot.overlap, most),
+                ceiling_overlap=min(snapshot.ceiling_overlap, most),
+            )
 
     def _forget(self) -> None:
         """Forget the members that are gone without a trace."""
@@ -604,7 +619,9 @@ class SharedHead(AccountState):
             assert member.slots >= 0, (name, member.slots)
             assert not member.gone or not (member.lease or member.slots or member.needs), name
         assert self.awaited <= self.members.keys() | self.awaited
-        assert self.snapshot is None or self.snapshot.sent.mono <= self.now
+        snapshot, committed = self.snapshot, self.leased + self.pending
+        assert snapshot is None or snapshot.sent.mono <= self.now
+        assert snapshot is None or max(snapshot.overlap, snapshot.ceiling_overlap) <= committed
         assert isinstance(self.leased, int)
         assert isinstance(self.pending, int)
 
