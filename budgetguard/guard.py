@@ -41,11 +41,16 @@ from budgetguard.requirement import Requirement, checked_spec, plain_specs
 
 if TYPE_CHECKING:
     from budgetguard._core.budget_key import Key
+    from budgetguard.stores.base import Store
 
 # Separate float objects, so that a default can be told by identity from the same value passed in.
 FRESH_FOR = float(300)
 STALE_FOR = float(600)
 HOLD_FOR = float(60)
+
+
+# How many round trips to the store must fit into a lease.
+LEAST_TIMEOUTS = 3
 
 
 class Guard:
@@ -59,8 +64,9 @@ class Guard:
     - `stale_for`: up to this age a balance is still used, and one refresh runs in the background.
       Past it, callers wait for a refresh. If you pass only a larger `fresh_for`, `stale_for` is the
       same. Passing a `stale_for` below `fresh_for` (given or default) is a ValueError.
-    - `hold_for`: with a shared store, how long the hold of a process that died remains open. Without
-      one it has no effect, and a warning is logged.
+    - `hold_for`: with a store of several machines, how long a process may admit calls while the store
+      does not hear it. After that time the credits of a process that died count as unresolved. Without
+      such a store it has no effect, and a warning is logged.
     - `lag`: the provider's reporting delay: how long after a call finishes the provider may take to
       post its charge. None takes the provider's own value, 5 for a callable.
     - `linger`: how long abandoned work may go on, and be charged, after the client gave up. None
@@ -83,7 +89,8 @@ class Guard:
       each mark when less than that is available. The next one needs a balance that is above the mark
       and higher than the balance before. Without `on_event`, a message is logged at WARNING instead.
       docs/how-to/events.md says how shares and runways are counted.
-    - `store`: None keeps holds in this process's memory. There is no other store yet.
+    - `store`: where the account is kept. None keeps it in this process's memory; a
+      `budgetguard.stores.SQLiteStore` shares it with all processes of this machine that use the same file.
     - `on_event`: called with each Event, outside every lock: a callable, or a list or tuple of them,
       which are called in order. What one of them raises is logged, and the others are called.
 
@@ -109,14 +116,13 @@ class Guard:
         if_unknown: Literal["deny", "allow"] = "deny",
         mode: Literal["enforce", "observe"] = "enforce",
         alert_below: AlertBelow = None,
-        store: None = None,
+        store: "Store | None" = None,
         on_event: OnEvent | Sequence[OnEvent] | None = None,
     ) -> None:
         ACTIVATION.read_environment()
         profile = Profile.of(provider)
         if store is not None:
-            msg = "store takes None: holds are kept in this process's memory. There is no other store yet."
-            raise ConfigurationError(msg)
+            _check_store(store, profile)
         if not isinstance(sole_spender, bool | str):
             msg = f'sole_spender takes "auto", True or False, not {type(sole_spender).__name__}'
             raise TypeError(msg)
@@ -125,7 +131,13 @@ class Guard:
             raise ValueError(msg)
         lag = seconds(profile.lag if lag is None else lag, "lag")
         linger = seconds(profile.linger if linger is None else linger, "linger")
-        seconds(hold_for, "hold_for", positive=True)
+        held_for = seconds(hold_for, "hold_for", positive=True)
+        if store is not None and store.expires and held_for < LEAST_TIMEOUTS * store.timeout:
+            msg = (
+                f"hold_for must be at least {LEAST_TIMEOUTS} times the store's timeout of "
+                f"{store.timeout:g} s, so that a lease can be renewed in time: {held_for:g}"
+            )
+            raise ValueError(msg)
         fresh, stale = _ages(fresh_for, stale_for)
         terms = GuardTerms(
             fresh_for=fresh,
@@ -146,12 +158,14 @@ class Guard:
             on_event=checked_listeners(on_event),
             top_up_url=profile.top_up_url,
             unit=profile.unit or CREDITS,
+            patience=lag + linger,
         )
-        account = account_registry.join(profile, subscriber)
+        account = account_registry.join(profile, subscriber, store, held_for)
         self._binding = GuardBinding(profile, account, subscriber, lag=lag, linger=linger)
         self._plain_spec = plain_specs(self._binding)
-        if hold_for is not HOLD_FOR:
-            logger.warning("hold_for has no effect: it applies to shared stores, and none is used")
+        if hold_for is not HOLD_FOR and not (store is not None and store.expires):
+            kind = "it applies to stores of several machines, and none is used"
+            logger.warning("hold_for has no effect: %s", kind)
 
     def require_credits(
         self,
@@ -563,6 +577,18 @@ def _ages(fresh_for: float, stale_for: float) -> tuple[float, float]:
         "that age would be both fresh and too old. Lower fresh_for too, or raise stale_for."
     )
     raise ValueError(msg)
+
+
+def _check_store(store: "Store", profile: Profile) -> None:
+    if not callable(getattr(store, "link", None)):
+        msg = f"store takes a store of budgetguard.stores, or None, not {type(store).__name__}"
+        raise TypeError(msg)
+    if profile.fingerprint is None:
+        msg = (
+            f"{profile.name} does not say which account it is, so {store.name} cannot keep it. Use a "
+            "provider with a key, or give yours a `fingerprint` that is the same in all processes."
+        )
+        raise ConfigurationError(msg)
 
 
 def _choice(value: str, what: str, choices: tuple[str, ...]) -> str:

@@ -13,7 +13,7 @@ from budgetguard.testing import FakeProvider
 @pytest.mark.parametrize(
     ("terms", "error", "words"),
     [
-        ({"store": "redis"}, ConfigurationError, "store takes None"),
+        ({"store": "redis"}, TypeError, "store takes a store of budgetguard.stores"),
         ({"fresh_for": -1}, ValueError, "fresh_for must be at least 0"),
         ({"fresh_for": "5"}, TypeError, "fresh_for takes a number of seconds"),
         ({"fresh_for": 100, "stale_for": 50}, ValueError, "less than fresh_for \\(100\\)"),
@@ -152,7 +152,9 @@ def test_hold_for_without_a_store(caplog: pytest.LogCaptureFixture) -> None:
     Guard(FakeProvider())
     assert said(caplog) == []
     Guard(FakeProvider(), hold_for=60)
-    assert said(caplog) == ["hold_for has no effect: it applies to shared stores, and none is used"]
+    assert said(caplog) == [
+        "hold_for has no effect: it applies to stores of several machines, and none is used"
+    ]
 
 
 def test_a_mark_that_nobody_would_hear_of(caplog: pytest.LogCaptureFixture) -> None:

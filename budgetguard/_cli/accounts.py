@@ -148,11 +148,11 @@ def provider_of(options: argparse.Namespace, account: str | None = None) -> Prov
 
 
 def _belief(guard: Guard) -> Belief | None:
-    return binding_of(guard).account.ledger.head.others.belief
+    return binding_of(guard).account.ledger.belief
 
 
 def _paused(guard: Guard) -> str | None:
-    return binding_of(guard).account.ledger.head.paused
+    return binding_of(guard).account.ledger.paused
 
 
 def _name_one() -> str:

@@ -6,10 +6,9 @@ The cost of a finished call is reported to the head, which counts it until a bal
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import repeat, starmap
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
-from budgetguard._core.debits import BUCKETS_PER_SECOND
-from budgetguard._core.head import Head
+from budgetguard._core.debits import BUCKETS_PER_SECOND, Debits, Kept
 
 if TYPE_CHECKING:
     from budgetguard._core.allowance import Allowance
@@ -76,6 +75,42 @@ class Reserve:
         return not self.entry.ended and self.entry.micro >= amount
 
 
+class Evidence(Protocol):
+    """What hears how much finished calls cost, compared to what they held."""
+
+    @property
+    def epoch(self) -> int:
+        """The one that calls belong to which begin now."""
+        ...
+
+    def cost_less(self, epoch: int, by: int) -> None:
+        """A call of that epoch ended, and cost so much less than it may have been charged."""
+        ...
+
+    def may_cost_more(self, epoch: int, by: int) -> None:
+        """A call of that epoch may be charged so much more."""
+        ...
+
+
+class FinishedCalls(Protocol):
+    """What finished calls are reported to."""
+
+    @property
+    def settled(self) -> Debits:
+        """Calls whose cost is known."""
+        ...
+
+    @property
+    def kept(self) -> Kept:
+        """Calls whose cost is not known."""
+        ...
+
+    @property
+    def others(self) -> Evidence:
+        """What hears of their cost besides."""
+        ...
+
+
 class EndsAtCost(dict[int, deque[float]]):
     """Finished calls that cost exactly what they held, not yet recorded.
 
@@ -114,7 +149,7 @@ class Branch:
         "tightened",
     )
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: FinishedCalls) -> None:
         self.head = head
         self.ends_at_cost = EndsAtCost()
         self.ends: deque[End] = deque()

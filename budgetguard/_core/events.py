@@ -26,6 +26,10 @@ Kind: TypeAlias = Literal[
     "resumed",
     "allowed_unknown",
     "low",
+    "store_lost",
+    "store_back",
+    "regrouped",
+    "lease_lost",
 ]
 
 logger = logging.getLogger("budgetguard")

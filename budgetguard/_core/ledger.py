@@ -23,14 +23,54 @@ Nothing here reads a clock, takes a lock or does I/O: the time is passed in. Amo
 micro-credits (`UNLIMITED` where a balance has no bound), times are monotonic seconds.
 """
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from budgetguard._core.branch import Branch
 from budgetguard._core.clock import Instant
-from budgetguard._core.debits import Debits, Kept
+from budgetguard._core.debits import Causes, Debits, Kept
 from budgetguard._core.head import Head
+from budgetguard._core.other_spenders import Belief
 from budgetguard._core.pause import PausedBy
 from budgetguard._core.snapshot import BalanceSnapshot, Micro
+
+
+class KeptFigures(Protocol):
+    """Calls whose cost is not known, as far as errors tell of them."""
+
+    @property
+    def total(self) -> int:
+        """Their credits."""
+        ...
+
+    @property
+    def slots(self) -> int:
+        """Their sessions."""
+        ...
+
+    @property
+    def calls(self) -> Causes:
+        """Those that held credits, by what they raised."""
+        ...
+
+    @property
+    def sessions(self) -> Causes:
+        """Their sessions, by what the calls raised."""
+        ...
+
+    @property
+    def next_clears_at(self) -> float | None:
+        """When the first of them clear; None without any."""
+        ...
+
+    @property
+    def last_clears_at(self) -> float | None:
+        """When the last of them clear; None without any."""
+        ...
+
+    @property
+    def last_slot_clears_at(self) -> float | None:
+        """When the last session clears; None without any."""
+        ...
 
 
 class LedgerView(Protocol):
@@ -47,7 +87,7 @@ class LedgerView(Protocol):
         ...
 
     @property
-    def kept(self) -> Kept:
+    def kept(self) -> KeptFigures:
         """Calls whose cost is not known, until a balance shows it."""
         ...
 
@@ -57,23 +97,26 @@ class LedgerView(Protocol):
         ...
 
     @property
-    def held(self) -> int:
-        """What running calls hold."""
+    def shared(self) -> bool:
+        """Whether other processes spend by the same head."""
         ...
 
     @property
-    def running(self) -> int:
-        """How many calls are running."""
+    def held_by_all(self) -> int:
+        """What running calls hold; with a shared head, of all its members."""
+        ...
+
+    @property
+    def running_of_all(self) -> int:
+        """How many calls are running, likewise."""
         ...
 
     @property
     def room(self) -> Micro:
-        """`available(0, 0)`, kept up to date; 0 without a balance."""
-        ...
+        """What calls may take: `available(0, 0)`, kept up to date; 0 without a balance.
 
-    @property
-    def slots_held(self) -> int:
-        """Sessions that are open."""
+        With a shared head it is what of the lease no call uses.
+        """
         ...
 
     @property
@@ -104,6 +147,25 @@ class LedgerView(Protocol):
         """What is available now; negative if more is held than the account has."""
         ...
 
+    def at_hand(self, floor: int, extra: int) -> Micro:
+        """What can be taken at once; with a shared head, more may be available."""
+        ...
+
+    @property
+    def slots_at_hand(self) -> float:
+        """How many sessions can be opened at once; needs a balance."""
+        ...
+
+    @property
+    def away(self) -> str | None:
+        """Why a shared head gives no answers at present; None if it does, and without one."""
+        ...
+
+    @property
+    def answers(self) -> int:
+        """Names the state of the account in which a shared head gives its answers."""
+        ...
+
     def left_by(self, amount: Micro, slots: float) -> float | None:
         """When debits of that many micro-credits and slots will have cleared."""
         ...
@@ -113,6 +175,11 @@ class Ledger(Branch):
     """The whole ledger of one account in this process's memory: a branch together with its head."""
 
     __slots__ = ()
+
+    shared: ClassVar[bool] = False
+    away: ClassVar[str | None] = None
+    answers: ClassVar[int] = 0
+    head: Head
 
     def __init__(self) -> None:
         super().__init__(Head())
@@ -138,9 +205,25 @@ class Ledger(Branch):
         return self.head.pending
 
     @property
+    def held_by_all(self) -> int:
+        """What running calls hold."""
+        return self.held
+
+    @property
+    def running_of_all(self) -> int:
+        """How many calls are running."""
+        return self.running
+
+    @property
     def slots_in_use(self) -> int:
         """Sessions that are open or may be open."""
         return self.slots_held + self.head.kept.slots
+
+    @property
+    def slots_at_hand(self) -> float:
+        """How many sessions can be opened now; needs a balance."""
+        assert self.head.snapshot is not None
+        return self.head.snapshot.slots - self.slots_in_use
 
     @property
     def busy_until(self) -> float:
@@ -161,6 +244,35 @@ class Ledger(Branch):
         """Until when a key is refused because of a limit of its own."""
         return self.head.limited_until(credential)
 
+    def busy(self, until: float) -> None:
+        """The provider refuses calls until then although the account has credits."""
+        self.head.busy(until)
+
+    def limit_key(self, credential: str, until: float, now: float) -> None:
+        """A key has reached a limit of its own, and is refused until then or until the balance rises."""
+        self.head.limit_key(credential, until, now)
+
+    def any_limited(self, now: float) -> bool:
+        """Whether some key is refused, or every call is."""
+        return self.head.any_limited(now)
+
+    def pause(self, by: PausedBy, reason: str | None) -> None:
+        """Somebody pauses the account, for that reason; None: they no longer do."""
+        self.head.pause(by, reason)
+
+    def reason_of(self, by: PausedBy) -> str | None:
+        """For what reason they have paused the account; None if they have not."""
+        return self.head.pauses.get(by)
+
+    @property
+    def belief(self) -> Belief | None:
+        """Whether others are believed to spend; None before the first balance."""
+        return self.head.others.belief
+
+    def distrusts(self, now: float) -> bool:
+        """Whether there is a proof of other spenders that must not be forgotten."""
+        return self.head.others.distrusted(now)
+
     def available(self, floor: int, extra: int) -> Micro:
         """What is available now; negative if more is held than the account has.
 
@@ -169,6 +281,8 @@ class Ledger(Branch):
         head = self.head
         assert head.snapshot is not None
         return head.snapshot.before_holds(extra) - floor - self.held - head.pending
+
+    at_hand = available
 
     def left_by(self, amount: Micro, slots: float) -> float | None:
         """When debits of that many micro-credits and slots will have cleared.

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from budgetguard._core.debits import Debits, Kept
-from budgetguard._core.store_messages import NEVER, Need, Reply, Report
+from budgetguard._core.store_messages import NEVER, TICK, Need, Reply, Report
 
 DIED = "ProcessDied"
 """What the errors of others name as the cause of a dead member's unresolved calls."""
@@ -87,19 +87,22 @@ class MemberRecord:
         """Whether it was not heard for so long that its lease is no longer its own."""
         return self.hold_for is not None and now >= self.heard + self.hold_for
 
-    def finish(self, report: Report, now: float, *, again: bool) -> int:
-        """Count its finished calls as debits, in place of all earlier ones if `again`; returns their sum."""
+    def finish(self, report: Report, latest: float, *, again: bool) -> None:
+        """Count its finished calls as debits, in place of all earlier ones if `again`; it is `latest` at most.
+
+        A call that is reported late counts from its report: the account's clock may have stood still, so
+        nobody can tell what time it showed when the call finished.
+        """
         if again:
             self.settled, self.kept = Debits(), Kept()
-        before = self.pending
+        # A refresh may have begun at this same time, before these calls finished.
+        first = latest + TICK
         for debit in report.settled:
-            self.settled.add(debit.amount, now + debit.clears_in)
+            self.settled.add(debit.amount, max(latest + debit.clears_in, first))
         for kept in report.kept:
-            self.kept.add_counted(
-                kept.amount, now + kept.clears_in, kept.slots, kept.calls, kept.sessions
-            )
+            clears_at = max(latest + kept.clears_in, first)
+            self.kept.add_counted(kept.amount, clears_at, kept.slots, kept.calls, kept.sessions)
         self.patience = max(self.patience, report.patience)
-        return self.pending - before
 
     def hold(self, report: Report) -> None:
         """Its lease is now exactly what its open calls use and what it keeps."""

@@ -58,6 +58,9 @@ class CallNeed:
     failed: it is admitted at once, whatever is available, unless the account is paused. `amount` must
     also be left in each of the `budgets`; if it was set aside before, in a `reserve`, the account needs
     no more.
+
+    With a shared head, `granted` if the head has added it to the lease, and `refused_at` names the state of
+    the account in which the head refused it.
     """
 
     amount: int
@@ -69,6 +72,8 @@ class CallNeed:
     forced: bool = False
     budgets: tuple[CallBudget, ...] = ()
     reserve: Reserve | None = None
+    granted: bool = False
+    refused_at: int = 0
 
     @property
     def from_account(self) -> int:
@@ -126,6 +131,11 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class Draw:
+    """Let the caller wait until the shared head has answered: it may have what is not at hand."""
+
+
+@dataclass(frozen=True, slots=True)
 class Refuse:
     """Refuse the caller. `permanent`: it would not fit even if no other call ran."""
 
@@ -133,7 +143,7 @@ class Refuse:
     permanent: bool
 
 
-Decision: TypeAlias = Admit | Wait | Refuse
+Decision: TypeAlias = Admit | Wait | Draw | Refuse
 
 
 def usable(
@@ -182,10 +192,11 @@ def shortage(  # noqa: PLR0911  likewise, per kind of shortfall
         return Shortfall.KEY
     if need.amount and need.amount > snapshot.cap:
         return Shortfall.CAP
-    if credits and not ledger.available(terms.floor, terms.extra) - ahead.amount >= credits:
-        return Shortfall.CREDITS
-    if need.slots and not ledger.slots_in_use + ahead.slots + need.slots <= snapshot.slots:
-        return Shortfall.SLOTS
+    if not need.granted:
+        if credits and not ledger.at_hand(terms.floor, terms.extra) - ahead.amount >= credits:
+            return Shortfall.CREDITS
+        if need.slots and not ahead.slots + need.slots <= ledger.slots_at_hand:
+            return Shortfall.SLOTS
     if need.amount and now.mono < ledger.busy_until:
         return Shortfall.BUSY
     return None
@@ -202,7 +213,7 @@ def possible(ledger: LedgerView, terms: GuardTerms, need: CallNeed) -> bool:
     return (not need.from_account or most >= need.amount) and need.slots <= snapshot.slots
 
 
-def decide(  # noqa: C901, PLR0911  one return per case of the table
+def decide(  # noqa: C901, PLR0911, PLR0912  one return per case of the table
     ledger: LedgerView,
     refreshing: RefreshState,
     terms: GuardTerms,
@@ -241,6 +252,11 @@ def decide(  # noqa: C901, PLR0911  one return per case of the table
     if lacks is None:
         return Admit(refresh=_refresh_behind(ledger, refreshing, terms, need, now))
 
+    if ledger.shared and lacks in {Shortfall.CREDITS, Shortfall.SLOTS}:
+        drawn = _draw(ledger, terms, need, final=final)
+        if drawn is not None:
+            return drawn
+
     # Waiting helps against no key's limit: who waits for one would block the other keys' callers.
     permanent = lacks is Shortfall.KEY or not possible(ledger, terms, need)
     waits = now.mono < need.until and not permanent
@@ -259,6 +275,20 @@ def decide(  # noqa: C901, PLR0911  one return per case of the table
         return Wait(None)
     pause = max(terms.recheck_after, SHORTEST_WAIT)
     return Wait(max(now.mono, refreshing.last_sent + pause))
+
+
+def _draw(ledger: LedgerView, terms: GuardTerms, need: CallNeed, *, final: bool) -> Decision | None:
+    """What a shared head is asked for; None if it has answered, or could not help."""
+    if need.refused_at == ledger.answers or not possible(ledger, terms, need):
+        return None
+    if ledger.away is None:
+        # Its time is over: it has answered before, or somebody who has slack did not answer in time.
+        return None if final else Draw()
+    if need.refused_at:
+        return None
+    if terms.allow_unknown:
+        return Admit(unknown=True)
+    return Refuse(Shortfall.UNKNOWN, permanent=False)
 
 
 def _forced(

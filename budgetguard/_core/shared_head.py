@@ -175,7 +175,7 @@ class SharedHead(AccountState):
             number = 0 if member is None else member.number
             return Reply(status, self.epoch, number, view=self._view()), frozenset(woken)
         if member is not None and message.number == member.number and member.reply is not None:
-            member.heard = self.now
+            member.heard = self.clock.latest
             return replace(member.reply, view=self._view()), frozenset(woken)
         reply = self._take(message, woken)
         woken |= self._who_fits(message.member)
@@ -191,6 +191,11 @@ class SharedHead(AccountState):
                 member.heard = self.now
                 self.awaited.add(name)
         self.refresh = replace(self.refresh, in_flight=False)
+        # Members have seen later balances, and have no more of the debits that those cleared.
+        self.snapshot = None
+        self.balances += 1
+        self.others.lose_track()
+        self.numbers_at.clear()
 
     def _session(self, message: Message, member: MemberRecord | None) -> Status:
         """Whether a message takes effect: "done" if it does or did."""
@@ -202,6 +207,9 @@ class SharedHead(AccountState):
                 return "expired"
         elif message.epoch not in {"", self.epoch}:
             return "reassert" if lives or (member is None and not self.granting) else "expired"
+        elif member is not None and message.number == member.number:
+            # Sent again. What was granted then is no longer the member's if it was given up since.
+            return "expired" if member.gone else "done"
         elif not message.epoch and member is not None and message.number > member.number:
             # A session begins once: this is another state of the account than the member knows.
             return "expired"
@@ -213,15 +221,15 @@ class SharedHead(AccountState):
         member = self.members.get(name)
         if member is None:
             member = self.members[name] = MemberRecord()
-        member.heard, member.number = now, message.number
+        member.heard, member.number = self.clock.latest, message.number
         if message.join is not None:
             self._join(name, member, message.join)
         self._save(name, report.saved)
         # The lease needs no arithmetic: it is what the member uses and keeps, and the rest is given back.
-        member.finish(report, now, again=message.join is not None)
+        member.finish(report, self.clock.latest, again=message.join is not None)
         member.hold(report)
         if message.leave:
-            member.leave(now)
+            member.leave(self.clock.latest)
             self._settle_on_a_setting()
         for each in message.news:
             woken |= self._hear(each)
@@ -279,14 +287,17 @@ class SharedHead(AccountState):
         found = False
         for name, member in self.members.items():
             if not member.gone and (name in gone or member.silent(self.now)):
-                member.die(self.now)
+                member.die(self.clock.latest)
                 self.awaited.discard(name)
+                if name == self.refreshing_member:
+                    self.refresh = replace(self.refresh, in_flight=False)
                 found = True
         if not found:
             return set()
         self._settle_on_a_setting()
         self._forget()
-        return self._who_fits("")
+        waiting = {name for name, each in self.members.items() if each.waits_for_refresh}
+        return self._who_fits("") | waiting
 
     def _forget(self) -> None:
         """Forget the members that are gone without a trace."""
@@ -329,6 +340,9 @@ class SharedHead(AccountState):
                     and not self._recall_for(name, need, ahead, slots_ahead, woken)
                 ):
                     refused.append(need.ticket)
+                    if not need.counts:
+                        # Its caller has its answer, and blocks nobody until the member's next message.
+                        del member.needs[need.ticket]
             if need.counts:
                 ahead += need.amount
                 slots_ahead += need.slots
@@ -364,7 +378,7 @@ class SharedHead(AccountState):
             return False
         if all(other.recall >= self.recall for other in holders.values()):
             self._recall()
-        woken |= holders.keys()
+        woken.update(holders)
         return True
 
     def _recall(self) -> None:
@@ -485,7 +499,8 @@ class SharedHead(AccountState):
         now = self.now
         match news:
             case Exhausted(lag, wall):
-                self.refuse(Instant(now, wall), ticks_up(lag), self.leased)
+                # From the latest that it may be: what began before the refusal must not end it.
+                self.refuse(Instant(now, wall), self.clock.behind + ticks_up(lag), self.leased)
                 self._changed()
                 self._recall()
             case Busy(seconds):

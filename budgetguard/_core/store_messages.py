@@ -41,7 +41,7 @@ class BudgetNeed:
 
     `budget` identifies the budget without showing its key. A calendar budget has the `window` that the
     call belongs to, as the wall time of its start, and `until`, that of its end. A rolling one has
-    `rolling`, its seconds.
+    `rolling`, its seconds. A call that is extended says which window `admitted` it, as its reply did.
     """
 
     budget: str
@@ -49,6 +49,7 @@ class BudgetNeed:
     window: float = 0.0
     until: float = 0.0
     rolling: float | None = None
+    admitted: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +91,18 @@ class KeptDebit:
 
 @dataclass(frozen=True, slots=True)
 class BudgetUse:
-    """What a member's open calls hold of a keyed budget, and what finished ones spent since its last report."""
+    """What a member's open calls hold of a keyed budget, and what finished ones spent since its last report.
+
+    `window` is the one that admitted these calls, as the reply that granted them said; `until` and
+    `rolling` are those of the need. In a message that reasserts, `spent` is all that the member spent.
+    """
 
     budget: str
     window: float
     held: int
     spent: int
+    until: float = 0.0
+    rolling: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +327,8 @@ class Reply:
     - "expired": the member was not heard for `hold_for`, and its lease counts as kept. It sends a message
       with `join`, and without any slack.
 
-    `lease` and `slots` are the member's after the message; the tickets `granted` are in it. Those
+    `lease` and `slots` are the member's after the message; the tickets `granted` are in it. `windows`
+    has, for those with budgets, the window of each of the need's budgets that admitted it. Those
     `refused` cannot be met, by what is free and what any member that answers could give back; `over`
     exceed a keyed budget. All others wait.
     """
@@ -331,6 +339,7 @@ class Reply:
     lease: int = 0
     slots: int = 0
     granted: tuple[int, ...] = ()
+    windows: tuple[tuple[int, tuple[float, ...]], ...] = ()
     refused: tuple[int, ...] = ()
     over: tuple[tuple[int, str], ...] = ()
     refresh: RefreshRight = ""

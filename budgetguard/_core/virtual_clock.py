@@ -5,23 +5,36 @@ may run faster or slower than others. So the account's clock advances by the les
 clock says and of what the member that sends a message says. No clock that jumps frees a debit or ends a
 lease early: that would need both to be wrong at once.
 
+A message that is late, or sent again, cannot vouch for all the time that has passed. The next one may, so
+the clock can catch up, by `MOST_BEHIND` at most. Until then the true time is somewhere between `now` and
+`latest`: what must not have happened yet counts from `now`, what must be over counts from `latest`.
+
 Pure. Times are seconds, whole multiples of `TICK`.
 """
 
 from budgetguard._core.store_messages import NEVER, ticks_down
 
-UNVOUCHED = 20.0
-"""Seconds. The most that a member without a history of its own can let the clock advance."""
+MOST_BEHIND = 20.0
+"""Seconds. The most that the clock may catch up."""
 
 
 class VirtualClock:
-    """`now` is the account's time; `server` is the server's clock as it was last read, None before that."""
+    """`now` is the account's time, and `latest` what it may be if all that the server's clock said is true.
 
-    __slots__ = ("now", "server")
+    `server` is the time of the server's clock that `now` stands for; None before it was first read.
+    """
+
+    __slots__ = ("behind", "now", "server")
 
     def __init__(self) -> None:
         self.now = 0.0
         self.server: float | None = None
+        self.behind = 0.0
+
+    @property
+    def latest(self) -> float:
+        """The latest that it may be."""
+        return self.now + self.behind
 
     def advance(self, server: float, seen: float, elapsed: float, *, alone: bool) -> None:
         """Advance to a message: the server's clock reads `server`, and the member's last reply was from `seen`.
@@ -35,11 +48,15 @@ class VirtualClock:
             return
         step = max(server - before, 0.0)
         if seen == NEVER:
-            vouched = step if alone else UNVOUCHED
+            # A jump of the server's clock must not end what others hold.
+            vouched = step if alone else 0.0
         else:
             vouched = max(seen + ticks_down(elapsed) - self.now, 0.0)
-        self.now += min(step, vouched)
+        by = min(step, vouched)
+        self.now += by
+        self.behind = min(step - by, MOST_BEHIND)
+        self.server = server - self.behind
 
     def restart(self) -> None:
         """From now on another server's clock is read."""
-        self.server = None
+        self.server, self.behind = None, 0.0

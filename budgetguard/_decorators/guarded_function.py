@@ -1,15 +1,17 @@
 """What all calls of one decorated function share, and how they leave the fast path."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from budgetguard._core.allowance import Allowance
 from budgetguard._core.call_context import CallContext
-from budgetguard._core.ledger import Ledger
 from budgetguard._decorators.result_kinds import goes_on
 from budgetguard._engine.binding import GuardBinding, GuardRef
 from budgetguard._engine.call_spec import CallSpec
 from budgetguard._engine.hold import Hold
 from budgetguard._engine.learned_spec import LearnedSpec, declare
+
+if TYPE_CHECKING:
+    from budgetguard._core.leased_ledger import AnyLedger
 
 _NOWHERE: GuardRef[Any] = GuardRef(None)
 
@@ -54,7 +56,7 @@ class GuardedFunction:
     def fail(
         self,
         binding: GuardBinding,
-        ledger: Ledger,
+        ledger: "AnyLedger",
         cost: int,
         began: float,
         error: BaseException,
@@ -79,7 +81,7 @@ class GuardedFunction:
     def adopt(
         self,
         binding: GuardBinding,
-        ledger: Ledger,
+        ledger: "AnyLedger",
         cost: int,
         began: float,
         context: CallContext[Any] | None,

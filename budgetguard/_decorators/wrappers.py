@@ -38,7 +38,7 @@ from budgetguard._engine.hold import Hold
 if TYPE_CHECKING:
     from collections import deque
 
-    from budgetguard._core.ledger import Ledger
+    from budgetguard._core.leased_ledger import AnyLedger
     from budgetguard._engine.call_spec import Amounts, CallSpec
 
 F = TypeVar("F")
@@ -172,7 +172,7 @@ def _guard_plain(  # noqa: C901, PLR0915  inline in one frame, for speed
     at_cost = spec.actual is None
 
     def guarded(*args: Any, **kwargs: Any) -> Any:  # noqa: C901, PLR0911, PLR0912, PLR0915  likewise
-        taken: Ledger | None
+        taken: AnyLedger | None
         ends: deque[Any]
         context: Any
         end: Any
@@ -323,7 +323,7 @@ def _guard_coroutine(  # noqa: C901, PLR0915  likewise
     at_cost = spec.actual is None
 
     async def guarded(*args: Any, **kwargs: Any) -> Any:  # noqa: C901, PLR0911, PLR0912, PLR0915  likewise
-        taken: Ledger | None
+        taken: AnyLedger | None
         ends: deque[Any]
         context: Any
         end: Any

@@ -16,27 +16,23 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from budgetguard._core.amounts import UNLIMITED
-from budgetguard._core.backoff import backoff
 from budgetguard._core.call_context import context_of
 from budgetguard._core.clock import SYSTEM, Clock, Instant
 from budgetguard._core.errors import ApprovalDenied, BudgetExceeded, BudgetGuardError
 from budgetguard._core.events import Kind, logger, report
 from budgetguard._core.keyed_budgets import KeyedBudgets
 from budgetguard._core.labels import Labels
-from budgetguard._core.ledger import Ledger
+from budgetguard._core.other_spenders import SoleSpender
 from budgetguard._core.pause import PausedBy, note_name
 from budgetguard._core.policy import NEVER
 from budgetguard._core.provider_refusal import ProviderRefusal
 from budgetguard._core.reentrancy import CHANGING, forbid_waiting, interrupting
 from budgetguard._core.refresh_failure import not_made
-from budgetguard._core.snapshot import BalanceSnapshot, Micro
-from budgetguard._engine.belief_messages import belief_changed, contradicted
 from budgetguard._engine.hold import Hold
 from budgetguard._engine.known_costs import KnownCosts
 from budgetguard._engine.refresh_schedule import LATER, Refresh, RefreshSchedule
@@ -47,7 +43,9 @@ from budgetguard._engine.waiters import AdmissionWaiter, BalanceWaiter, Waiter
 if TYPE_CHECKING:
     from decimal import Decimal
 
+    from budgetguard._core.leased_ledger import AnyLedger
     from budgetguard._core.refresh_failure import Failure
+    from budgetguard._core.snapshot import BalanceSnapshot, Micro
     from budgetguard._engine.follower import Follower
     from budgetguard._io.loop import Runtime
     from budgetguard._io.pause_watch import PauseWatch
@@ -80,7 +78,7 @@ class Account:
         self._any_extra = False
         self._alerts = False
         self.mark: Micro = NEVER
-        self.ledger = Ledger()
+        self.ledger: AnyLedger = self._new_ledger()
         self._runtime: Runtime | None
         self.forget()
         self._runtime = runtime
@@ -90,20 +88,15 @@ class Account:
         """Reset: no balance, no holds, no waiters. Open holds end in the old ledger."""
         self.lock = threading.RLock()
         # A child of a paused parent admits nothing either. It checks for a file by itself.
-        reason = self.ledger.head.pauses.get("guard")
-        self.ledger = Ledger()
-        self.ledger.head.pause("guard", reason)
+        reason = self.ledger.reason_of("guard")
+        self.ledger = self._new_ledger()
+        self.ledger.pause("guard", reason)
         self.watched = False
         self._watch: PauseWatch | None = None
-        self.ledger.head.unit = self.provider.unit
         # A child counts its own spending alone, as each process does.
         self.keyed_budgets = KeyedBudgets()
-        others = self.ledger.head.others
-        others.topup_step = self.provider.topup_step
         for subscriber in self.subscribers:
-            # In a forked child: its parent and siblings spend too, so True no longer holds.
-            if subscriber.sole_spender is False:
-                others.join(False)
+            self._rejoin(subscriber)
         self.fresh_until_mono = self.fresh_until_wall = self.checks_until_wall = NEVER
         self._posts: deque[Callable[[Instant, Effects], object]] = deque()
         self._contradicted = False
@@ -120,6 +113,38 @@ class Account:
         self._last_subscriber: weakref.ref[Subscriber] | None = None
         for subscriber in self.subscribers:
             subscriber.close_fast_path()
+
+    # What depends on where the head is.
+
+    def _new_ledger(self) -> "AnyLedger":
+        raise NotImplementedError
+
+    def _rejoin(self, subscriber: Subscriber) -> None:
+        """In a forked child: a guard of the parent is one of the child's, too."""
+        # Its parent and siblings spend too, so True no longer holds.
+        if subscriber.sole_spender is False:
+            self._believe(False)
+
+    def expect(self, patience: float) -> None:
+        """Some calls may be charged for so many seconds after they were abandoned."""
+
+    def _believe(self, setting: SoleSpender) -> None:
+        """Combine what one more guard says of other spenders."""
+        raise NotImplementedError
+
+    def _exhaust(self, now: Instant, effects: Effects, lag: float) -> str | None:
+        """The provider refused a call for lack of credits; returns what that says about other spenders."""
+        raise NotImplementedError
+
+    def _offer(self, now: Instant, effects: Effects, credits: "Decimal", sent: Instant) -> None:
+        """A response carried the balance."""
+        raise NotImplementedError
+
+    def _land(
+        self, now: Instant, effects: Effects, refresh: Refresh, answer: "BalanceSnapshot | Failure"
+    ) -> None:
+        """A refresh that this process made has ended."""
+        raise NotImplementedError
 
     @property
     def runtime(self) -> "Runtime":
@@ -176,8 +201,11 @@ class Account:
             raise
         return reading
 
-    def extend(self, call: Call, hold: Hold) -> BudgetGuardError | None:
-        """Hold more for an open call, deciding on the cached balance; starts a refresh."""
+    def extend(self, call: Call, hold: Hold) -> BudgetGuardError | AdmissionWaiter | None:
+        """Hold more for an open call, deciding on the cached balance; starts a refresh.
+
+        Returns the error if it was refused, and what to wait for if another head decides.
+        """
         forbid_waiting(call.operation)
         return self._change(self._extend, call, hold)
 
@@ -343,7 +371,7 @@ class Account:
         if subscriber.marks:
             self._alerts = True
             self._set_mark()
-        self.ledger.head.others.join(subscriber.sole_spender)
+        self._believe(subscriber.sole_spender)
 
     def _place(self, now: Instant, effects: Effects, waiter: AdmissionWaiter) -> None:
         subscriber = waiter.call.subscriber
@@ -362,10 +390,10 @@ class Account:
 
     def _extend(
         self, now: Instant, effects: Effects, call: Call, hold: Hold
-    ) -> BudgetGuardError | None:
-        error = self.wait_queue.extend(now, effects, call, hold)
+    ) -> BudgetGuardError | AdmissionWaiter | None:
+        error = self.wait_queue.extend(now, effects, call, hold, self)
         # No balance would change what a budget or a pause refused.
-        if not isinstance(error, BudgetExceeded) and self.ledger.head.paused is None:
+        if not isinstance(error, BudgetExceeded) and self.ledger.paused is None:
             self._schedule.want_again(call.subscriber.terms.recheck_after, now)
         return error
 
@@ -378,20 +406,20 @@ class Account:
         lag: float,
     ) -> None:
         self._last_subscriber = weakref.ref(subscriber)
-        head, terms = self.ledger.head, subscriber.terms
+        ledger, terms = self.ledger, subscriber.terms
         if refusal.kind == "busy":
-            head.busy(now.mono + refusal.pause())
+            ledger.busy(now.mono + refusal.pause())
             self._emit_all(effects, "busy", now)
         elif refusal.kind == "key_limit":
-            head.limit_key(terms.credential, now.mono + refusal.pause(), now.mono)
+            ledger.limit_key(terms.credential, now.mono + refusal.pause(), now.mono)
             self._schedule.want_again(terms.recheck_after, now)
             for each in self.subscribers:
                 if each.terms.credential == terms.credential:
                     each.emit(effects, self.ledger, "exhausted", now, reason=KEY_LIMIT_REACHED)
         else:
-            self.ledger.refuse(now, lag)
+            reason = self._exhaust(now, effects, lag)
             self._schedule.want_again(terms.recheck_after, now)
-            self._emit_all(effects, "exhausted", now, self._news_of_others(effects))
+            self._emit_all(effects, "exhausted", now, reason)
         self.wait_queue.review(now)
 
     def _deny(
@@ -417,16 +445,16 @@ class Account:
         )
 
     def _pause(self, now: Instant, effects: Effects, by: PausedBy, reason: str | None) -> None:
-        head = self.ledger.head
-        before = head.paused
-        head.pause(by, reason)
-        if (before is None) == (head.paused is None):
+        ledger = self.ledger
+        before = ledger.paused
+        ledger.pause(by, reason)
+        if (before is None) == (ledger.paused is None):
             return
-        kind: Kind = "resumed" if head.paused is None else "paused"
-        level = logging.INFO if head.paused is None else logging.WARNING
-        self._emit_all(effects, kind, now, head.paused or before)
+        kind: Kind = "resumed" if ledger.paused is None else "paused"
+        level = logging.INFO if ledger.paused is None else logging.WARNING
+        self._emit_all(effects, kind, now, ledger.paused or before)
         said = partial(logger.log, level, "The account at %s is %s: %s")
-        effects.append(partial(said, self.provider.name, kind, head.paused or before))
+        effects.append(partial(said, self.provider.name, kind, ledger.paused or before))
         self.wait_queue.review(now)
 
     def _dismiss(self, now: Instant, _: Effects, subscriber: Subscriber) -> None:
@@ -456,8 +484,8 @@ class Account:
         stamps = (ledger.settled.last_clears_at, ledger.kept.last_clears_at)
         young = any(stamp is not None and stamp > now.mono for stamp in stamps)
         waiting = self.wait_queue.queue or self.wait_queue.readers
-        busy = ledger.running or waiting or young or ledger.head.others.distrusted(now.mono)
-        lasting = "guard" in ledger.head.pauses or not self.keyed_budgets.quiet(now)
+        busy = ledger.running or waiting or young or ledger.distrusts(now.mono)
+        lasting = ledger.reason_of("guard") is not None or not self.keyed_budgets.quiet(now)
         return not (busy or lasting)
 
     # Refreshes.
@@ -575,76 +603,15 @@ class Account:
     def _sent(self, _: Instant, __: Effects, refresh: Refresh, at: Instant) -> None:
         self._schedule.sent(refresh, at)
 
-    def _land(
-        self, now: Instant, effects: Effects, refresh: Refresh, answer: "BalanceSnapshot | Failure"
+    def _tell_failure(
+        self, now: Instant, effects: Effects, refresh: Refresh, failure: "Failure"
     ) -> None:
-        if isinstance(answer, BalanceSnapshot):
-            head = self.ledger.head
-            answer = head.in_unit(answer) or self._in_other_unit(refresh, answer.balance.unit)
-        if not self._schedule.land(refresh, answer, now):
-            # Another refresh replaced it. Its balance is still valid unless a newer one is here.
-            if isinstance(answer, BalanceSnapshot) and self._apply(now, effects, answer):
-                self.wait_queue.review(now)
-            return
-        if isinstance(answer, BalanceSnapshot):
-            self._denied = False
-            self._apply(now, effects, answer)
-        else:
-            self._emit_all(effects, "refresh_failed", now, answer.reason)
-            if answer.denied and not self._denied:
-                # Retrying does not help, and the reader of the refusals may be a language model.
-                self._denied = True
-                warn = partial(logger.warning, "The balance at %s is not available: %s.")
-                effects.append(partial(warn, refresh.subscriber.provider, answer.reason))
-        self.wait_queue.review(now)
-
-    def _in_other_unit(self, refresh: Refresh, unit: str) -> "Failure":
-        from budgetguard._core.refresh_failure import Failure
-
-        failures = refresh.failures + 1
-        reason = f"it is in {unit}, and this account is counted in {self.ledger.head.unit}"
-        delay = backoff(failures, None, self.runtime.jitter)
-        return Failure(reason, None, denied=False, failures=failures, delay=delay)
-
-    def _offer(self, now: Instant, effects: Effects, credits: "Decimal", sent: Instant) -> None:
-        cached = self.ledger.snapshot
-        # Only `credits` is replaced. With a cost limit, the other figures would be too old.
-        if cached is None or cached.balance.cost_limit is not None:
-            return
-        balance = replace(cached.balance, credits=credits).sent_at(sent, self.runtime.clock)
-        if self._apply(now, effects, BalanceSnapshot.of(balance, sent)):
-            self.wait_queue.offered(now)
-
-    def _apply(self, now: Instant, effects: Effects, snapshot: BalanceSnapshot) -> bool:
-        before = self.ledger.snapshot
-        if not self.ledger.apply(snapshot, now.mono):
-            return False
-        for subscriber in self.subscribers:
-            subscriber.rearm(before, self.ledger)
-        if self._alerts:
-            self._set_mark()
-        self._emit_all(effects, "refreshed", now, self._news_of_others(effects))
-        return True
-
-    def _news_of_others(self, effects: Effects) -> str | None:
-        """What the balance or the refusal that just came says about other spenders, if it is news.
-
-        A change of what the guards believe is logged; what contradicts `sole_spender=True`, only once.
-        """
-        others, provider = self.ledger.head.others, self.provider.name
-        if others.changed:
-            assert others.belief is not None
-            reason = belief_changed(provider, others.belief)
-            level = logging.WARNING if others.belief.others else logging.INFO
-            effects.append(partial(logger.log, level, "%s", reason))
-            return reason
-        if others.setting is not True or not others.contradiction:
-            return None
-        reason = contradicted(provider, others.contradiction)
-        if not self._contradicted:
-            self._contradicted = True
-            effects.append(partial(logger.warning, "%s", reason))
-        return reason
+        self._emit_all(effects, "refresh_failed", now, failure.reason)
+        if failure.denied and not self._denied:
+            # Retrying does not help, and the reader of the refusals may be a language model.
+            self._denied = True
+            warn = partial(logger.warning, "The balance at %s is not available: %s.")
+            effects.append(partial(warn, refresh.subscriber.provider, failure.reason))
 
     def _set_alarm(self, at: float) -> None:
         try:
@@ -669,7 +636,7 @@ class Account:
     @property
     def heard(self) -> str | None:
         """The reason in the file that pauses this account, as it was last heard."""
-        return self.ledger.head.pauses.get("command")
+        return self.ledger.reason_of("command")
 
     def hear(self, reason: str | None) -> None:
         """The file that pauses this account is there, for that reason; None: it is not."""
@@ -690,8 +657,8 @@ class Account:
             and not (self.wait_queue.queue or self._schedule.known.in_flight)
             and snapshot.refused_until is None
             and snapshot.cap == UNLIMITED
-            and self.ledger.head.paused is None
-            and not self.ledger.head.any_limited(now)
+            and self.ledger.paused is None
+            and not self.ledger.any_limited(now)
             and not (self._any_extra and snapshot.ceiling != UNLIMITED)
         )
         if plain and snapshot is not None:

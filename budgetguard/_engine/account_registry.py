@@ -6,7 +6,7 @@ Apart from the default guard and the switch, the package has no other global sta
 import contextlib
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from threading import get_ident
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,12 +14,14 @@ from budgetguard._core.clock import SYSTEM
 from budgetguard._core.reentrancy import CHANGING
 from budgetguard._engine.account import Account
 from budgetguard._engine.fork import hook, start_afresh_by
+from budgetguard._engine.local_account import LocalAccount
 from budgetguard._engine.subscriber import Subscriber
 from budgetguard._io.exit import EXIT
 
 if TYPE_CHECKING:
     from budgetguard._io.loop import Runtime
     from budgetguard.providers.base import Profile
+    from budgetguard.stores.base import Store
 
 T = TypeVar("T")
 _SWEEP_ABOVE = 64
@@ -36,7 +38,7 @@ class _Process:
         self.lock = threading.RLock()
         self.runtime: Runtime | None = None
         self.override: Runtime | None = None
-        self.named: dict[tuple[int, str], Account] = {}
+        self.named: dict[tuple[int, Hashable, str], Account] = {}
 
 
 _PROCESS = _Process()
@@ -82,18 +84,27 @@ def runtime_of(other: "Runtime") -> Iterator[None]:
         _PROCESS.override = before
 
 
-def join(provider: "Profile", subscriber: Subscriber) -> Account:
-    """Add a guard to its account: one account per fingerprint, a new one without a fingerprint."""
+def join(
+    provider: "Profile",
+    subscriber: Subscriber,
+    store: "Store | None" = None,
+    hold_for: float | None = None,
+) -> Account:
+    """Add a guard to its account: one for each fingerprint and store, a new one without a fingerprint.
+
+    `hold_for` is how long the store keeps the lease of a process that it does not hear of.
+    """
     here = runtime()
     fingerprint = provider.fingerprint
     _sweep()
     hook()
 
     def find() -> Account:
-        key = (id(here), fingerprint) if fingerprint else None
+        where = None if store is None else store.identity
+        key = (id(here), where, fingerprint) if fingerprint else None
         account = _PROCESS.named.get(key) if key else None
         if account is None:
-            account = Account(provider, here, runtime)
+            account = _new_account(provider, here, store, hold_for)
             if key:
                 # A signal handler or a finalizer may have made one in the meantime.
                 account = _PROCESS.named.setdefault(key, account)
@@ -111,6 +122,16 @@ def join(provider: "Profile", subscriber: Subscriber) -> Account:
     finally:
         _alone(found)
     return account
+
+
+def _new_account(
+    provider: "Profile", here: "Runtime", store: "Store | None", hold_for: float | None
+) -> Account:
+    if store is None:
+        return LocalAccount(provider, here, runtime)
+    from budgetguard._engine.shared_account import SharedAccount
+
+    return SharedAccount(provider, here, runtime, store, hold_for)
 
 
 def _sweep() -> None:
@@ -142,8 +163,8 @@ def _after_fork() -> None:
     EXIT.begun = False
     _PROCESS.begin()
     fresh = runtime()
-    for (_, fingerprint), account in named.items():
-        _PROCESS.named[id(fresh), fingerprint] = account
+    for (_, where, fingerprint), account in named.items():
+        _PROCESS.named[id(fresh), where, fingerprint] = account
     for account in accounts:
         account.forget()
 

@@ -22,7 +22,7 @@ from budgetguard._engine.subscriber import Call, Effects, Subscriber
 if TYPE_CHECKING:
     from budgetguard._core.branch import Reserve
     from budgetguard._core.errors import BudgetExceeded
-    from budgetguard._core.ledger import Ledger
+    from budgetguard._core.leased_ledger import AnyLedger
     from budgetguard._engine.hold import Hold, Owner
 
 
@@ -134,7 +134,7 @@ class Carving:
     context: CallContext[Any]
 
     def carve(
-        self, now: Instant, effects: Effects, ledger: "Ledger"
+        self, now: Instant, effects: Effects, ledger: "AnyLedger"
     ) -> "CarvedAllowance | BudgetExceeded":
         """The block's allowance, or the error if one of the budgets around it has too little left."""
         budgets, limit = self.context.budgets, self.carved.limit

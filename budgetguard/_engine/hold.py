@@ -4,7 +4,7 @@ from collections.abc import Callable, Sized
 from decimal import Decimal
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Literal, NoReturn, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, Self, TypeAlias
 
 from budgetguard._core.allowance import BlockBudget, CallBudget
 from budgetguard._core.amounts import Amount, cost, to_credits
@@ -13,20 +13,38 @@ from budgetguard._core.call_context import CallContext
 from budgetguard._core.clean_tracebacks import WRONG, clean_traceback, clear
 from budgetguard._core.errors import BudgetGuardError, HoldClosed
 from budgetguard._core.events import spell_id
-from budgetguard._core.ledger import Ledger
 from budgetguard._core.policy import CallNeed
 from budgetguard._core.reentrancy import ATOMIC, CHANGING
 from budgetguard._engine.reservation import NUMBERS, Reservation
 from budgetguard._engine.subscriber import Call, Subscriber
 
+if TYPE_CHECKING:
+    from budgetguard._core.leased_ledger import AnyLedger
+
 State: TypeAlias = Literal["open", "settled", "released", "kept"]
 _Ending: TypeAlias = tuple[State, tuple[Any, ...]]
+
+
+class PendingAnswer(Protocol):
+    """What a caller waits for that requested more for its hold."""
+
+    def wait(self, decider: Any) -> None:
+        """Block this thread until the answer is there."""
+        ...
+
+    async def wait_async(self, decider: Any) -> None:
+        """Wait for the answer without blocking the caller's event loop."""
+        ...
+
+    def check(self) -> None:
+        """Raise the answer if it is an error."""
+        ...
 
 
 class Owner(Protocol):
     """What a hold needs from its account."""
 
-    ledger: Ledger
+    ledger: "AnyLedger"
     monotonic: Callable[[], float]
     wall: Callable[[], float]
 
@@ -35,7 +53,7 @@ class Owner(Protocol):
         """The waiters for credits or slots."""
         ...
 
-    def extend(self, call: Call, hold: "Hold") -> BudgetGuardError | None:
+    def extend(self, call: Call, hold: "Hold") -> "BudgetGuardError | PendingAnswer | None":
         """Hold more credits for `hold`; returns the error if it is refused."""
         ...
 
@@ -84,7 +102,7 @@ class Hold(Reservation):
         account: Owner,
         subscriber: Subscriber,
         operation: str,
-        ledger: Ledger,
+        ledger: "AnyLedger",
         micro: int,
         slots: int,
         lag: float,
@@ -256,11 +274,19 @@ class Hold(Reservation):
     def extend(self, credits: Amount) -> None:
         """Set more credits aside for a call that runs longer than expected.
 
-        Decides on the cached balance and starts a refresh, but never waits. Raises
-        InsufficientCredits, BalanceUnavailable or Paused like any admission, HoldClosed if the hold has
+        Decides on the cached balance and starts a refresh, but does not wait for it. With a store it
+        may wait for the store, for at most its `timeout`. Raises InsufficientCredits, BalanceUnavailable or Paused like any admission, HoldClosed if the hold has
         already ended, TypeError or ValueError for a value that is not a valid cost, and RuntimeError
         in a forked child, because these credits are held by its parent.
         """
+        waiter = self._extend(credits)
+        if waiter is not None:
+            waiter.wait(self._account)
+            waiter.check()
+            self._must_be_open("extend")
+
+    def _extend(self, credits: Amount) -> "PendingAnswer | None":
+        """Request more; returns what to wait for, if anything."""
         more = cost(credits, "credits")
         self._must_be_open("extend")
         if self._inherited():
@@ -270,6 +296,8 @@ class Hold(Reservation):
             )
             raise RuntimeError(msg)
         error = self._account.extend(self._asks_for(more, self._account.monotonic()), self)
+        if error is not None and not isinstance(error, BudgetGuardError):
+            return error
         if error is not None:
             try:
                 raise error
@@ -277,6 +305,7 @@ class Hold(Reservation):
                 # Its traceback refers to this frame: without this, the cycle would keep the hold alive.
                 del error
         self._must_be_open("extend")
+        return None
 
     def _asks_for(self, more: int, now: float) -> Call:
         """The request for more credits that an open call makes, without waiting for them."""
@@ -302,8 +331,12 @@ class Hold(Reservation):
 
     @clean_traceback
     async def aextend(self, credits: Amount) -> None:
-        """The async form of `extend`; it does not wait."""
-        self.extend(credits)
+        """The async form of `extend`: what may wait does not block the event loop."""
+        waiter = self._extend(credits)
+        if waiter is not None:
+            await waiter.wait_async(self._account)
+            waiter.check()
+            self._must_be_open("extend")
 
     def finish(self, error: BaseException | None) -> None:
         """End the hold the way its block ended; does nothing if it has already ended."""

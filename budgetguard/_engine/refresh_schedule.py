@@ -73,6 +73,20 @@ class RefreshSchedule:
         self.known = RefreshState(now.mono, in_flight=True)
         self.callers_due = self._wanted = LATER
 
+    def follow(self, began: float, blocked_until: float, failure: "Failure | None") -> None:
+        """Another process refreshes the same account: the state of its latest refresh."""
+        last_sent = max(began, self.known.last_sent)
+        if self._refresh is not None:
+            self.known = replace(self.known, last_sent=last_sent)
+            return
+        self.known = RefreshState(last_sent, blocked_until=blocked_until)
+        self.failure = failure
+
+    @property
+    def refresh(self) -> Refresh | None:
+        """The refresh in flight."""
+        return self._refresh
+
     def lost(self, now: Instant) -> Refresh | None:
         """The refresh in flight, if its deadline has passed long ago without a result."""
         refresh = self._refresh

@@ -6,15 +6,17 @@ once, even if the change is posted several times.
 
 import itertools
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from budgetguard._core.branch import LedgerEntry, Reserve
 from budgetguard._core.call_context import CallContext
 from budgetguard._core.clock import Instant
 from budgetguard._core.events import Kind
-from budgetguard._core.ledger import Ledger
 from budgetguard._engine.fork import start_afresh_by
 from budgetguard._engine.subscriber import Effects, HoldFigures, Subscriber
+
+if TYPE_CHECKING:
+    from budgetguard._core.leased_ledger import AnyLedger
 
 
 class Numbers:
@@ -57,7 +59,7 @@ class Reservation(LedgerEntry):
     operation: str
     _context: CallContext[Any] | None
     _subscriber: Subscriber
-    _ledger: Ledger
+    _ledger: "AnyLedger"
     _lag: float
     _linger: float
     _began: float

@@ -56,6 +56,7 @@ class Subscriber:
         on_event: Sequence[OnEvent] = (),
         top_up_url: str | None = None,
         unit: str = CREDITS,
+        patience: float = 0.0,
     ) -> None:
         self.terms = terms
         self.provider = provider
@@ -64,8 +65,12 @@ class Subscriber:
         self.deliver = delivery_to(on_event)
         self.top_up_url = top_up_url
         self.unit = unit
+        # For how many seconds after its calls were abandoned they may be charged.
+        self.patience = patience
         self.closed = False
         self.reserve: float | None = None
+        # A cost limit may bound extra credits; and with a shared head, `room` is only this process's slack.
+        self.by_formula = terms.extra > 0
         self.marks = AlertMarks(alert_below, terms.floor, terms.extra)
         self._observe = observe
         self._kept: set[str] = set()
@@ -226,7 +231,7 @@ class Subscriber:
 
     def _available(self, ledger: LedgerView) -> float:
         terms = self.terms
-        if terms.extra:  # a cost limit may bound these credits
+        if self.by_formula:
             return ledger.available(terms.floor, terms.extra)
         return ledger.room - terms.floor
 

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, assert_never
 
 from budgetguard._core.clock import Instant
 from budgetguard._core.errors import BalanceUnavailable, BudgetExceeded, BudgetGuardError
-from budgetguard._core.ledger import Ledger
 from budgetguard._core.policy import (
     NOBODY,
     Admit,
     Decision,
+    Draw,
     QueuedAhead,
     Refuse,
     Shortfall,
@@ -32,9 +32,10 @@ from budgetguard._core.policy import (
     exceeded,
     possible,
     shortage,
+    usable,
 )
 from budgetguard._core.queue_order import QueueOrder
-from budgetguard._engine.hold import Hold
+from budgetguard._engine.hold import Hold, Owner
 from budgetguard._engine.learned_hold import LearnedHold
 from budgetguard._engine.refresh_schedule import LATER, RefreshSchedule
 from budgetguard._engine.refusal_figures import budget_exceeded, unavailable, why_refused
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from budgetguard._core.events import Kind
+    from budgetguard._core.leased_ledger import AnyLedger
 
 
 # Seconds. Wall times are rounded, so an alarm might ring a little before the budget renews, and must not
@@ -58,13 +60,15 @@ _GONE = 64
 class WaitQueue:
     """The wait queue of one account, with access to its ledger and its refresh schedule."""
 
-    def __init__(self, ledger: Ledger, schedule: RefreshSchedule) -> None:
+    def __init__(self, ledger: "AnyLedger", schedule: RefreshSchedule) -> None:
         self._order: QueueOrder[AdmissionWaiter] = QueueOrder()
         self.queue = self._order.waiting
         self.readers: dict[BalanceWaiter, None] = {}
         self.left = False
         # Whether a caller for whom a refresh may be due has left, so that it may not be due.
         self.outdated = False
+        # Whether a caller came whose needs only a shared head may meet.
+        self.drawing = False
         # The waiters in budgets.
         self.bounded: dict[AdmissionWaiter, None] = {}
         # Wakes those that the change has decided about, for when its other effects are done.
@@ -73,6 +77,7 @@ class WaitQueue:
         self._schedule = schedule
         self._deadlines: list[tuple[float, int, Waiter]] = []
         self._numbers = count()
+        self._tickets = count(1)
 
     @property
     def deadline(self) -> float:
@@ -93,6 +98,7 @@ class WaitQueue:
             call, counts = waiter.call, self._queues(waiter, now)
             ahead = self._order.total
             self._order.add(waiter, call.need, call.subscriber.terms, counts=counts)
+            waiter.ticket = next(self._tickets)
             if call.need.budgets:
                 self.bounded[waiter] = None
                 # A call that ends without the lock wakes nobody if the queue is empty, so one may
@@ -186,6 +192,41 @@ class WaitQueue:
         if self.left:
             self.pass_on(now)
 
+    def lacking(self, now: Instant) -> list[tuple[AdmissionWaiter, bool]]:
+        """The waiters that lack what a shared head may have, in order; and whether they block others."""
+        self.drawing = False
+        found: list[tuple[AdmissionWaiter, bool]] = []
+        ledger, ahead = self._ledger, NOBODY
+        if ledger.snapshot is None or ledger.paused is not None:
+            return found
+        for waiter in self.queue:
+            call = waiter.call
+            need, terms = call.need, call.subscriber.terms
+            lacks = shortage(ledger, terms, need, ahead, now)
+            drawn = lacks in {Shortfall.CREDITS, Shortfall.SLOTS}
+            if drawn and usable(ledger.snapshot, terms, now, need.arrived):
+                found.append((waiter, self._queues(waiter, now)))
+            if self._order.counts(waiter):
+                ahead = QueuedAhead(ahead.amount + need.from_account, ahead.slots + need.slots)
+        return found
+
+    def answered(self, now: Instant, granted: tuple[int, ...], refused: tuple[int, ...]) -> None:
+        """A shared head has added what some waiters lack to the lease, and refused others."""
+        if not (granted or refused):
+            return
+        yes, no = set(granted), set(refused)
+        for waiter in list(self.queue):
+            call = waiter.call
+            if waiter.ticket in yes:
+                waiter.call = replace(call, need=replace(call.need, granted=True))
+                self._decide_again(waiter, NOBODY, now)
+                if not waiter.done:
+                    # Something else holds it up. What was granted is slack from here on.
+                    waiter.call = call
+            elif waiter.ticket in no:
+                need = replace(call.need, refused_at=self._ledger.answers)
+                waiter.call = replace(call, need=need)
+
     def offered(self, now: Instant) -> None:
         """A response carried a balance: nobody requested it, but decisions may use it."""
         for reading in list(self.readers):
@@ -210,10 +251,17 @@ class WaitQueue:
             self._read_again(reading, now)
 
     def extend(
-        self, now: Instant, effects: Effects, call: Call, hold: Hold
-    ) -> BudgetGuardError | None:
-        """Hold more for an admitted call: behind all waiters, and on the cached balance."""
+        self, now: Instant, effects: Effects, call: Call, hold: Hold, account: Owner
+    ) -> BudgetGuardError | AdmissionWaiter | None:
+        """Hold more for an admitted call: behind all waiters, and on the cached balance.
+
+        Returns what to wait for if a shared head may have what is not at hand.
+        """
         call, decision = self._decide_extension(now, call, hold)
+        if isinstance(decision, Wait | Draw) and self._ledger.shared:
+            waiter = AdmissionWaiter(account, call, extends=hold)
+            self.place(now, effects, waiter)
+            return waiter
         error = None
         if isinstance(decision, Refuse):
             why = self._why(call, decision, self._order.total, now)
@@ -237,7 +285,12 @@ class WaitQueue:
         by_budget = isinstance(decision, Refuse) and decision.why is Shortfall.BUDGET
         if decision != Admit() and not by_budget:
             self._schedule.want_again(call.subscriber.terms.recheck_after, now)
-        if not isinstance(decision, Refuse) or call.subscriber.observes:
+        if isinstance(decision, Draw):
+            left = self._ledger.available(call.subscriber.terms.floor, call.subscriber.terms.extra)
+            fits = left >= call.need.from_account
+        else:
+            fits = not isinstance(decision, Refuse)
+        if fits or call.subscriber.observes:
             self._ledger.extend(hold, call.need.cost)
 
     def _decide_extension(self, now: Instant, call: Call, hold: Hold) -> tuple[Call, Decision]:
@@ -303,13 +356,10 @@ class WaitQueue:
     ) -> None:
         call = waiter.call
         decision = self._decision(call, ahead, now)
-        if isinstance(decision, Wait) and not call.subscriber.observes:
-            self._schedule.due_for_callers(decision.refresh_at)
-            return
-        if isinstance(decision, Wait):
-            # Observe mode never waits: it refreshes in the background and decides on what is cached.
-            self._schedule.want(decision.refresh_at)
-            call = replace(call, need=replace(call.need, give_up=now.mono))
+        if isinstance(decision, Wait | Draw):
+            if not self._impatient(waiter, decision):
+                return
+            call = self._as_it_is(call, decision, ahead, now)
             decision = self._decision(call, ahead, now)
         match decision:
             case Admit(refresh, unknown):
@@ -326,10 +376,43 @@ class WaitQueue:
                 else:
                     waiter.settle(why)
                 self._report(call, decision, why, now, effects, figures)
-            case Wait():
+            case Wait() | Draw():
                 raise AssertionError(decision)
             case _:
                 assert_never(decision)
+
+    def _impatient(self, waiter: AdmissionWaiter, decision: Wait | Draw) -> bool:
+        """Whether a caller has to be decided about now; otherwise, plan what it waits for.
+
+        In observe mode nobody waits, and who extends a hold waits for no refresh.
+        """
+        if waiter.call.subscriber.observes:
+            return True
+        if isinstance(decision, Draw):
+            self.drawing = True
+        elif waiter.extends is not None:
+            return True
+        else:
+            self._schedule.due_for_callers(decision.refresh_at)
+        return False
+
+    def _as_it_is(
+        self, call: Call, decision: Wait | Draw, ahead: QueuedAhead, now: Instant
+    ) -> Call:
+        """The call, to be decided on what is known, while a refresh may run behind it."""
+        ledger, need, terms = (
+            self._ledger,
+            replace(call.need, give_up=now.mono),
+            call.subscriber.terms,
+        )
+        if isinstance(decision, Wait):
+            self._schedule.want(decision.refresh_at)
+        elif ledger.snapshot is not None:
+            # The head is not asked, but what it last said is enough to tell what it would say.
+            left = ledger.available(terms.floor, terms.extra) - ahead.amount
+            slots = ledger.snapshot.slots - ledger.slots_in_use - ahead.slots
+            need = replace(need, granted=left >= need.from_account and slots >= need.slots)
+        return replace(call, need=need)
 
     def _decision(self, call: Call, ahead: QueuedAhead, now: Instant) -> Decision:
         return decide(
@@ -338,6 +421,10 @@ class WaitQueue:
 
     def _open(self, waiter: AdmissionWaiter, now: Instant) -> HoldFigures:
         call = waiter.call
+        if waiter.extends is not None:
+            self._ledger.extend(waiter.extends, call.need.cost)
+            waiter.settle()
+            return waiter.extends.figures
         kind = Hold if call.sample is None else partial(LearnedHold, call.sample)
         hold = kind(
             waiter.account,
@@ -391,6 +478,9 @@ class WaitQueue:
 
     def _unavailable(self, subscriber: Subscriber, now: Instant) -> BalanceUnavailable:
         wait = max(self._schedule.known.blocked_until - now.mono, 0.0)
+        away = self._ledger.away
+        if away is not None:
+            return BalanceUnavailable(subscriber.provider, away, wait)
         return unavailable(subscriber, self._schedule.failure, wait)
 
     def _read_again(self, reading: BalanceWaiter, now: Instant) -> None:
@@ -409,6 +499,8 @@ class WaitQueue:
                 return
             case Refuse():
                 reading.settle(self._unavailable(reading.subscriber, now))
+            case Draw():
+                raise AssertionError(decision)
             case Admit():
                 assert snapshot is not None
                 reading.balance = snapshot.balance

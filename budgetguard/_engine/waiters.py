@@ -188,13 +188,17 @@ class Waiter:
 class AdmissionWaiter(Waiter):
     """A caller that requests admission; once `done` without an error, it has a `hold` of `account`."""
 
-    __slots__ = ("account", "call", "effects", "hold")
+    __slots__ = ("account", "call", "effects", "extends", "hold", "ticket")
 
-    def __init__(self, account: "Owner", call: "Call") -> None:
+    def __init__(self, account: "Owner", call: "Call", extends: "Hold | None" = None) -> None:
         super().__init__()
         self.account = account
         self.call = call
         self.hold: Hold | None = None
+        # The open hold that it requests more for.
+        self.extends = extends
+        # Its number for a shared head, once it waits.
+        self.ticket = 0
         # Events and log lines, for the caller's own thread and context.
         self.effects: Effects = []
 

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 
 from budgetguard._core.events import logger
 
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
+ASGIMessage: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[ASGIMessage]]
 
 # The most messages that are received before the app reads one.
 _AHEAD = 16
@@ -26,15 +26,15 @@ def is_needed() -> bool:
 class Listener:
     """Receives beside the app, in a task that `stop` cancels; `note` is called with each message."""
 
-    def __init__(self, receive: Receive, note: Callable[[Message], None]) -> None:
+    def __init__(self, receive: Receive, note: Callable[[ASGIMessage], None]) -> None:
         import asyncio
 
         self._receive = receive
         self._note = note
-        self._received: asyncio.Queue[Message | None] = asyncio.Queue(_AHEAD)
+        self._received: asyncio.Queue[ASGIMessage | None] = asyncio.Queue(_AHEAD)
         self._task = asyncio.get_running_loop().create_task(self._listen())
 
-    async def receive(self) -> Message:
+    async def receive(self) -> ASGIMessage:
         """The next message for the app."""
         message = await self._received.get()
         if message is not None:

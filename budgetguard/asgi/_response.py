@@ -14,10 +14,10 @@ from typing import Any, Self, TypeAlias
 from budgetguard._core.errors import HoldClosed
 from budgetguard._engine.hold import Hold
 from budgetguard.asgi import _disconnects as listening
-from budgetguard.asgi._disconnects import Listener, Message, Receive
+from budgetguard.asgi._disconnects import ASGIMessage, Listener, Receive
 
 Scope: TypeAlias = MutableMapping[str, Any]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
+Send: TypeAlias = Callable[[ASGIMessage], Awaitable[None]]
 
 EXCHANGE = "budgetguard.exchange"
 """The key in the scope under which an HTTP request's Exchange is stored."""
@@ -45,7 +45,7 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._holds: list[Hold] = []
-        self._ahead: deque[Message] = deque()
+        self._ahead: deque[ASGIMessage] = deque()
         self._receiving = 0
         self._listener: Listener | None = None
         self._complete = False
@@ -75,7 +75,7 @@ class Exchange:
                     hold.keep()
             hold.finish(error)
 
-    async def receive(self) -> Message:
+    async def receive(self) -> ASGIMessage:
         """The next message for the app."""
         if self._ahead:
             return self._ahead.popleft()
@@ -89,7 +89,7 @@ class Exchange:
         self._note(message)
         return message
 
-    async def send(self, message: Message) -> None:
+    async def send(self, message: ASGIMessage) -> None:
         """Send a message of the app."""
         kind = message["type"]
         if kind == "http.response.start":
@@ -127,6 +127,6 @@ class Exchange:
                 if self._lost:
                     return
 
-    def _note(self, message: Message) -> None:
+    def _note(self, message: ASGIMessage) -> None:
         if message["type"] == "http.disconnect" and not self._complete:
             self._lost = True

@@ -37,7 +37,7 @@ class Priced:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class EndReport:
     """A free method that reveals that one kind of work is over: always, or if its reply says so."""
 
     kind: str
@@ -83,11 +83,11 @@ PRICED: Final[Mapping[str, Priced]] = {
     "tasks_legacy.run_adhoc_task": Priced(("POST", "/v1/task/run")),
     "tasks_legacy.run_task_by_name": Priced(("POST", "/v1/task/run/*")),
 }
-REPORTS: Final[Mapping[str, Report]] = {
-    "batch_sessions.update_batch_session": Report("batch"),
-    "tools.get_perform_web_task_status": Report(
+REPORTS: Final[Mapping[str, EndReport]] = {
+    "batch_sessions.update_batch_session": EndReport("batch"),
+    "tools.get_perform_web_task_status": EndReport(
         "workflow", _says("data.status", "COMPLETED", "FAILED")
     ),
-    "tasks.get_task_run_status": Report("run", run_is_over),
-    "tasks.get_task_generation_status": Report("generation", _says("status", "ready", "failed")),
+    "tasks.get_task_run_status": EndReport("run", run_is_over),
+    "tasks.get_task_generation_status": EndReport("generation", _says("status", "ready", "failed")),
 }

@@ -21,7 +21,7 @@ from budgetguard._engine.binding import binding_of
 from budgetguard.browser._deletion import is_alive, refusal_in
 from budgetguard.browser._steps import Ask
 from budgetguard.guard import check_guard
-from budgetguard.integrations._anchor_prices import PRICED, REPORTS, RETRY, Report, leaves_none
+from budgetguard.integrations._anchor_prices import PRICED, REPORTS, RETRY, EndReport, leaves_none
 from budgetguard.integrations._extra import extra
 from budgetguard.integrations._guarded_object import check_unguarded
 from budgetguard.integrations._sdk import (
@@ -251,7 +251,7 @@ class _Account:
             self._put(priced.kind, id, _Work(need, hold, life))
         return reply
 
-    async def _end(self, report: Report, method: Async, args: Any, kwargs: Any) -> Any:
+    async def _end(self, report: EndReport, method: Async, args: Any, kwargs: Any) -> Any:
         id = _first(method, args, kwargs)
         with self._keep_if_unknown(report.kind, id):
             reply = await method(*args, **kwargs)
@@ -338,7 +338,7 @@ class _Account:
     ) -> Any:
         id = _first(method, args, kwargs)
         try:
-            reply = await self._end(Report("batch", leaves_none), method, args, kwargs)
+            reply = await self._end(EndReport("batch", leaves_none), method, args, kwargs)
         except APIStatusError:
             await self._ask_about_batch(get_batch, get_session, id)
             raise

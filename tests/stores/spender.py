@@ -68,12 +68,15 @@ class Spender:
         return answer
 
     def join(self, used: int = 0, keep: int = 0, want: int = 0) -> Reply:
-        report = Report(used=used * MICRO, keep=keep * MICRO, want=want * MICRO, running=int(used > 0))
+        report = Report(
+            used=used * MICRO, keep=keep * MICRO, want=want * MICRO, running=int(used > 0)
+        )
         return self.send(join=Join(None), report=report)
 
     def beat(self, used: int = 0, keep: int = 0, want: int = 0, needs: Iterable[int] = ()) -> Reply:
         needed = tuple(
-            Need(ticket, each * MICRO, each * MICRO, counts=True) for ticket, each in enumerate(needs)
+            Need(ticket, each * MICRO, each * MICRO, counts=True)
+            for ticket, each in enumerate(needs)
         )
         report = Report(used=used * MICRO, keep=keep * MICRO, want=want * MICRO, needs=needed)
         return self.send(report=report)

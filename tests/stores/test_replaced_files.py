@@ -37,7 +37,11 @@ def revision(path: Path) -> int:
         "print(c.execute('SELECT revision FROM heads').fetchone()[0], c.execute('PRAGMA integrity_check').fetchone()[0])\n"
     )
     told = subprocess.run(
-        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code, str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     number, sound = told.stdout.split()
     assert sound == "ok"

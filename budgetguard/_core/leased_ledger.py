@@ -1,0 +1,318 @@
+"""The ledger of a process that shares its account: its own calls, its lease, and what the head last said.
+
+The process admits calls from its *slack* (`room`): the part of its lease that no call of its own uses.
+What it lacks it draws from the head. Everything else that decisions and errors need, such as the balance
+and the figures of all members, is as of the head's last reply.
+
+    lease = held + room + finished calls that are not reported yet
+
+That sum changes only by messages. A message tells the head what is held and how much of the room is kept
+meanwhile; the reply says what the lease is. What changes in between changes the parts and not the sum.
+
+Pure: no clock, no lock, no I/O. Amounts are integer micro-credits. Stamps of the head's clock become
+monotonic seconds of this process here.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import ClassVar, TypeAlias
+
+from budgetguard._core.branch import Branch
+from budgetguard._core.clock import Instant
+from budgetguard._core.debits import Causes, Debits
+from budgetguard._core.ledger import Ledger
+from budgetguard._core.other_spenders import Belief
+from budgetguard._core.pause import PausedBy
+from budgetguard._core.snapshot import BalanceSnapshot, Micro, refused
+from budgetguard._core.store_messages import NEVER, Reply, Report, View
+from budgetguard._core.unreported import Unreported
+
+
+@dataclass(frozen=True, slots=True)
+class KeptOfAll:
+    """Calls of all members whose cost is not known; the figures that `Kept` has."""
+
+    total: int = 0
+    slots: int = 0
+    calls: Causes = field(default_factory=Counter)
+    sessions: Causes = field(default_factory=Counter)
+    next_clears_at: float | None = None
+    last_clears_at: float | None = None
+
+    @property
+    def last_slot_clears_at(self) -> float | None:
+        """When the last session clears, or a little later; None without any."""
+        return self.last_clears_at if self.slots else None
+
+
+class LeasedLedger(Branch):
+    """A ledger whose head is elsewhere.
+
+    `refusals` names the state of the account in which the head refused needs: what it refused is asked
+    again in another one. `usable` is False while the slack must not be taken from without the head, as
+    guards of this process with different floors or extra credits may not use each other's.
+    """
+
+    __slots__ = (
+        "_busy_until",
+        "_kept",
+        "_limited",
+        "_offset",
+        "_pauses",
+        "_slots",
+        "_snapshot",
+        "answers",
+        "away",
+        "history",
+        "message",
+        "mine",
+        "usable",
+        "view",
+    )
+
+    shared: ClassVar[bool] = True
+    head: Unreported
+
+    def __init__(self) -> None:
+        super().__init__(Unreported(1))
+        self.view = View(NEVER)
+        self.usable = True
+        # Why the store gives no answers at present.
+        self.away: str | None = None
+        # What a message that is under way told the head: what is held, and kept of the slack.
+        self.message: Report | None = None
+        # Reported calls whose debits a balance may not show yet, in case the head has to hear of them again.
+        self.history = Unreported(0)
+        self.answers = 0
+        self.mine = 0
+        self._slots = 0
+        self._offset = 0.0
+        self._snapshot: BalanceSnapshot | None = None
+        self._kept = KeptOfAll()
+        self._busy_until = NEVER
+        self._limited: dict[str, float] = {}
+        self._pauses: dict[PausedBy, str] = {}
+
+    # What decisions and errors read.
+
+    @property
+    def snapshot(self) -> BalanceSnapshot | None:
+        """The cached balance, with the time of this process."""
+        return self._snapshot
+
+    @property
+    def settled(self) -> Debits:
+        """The cost of this process's finished calls, until it is reported."""
+        return self.head.settled
+
+    @property
+    def kept(self) -> KeptOfAll:
+        """Calls of all members whose cost is not known."""
+        return self._kept
+
+    @property
+    def pending(self) -> int:
+        """Debits of all members that the balance cannot show yet."""
+        return self.view.settled + self.view.kept
+
+    @property
+    def held_by_all(self) -> int:
+        """What is in the leases of all members, but for this process's slack."""
+        return self.view.leased - int(max(self.room, 0))
+
+    @property
+    def running_of_all(self) -> int:
+        """How many calls of all members are running."""
+        return max(self.view.running, self.running)
+
+    @property
+    def slots_in_use(self) -> int:
+        """Sessions of all members that are open or may be open."""
+        return self.view.slots + self.view.kept_slots
+
+    @property
+    def busy_until(self) -> float:
+        """Until when the provider refuses calls although the account has credits."""
+        return self._busy_until
+
+    @property
+    def paused(self) -> str | None:
+        """Why nothing is admitted at all; None unless somebody has paused the account."""
+        return next(iter(self._pauses.values()), None)
+
+    @property
+    def paused_by(self) -> PausedBy:
+        """Who has paused the account; only while it is paused."""
+        return next(iter(self._pauses))
+
+    def limited_until(self, credential: str) -> float:
+        """Until when a key is refused because of a limit of its own."""
+        return self._limited.get(credential, NEVER)
+
+    def any_limited(self, now: float) -> bool:
+        """Whether some key is refused, or every call is."""
+        return self._busy_until > now or any(at > now for at in self._limited.values())
+
+    def available(self, floor: int, extra: int) -> Micro:
+        """What this process could be promised now: what is free, and its own slack."""
+        assert self._snapshot is not None
+        return self._snapshot.before_holds(extra) - floor - self.held_by_all - self.pending
+
+    def at_hand(self, floor: int, extra: int) -> Micro:  # noqa: ARG002  slack is above every floor
+        """What can be taken without a word to the head."""
+        return self.room if self.usable else 0
+
+    @property
+    def slots_at_hand(self) -> float:
+        """Sessions that can be opened without a word to the head."""
+        return self._slots - self.slots_held
+
+    def left_by(self, amount: Micro, slots: float) -> float | None:
+        """When debits of that many micro-credits and slots will have cleared, as of the last reply.
+
+        None if no debit has to clear for that, or if there are too few debits.
+        """
+        if amount <= 0 and slots <= 0:
+            return None
+        for clears_at, credits, sessions in self.view.debits:
+            amount -= credits
+            slots -= sessions
+            if amount <= 0 and slots <= 0:
+                return self.time_of(clears_at)
+        return None
+
+    def time_of(self, stamp: float) -> float:
+        """A stamp of the head's clock in this process's monotonic seconds; not later than it was."""
+        return stamp + self._offset
+
+    # What this process learns by itself, before the head has heard of it.
+
+    def refuse(self, now: Instant, lag: float) -> None:
+        """The provider refused a call for lack of credits: nothing is left, slack included."""
+        cached = self._snapshot
+        if cached is not None:
+            self._snapshot = refused(
+                replace(cached, sent=now, overlap=0, ceiling_overlap=0), now.mono + lag
+            )
+        self.room = min(self.room, 0)
+
+    def busy(self, until: float) -> None:
+        """The provider refuses calls until then although the account has credits."""
+        self._busy_until = max(self._busy_until, until)
+
+    def limit_key(self, credential: str, until: float, now: float) -> None:  # noqa: ARG002
+        """A key has reached a limit of its own, and is refused until then or until the balance rises."""
+        self._limited[credential] = max(until, self._limited.get(credential, until))
+
+    def pause(self, by: PausedBy, reason: str | None) -> None:
+        """Somebody pauses the account, for that reason; None: they no longer do."""
+        if reason is None:
+            self._pauses.pop(by, None)
+        else:
+            self._pauses[by] = reason
+
+    def reason_of(self, by: PausedBy) -> str | None:
+        """For what reason they have paused the account; None if they have not."""
+        return self._pauses.get(by)
+
+    @property
+    def belief(self) -> Belief | None:
+        """Whether spenders that are no members are believed in; None before the first balance."""
+        others = self.view.others
+        if self._snapshot is None or others.setting is False:
+            return None
+        since = Instant(self.time_of(others.since), others.wall)
+        return Belief(others.others, since, others.proven, others.spell)
+
+    def distrusts(self, now: float) -> bool:  # noqa: ARG002  the head remembers it
+        """Whether there is a proof of other spenders that must not be forgotten."""
+        return False
+
+    # Messages.
+
+    def report(self, now: float, *, give_back: bool, margin: float, again: bool) -> Report:
+        """What to tell the head; with `give_back`, that it may have the slack.
+
+        From here on the slack is what was kept. All finished calls are in the report, or in one that
+        reasserts (`again`) all that balances may not show yet.
+        """
+        unreported, self.head = self.head, Unreported(self.head.others.epoch + 1)
+        self.epoch = self.head.others.epoch
+        self.history.add(unreported)
+        told = self.history if again else unreported
+        self.room = 0 if give_back else max(self.room, 0)
+        self.message = Report(
+            used=self.held,
+            keep=int(self.room),
+            slots=self.slots_held,
+            running=self.running,
+            settled=tuple(told.settled_from(now, margin)),
+            kept=tuple(told.kept_from(now, margin)),
+            saved=() if again else tuple(unreported.others.by_epoch.items()),
+        )
+        self._slots = self.slots_held
+        return self.message
+
+    def accept(self, reply: Reply) -> None:
+        """The reply to the message that is under way: the lease changes by what it says."""
+        told, self.message = self.message, None
+        assert told is not None
+        self.room += reply.lease - told.used - told.keep
+        self._slots += reply.slots - told.slots
+
+    def disregard(self) -> None:
+        """The message that is under way has not taken effect, and never will."""
+        self.message = None
+
+    def lapse(self) -> int:
+        """The slack is no longer this process's; returns how much it was."""
+        lost = int(max(self.room, 0))
+        self.room = min(self.room, 0)
+        return lost
+
+    def see(self, view: View, sent: float, *, anew: bool) -> bool:
+        """Take over what the head sees; `sent` is when its message was, `anew` if it is another head.
+
+        Returns whether the balance is another one.
+        """
+        before, self.view = self.view, view
+        self._offset = sent - view.now
+        changed = anew or view.balances != before.balances
+        if changed:
+            self._snapshot = self._localized(view.snapshot)
+            self.answers = next(_ANSWERS)
+        if self._snapshot is not None:
+            # Some of these are cleared at the head a little later than here, by its own stamps.
+            self.history.clear(self._snapshot.sent.mono - _HISTORY)
+        self._kept = KeptOfAll(
+            view.kept,
+            view.kept_slots,
+            Counter(dict(view.kept_calls)),
+            Counter(dict(view.kept_sessions)),
+            None if view.kept_next is None else self.time_of(view.kept_next),
+            None if view.kept_last is None else self.time_of(view.kept_last),
+        )
+        self._busy_until = self.time_of(view.busy_until)
+        self._limited = {key: self.time_of(at) for key, at in view.limited}
+        return changed
+
+    def _localized(self, snapshot: BalanceSnapshot | None) -> BalanceSnapshot | None:
+        if snapshot is None:
+            return None
+        until = snapshot.refused_until
+        return replace(
+            snapshot,
+            sent=Instant(self.time_of(snapshot.sent.mono), snapshot.sent.wall),
+            refused_until=None if until is None else self.time_of(until),
+        )
+
+
+AnyLedger: TypeAlias = Ledger | LeasedLedger
+"""The ledger of one account in this process, wherever its head is."""
+
+# Answers are told apart also across ledgers, since a forked child has another one.
+_ANSWERS = count(1)
+
+# Seconds for which a debit is remembered after a balance has cleared it.
+_HISTORY = 60.0

@@ -1,0 +1,460 @@
+"""A seeded fleet: processes that share an account through a store, in a world that helps them little."""
+
+import asyncio
+import gc
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from itertools import count
+from random import Random
+from typing import Any, Protocol
+
+from clocks import Machine
+from network import Links, Network
+from oracle import COSTS, MICRO, Broken, Oracle
+from plain_member import Terms
+from processes import FleetLoop, Process
+from provider import Nature
+from stores import Server, SimStore, brief, copied, shown
+from vendor import Call, Vendor
+from virtual import VirtualClock
+from weather import Menu, Weather
+
+from budgetguard._core.shared_head import SharedHead
+from budgetguard._core.store_messages import Message, Reply
+
+COLLECT_EVERY = 100
+STATES = 30
+"""How many earlier states of a head a failover can go back to."""
+
+
+class Spender(Protocol):
+    """What spends in one process: a guard, or a member written from the protocol."""
+
+    used: int
+
+    def slack(self) -> int: ...
+    def unsettled(self, number: int) -> int: ...
+    def bound_to(self, epoch: str) -> bool: ...
+    def exhausted(self) -> None: ...
+    async def call(self, call: Call, body: Callable[..., Any]) -> None: ...
+    async def refresh(self) -> None: ...
+
+
+class NeverConnected(Exception):
+    """Proves that nothing was charged."""
+
+
+class WorkFailed(Exception):
+    """The provider's work failed, or the client gave up; what it costs is not known."""
+
+
+class Fleet:
+    """One run of so many `calls`; `trace` has a line for everything that happened, in order.
+
+    `spender` makes what spends in a process.
+    """
+
+    def __init__(
+        self, seed: int, calls: int, spender: Callable[..., Spender], **drawn: Any
+    ) -> None:
+        self.random = draw = Random(f"fleet {seed}")
+        self.steps = calls
+        self.clock = VirtualClock()
+        self.loop = FleetLoop(self.clock)
+        self.trace: list[str] = []
+        self.counts: Counter[str] = Counter()
+        self.failures: list[BaseException] = []
+        self.calls: dict[int, Call] = {}
+        self.over = False
+        self._spender = spender
+        self._numbers = count()
+        self.expires = draw.random() < 0.8
+        self.nature = Nature(
+            lag=draw.choice([0.0, 1.0, 5.0, 20.0]),
+            linger=draw.choice([0.0, 5.0, 30.0]),
+            books=draw.choice(["start", "per inference", "end"]),
+            latency=draw.choice([0.05, 0.3, 0.3, 2.0]),
+            failing=draw.choice([0.0, 0.0, 0.0, 0.2]),
+            slots=draw.choice([None, None, 3, 8]),
+        )
+        self.vendor = Vendor(
+            self.nature, draw.choice([60, 300, 1000, 4000]), self.clock, Random(f"vendor {seed}")
+        )
+        self.vendor.loop, self.vendor.say = self.loop, self.say
+        self.terms = Terms(
+            hold_for=draw.choice([6.0, 20.0, 60.0]),
+            floor=draw.choice([0, 0, 10]) * MICRO,
+            recheck_after=draw.choice([1.0, 5.0]),
+            timeout=draw.choice([4.0, 10.0]),
+            fresh_for=draw.choice([20.0, 300.0]),
+            lag=self.nature.lag,
+            linger=self.nature.linger,
+            **drawn,
+        )
+        self.floor = self.terms.floor
+        self.others = False
+        menu = Menu.drawn(draw, expires=self.expires)
+        self.others = menu.others > 0
+        bad = self.expires and draw.random() < 0.5
+        links = Links(
+            delay=draw.choice([0.001, 0.005, 0.05]) if self.expires else 0.0005,
+            lost=draw.choice([0.0, 0.02, 0.2]) if bad else 0.0,
+            twice=draw.choice([0.0, 0.05, 0.2]) if bad else 0.0,
+            late=draw.choice([0.0, 0.02, 0.1]) if bad else 0.0,
+        )
+        self.network = Network(self.loop, Random(f"network {seed}"), links, self.counts)
+        self.weather = Weather(self, menu, Random(f"weather {seed}"))
+        self.ears: dict[str, Callable[[], None] | None] = {}
+        self.primary: dict[str, Server] = {}
+        self.servers: list[Server] = []
+        self._states: deque[tuple[SharedHead, float]] = deque(maxlen=STATES)
+        self._saves = Random(f"states {seed}")
+        self._machine = Machine(self.clock, draw, drifts=False)
+        self._add_server(SharedHead("e1"))
+        self.processes: list[Process] = []
+        self.oracle = Oracle(self)
+        self._jitter = Random(f"jitter {seed}")
+        for _ in range(draw.randint(2, 8)):
+            self._begin_process()
+        self.say(
+            f"{len(self.processes)} processes, {'a fleet' if self.expires else 'one machine'},"
+            f" {self.nature}, {self.vendor.true} there, {self.terms}, {links}, {menu}"
+        )
+
+    # Processes and servers.
+
+    def _begin_process(self) -> None:
+        machine = (
+            Machine(self.clock, self.random) if self.expires else self._machine
+        )
+        process = Process(len(self.processes) + 1, machine, self.loop, self._jitter)
+        self.processes.append(process)
+        self.primary[process.name] = self.servers[-1]
+        store = SimStore(self, process, expires=self.expires)
+        process.spender = self._spender(process, store, self.vendor, self.terms)
+
+    def living(self) -> list[Process]:
+        """The processes that were not killed."""
+        return [each for each in self.processes if each.alive]
+
+    def kill(self, process: Process) -> None:
+        """SIGKILL, and another process in its place; the provider goes on with what it has begun."""
+        self.say(f"{process.name} is killed")
+        process.kill()
+        self.weather.disturbed.discard(process.name)
+        for call in self.calls.values():
+            if call.process is process:
+                if call.state == "open":
+                    self.vendor.abandon(call)
+                call.state = "ended"
+        self._begin_process()
+
+    def _add_server(self, head: SharedHead) -> Server:
+        clock = self._machine.boottime if not self.expires else self._machine.wall
+        server = Server(f"s{len(self.servers) + 1}", head, clock)
+        if self.expires:
+            server.offset = self.random.uniform(-1000, 1000)
+        self.servers.append(server)
+        return server
+
+    def restart_empty(self) -> None:
+        """The server restarts, and its state is gone."""
+        if not self.united():
+            return
+        epoch = f"e{len(self.servers) + 1}"
+        self.servers[-1].up = False
+        server = self._add_server(SharedHead(epoch, regroup=self.terms.hold_for))
+        server.reckons = True
+        server.balance_at = self.clock.mono
+        self.primary = dict.fromkeys(self.primary, server)
+        self._states.clear()
+        self.counts["restart"] += 1
+        self.say(f"the store restarts empty: {epoch}")
+
+    def fail_over(self, *, old_goes_on: bool) -> None:
+        """A replica is promoted, whose state is an earlier one; some members may not hear of it."""
+        if not (self._states and self.united()):
+            return
+        head, balance_at = self.random.choice(list(self._states))
+        old, head = self.servers[-1], copied(head)
+        epoch = f"e{len(self.servers) + 1}"
+        head.fail_over(epoch)
+        server = self._add_server(head)
+        server.reckons, server.balance_at = True, balance_at
+        stay: list[str] = []
+        if old_goes_on:
+            stay = [each.name for each in self.living() if self.random.random() < 0.5]
+        else:
+            old.up = False
+        self.primary = {
+            name: old if name in stay else server for name in self.primary
+        }
+        self._states.clear()
+        self.counts["failover"] += 1
+        self.say(f"failover to {epoch}, {stay} stay with the old one")
+        if stay:
+            self.counts["old primary goes on"] += 1
+            self.weather.disturbed.add("old primary")
+            seconds = self.random.choice([0.5, 5.0, 2 * self.terms.hold_for])
+            self.loop.outside(seconds, self.reunite)
+
+    def united(self) -> bool:
+        """Whether all members know the primary."""
+        return all(server is self.servers[-1] for server in self.primary.values())
+
+    def reunite(self) -> None:
+        """All members hear of the primary, and there is no other any more."""
+        if not self.united():
+            self.say("all members know the primary")
+            for server in self.servers[:-1]:
+                server.up = False
+            self.primary = dict.fromkeys(self.primary, self.servers[-1])
+        self.weather.disturbed.discard("old primary")
+
+    def handle(self, server: Server, message: Message) -> tuple[Reply, frozenset[str]]:
+        """A message arrives at a server."""
+        head = server.head
+        record = head.members.get(message.member)
+        before = 0 if record is None else record.lease + record.pending
+        dead = [each.name for each in self.processes if not each.alive and not self.expires]
+        began = head.refresh.number
+        try:
+            reply, woken = head.handle(message, server.clock(), dead)
+        except BaseException as error:
+            self.failures.append(error)
+            self.say(f"{server.name} breaks at {brief(message)}: {error!r}")
+            raise
+        if head.refresh.number != began:
+            server.refresh_at = self.clock.mono
+        if message.landing is not None and not head.refresh.in_flight:
+            server.balance_at = server.refresh_at
+        self.say(f"{server.name} to {message.member}: {shown(reply)}")
+        self.counts["messages"] += 1
+        self.counts[reply.status] += 1
+        self.oracle.handled(server, message, reply, before)
+        if server is self.servers[-1]:
+            self._save(server, joined=message.join is not None and reply.status == "done")
+        return reply, woken
+
+    def _save(self, server: Server, *, joined: bool) -> None:
+        """Keep some states for a failover: none from before the last join, which waits for a replica."""
+        if not self.weather.menu.failovers:
+            return
+        if joined:
+            self._states.clear()
+        if joined or self._saves.random() < 0.1:
+            self._states.append((copied(server.head), server.balance_at))
+
+    def wake(self, server: Server, member: str) -> None:
+        """A hint that a member should send a message."""
+        process = self.processes[int(member[1:]) - 1]
+        if self.primary[member] is server and process.alive:
+            self.network.carry("in", member, self._hint, process)
+
+    def _hint(self, process: Process) -> None:
+        def hear() -> None:
+            ear = self.ears.get(process.name)
+            if ear is not None:
+                ear()
+
+        process.call(hear)
+
+    def exhaust(self, random: Random) -> None:
+        """A user says that the provider refused a call."""
+        process = random.choice([each for each in self.living() if each.runs])
+        self.counts["exhausted"] += 1
+        self.say(f"{process.name} was refused by the provider")
+        process.call(process.spender.exhausted)
+
+    # What the oracle asks.
+
+    def calm(self) -> bool:
+        """Whether every member can be reached at once."""
+        return (
+            self.network.links.clean
+            and not self.weather.disturbed
+            and self.servers[-1].up
+            and self.servers[-1].head.granting
+            and not self.vendor.down
+            and self.nature.prompt
+        )
+
+    def excused(self) -> int:
+        """What others have spent, and what calls have cost beyond what they held."""
+        return self.vendor.spent_by_others
+
+    def slots_excused(self) -> int:
+        """Sessions whose members were lost with a state."""
+        return 100 if self.oracle.allowed else 0
+
+    def say(self, what: str) -> None:
+        """Add a line to the trace."""
+        self.trace.append(f"{self.clock.mono - 1_000_000:12.6f} {what}")
+        if self.servers and self.processes:
+            self.oracle.happened()
+
+    # The run.
+
+    def run(self) -> None:
+        """Run it to its end; raises Broken where something does not hold.
+
+        What is dropped in a cycle is collected at set times, or else no two traces would be alike.
+        """
+        gc.collect()
+        gc.disable()
+        try:
+            self.loop.run_until_complete(self._main())
+        finally:
+            gc.enable()
+            self.over = True
+            self.loop.run_until_complete(self._close())
+            self.loop.close()
+
+    async def _close(self) -> None:
+        for process in self.processes:
+            process.bury()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in sorted(others, key=lambda each: each.get_name()):
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self.loop.shutdown_asyncgens()
+
+    async def _main(self) -> None:
+        busy = self.random.choice([0.02, 0.3, 2.0])
+        for number in range(self.steps):
+            await asyncio.sleep(self.random.expovariate(1 / busy))
+            if number % COLLECT_EVERY == 0:
+                gc.collect()
+            self.weather.blow()
+            self._start_a_call(number)
+            self._forget()
+            self.oracle.step()
+        self.weather.clear()
+        while any(call.state != "ended" for call in self.calls.values()):
+            await asyncio.sleep(1.0)
+            self._forget()
+            self.oracle.step()
+        await self._end()
+
+    def _start_a_call(self, number: int) -> None:
+        process = self.random.choice(self.living())
+        if not process.runs:
+            return
+        random = self.random
+        call = Call(
+            number,
+            process,
+            cost=random.choice(COSTS) * MICRO,
+            slots=random.choice([0, 0, 1]) if self.nature.slots else 0,
+            wait=random.choice([0.0, 0.0, 5.0, 60.0]),
+            arrived=self.clock.mono,
+            idle_before=process.idle_for(),
+        )
+        self.calls[number] = call
+        self.say(f"{number} asks {process.name} for {call.cost}, {call.slots}, waits {call.wait:g}")
+        task = process.start(self._caller(call), f"call {number:06}")
+        if random.random() < 0.05:
+            self.loop.outside(random.expovariate(1 / 5), process.call, task.cancel)
+
+    def _forget(self) -> None:
+        """Forget the calls that have ended for long."""
+        old = self.clock.mono - 3 * (self.nature.lag + self.terms.hold_for) - 700
+        for number in [
+            number
+            for number, call in self.calls.items()
+            if call.state == "ended" and not call.to_come and call.arrived < old
+        ]:
+            del self.calls[number]
+
+    async def _caller(self, call: Call) -> None:
+        try:
+            await call.process.spender.call(call, self._body(call))
+        except NeverConnected:
+            self.say(f"{call.number} never connected")
+        except WorkFailed:
+            self.say(f"{call.number} failed")
+        except asyncio.CancelledError:
+            self.say(f"{call.number} cancelled")
+            call.answered = True
+        except Broken as broken:
+            self.failures.append(broken)
+        except Exception as error:
+            if not self.over:
+                self._answer(call, error)
+        finally:
+            call.state = "ended"
+
+    def _answer(self, call: Call, error: Exception) -> None:
+        final = getattr(error, "final", None)
+        self.say(f"{call.number} refused: {error}")
+        if final is None:
+            self.failures.append(error)
+        elif getattr(error, "credits", True):
+            self.oracle.refused(call, final=final, queued=getattr(error, "queued", 0))
+        else:
+            self.counts["unknown"] += 1
+            self.oracle.returned(call)
+
+    def _body(self, call: Call) -> Callable[..., Any]:
+        async def body(handle: Any) -> int:
+            call.state = "open"
+            call.held = max(call.held, call.cost)
+            self.say(f"{call.number} in at {call.cost}")
+            self.oracle.admitted(call)
+            try:
+                await self._work(call, handle)
+            except BaseException:
+                self.vendor.abandon(call)
+                raise
+            finally:
+                self.say(f"{call.number} out after {call.worked}")
+                call.state = "ended"
+            return call.worked
+
+        return body
+
+    async def _work(self, call: Call, handle: Any) -> None:
+        """One or two requests, one after the other, which cost no more together than the call holds."""
+        random = self.random
+        if random.random() < 0.03:
+            raise NeverConnected
+        total = random.randint(0, call.cost // MICRO) * MICRO
+        seconds = random.expovariate(1 / random.choice([0.1, 3.0, 10.0]))
+        amounts = list(self._shares(total))
+        requests = [amounts[: len(amounts) // 2], amounts[len(amounts) // 2 :]]
+        for request in requests:
+            if request:
+                await self.vendor.serve(call, request, seconds / len(requests))
+            if random.random() < 0.02:
+                raise WorkFailed
+
+    def _shares(self, total: int) -> Iterator[int]:
+        if self.nature.books != "per inference" or total < 4 * MICRO:
+            yield total
+            return
+        yield from [total // 4] * 3
+        yield total - total // 4 * 3
+
+    async def _end(self) -> None:
+        """Let everything come to rest, and look at the books once more."""
+        self.nature = self.vendor.nature = Nature(
+            lag=self.nature.lag,
+            linger=self.nature.linger,
+            books=self.nature.books,
+            latency=0.05,
+            failing=0.0,
+            slots=self.nature.slots,
+        )
+        links = self.network.links
+        links.lost = links.twice = links.late = 0.0
+        await asyncio.sleep(self.nature.linger + 2 * self.nature.lag + 70)
+        for _ in range(3):
+            await asyncio.sleep(3 * self.terms.hold_for + 70)
+            process = self.living()[0]
+            task = process.start(process.spender.refresh(), "the last refresh")
+            await asyncio.wait([task])
+            task.result()
+        await asyncio.sleep(4 * self.terms.hold_for + 10)
+        self.oracle.step()
+        self.oracle.after_everything()
+        self.say(f"end: {dict(sorted(self.counts.items()))}")
