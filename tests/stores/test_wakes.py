@@ -94,13 +94,25 @@ def test_nobody_polls_for_those_that_do_not_listen(here: Hears) -> None:
     until(lambda: worker._listeners)
     here.spender.link.listen(None)
     until(lambda: not worker._listeners)
-    polled = worker._polled
+    # With nobody to poll for, it waits for the next message without a limit.
+    waited: list[float | None] = []
+    get = worker._queue.get
+
+    class Watched:
+        """The queue, which tells how long the thread is ready to wait."""
+
+        put, get_nowait = worker._queue.put, worker._queue.get_nowait
+
+        def get(self, timeout: float | None = None) -> object:
+            waited.append(timeout)
+            return get(timeout=timeout)
+
+    worker._queue = Watched()  # type: ignore[assignment]
+    # The thread is in the real one's `get` once more before.
     here.spender.send()
-    until(lambda: worker._polled != polled)
-    polled = worker._polled
-    other = Spender(here.spender.store.path, "b" * 64)
-    assert worker._polled == polled
-    other.join()
+    here.spender.send()
+    until(lambda: waited)
+    assert set(waited) == {None}
 
 
 def test_a_listener_hears_when_the_file_is_gone(here: Hears, path: Path) -> None:
