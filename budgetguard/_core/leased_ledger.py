@@ -60,8 +60,10 @@ class LeasedLedger(Branch):
         "_limited",
         "_offset",
         "_pauses",
+        "_returned",
         "_slots",
         "_snapshot",
+        "_told",
         "answers",
         "away",
         "history",
@@ -86,6 +88,10 @@ class LeasedLedger(Branch):
         # Reported calls whose debits a balance may not show yet, in case the head has to hear of them again.
         self.history = Unreported(0)
         self.answers = 0
+        # What the message that is under way reports as finished, and what slack it gives back: until the
+        # reply is there, the last view counts both in the lease.
+        self._told = 0
+        self._returned = 0
         self._slots = 0
         self._offset = 0.0
         self._snapshot: BalanceSnapshot | None = None
@@ -113,13 +119,18 @@ class LeasedLedger(Branch):
 
     @property
     def pending(self) -> int:
-        """Debits of all members that the balance cannot show yet."""
-        return self.view.settled + self.view.kept
+        """Debits of all members that the balance cannot show yet; of this one, with those not reported yet."""
+        return self.view.settled + self.view.kept + self._unreported
 
     @property
     def held_by_all(self) -> int:
-        """What is in the leases of all members, but for this process's slack."""
-        return self.view.leased - int(max(self.room, 0))
+        """What is in the leases of all members, but for this process's slack and finished calls."""
+        # Below zero: finished calls cost more than the lease had.
+        return self.view.leased - int(self.room) - self._returned - self._unreported
+
+    @property
+    def _unreported(self) -> int:
+        return self.head.total + self._told
 
     @property
     def running_of_all(self) -> int:
@@ -255,7 +266,9 @@ class LeasedLedger(Branch):
         self.epoch = self.head.others.epoch
         self.history.add(unreported)
         told = self.history if again else unreported
-        self.room = 0 if give_back else max(self.room, 0)
+        self._told = unreported.total
+        keep = 0 if give_back else max(self.room, 0)
+        self._returned, self.room = int(self.room - keep), keep
         self.message = Report(
             used=self.held,
             keep=int(self.room),
@@ -271,6 +284,7 @@ class LeasedLedger(Branch):
     def accept(self, reply: Reply) -> None:
         """The reply to the message that is under way: the lease changes by what it says."""
         told, self.message = self.message, None
+        self._told = self._returned = 0
         assert told is not None
         self.room += reply.lease - told.used - told.keep
         self._slots += reply.slots - told.slots
@@ -278,6 +292,7 @@ class LeasedLedger(Branch):
     def disregard(self) -> None:
         """The message that is under way has not taken effect, and never will."""
         self.message = None
+        self._told = self._returned = 0
 
     def lapse(self) -> int:
         """The slack is no longer this process's; returns how much it was."""

@@ -273,7 +273,7 @@ class SharedHead(AccountState):
         )
         member.reply = reply
         self._forget()
-        return replace(reply, view=self._view(debits=bool(member.needs)))
+        return replace(reply, view=self._view(debits=bool(report.needs)))
 
     # Members.
 
