@@ -85,7 +85,8 @@ class LeasedLedger(Branch):
         # Reported calls whose debits a balance may not show yet, in case the head has to hear of them again.
         self.history = Unreported(0)
         self.answers = 0
-        self.mine = 0
+        # Whether the head counts this process among those that have a lease.
+        self.mine = False
         self._slots = 0
         self._offset = 0.0
         self._snapshot: BalanceSnapshot | None = None
@@ -125,6 +126,11 @@ class LeasedLedger(Branch):
     def running_of_all(self) -> int:
         """How many calls of all members are running."""
         return max(self.view.running, self.running)
+
+    @property
+    def holders(self) -> int:
+        """How many members hold what is held by all: this process only if it has open calls."""
+        return self.view.holders - self.mine + bool(self.held)
 
     @property
     def slots_in_use(self) -> int:
@@ -260,6 +266,7 @@ class LeasedLedger(Branch):
         assert told is not None
         self.room += reply.lease - told.used - told.keep
         self._slots += reply.slots - told.slots
+        self.mine = bool(reply.lease)
 
     def disregard(self) -> None:
         """The message that is under way has not taken effect, and never will."""

@@ -3,10 +3,8 @@
 from typing import Literal
 
 from budgetguard._core.debits import Debits, Kept
+from budgetguard._core.errors import DIED
 from budgetguard._core.store_messages import NEVER, TICK, Need, Reply, Report
-
-DIED = "ProcessDied"
-"""What the errors of others name as the cause of a dead member's unresolved calls."""
 
 
 class QueuedNeed:

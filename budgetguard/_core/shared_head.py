@@ -568,6 +568,7 @@ class SharedHead(AccountState):
             ),
             recall=self.recall,
             exact=self.now < self.calm_until or next(self._waiting(), None) is not None,
+            holders=sum(each.lease > 0 for each in members),
         )
 
     def _debits(self) -> tuple[tuple[float, int, int], ...]:

@@ -281,8 +281,9 @@ class View:
     """The account as its head sees it after a message; all figures are of all members.
 
     `snapshot` has its stamp in `sent.mono`; `balances` grows with each change of it. `leased` is in the
-    leases of all members, of which `used` is held by open calls as far as reported. `missing` members have
-    not answered the last recall in time, and the last of their leases ends at `missing_until`.
+    leases of all members, `holders` of them, of which `used` is held by open calls as far as reported.
+    `missing` members have not answered the last recall in time, and the last of their leases ends at
+    `missing_until`.
     """
 
     now: float
@@ -311,6 +312,7 @@ class View:
     recall: int = 0
     exact: bool = False
     budgets: tuple[tuple[str, float, int, int], ...] = ()
+    holders: int = 0
 
 
 Status: TypeAlias = Literal["done", "old", "reassert", "expired"]
