@@ -6,6 +6,9 @@ from budgetguard._core.debits import Debits, Kept
 from budgetguard._core.errors import DIED
 from budgetguard._core.store_messages import NEVER, TICK, Need, Reply, Report
 
+MOST_BUCKETS = 64
+"""Of each kind of debits. The whole state is read and written with a message, so it has to be small."""
+
 
 class QueuedNeed:
     """A caller's need in the queue of all members: `order` is its place, `arrived` the stamp at which it came."""
@@ -65,8 +68,8 @@ class MemberRecord:
         self.gone = False
         self.waits_for_refresh = False
         self.needs: dict[int, QueuedNeed] = {}
-        self.settled = Debits()
-        self.kept = Kept()
+        self.settled = Debits(MOST_BUCKETS)
+        self.kept = Kept(MOST_BUCKETS)
         self.sole_spender: bool | Literal["auto"] = "auto"
         self.words: tuple[tuple[str, str], ...] = ()
         self.format = 0
@@ -92,7 +95,7 @@ class MemberRecord:
         nobody can tell what time it showed when the call finished.
         """
         if again:
-            self.settled, self.kept = Debits(), Kept()
+            self.settled, self.kept = Debits(MOST_BUCKETS), Kept(MOST_BUCKETS)
         # A refresh may have begun at this same time, before these calls finished.
         first = latest + TICK
         for debit in report.settled:
