@@ -49,7 +49,7 @@ class KeptOfAll:
 class LeasedLedger(Branch):
     """A ledger whose head is elsewhere.
 
-    `refusals` names the state of the account in which the head refused needs: what it refused is asked
+    `answers` names the state of the account in which the head refused needs: what it refused is asked
     again in another one. `usable` is False while the slack must not be taken from without the head, as
     guards of this process with different floors or extra credits may not use each other's.
     """
@@ -68,6 +68,7 @@ class LeasedLedger(Branch):
         "away",
         "history",
         "message",
+        "mine",
         "retry_at",
         "usable",
         "view",
@@ -92,6 +93,8 @@ class LeasedLedger(Branch):
         # reply is there, the last view counts both in the lease.
         self._told = 0
         self._returned = 0
+        # Whether the head counts this process among those that have a lease.
+        self.mine = False
         self._slots = 0
         self._offset = 0.0
         self._snapshot: BalanceSnapshot | None = None
@@ -136,6 +139,11 @@ class LeasedLedger(Branch):
     def running_of_all(self) -> int:
         """How many calls of all members are running."""
         return max(self.view.running, self.running)
+
+    @property
+    def holders(self) -> int:
+        """How many members hold what is held by all: this process only if it has open calls."""
+        return self.view.holders - self.mine + bool(self.held)
 
     @property
     def slots_in_use(self) -> int:
@@ -288,6 +296,7 @@ class LeasedLedger(Branch):
         assert told is not None
         self.room += reply.lease - told.used - told.keep
         self._slots += reply.slots - told.slots
+        self.mine = bool(reply.lease)
 
     def disregard(self) -> None:
         """The message that is under way has not taken effect, and never will."""

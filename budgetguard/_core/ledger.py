@@ -112,6 +112,11 @@ class LedgerView(Protocol):
         ...
 
     @property
+    def holders(self) -> int | None:
+        """With a shared head, how many of its members hold what is held by all."""
+        ...
+
+    @property
     def room(self) -> Micro:
         """What calls may take: `available(0, 0)`, kept up to date; 0 without a balance.
 
@@ -223,6 +228,11 @@ class Ledger(Branch):
     def running_of_all(self) -> int:
         """How many calls are running."""
         return self.running
+
+    @property
+    def holders(self) -> None:
+        """Nobody else holds anything by this head."""
+        return None
 
     @property
     def slots_in_use(self) -> int:

@@ -595,6 +595,7 @@ class SharedHead(AccountState):
             exact=self.now < self.calm_until or self.somebody_waits,
             granting=self.granting,
             granting_at=self._granting_at(),
+            holders=sum(each.lease > 0 for each in members),
         )
 
     def _debits(self) -> tuple[tuple[float, int, int], ...]:
