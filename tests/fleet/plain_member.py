@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from processes import Process
-from stores import SimStore, StoreUnavailable
+from stores import SimStore
 from vendor import FINGERPRINT, Call, Vendor
 
 from budgetguard._core.balance import Balance
@@ -25,6 +25,7 @@ from budgetguard._core.store_messages import (
     Report,
     ticks_up,
 )
+from budgetguard.stores.base import StoreUnavailable
 
 WANT = 10_000_000
 """Micro-credits of slack that a member would like to have."""
