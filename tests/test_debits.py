@@ -1,5 +1,6 @@
 """Debits: bounded in memory whatever happens, never gone early, and kept ones with their causes."""
 
+import json
 import random
 import tracemalloc
 from collections import Counter
@@ -113,3 +114,26 @@ def test_causes_are_told_apart_up_to_a_number() -> None:
     assert kept.calls.total() == kept.sessions.total() == 3 * MOST_CAUSES
     kept.clear(3 * MOST_CAUSES)
     assert (kept.calls, kept.sessions) == (Counter(), Counter())
+
+
+def test_debits_that_were_written_and_read_go_on_as_before() -> None:
+    """Also where buckets were joined, and with stamps in any order."""
+    draw = random.Random(1)
+    kept, debits = Kept(), Debits()
+    for n in range(3_000):
+        kept.add(n, draw.uniform(0, 500), n % 2, draw.choice(NAMES))
+        debits.add(n, draw.uniform(0, 500))
+    kept_again, again = Kept(), Debits()
+    kept_again.load(json.loads(json.dumps(kept.dump())))
+    again.load(json.loads(json.dumps(debits.dump())))
+    for moment in range(0, 500, 50):
+        assert (list(again.in_order()), again.total) == (list(debits.in_order()), debits.total)
+        assert kept_again.dump() == kept.dump()
+        for each in (debits, again, kept, kept_again):
+            each.clear(moment)
+            each.add(1, moment + 700.3, 1)
+    assert (again.total, kept_again.calls, kept_again.sessions) == (
+        debits.total,
+        kept.calls,
+        kept.sessions,
+    )

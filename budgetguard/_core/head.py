@@ -8,7 +8,9 @@ busy for a while, or that one of its keys has reached a limit of its own. So is 
 """
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from heapq import merge
+from typing import Any
 
 from budgetguard._core.amounts import CREDITS
 from budgetguard._core.balance import Balance
@@ -99,8 +101,9 @@ class AccountState:
     def refuse(self, now: Instant, lag: float, held: int) -> None:
         """The provider refused a call for lack of credits: store a balance of zero, sent now."""
         self.others.refused(self.snapshot, held + self.pending, now)
+        as_of = datetime.fromtimestamp(now.wall, UTC)
         cached = self.snapshot or BalanceSnapshot(
-            sent=now, balance=Balance(credits=None), credits=0
+            sent=now, balance=Balance(credits=None, as_of=as_of), credits=0
         )
         alone = replace(cached, sent=now, overlap=0, ceiling_overlap=0)
         self._adopt(refused(alone, now.mono + lag))
@@ -134,6 +137,29 @@ class AccountState:
     def paused_by(self) -> PausedBy:
         """Whose reason `paused` is; only while there is one."""
         return next(iter(self.pauses))
+
+    def dump(self) -> dict[str, Any]:
+        """What this class keeps as JSON values; a time that has not come yet is null."""
+        never = self.busy_until == float("-inf")
+        return {
+            "snapshot": None if self.snapshot is None else self.snapshot.dump(),
+            "unit": self.unit,
+            "busy_until": None if never else self.busy_until,
+            "limited": [[key, until] for key, until in self._limited.items()],
+            "pauses": [[by, reason] for by, reason in self.pauses.items()],
+            "others": self.others.dump(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up what `dump` gave; only while nothing is known."""
+        snapshot, busy_until = state["snapshot"], state["busy_until"]
+        self.snapshot = None if snapshot is None else BalanceSnapshot.load(snapshot)
+        self.unit = state["unit"]
+        self.busy_until = float("-inf") if busy_until is None else busy_until
+        self._limited = dict(state["limited"])
+        for by, reason in state["pauses"]:
+            self.pause(by, reason)
+        self.others = OtherSpenders.load(state["others"])
 
     def _adopt(self, snapshot: BalanceSnapshot) -> None:
         assert self.snapshot is None or snapshot.sent.mono >= self.snapshot.sent.mono

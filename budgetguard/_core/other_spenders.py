@@ -53,7 +53,7 @@ compared. Amounts are micro-credits, times are monotonic seconds.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from budgetguard._core.amounts import UNLIMITED
 from budgetguard._core.clock import Instant
@@ -155,6 +155,49 @@ class OtherSpenders:
     def distrusted(self, now: float) -> bool:
         """Whether a proof is so recent that it must not be forgotten."""
         return now < self._until
+
+    def dump(self) -> dict[str, Any]:
+        """All evidence as JSON values; a time that has not come yet is null."""
+        belief, reference = self.belief, self._reference
+        return {
+            "setting": self.setting,
+            "topup_step": self.topup_step,
+            "epoch": self.epoch,
+            "belief": None if belief is None else _dumped(belief),
+            "changed": self.changed,
+            "contradiction": self.contradiction,
+            "until": _if_ever(self._until),
+            "spell": self._spell,
+            "checked_at": _if_ever(self._checked_at),
+            "reference": None if reference is None else reference.dump(),
+            "landed": _if_ever(self._landed),
+            "cleared": self._cleared,
+            "residual": self._residual,
+            "ceiling_residual": self._ceiling_residual,
+            "checkpoints": [[each.epoch, each.residual, each.bound] for each in self._checkpoints],
+        }
+
+    @classmethod
+    def load(cls, state: dict[str, Any]) -> "OtherSpenders":
+        """The evidence that `dump` gave."""
+        self = cls()
+        belief, reference = state["belief"], state["reference"]
+        self.setting = state["setting"]
+        self.topup_step = state["topup_step"]
+        self.epoch = state["epoch"]
+        self.belief = None if belief is None else _loaded(belief)
+        self.changed = state["changed"]
+        self.contradiction = state["contradiction"]
+        self._until = _or_never(state["until"])
+        self._spell = state["spell"]
+        self._checked_at = _or_never(state["checked_at"])
+        self._reference = None if reference is None else BalanceSnapshot.load(reference)
+        self._landed = _or_never(state["landed"])
+        self._cleared = state["cleared"]
+        self._residual = state["residual"]
+        self._ceiling_residual = state["ceiling_residual"]
+        self._checkpoints = [Checkpoint(*each) for each in state["checkpoints"]]
+        return self
 
     # What calls do to the bounds of the checkpoints.
 
@@ -343,3 +386,24 @@ def _carried(residual: int, fell: int | None, cleared: int, rest: int) -> int:
     reserved for a call must not leave a residual for the calls after it.
     """
     return 0 if fell is None else min(max(residual + fell - cleared, 0), rest)
+
+
+def _dumped(belief: Belief) -> dict[str, Any]:
+    return {
+        "others": belief.others,
+        "since": list(belief.since),
+        "proven": belief.proven,
+        "spell": belief.spell,
+    }
+
+
+def _loaded(state: dict[str, Any]) -> Belief:
+    return Belief(state["others"], Instant(*state["since"]), state["proven"], state["spell"])
+
+
+def _if_ever(at: float) -> float | None:
+    return None if at == float("-inf") else at
+
+
+def _or_never(at: float | None) -> float:
+    return float("-inf") if at is None else at

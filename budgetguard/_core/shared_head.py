@@ -207,6 +207,9 @@ class SharedHead(AccountState):
                 return "expired"
         elif message.epoch not in {"", self.epoch}:
             return "reassert" if lives or (member is None and not self.granting) else "expired"
+        elif member is not None and message.number == member.number:
+            # Sent again. What was granted then is no longer the member's if it was given up since.
+            return "expired" if member.gone else "done"
         elif not message.epoch and member is not None and message.number > member.number:
             # A session begins once: this is another state of the account than the member knows.
             return "expired"

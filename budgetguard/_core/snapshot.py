@@ -4,8 +4,9 @@ Amounts are integer micro-credits, `UNLIMITED` where a balance has no bound.
 """
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 from decimal import ROUND_FLOOR, Context, Decimal
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from budgetguard._core.amounts import UNLIMITED, to_micro
 from budgetguard._core.balance import Balance
@@ -70,6 +71,35 @@ class BalanceSnapshot:
             return 0
         return min(self.credits + self.overlap + extra, self.ceiling + self.ceiling_overlap)
 
+    def dump(self) -> dict[str, Any]:
+        """The snapshot as JSON values; what has no bound is null."""
+        return {
+            "sent": list(self.sent),
+            "balance": _dumped(self.balance),
+            "credits": _bounded(self.credits),
+            "ceiling": _bounded(self.ceiling),
+            "cap": _bounded(self.cap),
+            "slots": _bounded(self.slots),
+            "refused_until": self.refused_until,
+            "overlap": self.overlap,
+            "ceiling_overlap": self.ceiling_overlap,
+        }
+
+    @classmethod
+    def load(cls, state: dict[str, Any]) -> "BalanceSnapshot":
+        """The snapshot that `dump` gave."""
+        return cls(
+            sent=Instant(*state["sent"]),
+            balance=_loaded(state["balance"]),
+            credits=_unbounded(state["credits"]),
+            ceiling=_unbounded(state["ceiling"]),
+            cap=_unbounded(state["cap"]),
+            slots=_unbounded(state["slots"]),
+            refused_until=state["refused_until"],
+            overlap=state["overlap"],
+            ceiling_overlap=state["ceiling_overlap"],
+        )
+
 
 def _down(amount: Decimal | None) -> Micro:
     return UNLIMITED if amount is None else to_micro(amount, "balance", rounding="down")
@@ -79,3 +109,41 @@ def refused(snapshot: BalanceSnapshot, until: float) -> BalanceSnapshot:
     """The same balance after its provider refused a call: nothing is left."""
     empty = replace(snapshot.balance, credits=Decimal(0))
     return replace(snapshot, balance=empty, refused_until=until)
+
+
+def _dumped(balance: Balance) -> dict[str, Any]:
+    """A balance as JSON values, without its monotonic stamp, which means nothing to another process."""
+    limit, used, renews = balance.cost_limit, balance.credits_used, balance.renews_at
+    tier: object = balance.tier  # whatever a provider gave: nothing has checked it
+    return {
+        "credits": None if balance.credits is None else str(balance.credits),
+        "tier": tier if tier is None or isinstance(tier, str) else str(tier),
+        "max_concurrency": balance.max_concurrency,
+        "cost_limit": None if limit is None else str(limit),
+        "credits_used": None if used is None else str(used),
+        "as_of": balance.as_of.isoformat(),
+        "unit": balance.unit,
+        "renews_at": None if renews is None else renews.isoformat(),
+    }
+
+
+def _loaded(state: dict[str, Any]) -> Balance:
+    renews = state["renews_at"]
+    return Balance(
+        credits=state["credits"],
+        tier=state["tier"],
+        max_concurrency=state["max_concurrency"],
+        cost_limit=state["cost_limit"],
+        credits_used=state["credits_used"],
+        as_of=datetime.fromisoformat(state["as_of"]),
+        unit=state["unit"],
+        renews_at=None if renews is None else datetime.fromisoformat(renews),
+    )
+
+
+def _bounded(amount: float) -> float | None:
+    return None if amount == UNLIMITED else amount
+
+
+def _unbounded(amount: float | None) -> float:
+    return UNLIMITED if amount is None else amount

@@ -6,7 +6,7 @@ clock says and of what the member that sends a message says. No clock that jumps
 lease early: that would need both to be wrong at once.
 
 A message that is late, or sent again, cannot vouch for all the time that has passed. The next one may, so
-the clock can catch up, by `UNVOUCHED` at most. Until then the true time is somewhere between `now` and
+the clock can catch up, by `MOST_BEHIND` at most. Until then the true time is somewhere between `now` and
 `latest`: what must not have happened yet counts from `now`, what must be over counts from `latest`.
 
 Pure. Times are seconds, whole multiples of `TICK`.
@@ -14,8 +14,8 @@ Pure. Times are seconds, whole multiples of `TICK`.
 
 from budgetguard._core.store_messages import NEVER, ticks_down
 
-UNVOUCHED = 20.0
-"""Seconds. The most that a member without a history of its own can let the clock advance."""
+MOST_BEHIND = 20.0
+"""Seconds. The most that the clock may catch up."""
 
 
 class VirtualClock:
@@ -48,12 +48,13 @@ class VirtualClock:
             return
         step = max(server - before, 0.0)
         if seen == NEVER:
-            vouched = step if alone else UNVOUCHED
+            # A jump of the server's clock must not end what others hold.
+            vouched = step if alone else 0.0
         else:
             vouched = max(seen + ticks_down(elapsed) - self.now, 0.0)
         by = min(step, vouched)
         self.now += by
-        self.behind = min(step - by, UNVOUCHED)
+        self.behind = min(step - by, MOST_BEHIND)
         self.server = server - self.behind
 
     def restart(self) -> None:

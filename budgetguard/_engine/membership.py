@@ -183,21 +183,41 @@ class Membership:
         return due
 
     @property
+    def may_leave(self) -> bool:
+        """Whether the head has to hear that this process goes."""
+        return self._joined and self.under_way is None
+
+    @property
+    def joined(self) -> bool:
+        """Whether the head knows of this process."""
+        return self._joined
+
+    @property
     def listens(self) -> bool:
         """Whether hints of the store are of use."""
         return bool(self._open or self.following or self._ledger.room > 0)
 
     # The next message.
 
-    def build(self, now: Instant, member: str, needs: "Callable[[], tuple[Need, ...]]") -> Message:
-        """The message that is due: the next one, or the one that is under way once more."""
+    def build(
+        self,
+        now: Instant,
+        member: str,
+        needs: "Callable[[], tuple[Need, ...]]",
+        *,
+        leave: bool = False,
+    ) -> Message:
+        """The message that is due: the next one, or the one that is under way once more.
+
+        With `leave` it is the last one: the head then expects to hear no more of this process.
+        """
         if self.under_way is not None:
             self._sent = now.mono
             return self.under_way
         ledger, view = self._ledger, self._ledger.view
         idle = now.mono >= self._active_at + IDLE and not ledger.head
         recalled = view.recall > self._recalled
-        give_back = idle or recalled or view.exact or not ledger.usable
+        give_back = idle or recalled or view.exact or leave or not ledger.usable
         self._measure(now.mono)
         again, self._again = self._again, False
         report = ledger.report(
@@ -244,6 +264,7 @@ class Membership:
             refresh_timeout=wish.subscriber.terms.timeout if wish is not None else 0.0,
             landing=self.landing,
             news=tuple(self.news),
+            leave=leave,
         )
         self.news, self.landing, self.nudged = [], None, False
         self.following = asks
@@ -293,7 +314,8 @@ class Membership:
         if anew or now.mono - here > ANCHORED or reply.view.now - now.mono > stamp - here:
             self._anchor = self._seen
         if reply.status == "done":
-            self._joined = True
+            self._joined = not message.leave
+            self._again = self._again or message.leave
             self._recalled = message.report.recall
             ledger.accept(reply)
             self._open = tuple(each for each in self._open if each not in reply.granted)

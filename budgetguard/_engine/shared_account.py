@@ -6,6 +6,7 @@ is due; here it is sent, on the private loop, and its reply becomes changes of t
 is admitted, what was refused is decided, and the balance and all figures are the head's.
 """
 
+import asyncio
 import hashlib
 import os
 import socket
@@ -196,6 +197,7 @@ class SharedAccount(Account):
         link = self._link
         if link is None:
             link = self._link = self.store.link(self._name_in_store, self.runtime)
+            self.runtime.before_exit(self._farewell)
         return link.member
 
     def _needs(self, now: Instant) -> tuple[Need, ...]:
@@ -222,6 +224,22 @@ class SharedAccount(Account):
             self._change(self._receive, message, reply)
         if self._link is link:
             link.listen(self._hear_hint if self.membership.listens else None)
+
+    async def _farewell(self) -> None:
+        """The interpreter exits: tell the head what finished, and that this process holds no more."""
+        link = self._link
+        while link is not None and self.membership.joined:
+            message = self._change(self._last_message)
+            if message is not None:
+                self._change(self._receive, message, await link.exchange(message))
+                return
+            # Another message is under way.
+            await asyncio.sleep(0.001)
+
+    def _last_message(self, now: Instant, _: Effects) -> Message | None:
+        if not self.membership.may_leave:
+            return None
+        return self.membership.build(now, self._member, tuple, leave=True)
 
     def _hear_hint(self) -> None:
         self.membership.nudged = True

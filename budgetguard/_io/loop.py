@@ -6,7 +6,6 @@ is first needed, is made again in a forked child, and never keeps the interprete
 """
 
 import asyncio
-import atexit
 import contextlib
 import contextvars
 import os
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from budgetguard._core.clock import Clock
 from budgetguard._core.events import report
 from budgetguard._core.reentrancy import CALL_STATE, Inside
-from budgetguard._io.exit import EXIT
+from budgetguard._io.exit import EXIT, at_exit
 from budgetguard._io.pause_watch import PauseWatch
 
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _EXIT_PATIENCE = 0.3
+_FAREWELL = 0.2
 
 
 class _Loop(asyncio.SelectorEventLoop):
@@ -124,6 +124,7 @@ class Runtime:
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_task: asyncio.Task[None] | None = None
         self._clients: Clients | None = None
+        self._farewells: list[Callable[[], Coroutine[Any, Any, None]]] = []
         # Not the caller's context: a sniffio variable in it could make asyncio code believe in trio.
         self._context = contextvars.Context()
 
@@ -159,6 +160,10 @@ class Runtime:
             lambda: loop.call_at(when, later, context=self._context), context=self._context
         )
 
+    def before_exit(self, farewell: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a coroutine on the loop when the interpreter exits; it has at most 0.2 s."""
+        self._farewells.append(farewell)
+
     def nudge(self, callback: Callable[[], object]) -> bool:
         """Call `callback` soon, if there is a loop; takes no lock, so finalizers may use it."""
         loop = self._made.get("loop")
@@ -191,7 +196,7 @@ class Runtime:
             if loop is not mine:
                 mine.close()
             else:
-                atexit.register(_stop, weakref.ref(self), os.getpid())
+                at_exit(_stop, weakref.ref(self), os.getpid())
         if not self._runs:
             threading.Thread(
                 target=self._run, args=(loop,), name="budgetguard", daemon=True
@@ -246,6 +251,11 @@ class Runtime:
 
         async def wind_up() -> None:
             try:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_FAREWELL):
+                        await asyncio.gather(
+                            *(each() for each in self._farewells), return_exceptions=True
+                        )
                 for task in self._tasks:
                     task.cancel()
                 await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -5,8 +5,8 @@ import secrets
 import sqlite3
 from dataclasses import dataclass, field
 
+from budgetguard._core.head_state import dump, load
 from budgetguard._core.shared_head import SharedHead
-from budgetguard.stores._head_state_for_now import dump, load
 from budgetguard.stores._living import Living
 from budgetguard.stores._store_file import StoreFile
 

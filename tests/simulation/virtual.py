@@ -133,6 +133,9 @@ class VirtualRuntime:
             self._loop.call_soon(self._alive, callback, context=self.context)
         return True
 
+    def before_exit(self, farewell: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Nobody exits in good order here."""
+
     def client(self, owner: object, *, trust_env: bool) -> nullcontext[None]:
         """The simulated provider needs none."""
         return nullcontext()
