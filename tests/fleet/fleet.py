@@ -263,7 +263,10 @@ class Fleet:
 
     def exhaust(self, random: Random) -> None:
         """A user says that the provider refused a call."""
-        process = random.choice([each for each in self.living() if each.runs])
+        running = [each for each in self.living() if each.runs]
+        if not running:
+            return
+        process = random.choice(running)
         self.counts["exhausted"] += 1
         self.say(f"{process.name} was refused by the provider")
         process.call(process.spender.exhausted)
