@@ -142,6 +142,7 @@ def full() -> SharedHead:
     """A head in which every attribute of every object differs from what it is without a word."""
     head = SharedHead("e7", regroup=3.5, await_members=["b", "lost"])
     head.clock.now, head.clock.server = 1000.25 + TICK, 1_700_000_000.125
+    head.clock.behind = 1.5
     head.next_order, head.balances, head.changes, head.recall = 5, 6, 7, 8
     head.recalled_at, head.calm_until, head.busy_until = 900.5, 901.5, 1200.0
     head.refresh = RefreshView(3, 910.0, True, 990.0, 950.0, 2, "no answer", True)
@@ -170,10 +171,11 @@ def full() -> SharedHead:
         member = head.members[name] = MemberRecord()
         member.lease, member.used, member.slots, member.running = 30, 25, 2, 3
         member.number, member.heard, member.hold_for, member.patience = 9, 980.0, 30.0, 65.0
-        member.reply = Reply("old", "e6", 9, 30, 2, (1, 2), (3,), ((4, "budget"),), "wait", 3)
+        over, windows = ((4, "budget"),), ((1, (3600.0,)),)
+        member.reply = Reply("old", "e6", 9, 30, 2, (1, 2), windows, (3,), over, "wait", 3)
         member.floor, member.extra, member.recall = 31, 32, 7
         member.gone = member.waits_for_refresh = True
-        uses = (BudgetNeed("budget", 100, 3600.0, 7200.0, 60.0),)
+        uses = (BudgetNeed("budget", 100, 3600.0, 7200.0, 60.0, 3600.0),)
         need = Need(5, 40, 41, 1, 42, 43, counts=True, budgets=uses)
         member.needs = {7: QueuedNeed(Need(7, 1, 1), 4, 970.0), 5: QueuedNeed(need, 3, 960.0)}
         member.needs[7].need = Need(7, 2, 3, 1, 4, 5, counts=True, budgets=uses)

@@ -44,13 +44,14 @@ class Bucket:
 class Debits:
     """Debits in buckets of time. A bucket clears as a whole, and never early.
 
-    A bucket spans 1/16 s. If there would be more than `MOST_BUCKETS`, neighbors are merged into at
-    most half that number, with the shortest span that makes this possible.
+    A bucket spans 1/16 s. If there would be more than `most`, neighbors are merged into at most half that
+    number, with the shortest span that makes this possible.
     """
 
-    __slots__ = ("_buckets", "_order", "slots", "total")
+    __slots__ = ("_buckets", "_most", "_order", "slots", "total")
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST_BUCKETS) -> None:
+        self._most = most
         self.total = 0
         self.slots = 0
         self._buckets: dict[int, Bucket] = {}
@@ -120,7 +121,7 @@ class Debits:
         self.total, self.slots = sum(amounts), sum(slots)
 
     def _begin(self, key: int, clears_at: float) -> Bucket:
-        if len(self._order) >= MOST_BUCKETS:
+        if len(self._order) >= self._most:
             self._join_neighbours()
         bucket = self._buckets[key] = Bucket(clears_at)
         heappush(self._order, key)
@@ -132,7 +133,7 @@ class Debits:
 
     def _join_neighbours(self) -> None:
         keys, span = sorted(self._order), 1
-        while len(last := _last_of_each(keys, span)) > MOST_BUCKETS // 2:
+        while len(last := _last_of_each(keys, span)) > self._most // 2:
             span *= 2
         runs = iter(last)
         into = next(runs)
@@ -192,8 +193,8 @@ class Kept(Debits):
 
     __slots__ = ("calls", "sessions")
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, most: int = MOST_BUCKETS) -> None:
+        super().__init__(most)
         self.calls: Causes = Counter()
         self.sessions: Causes = Counter()
 

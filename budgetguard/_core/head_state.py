@@ -91,6 +91,7 @@ def _account(head: SharedHead) -> dict[str, Any]:
         "epoch": head.epoch,
         "now": head.clock.now,
         "server": head.clock.server,
+        "behind": head.clock.behind,
         "members": list(head.members),
         "awaited": sorted(head.awaited),
         "regroup": head.regroup,
@@ -111,6 +112,7 @@ def _head(state: dict[str, Any]) -> SharedHead:
     """The head without its members."""
     head = SharedHead(state["epoch"])
     head.clock.now, head.clock.server = state["now"], state["server"]
+    head.clock.behind = state["behind"]
     head.awaited = set(state["awaited"])
     head.regroup = state["regroup"]
     head.next_order = state["next_order"]
@@ -211,6 +213,7 @@ def _reply(reply: Reply) -> dict[str, Any]:
         "over": [list(each) for each in reply.over],
         "refresh": reply.refresh,
         "refresh_number": reply.refresh_number,
+        "windows": [[ticket, list(windows)] for ticket, windows in reply.windows],
     }
 
 
@@ -226,6 +229,7 @@ def _answer(state: dict[str, Any]) -> Reply:
         over=tuple((ticket, budget) for ticket, budget in state["over"]),
         refresh=state["refresh"],
         refresh_number=state["refresh_number"],
+        windows=tuple((ticket, tuple(windows)) for ticket, windows in state["windows"]),
     )
 
 
@@ -248,6 +252,7 @@ def _queued(queued: QueuedNeed) -> dict[str, Any]:
                 "window": each.window,
                 "until": each.until,
                 "rolling": each.rolling,
+                "admitted": each.admitted,
             }
             for each in need.budgets
         ],

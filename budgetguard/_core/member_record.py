@@ -5,6 +5,9 @@ from typing import Literal
 from budgetguard._core.debits import Debits, Kept
 from budgetguard._core.store_messages import NEVER, TICK, Need, Reply, Report
 
+MOST_BUCKETS = 64
+"""Of each kind of debits. The whole state is read and written with a message, so it has to be small."""
+
 DIED = "ProcessDied"
 """What the errors of others name as the cause of a dead member's unresolved calls."""
 
@@ -67,8 +70,8 @@ class MemberRecord:
         self.gone = False
         self.waits_for_refresh = False
         self.needs: dict[int, QueuedNeed] = {}
-        self.settled = Debits()
-        self.kept = Kept()
+        self.settled = Debits(MOST_BUCKETS)
+        self.kept = Kept(MOST_BUCKETS)
         self.sole_spender: bool | Literal["auto"] = "auto"
         self.words: tuple[tuple[str, str], ...] = ()
         self.format = 0
@@ -94,7 +97,7 @@ class MemberRecord:
         nobody can tell what time it showed when the call finished.
         """
         if again:
-            self.settled, self.kept = Debits(), Kept()
+            self.settled, self.kept = Debits(MOST_BUCKETS), Kept(MOST_BUCKETS)
         # A refresh may have begun at this same time, before these calls finished.
         first = latest + TICK
         for debit in report.settled:

@@ -27,7 +27,7 @@ Pure: no clock, no lock, no I/O. The server's clock is an argument. Amounts are 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from heapq import merge
 
@@ -306,16 +306,25 @@ class SharedHead(AccountState):
 
     # Grants.
 
-    def _waiting(self) -> Iterator[tuple[str, QueuedNeed]]:
+    def _waiting(self) -> list[tuple[str, QueuedNeed]]:
         """The needs of all members that answer, in order of arrival."""
         waiting = [
             (queued.order, name, queued)
             for name, member in self.members.items()
-            if member.needs and self.now - member.heard <= QUEUE_PATIENCE
+            if self._answers(member)
             for queued in member.needs.values()
         ]
-        for _, name, queued in sorted(waiting, key=lambda each: each[0]):
-            yield name, queued
+        waiting.sort(key=lambda each: each[0])
+        return [(name, queued) for _, name, queued in waiting]
+
+    def _answers(self, member: MemberRecord) -> bool:
+        """Whether a member was heard lately: the needs of others block nobody."""
+        return self.now - member.heard <= QUEUE_PATIENCE
+
+    @property
+    def somebody_waits(self) -> bool:
+        """Whether any need is not met."""
+        return any(each.needs and self._answers(each) for each in self.members.values())
 
     def _grant(
         self, name: str, member: MemberRecord, woken: set[str]
@@ -323,58 +332,46 @@ class SharedHead(AccountState):
         """Grant a member's needs as far as they fit; returns the tickets granted and refused."""
         granted: list[int] = []
         refused: list[int] = []
-        ahead = slots_ahead = 0
-        for whose, queued in list(self._waiting()):
+        line = _Line(self)
+        for whose, queued in self._waiting():
             need = queued.need
             if whose == name:
-                if self._fits(need, ahead, slots_ahead):
+                if line.fits(need):
                     granted.append(need.ticket)
                     del member.needs[need.ticket]
                     member.lease += need.cost
                     member.used += need.cost
                     member.slots += need.slots
+                    line.take(need)
                     continue
                 if (
                     self.granting
                     and self.snapshot is not None
-                    and not self._recall_for(name, need, ahead, slots_ahead, woken)
+                    and not self._recall_for(name, need, line, woken)
                 ):
                     refused.append(need.ticket)
                     if not need.counts:
                         # Its caller has its answer, and blocks nobody until the member's next message.
                         del member.needs[need.ticket]
-            if need.counts:
-                ahead += need.amount
-                slots_ahead += need.slots
+            line.pass_by(need)
         return tuple(granted), tuple(refused)
 
-    def _fits(self, need: Need, ahead: int, slots_ahead: int) -> bool:
-        snapshot = self.snapshot
-        if snapshot is None or not self.granting:
-            return False
-        if need.amount and not self.free(need.floor, need.extra) - ahead >= need.amount:
-            return False
-        in_use = self.slots_in_use + slots_ahead
-        return not need.slots or in_use + need.slots <= snapshot.slots
-
-    def _recall_for(
-        self, name: str, need: Need, ahead: int, slots_ahead: int, woken: set[str]
-    ) -> bool:
+    def _recall_for(self, name: str, need: Need, line: "_Line", woken: set[str]) -> bool:
         """Whether members that answer may give back what a need lacks; if so, they are asked to."""
-        snapshot = self.snapshot
-        assert snapshot is not None
-        if need.slots and self.slots_in_use + slots_ahead + need.slots > snapshot.slots:
+        if not line.has_slots(need):
+            return False
+        free = line.left(need)
+        if need.amount and free < need.amount:
+            self.calm_until = self.now + CALM
+        slack = sum(other.slack for each, other in self.members.items() if each != name)
+        if not slack or free + slack < need.amount:
             return False
         holders = {
             each: other
             for each, other in self.members.items()
             if each != name and other.slack > 0 and not self._missing(other)
         }
-        free = self.free(need.floor, need.extra) - ahead
-        if need.amount and free < need.amount:
-            self.calm_until = self.now + CALM
-        slack = sum(other.slack for other in holders.values())
-        if not slack or free + slack < need.amount:
+        if free + sum(other.slack for other in holders.values()) < need.amount:
             return False
         if all(other.recall >= self.recall for other in holders.values()):
             self._recall()
@@ -396,7 +393,7 @@ class SharedHead(AccountState):
         if self.snapshot is None or not self.granting or member.recall < self.recall:
             return
         more = report.want - member.slack
-        if more <= 0 or self.now < self.calm_until or next(self._waiting(), None):
+        if more <= 0 or self.now < self.calm_until or self.somebody_waits:
             return
         free = self.free(report.floor, report.extra)
         if free == UNLIMITED:
@@ -408,14 +405,13 @@ class SharedHead(AccountState):
     def _who_fits(self, besides: str) -> set[str]:
         """The members that wait for what could be granted now."""
         found: set[str] = set()
-        ahead = slots_ahead = 0
+        if self.snapshot is None or not self.granting:
+            return found
+        line = _Line(self)
         for name, queued in self._waiting():
-            need = queued.need
-            if name != besides and name not in found and self._fits(need, ahead, slots_ahead):
+            if name != besides and name not in found and line.fits(queued.need):
                 found.add(name)
-            if need.counts:
-                ahead += need.amount
-                slots_ahead += need.slots
+            line.pass_by(queued.need)
         return found
 
     # Balances and other news.
@@ -567,7 +563,7 @@ class SharedHead(AccountState):
                 contradiction=others.contradiction,
             ),
             recall=self.recall,
-            exact=self.now < self.calm_until or next(self._waiting(), None) is not None,
+            exact=self.now < self.calm_until or self.somebody_waits,
         )
 
     def _debits(self) -> tuple[tuple[float, int, int], ...]:
@@ -595,6 +591,48 @@ class SharedHead(AccountState):
         assert self.snapshot is None or self.snapshot.sent.mono <= self.now
         assert isinstance(self.leased, int)
         assert isinstance(self.pending, int)
+
+
+class _Line:
+    """What is left for one need after another, in order of arrival: sums are made once for all of them."""
+
+    __slots__ = ("_ahead", "_committed", "_granting", "_slots", "_slots_ahead", "_snapshot")
+
+    def __init__(self, head: SharedHead) -> None:
+        self._snapshot = head.snapshot
+        self._granting = head.granting
+        self._committed = head.leased + head.pending
+        self._slots = head.slots_in_use
+        self._ahead = self._slots_ahead = 0
+
+    def left(self, need: Need) -> Micro:
+        """What is free above the floor of a need, behind those that came before it."""
+        assert self._snapshot is not None
+        before = self._snapshot.before_holds(need.extra)
+        return before - need.floor - self._committed - self._ahead
+
+    def has_slots(self, need: Need) -> bool:
+        """Whether its sessions may be opened."""
+        assert self._snapshot is not None
+        in_use = self._slots + self._slots_ahead
+        return not need.slots or in_use + need.slots <= self._snapshot.slots
+
+    def fits(self, need: Need) -> bool:
+        """Whether it may be granted."""
+        if self._snapshot is None or not self._granting:
+            return False
+        return (not need.amount or self.left(need) >= need.amount) and self.has_slots(need)
+
+    def take(self, need: Need) -> None:
+        """It is granted."""
+        self._committed += need.cost
+        self._slots += need.slots
+
+    def pass_by(self, need: Need) -> None:
+        """It is not, and those behind it must leave what it waits for."""
+        if need.counts:
+            self._ahead += need.amount
+            self._slots_ahead += need.slots
 
 
 def _counted(causes: "Iterable[Counter[str | None]]") -> tuple[tuple[str | None, int], ...]:

@@ -305,6 +305,8 @@ class Membership:
         anew = reply.epoch != self.epoch
         if anew:
             self._right = ("", 0)
+            # Stamps of another clock compare to nothing.
+            self._wished_after = NEVER
         self.epoch = reply.epoch
         self._seen_before = self._seen
         self._seen = (reply.view.now, now.mono)
@@ -324,6 +326,7 @@ class Membership:
         else:
             ledger.disregard()
             self._again, self._joined = True, True
+            self.following = False
             if reply.status == "old":
                 self._number = max(self._number, reply.number)
             self.news = [*message.news, *self.news]

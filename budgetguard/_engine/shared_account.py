@@ -220,6 +220,10 @@ class SharedAccount(Account):
             reply = await link.exchange(message)
         except StoreUnavailable as error:
             self._change(self._store_failed, message, error.reason)
+        except Exception as error:
+            reason = f"{self.store.name} failed with {type(error).__name__}"
+            self._change(self._store_failed, message, reason)
+            raise
         else:
             self._change(self._receive, message, reply)
         if self._link is link:

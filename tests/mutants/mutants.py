@@ -231,8 +231,8 @@ MUTANTS = [
     Mutant(
         "fork keeps the balance",
         "_engine/account.py",
-        '        self.ledger = Ledger()\n        self.ledger.head.pause("guard", reason)\n',
-        '        self.ledger.head.pause("guard", reason)\n',
+        '        self.ledger = self._new_ledger()\n        self.ledger.pause("guard", reason)\n',
+        '        self.ledger.pause("guard", reason)\n',
         "tests/process/test_fork.py",
     ),
     Mutant(
@@ -554,7 +554,7 @@ MUTANTS = [
     ),
     Mutant(
         "a reply arrives when it was requested",
-        "_engine/account.py",
+        "_engine/local_account.py",
         "        if not self.ledger.apply(snapshot, now.mono):\n",
         "        if not self.ledger.apply(snapshot):\n",
         "tests/guard/test_sole_spender.py",
@@ -583,27 +583,27 @@ MUTANTS = [
     Mutant(
         "a forked child takes itself for a sole spender",
         "_engine/account.py",
-        "            if subscriber.sole_spender is False:\n                others.join(False)",
-        "            if True:\n                others.join(subscriber.sole_spender)",
+        "        if subscriber.sole_spender is False:\n            self._believe(False)",
+        "        if True:\n            self._believe(subscriber.sole_spender)",
         "tests/guard/test_sole_spender.py",
     ),
     Mutant(
         "a forked child forgets that others spend",
         "_engine/account.py",
-        "            if subscriber.sole_spender is False:\n",
-        "            if False:\n",
+        "        if subscriber.sole_spender is False:\n",
+        "        if False:\n",
         "tests/guard/test_sole_spender.py",
     ),
     Mutant(
         "a proof is forgotten with the last guard",
         "_engine/account.py",
-        " or young or ledger.head.others.distrusted(now.mono)\n",
-        " or young\n",
+        " or young or ledger.distrusts(now.mono)",
+        " or young",
         "tests/guard/test_sole_spender.py",
     ),
     Mutant(
         "another spender is logged at every balance",
-        "_engine/account.py",
+        "_engine/local_account.py",
         "if not self._contradicted:",
         "if True:",
         "tests/guard/test_sole_spender.py",
@@ -913,8 +913,8 @@ MUTANTS = [
     Mutant(
         "no waiter moves up when another one's time is over",
         "_engine/wait_queue.py",
-        "        if self.left:\n            self.pass_on(now)\n\n    def offered",
-        "\n    def offered",
+        "        if self.left:\n            self.pass_on(now)\n\n    def lacking",
+        "\n    def lacking",
         "tests/guard/test_wait_queue.py tests/guard/test_waiting.py",
     ),
     Mutant(
@@ -977,7 +977,7 @@ MUTANTS = [
     Mutant(
         "unlimited memory for debits",
         "_core/debits.py",
-        "if len(self._order) >= MOST_BUCKETS:",
+        "if len(self._order) >= self._most:",
         "if False:",
         "tests/test_debits.py",
     ),
@@ -1110,7 +1110,7 @@ MUTANTS = [
     ),
     Mutant(
         "a mark that rises leaves the fast path open",
-        "_engine/account.py",
+        "_engine/local_account.py",
         "        if self._alerts:\n            self._set_mark()\n",
         "",
         "tests/guard/test_alerts.py",
@@ -2127,8 +2127,8 @@ MUTANTS = [
     Mutant(
         "a hold grows beyond what there is",
         "_engine/wait_queue.py",
-        "        if not isinstance(decision, Refuse) or call.subscriber.observes:\n",
-        "        if True:\n",
+        "            fits = not isinstance(decision, Refuse)\n",
+        "            fits = True\n",
         "tests/guard/test_learned_costs.py",
     ),
     Mutant(
@@ -2309,7 +2309,7 @@ MUTANTS = [
     Mutant(
         "the fast path stays open while a provider is busy",
         "_engine/account.py",
-        "            and not self.ledger.head.any_limited(now)\n",
+        "            and not self.ledger.any_limited(now)\n",
         "",
         "tests/guard/test_refused_by_provider.py",
     ),
@@ -2344,8 +2344,8 @@ MUTANTS = [
     Mutant(
         "a limit of one key is one of the account",
         "_engine/account.py",
-        "head.limit_key(terms.credential, now.mono + refusal.pause(), now.mono)",
-        "head.busy(now.mono + refusal.pause())",
+        "ledger.limit_key(terms.credential, now.mono + refusal.pause(), now.mono)",
+        "ledger.busy(now.mono + refusal.pause())",
         "tests/guard/test_refused_by_provider.py",
     ),
     Mutant(
@@ -2928,7 +2928,7 @@ MUTANTS = [
     Mutant(
         "the fast path stays open while paused",
         "_engine/account.py",
-        "            and self.ledger.head.paused is None\n",
+        "            and self.ledger.paused is None\n",
         "",
         "tests/guard/test_pause.py",
     ),
@@ -3019,21 +3019,21 @@ MUTANTS = [
     Mutant(
         "resuming wakes nobody",
         "_engine/account.py",
-        "        effects.append(partial(said, self.provider.name, kind, head.paused or before))\n        self.wait_queue.review(now)\n",
-        "        effects.append(partial(said, self.provider.name, kind, head.paused or before))\n",
+        "        effects.append(partial(said, self.provider.name, kind, ledger.paused or before))\n        self.wait_queue.review(now)\n",
+        "        effects.append(partial(said, self.provider.name, kind, ledger.paused or before))\n",
         "tests/guard/test_pause.py",
     ),
     Mutant(
         "a child of a paused parent admits",
         "_engine/account.py",
-        '        self.ledger.head.pause("guard", reason)\n',
+        '        self.ledger.pause("guard", reason)\n',
         "",
         "tests/process/test_pause.py",
     ),
     Mutant(
         "a pause is forgotten with the last guard",
         "_engine/account.py",
-        'lasting = "guard" in ledger.head.pauses or not self',
+        'lasting = ledger.reason_of("guard") is not None or not self',
         "lasting = not self",
         "tests/guard/test_pause.py",
     ),
@@ -3054,14 +3054,14 @@ MUTANTS = [
     Mutant(
         "an extension passes a pause",
         "_engine/wait_queue.py",
-        "        call, decision = self._decide_extension(now, call, hold)\n        error = None\n",
-        "        call, decision = self._decide_extension(now, call, hold)\n        if self._ledger.paused:\n            decision = Admit()\n        error = None\n",
+        "        if isinstance(decision, Wait | Draw) and self._ledger.shared:\n            waiter =",
+        "        if self._ledger.paused:\n            decision = Admit()\n        if isinstance(decision, Wait | Draw) and self._ledger.shared:\n            waiter =",
         "tests/guard/test_pause.py",
     ),
     Mutant(
         "a refused extension asks for a balance",
         "_engine/account.py",
-        " and self.ledger.head.paused is None:\n            self._schedule",
+        " and self.ledger.paused is None:\n            self._schedule",
         ":\n            self._schedule",
         "tests/guard/test_pause.py",
     ),
@@ -3369,8 +3369,8 @@ MUTANTS = [
     Mutant(
         "a review counts credits that are set aside",
         "_engine/wait_queue.py",
-        "ahead.amount + need.from_account, ",
-        "ahead.amount + need.amount, ",
+        "                need = waiter.call.need\n                ahead = QueuedAhead(ahead.amount + need.from_account, ahead.slots",
+        "                need = waiter.call.need\n                ahead = QueuedAhead(ahead.amount + need.amount, ahead.slots",
         "tests/budgets/test_attacks.py",
     ),
     Mutant(
