@@ -157,7 +157,7 @@ class Membership:
             self.nudged
             or self.news
             or self.landing is not None
-            or (self.wish is not None and not self.following)
+            or (self.wish is not None and not self.following and not self.refreshes)
             or (self._joined and self._again)
             or (self._ledger.view.recall > self._recalled and self._ledger.room > 0)
         )
