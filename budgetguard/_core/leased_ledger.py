@@ -61,9 +61,9 @@ class LeasedLedger(Branch):
         "_offset",
         "_pauses",
         "_returned",
+        "_sent",
         "_slots",
         "_snapshot",
-        "_told",
         "answers",
         "away",
         "history",
@@ -86,12 +86,12 @@ class LeasedLedger(Branch):
         self.retry_at = NEVER
         # What a message that is under way told the head: what is held, and kept of the slack.
         self.message: Report | None = None
-        # Reported calls whose debits a balance may not show yet, in case the head has to hear of them again.
+        # Reported calls whose debits a balance may not show yet, in case another head has to hear of them.
         self.history = Unreported(0)
+        # What the message that is under way reports as finished.
+        self._sent = Unreported(0)
         self.answers = 0
-        # What the message that is under way reports as finished, and what slack it gives back: until the
-        # reply is there, the last view counts both in the lease.
-        self._told = 0
+        # What slack it gives back. Until the reply is there, the last view counts both in the lease.
         self._returned = 0
         # Whether the head counts this process among those that have a lease.
         self.mine = False
@@ -133,7 +133,7 @@ class LeasedLedger(Branch):
 
     @property
     def _unreported(self) -> int:
-        return self.head.total + self._told
+        return self.head.total + self._sent.total
 
     @property
     def running_of_all(self) -> int:
@@ -264,17 +264,20 @@ class LeasedLedger(Branch):
 
     # Messages.
 
-    def report(self, now: float, *, give_back: bool, margin: float, again: bool) -> Report:
+    def report(self, now: float, *, give_back: bool, margin: float, whole: bool) -> Report:
         """What to tell the head; with `give_back`, that it may have the slack.
 
-        From here on the slack is what was kept. All finished calls are in the report, or in one that
-        reasserts (`again`) all that balances may not show yet.
+        From here on the slack is what was kept. The calls that finished are those since the last report;
+        with `whole`, also all earlier ones that balances may not show yet.
         """
-        unreported, self.head = self.head, Unreported(self.head.others.epoch + 1)
+        sent, self.head = self.head, Unreported(self.head.others.epoch + 1)
         self.epoch = self.head.others.epoch
-        self.history.add(unreported)
-        told = self.history if again else unreported
-        self._told = unreported.total
+        self._sent = sent
+        told = sent
+        if whole:
+            told = Unreported(0)
+            told.add(self.history)
+            told.add(sent)
         keep = 0 if give_back else max(self.room, 0)
         self._returned, self.room = int(self.room - keep), keep
         self.message = Report(
@@ -284,7 +287,7 @@ class LeasedLedger(Branch):
             running=self.running,
             settled=tuple(told.settled_from(now, margin)),
             kept=tuple(told.kept_from(now, margin)),
-            saved=() if again else tuple(unreported.others.by_epoch.items()),
+            saved=() if whole else tuple(sent.others.by_epoch.items()),
         )
         self._slots = self.slots_held
         return self.message
@@ -292,16 +295,21 @@ class LeasedLedger(Branch):
     def accept(self, reply: Reply) -> None:
         """The reply to the message that is under way: the lease changes by what it says."""
         told, self.message = self.message, None
-        self._told = self._returned = 0
+        self.remember()
         assert told is not None
         self.room += reply.lease - told.used - told.keep
         self._slots += reply.slots - told.slots
-        self.mine = bool(reply.lease)
+
+    def remember(self) -> None:
+        """The head has heard of the calls that the message under way reported as finished."""
+        self.history.add(self._sent)
+        self._sent, self._returned = Unreported(0), 0
 
     def disregard(self) -> None:
-        """The message that is under way has not taken effect, and never will."""
+        """The message that is under way has not taken effect, and never will: the next one has to tell it."""
         self.message = None
-        self._told = self._returned = 0
+        self.head.add(self._sent)
+        self._sent, self._returned = Unreported(0), 0
 
     def lapse(self) -> int:
         """The slack is no longer this process's; returns how much it was."""

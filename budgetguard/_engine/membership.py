@@ -89,6 +89,8 @@ class Membership:
         self._anchor = (NEVER, NEVER)
         # Whether the next message has to say everything.
         self._again = True
+        # And whether that is about calls, too, which another head has not heard of.
+        self._whole = True
         self._joined = False
         self.nudged = False
         self.news: list[News] = []
@@ -222,11 +224,12 @@ class Membership:
         give_back = idle or recalled or view.exact or leave or not ledger.usable
         self._measure(now.mono)
         again, self._again = self._again, False
+        whole, self._whole = again and self._whole, False
         report = ledger.report(
             now.mono,
             give_back=give_back,
             margin=2 * self.store.drift * self.patience,
-            again=again,
+            whole=whole,
         )
         wanted = needs()
         self._open = tuple(need.ticket for need in wanted)
@@ -250,6 +253,7 @@ class Membership:
                 sole_spender=self._sole_spender,
                 topup_step=self._terms.topup_step,
                 unit=self._terms.unit,
+                whole=whole,
                 words=self._terms.words,
             )
         wish = self.wish
@@ -326,8 +330,12 @@ class Membership:
             self._drawn = sum(n.cost for n in message.report.needs if n.ticket in reply.granted)
             self._vouch()
         else:
+            if message.number <= reply.number and not anew:
+                # It took effect, and was not answered in time.
+                ledger.remember()
             ledger.disregard()
             self._again, self._joined = True, True
+            self._whole = self._whole or anew or (message.join is not None and message.join.whole)
             self.following = False
             if reply.status == "old":
                 self._number = max(self._number, reply.number)
