@@ -32,7 +32,7 @@ _OURS = 0x62676364
 
 _TABLES = """
 CREATE TABLE machine (id INTEGER PRIMARY KEY, boot TEXT, host TEXT, seen REAL);
-CREATE TABLE heads (account TEXT PRIMARY KEY, revision INTEGER, file INTEGER) WITHOUT ROWID;
+CREATE TABLE heads (account TEXT PRIMARY KEY, revision INTEGER, origin TEXT) WITHOUT ROWID;
 CREATE TABLE parts (
     account TEXT, part TEXT, member TEXT, state TEXT, PRIMARY KEY (account, part, member)
 ) WITHOUT ROWID;
@@ -106,6 +106,12 @@ class StoreFile:
         """Raise FileMoved if the file or its log was deleted or replaced."""
         if self._files != self._found():
             raise FileMoved
+
+    def check_format(self, connection: sqlite3.Connection) -> None:
+        """Raise StoreUnavailable if a newer version has changed the tables; inside a transaction."""
+        [(version,)] = connection.execute("PRAGMA user_version")
+        if version > FORMAT:
+            raise StoreUnavailable(words.too_new(self.path, version, FORMAT))
 
     def connect(self, deadline: float) -> sqlite3.Connection:
         """Open the file, and create it if it is not there."""
@@ -184,14 +190,13 @@ class StoreFile:
     def _recognise(self, connection: sqlite3.Connection, deadline: float) -> bool:
         """Whether the database is empty; raises StoreUnavailable if it is not one of ours."""
         [(program,)] = self._in_turn(connection, "PRAGMA application_id", deadline)
-        [(version,)] = self._in_turn(connection, "PRAGMA user_version", deadline)
         [(things,)] = self._in_turn(connection, "SELECT count(*) FROM sqlite_master", deadline)
-        if program == _OURS and version > FORMAT:
-            raise StoreUnavailable(words.too_new(self.path, version, FORMAT))
-        empty = not (program or version or things)
-        if program != _OURS and not empty:
+        if program == _OURS:
+            self.check_format(connection)
+            return False
+        if program or things:
             raise StoreUnavailable(words.of_another_program(self.path))
-        return empty
+        return True
 
     def _in_turn(
         self, connection: sqlite3.Connection, statement: str, deadline: float

@@ -56,6 +56,7 @@ class StoreTransactions:
         connection = self.file.begin(deadline)
         try:
             if self._heads.begin(connection):
+                self.file.check_format(connection)
                 self._check_machine(connection)
             living = self._survey(letters)
             woken: set[tuple[str, str]] = set()

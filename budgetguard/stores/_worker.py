@@ -276,7 +276,7 @@ class StoreWorker:
         key = delivery.listener.account, delivery.letter.message.member
         self._told.pop(key, None)
         if not isinstance(answer, StoreUnavailable):
-            if delivery.letter.message.leave:
+            if delivery.letter.message.leave and answer.status == "done":
                 self._open.discard(key)
             else:
                 self._open.add(key)

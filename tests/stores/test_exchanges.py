@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from member_process import MemberProcess, lines_of, until
+from member_process import MemberProcess, lines_of
 from spender import ACCOUNT, Spender
 
 from budgetguard._core.errors import ConfigurationError
@@ -82,8 +82,7 @@ def test_the_state_outlives_all_processes(path: Path, member: Callable[..., Memb
     first.do("join")
     epoch = first.do("look", credits=100)["epoch"]
     first.do("leave")
-    first.do("close")
-    until(lambda: lines_of(path) == [])
+    assert lines_of(path) == []
     assert [each.name for each in path.parent.iterdir() if each.is_file()] == [path.name]
     first.finish()
     told = member().do("join")
