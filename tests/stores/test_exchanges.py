@@ -105,6 +105,18 @@ def test_one_file_is_one_store(path: Path) -> None:
     assert len(lines_of(path)) == 1
 
 
+@pytest.mark.parametrize(
+    "name", ["a b?c=d#e%41&.db", "b\u00fccher \U0001f4b3.db", os.fsdecode(b"\xff.db")]
+)
+def test_any_name_is_that_of_a_file(path: Path, name: str) -> None:
+    """Nothing in it means anything to SQLite."""
+    odd = path.with_name(name)
+    Spender(str(odd)).join()
+    assert {each.name for each in path.parent.iterdir()} == {
+        f"{name}{rest}" for rest in ("", "-wal", "-shm", "-members")
+    }
+
+
 def test_accounts_know_nothing_of_each_other(path: Path) -> None:
     """Each has its own head in the file."""
     some, more = Spender(str(path)), Spender(str(path), "b" * 64)
