@@ -101,7 +101,7 @@ class SharedAccount(Account):
     def _tell_of(self, subscriber: Subscriber) -> None:
         membership, terms = self.membership, subscriber.terms
         membership.welcome((terms.floor, terms.extra), subscriber.sole_spender, subscriber.patience)
-        self.ledger.usable = membership.one_level
+        self.ledger.one_level = membership.one_level
 
     def expect(self, patience: float) -> None:
         """Some calls may be charged for so many seconds after they were abandoned."""
