@@ -277,7 +277,8 @@ class SharedAccount(Account):
         membership = self.membership
         if message is not membership.under_way:
             return
-        first = self.ledger.away is None
+        # At exit it is this process that goes, and not the store.
+        first = self.ledger.away is None and not self.runtime.stopping
         membership.lost(reason, now, self.runtime.jitter)
         refresh = self._schedule.refresh
         if refresh is not None and not membership.refreshes:
