@@ -3,13 +3,11 @@
 from typing import Literal
 
 from budgetguard._core.debits import Debits, Kept
+from budgetguard._core.errors import DIED
 from budgetguard._core.store_messages import NEVER, TICK, Need, Reply, Report
 
 MOST_BUCKETS = 64
 """Of each kind of debits. The whole state is read and written with a message, so it has to be small."""
-
-DIED = "ProcessDied"
-"""What the errors of others name as the cause of a dead member's unresolved calls."""
 
 
 class QueuedNeed:

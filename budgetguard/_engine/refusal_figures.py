@@ -138,6 +138,7 @@ def _too_little(
         unresolved_for=_until(ledger.kept.last_clears_at, now),
         unit=snapshot.balance.unit,
         renews_at=snapshot.balance.renews_at,
+        processes=ledger.holders,
     )
 
 

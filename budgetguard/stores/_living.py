@@ -156,9 +156,11 @@ class LivingMembers:
                     (mark, account, member)
                     for mark, account, member in map(str.split, filter(str.strip, text.split("\n")))
                 ]
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.stat(path), os.fstat(file)):  # noqa: PTH116
-                    os.unlink(path)  # noqa: PTH108
+            # Alone, because another one may have removed it, and its owner made a new one.
+            if _lock(file, alone=True) and os.fstat(file).st_nlink:
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(os.stat(path), os.fstat(file)):  # noqa: PTH116
+                        os.unlink(path)  # noqa: PTH108
             return []
         finally:
             os.close(file)
