@@ -50,8 +50,8 @@ class LeasedLedger(Branch):
     """A ledger whose head is elsewhere.
 
     `answers` names the state of the account in which the head refused needs: what it refused is asked
-    again in another one. `usable` is False while the slack must not be taken from without the head, as
-    guards of this process with different floors or extra credits may not use each other's.
+    again in another one. `one_level` is False if guards of this process have different floors or extra
+    credits, and so may not use each other's slack.
     """
 
     __slots__ = (
@@ -69,8 +69,8 @@ class LeasedLedger(Branch):
         "history",
         "message",
         "mine",
+        "one_level",
         "retry_at",
-        "usable",
         "view",
     )
 
@@ -80,7 +80,7 @@ class LeasedLedger(Branch):
     def __init__(self) -> None:
         super().__init__(Unreported(1))
         self.view = View(NEVER)
-        self.usable = True
+        self.one_level = True
         # Why the store gives no answers at present, and when it is asked again.
         self.away: str | None = None
         self.retry_at = NEVER
@@ -181,6 +181,15 @@ class LeasedLedger(Branch):
     def at_hand(self, floor: int, extra: int) -> Micro:  # noqa: ARG002  slack is above every floor
         """What can be taken without a word to the head."""
         return self.room if self.usable else 0
+
+    @property
+    def usable(self) -> bool:
+        """Whether the slack may be taken from without a word to the head.
+
+        While somebody is short, what calls of this process free is for whoever has waited longest, and
+        that may be a caller of another process.
+        """
+        return self.one_level and not self.view.exact
 
     @property
     def slots_at_hand(self) -> float:

@@ -221,7 +221,7 @@ class Membership:
         ledger, view = self._ledger, self._ledger.view
         idle = now.mono >= self._active_at + IDLE and not ledger.head
         recalled = view.recall > self._recalled
-        give_back = idle or recalled or view.exact or leave or not ledger.usable
+        give_back = idle or recalled or leave or not ledger.usable
         self._measure(now.mono)
         again, self._again = self._again, False
         whole, self._whole = again and self._whole, False
@@ -235,7 +235,7 @@ class Membership:
         self._open = tuple(need.ticket for need in wanted)
         self._largest = max([self._largest * 9 // 10, *(need.cost for need in wanted)])
         floor, extra = self._level()
-        want = 0 if idle or not ledger.usable else self._want()
+        want = 0 if idle or not ledger.one_level else self._want()
         report = replace(
             report,
             needs=wanted,
@@ -327,7 +327,11 @@ class Membership:
             self._recalled = message.report.recall
             ledger.accept(reply)
             self._open = tuple(each for each in self._open if each not in reply.granted)
-            self._drawn = sum(n.cost for n in message.report.needs if n.ticket in reply.granted)
+            report = message.report
+            self._drawn = sum(need.cost for need in report.needs if need.ticket in reply.granted)
+            # What the head knows. What changed while the message was under way is told in the next.
+            self._held_then = report.used + self._drawn
+            self._room_then = reply.lease - self._held_then
             self._vouch()
         else:
             if message.number <= reply.number and not anew:
@@ -341,7 +345,6 @@ class Membership:
                 self._number = max(self._number, reply.number)
             self.news = [*message.news, *self.news]
             self._open = ()
-        self._room_then, self._held_then = int(ledger.room), ledger.held
         return True
 
     def _vouch(self) -> None:

@@ -1,7 +1,8 @@
 """The thread that a process has for a store's file: it alone waits for the disk and for others' locks.
 
 It takes all messages that came meanwhile into one transaction. While somebody listens, it asks SQLite every
-20 ms whether the file has changed.
+20 ms whether the file has changed; more often while a caller waits and the file keeps changing, since what
+that caller waits for passes from process to process.
 
 There is no lock here: a signal handler that interrupts its owner, or a forked child, would find it locked. A
 queue connects the thread with the others.
@@ -18,6 +19,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from budgetguard._core.clock import SYSTEM
 from budgetguard._core.events import report
+from budgetguard._core.store_messages import Message, Reply
 from budgetguard.stores import _store_errors as words
 from budgetguard.stores._living import LivingMembers
 from budgetguard.stores._store_file import (
@@ -33,6 +35,9 @@ from budgetguard.stores.base import StoreUnavailable
 
 POLL_EVERY = 0.02
 """Seconds between two checks for wake-ups, while somebody listens."""
+
+# The shortest pause between two looks, right after a change, and how fast it grows from there.
+_POLL_SOON, _POLL_SLOWER = 0.001, 1.2
 
 # Seconds until a file that could not be opened is tried again for those that listen, and how long that may take.
 _RECONNECT_AFTER, _RECONNECT_WITHIN = 1.0, 0.1
@@ -122,7 +127,10 @@ class StoreWorker:
         self._listeners: dict[tuple[str, str], StoreListener] = {}
         # How often each listener was woken, as it was last told.
         self._told: dict[tuple[str, str], int] = {}
+        # Those whose callers wait for an answer that has not come yet.
+        self._short: set[tuple[str, str]] = set()
         self._polled = self._connects_at = _NEVER
+        self._pause = POLL_EVERY
         self._version: tuple[int, int] | None = None
 
     # From any thread.
@@ -218,7 +226,7 @@ class StoreWorker:
         if not items:
             patience = None
             if self._listeners:
-                patience = max(self._polled + POLL_EVERY - SYSTEM.monotonic(), 0.0)
+                patience = max(self._polled + self._pause - SYSTEM.monotonic(), 0.0)
             with contextlib.suppress(Empty):
                 items.append(self._queue.get(timeout=patience))
         with contextlib.suppress(Empty):
@@ -293,15 +301,20 @@ class StoreWorker:
     def _note(self, delivery: StoreDelivery, answer: StoreAnswer) -> None:
         key = delivery.listener.account, delivery.letter.message.member
         self._told.pop(key, None)
+        self._short.discard(key)
         if not isinstance(answer, StoreUnavailable):
             if delivery.letter.message.leave and answer.status == "done":
                 self._open.discard(key)
             else:
                 self._open.add(key)
+            if _waits(delivery.letter.message, answer):
+                self._short.add(key)
+                self._pause = _POLL_SOON
 
     def _part(self, listener: StoreListener) -> None:
         key = listener.account, listener.member
         self._open.discard(key)
+        self._short.discard(key)
         self._listeners.pop(key, None)
         self._told.pop(key, None)
         with contextlib.suppress(OSError):
@@ -325,9 +338,10 @@ class StoreWorker:
     def _poll(self) -> None:
         """Tell those that were woken."""
         now = SYSTEM.monotonic()
-        if now < self._polled + POLL_EVERY:
+        if now < self._polled + self._pause:
             return
         self._polled = now
+        self._pause = min(self._pause * _POLL_SLOWER, POLL_EVERY)
         for key in [key for key, each in self._listeners.items() if not each.listening]:
             del self._listeners[key]
         if not self._listeners:
@@ -356,6 +370,8 @@ class StoreWorker:
         if (self._file.connections, version) == self._version:
             return
         self._version = self._file.connections, version
+        if self._short:
+            self._pause = _POLL_SOON
         mine = (f"{self._process}.", f"{self._process}/")
         rows = connection.execute(
             "SELECT account, member, count FROM wakes WHERE member BETWEEN ? AND ?", mine
@@ -376,6 +392,19 @@ class StoreWorker:
         unavailable = StoreUnavailable(_reason(self.path, error, code))
         unavailable.__cause__ = error
         return unavailable
+
+
+def _waits(message: Message, reply: Reply) -> bool:
+    """Whether callers go on waiting after this reply; one that is refused for now may, too."""
+    if reply.status != "done":
+        return False
+    answered = {*reply.granted, *reply.refused, *(ticket for ticket, _ in reply.over)}
+    needs = message.report.needs
+    return (
+        reply.refresh == "wait"
+        or any(need.counts and need.ticket not in reply.granted for need in needs)
+        or not answered.issuperset(need.ticket for need in needs)
+    )
 
 
 def _in_time(
