@@ -62,6 +62,7 @@ class LeasedLedger(Branch):
         "_pauses",
         "_returned",
         "_slots",
+        "_slots_returned",
         "_snapshot",
         "_told",
         "answers",
@@ -89,10 +90,11 @@ class LeasedLedger(Branch):
         # Reported calls whose debits a balance may not show yet, in case the head has to hear of them again.
         self.history = Unreported(0)
         self.answers = 0
-        # What the message that is under way reports as finished, and what slack it gives back: until the
-        # reply is there, the last view counts both in the lease.
+        # What the message that is under way reports as finished, and what slack and slots it gives back:
+        # until the reply is there, the last view counts all of it in the lease.
         self._told = 0
         self._returned = 0
+        self._slots_returned = 0
         # Whether the head counts this process among those that have a lease.
         self.mine = False
         self._slots = 0
@@ -117,8 +119,20 @@ class LeasedLedger(Branch):
 
     @property
     def kept(self) -> KeptOfAll:
-        """Calls of all members whose cost is not known."""
-        return self._kept
+        """Calls of all members whose cost is not known; of this one, with those not reported yet."""
+        mine, others = self.head.kept, self._kept
+        if mine.next_clears_at is None:
+            return others
+        clears = (mine.next_clears_at, others.next_clears_at)
+        last = (mine.last_clears_at, others.last_clears_at)
+        return KeptOfAll(
+            others.total + mine.total,
+            others.slots + mine.slots,
+            others.calls + mine.calls,
+            others.sessions + mine.sessions,
+            min(each for each in clears if each is not None),
+            max(each for each in last if each is not None),
+        )
 
     @property
     def pending(self) -> int:
@@ -146,9 +160,25 @@ class LeasedLedger(Branch):
         return self.view.holders - self.mine + bool(self.held)
 
     @property
+    def queued(self) -> int:
+        """What callers in other members wait for."""
+        return self.view.queued
+
+    @property
+    def queued_slots(self) -> int:
+        """The slots that they wait for."""
+        return self.view.queued_slots
+
+    @property
     def slots_in_use(self) -> int:
         """Sessions of all members that are open or may be open."""
-        return self.view.slots + self.view.kept_slots
+        given_back = self.slots_free + self._slots_returned
+        return self.view.slots + self.view.kept_slots - given_back
+
+    @property
+    def slots_free(self) -> int:
+        """Sessions that ended here, and that the head does not know of. One that may still be open did not."""
+        return self._slots - self.slots_held - self.head.kept.slots
 
     @property
     def busy_until(self) -> float:
@@ -184,8 +214,10 @@ class LeasedLedger(Branch):
 
     @property
     def slots_at_hand(self) -> float:
-        """Sessions that can be opened without a word to the head."""
-        return self._slots - self.slots_held
+        """Sessions that can be opened without a word to the head: those that ended here, within the limit."""
+        if self._snapshot is None:
+            return self.slots_free
+        return min(self.slots_free, self._snapshot.slots - self.slots_in_use)
 
     def left_by(self, amount: Micro, slots: float) -> float | None:
         """When debits of that many micro-credits and slots will have cleared, as of the last reply.
@@ -286,13 +318,14 @@ class LeasedLedger(Branch):
             kept=tuple(told.kept_from(now, margin)),
             saved=() if again else tuple(unreported.others.by_epoch.items()),
         )
+        self._slots_returned = self.slots_free - unreported.kept.slots
         self._slots = self.slots_held
         return self.message
 
     def accept(self, reply: Reply) -> None:
         """The reply to the message that is under way: the lease changes by what it says."""
         told, self.message = self.message, None
-        self._told = self._returned = 0
+        self._told = self._returned = self._slots_returned = 0
         assert told is not None
         self.room += reply.lease - told.used - told.keep
         self._slots += reply.slots - told.slots
@@ -301,7 +334,7 @@ class LeasedLedger(Branch):
     def disregard(self) -> None:
         """The message that is under way has not taken effect, and never will."""
         self.message = None
-        self._told = self._returned = 0
+        self._told = self._returned = self._slots_returned = 0
 
     def lapse(self) -> int:
         """The slack is no longer this process's; returns how much it was."""
