@@ -63,6 +63,7 @@ class LeasedLedger(Branch):
         "_returned",
         "_sent",
         "_slots",
+        "_slots_returned",
         "_snapshot",
         "answers",
         "away",
@@ -91,8 +92,9 @@ class LeasedLedger(Branch):
         # What the message that is under way reports as finished.
         self._sent = Unreported(0)
         self.answers = 0
-        # What slack it gives back. Until the reply is there, the last view counts both in the lease.
+        # What slack and slots it gives back. Until the reply is there, the last view counts them in the lease.
         self._returned = 0
+        self._slots_returned = 0
         # Whether the head counts this process among those that have a lease.
         self.mine = False
         self._slots = 0
@@ -117,8 +119,22 @@ class LeasedLedger(Branch):
 
     @property
     def kept(self) -> KeptOfAll:
-        """Calls of all members whose cost is not known."""
-        return self._kept
+        """Calls of all members whose cost is not known; of this one, with those not reported yet."""
+        figures = self._kept
+        for mine in (self._sent.kept, self.head.kept):
+            if mine.next_clears_at is None:
+                continue
+            clears = (mine.next_clears_at, figures.next_clears_at)
+            last = (mine.last_clears_at, figures.last_clears_at)
+            figures = KeptOfAll(
+                figures.total + mine.total,
+                figures.slots + mine.slots,
+                figures.calls + mine.calls,
+                figures.sessions + mine.sessions,
+                min(each for each in clears if each is not None),
+                max(each for each in last if each is not None),
+            )
+        return figures
 
     @property
     def pending(self) -> int:
@@ -146,9 +162,25 @@ class LeasedLedger(Branch):
         return self.view.holders - self.mine + bool(self.held)
 
     @property
+    def queued(self) -> int:
+        """What callers in other members wait for."""
+        return self.view.queued
+
+    @property
+    def queued_slots(self) -> int:
+        """The slots that they wait for."""
+        return self.view.queued_slots
+
+    @property
     def slots_in_use(self) -> int:
         """Sessions of all members that are open or may be open."""
-        return self.view.slots + self.view.kept_slots
+        given_back = self.slots_free + self._slots_returned
+        return self.view.slots + self.view.kept_slots - given_back
+
+    @property
+    def slots_free(self) -> int:
+        """Sessions that ended here, and that the head does not know of. One that may still be open did not."""
+        return self._slots - self.slots_held - self.head.kept.slots
 
     @property
     def busy_until(self) -> float:
@@ -193,8 +225,10 @@ class LeasedLedger(Branch):
 
     @property
     def slots_at_hand(self) -> float:
-        """Sessions that can be opened without a word to the head."""
-        return self._slots - self.slots_held
+        """Sessions that can be opened without a word to the head: those that ended here, within the limit."""
+        if self._snapshot is None:
+            return self.slots_free
+        return min(self.slots_free, self._snapshot.slots - self.slots_in_use)
 
     def left_by(self, amount: Micro, slots: float) -> float | None:
         """When debits of that many micro-credits and slots will have cleared, as of the last reply.
@@ -298,6 +332,7 @@ class LeasedLedger(Branch):
             kept=tuple(told.kept_from(now, margin)),
             saved=() if whole else tuple(sent.others.by_epoch.items()),
         )
+        self._slots_returned = self.slots_free - sent.kept.slots
         self._slots = self.slots_held
         return self.message
 
@@ -312,13 +347,17 @@ class LeasedLedger(Branch):
     def remember(self) -> None:
         """The head has heard of the calls that the message under way reported as finished."""
         self.history.add(self._sent)
-        self._sent, self._returned = Unreported(0), 0
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._sent = Unreported(0)
+        self._returned = self._slots_returned = 0
 
     def disregard(self) -> None:
         """The message that is under way has not taken effect, and never will: the next one has to tell it."""
         self.message = None
         self.head.add(self._sent)
-        self._sent, self._returned = Unreported(0), 0
+        self._begin_anew()
 
     def lapse(self) -> int:
         """The slack is no longer this process's; returns how much it was."""

@@ -181,10 +181,11 @@ class SharedHead(AccountState):
         status = self._session(message, member)
         if status != "done":
             number = 0 if member is None else member.number
-            return Reply(status, self.epoch, number, view=self._view()), frozenset(woken)
+            view = self._view(message.member)
+            return Reply(status, self.epoch, number, view=view), frozenset(woken)
         if member is not None and message.number == member.number and member.reply is not None:
             member.heard = self.clock.latest
-            return replace(member.reply, view=self._view()), frozenset(woken)
+            return replace(member.reply, view=self._view(message.member)), frozenset(woken)
         reply = self._take(message, woken)
         self._bound_overlap()
         woken |= self._who_fits(message.member)
@@ -275,7 +276,7 @@ class SharedHead(AccountState):
         )
         member.reply = reply
         self._forget()
-        return replace(reply, view=self._view(debits=bool(report.needs)))
+        return replace(reply, view=self._view(name, debits=bool(report.needs)))
 
     # Members.
 
@@ -556,8 +557,12 @@ class SharedHead(AccountState):
 
     # What members see.
 
-    def _view(self, *, debits: bool = False) -> View:
+    def _view(self, name: str, *, debits: bool = False) -> View:
+        """What a member sees."""
         members = self.members.values()
+        queued = [
+            each.need for whose, each in self._waiting() if whose != name and each.need.counts
+        ]
         missing = [each for each in members if self._missing(each)]
         unresolved = [kept for each in members for kept in each.unresolved]
         kept = [each for each in unresolved if each.next_clears_at is not None]
@@ -602,6 +607,8 @@ class SharedHead(AccountState):
             granting=self.granting,
             granting_at=self._granting_at(),
             holders=sum(each.lease > 0 for each in members),
+            queued=sum(each.amount for each in queued),
+            queued_slots=sum(each.slots for each in queued),
         )
 
     def _debits(self) -> tuple[tuple[float, int, int], ...]:

@@ -286,7 +286,8 @@ class View:
     leases of all members, `holders` of them, of which `used` is held by open calls as far as reported. `missing` members have
     not answered the last recall in time, and the last of their leases ends at `missing_until`. While it is
     not `granting`, the head waits for members that it knows to say what they hold; without one of them it
-    grants from `granting_at` on, if that is known.
+    grants from `granting_at` on, if that is known. Callers of other members wait for `queued` credits and
+    `queued_slots`.
     """
 
     now: float
@@ -318,6 +319,8 @@ class View:
     granting_at: float | None = None
     budgets: tuple[tuple[str, float, int, int], ...] = ()
     holders: int = 0
+    queued: int = 0
+    queued_slots: int = 0
 
 
 Status: TypeAlias = Literal["done", "old", "reassert", "expired"]

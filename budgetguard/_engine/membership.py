@@ -172,7 +172,8 @@ class Membership:
 
     def _due(self, now: float) -> float:
         ledger, due = self._ledger, LATER
-        if ledger.head or ledger.room != self._room_then or ledger.held != self._held_then:
+        moved = ledger.room != self._room_then or ledger.held != self._held_then
+        if ledger.head or moved or ledger.slots_free:
             self._active_at = now
             due = self._sent + (0.0 if ledger.view.exact else BEAT)
         if self._open or self.following:
