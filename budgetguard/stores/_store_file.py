@@ -27,7 +27,7 @@ from budgetguard.stores.base import StoreUnavailable
 FORMAT = 1
 """The version of the tables below; the state in them has its own."""
 
-_OURS = 0x62676364
+PROGRAM_ID = 0x62676364
 """What the file's header says it is."""
 
 _TABLES = """
@@ -173,7 +173,7 @@ class StoreFile:
         if self._recognise(connection, deadline):
             for statement in _TABLES.split(";"):
                 connection.execute(statement)
-            connection.execute(f"PRAGMA application_id = {_OURS}")
+            connection.execute(f"PRAGMA application_id = {PROGRAM_ID}")
             connection.execute(f"PRAGMA user_version = {FORMAT}")
         connection.execute("COMMIT")
 
@@ -182,10 +182,10 @@ class StoreFile:
         [(program,)] = self._in_turn(connection, "PRAGMA application_id", deadline)
         [(version,)] = self._in_turn(connection, "PRAGMA user_version", deadline)
         [(things,)] = self._in_turn(connection, "SELECT count(*) FROM sqlite_master", deadline)
-        if program == _OURS and version > FORMAT:
+        if program == PROGRAM_ID and version > FORMAT:
             raise StoreUnavailable(words.too_new(self.path, version, FORMAT))
         empty = not (program or version or things)
-        if program != _OURS and not empty:
+        if program != PROGRAM_ID and not empty:
             raise StoreUnavailable(words.of_another_program(self.path))
         return empty
 
