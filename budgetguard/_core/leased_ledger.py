@@ -49,7 +49,7 @@ class KeptOfAll:
 class LeasedLedger(Branch):
     """A ledger whose head is elsewhere.
 
-    `refusals` names the state of the account in which the head refused needs: what it refused is asked
+    `answers` names the state of the account in which the head refused needs: what it refused is asked
     again in another one. `usable` is False while the slack must not be taken from without the head, as
     guards of this process with different floors or extra credits may not use each other's.
     """
@@ -60,13 +60,16 @@ class LeasedLedger(Branch):
         "_limited",
         "_offset",
         "_pauses",
+        "_returned",
         "_slots",
         "_snapshot",
+        "_told",
         "answers",
         "away",
         "history",
         "message",
         "mine",
+        "retry_at",
         "usable",
         "view",
     )
@@ -78,13 +81,18 @@ class LeasedLedger(Branch):
         super().__init__(Unreported(1))
         self.view = View(NEVER)
         self.usable = True
-        # Why the store gives no answers at present.
+        # Why the store gives no answers at present, and when it is asked again.
         self.away: str | None = None
+        self.retry_at = NEVER
         # What a message that is under way told the head: what is held, and kept of the slack.
         self.message: Report | None = None
         # Reported calls whose debits a balance may not show yet, in case the head has to hear of them again.
         self.history = Unreported(0)
         self.answers = 0
+        # What the message that is under way reports as finished, and what slack it gives back: until the
+        # reply is there, the last view counts both in the lease.
+        self._told = 0
+        self._returned = 0
         # Whether the head counts this process among those that have a lease.
         self.mine = False
         self._slots = 0
@@ -114,13 +122,18 @@ class LeasedLedger(Branch):
 
     @property
     def pending(self) -> int:
-        """Debits of all members that the balance cannot show yet."""
-        return self.view.settled + self.view.kept
+        """Debits of all members that the balance cannot show yet; of this one, with those not reported yet."""
+        return self.view.settled + self.view.kept + self._unreported
 
     @property
     def held_by_all(self) -> int:
-        """What is in the leases of all members, but for this process's slack."""
-        return self.view.leased - int(max(self.room, 0))
+        """What is in the leases of all members, but for this process's slack and finished calls."""
+        # Below zero: finished calls cost more than the lease had.
+        return self.view.leased - int(self.room) - self._returned - self._unreported
+
+    @property
+    def _unreported(self) -> int:
+        return self.head.total + self._told
 
     @property
     def running_of_all(self) -> int:
@@ -197,6 +210,20 @@ class LeasedLedger(Branch):
         """A stamp of the head's clock in this process's monotonic seconds; not later than it was."""
         return stamp + self._offset
 
+    @property
+    def regroups(self) -> bool:
+        """Whether the head has lost its state, and waits for its members to say what they hold."""
+        return not self.view.granting
+
+    def headless(self, now: float) -> tuple[str, float] | None:
+        """Why the head grants nothing, and in how many seconds it may; None if it does."""
+        if self.away is not None:
+            return self.away, max(self.retry_at - now, 0.0)
+        if not self.regroups:
+            return None
+        at = self.view.granting_at
+        return _REGROUPS, 1.0 if at is None else max(self.time_of(at) - now, 0.0)
+
     # What this process learns by itself, before the head has heard of it.
 
     def refuse(self, now: Instant, lag: float) -> None:
@@ -252,7 +279,9 @@ class LeasedLedger(Branch):
         self.epoch = self.head.others.epoch
         self.history.add(unreported)
         told = self.history if again else unreported
-        self.room = 0 if give_back else max(self.room, 0)
+        self._told = unreported.total
+        keep = 0 if give_back else max(self.room, 0)
+        self._returned, self.room = int(self.room - keep), keep
         self.message = Report(
             used=self.held,
             keep=int(self.room),
@@ -268,6 +297,7 @@ class LeasedLedger(Branch):
     def accept(self, reply: Reply) -> None:
         """The reply to the message that is under way: the lease changes by what it says."""
         told, self.message = self.message, None
+        self._told = self._returned = 0
         assert told is not None
         self.room += reply.lease - told.used - told.keep
         self._slots += reply.slots - told.slots
@@ -276,6 +306,7 @@ class LeasedLedger(Branch):
     def disregard(self) -> None:
         """The message that is under way has not taken effect, and never will."""
         self.message = None
+        self._told = self._returned = 0
 
     def lapse(self) -> int:
         """The slack is no longer this process's; returns how much it was."""
@@ -325,6 +356,8 @@ AnyLedger: TypeAlias = Ledger | LeasedLedger
 
 # Answers are told apart also across ledgers, since a forked child has another one.
 _ANSWERS = count(1)
+
+_REGROUPS = "its store has lost what it knew, and waits for other processes to say what they hold"
 
 # Seconds for which a debit is remembered after a balance has cleared it.
 _HISTORY = 60.0

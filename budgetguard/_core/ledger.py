@@ -152,6 +152,10 @@ class LedgerView(Protocol):
         """What is available now; negative if more is held than the account has."""
         ...
 
+    def headless(self, now: float) -> tuple[str, float] | None:
+        """Why a shared head grants nothing, and in how many seconds it may; None if it does, and without one."""
+        ...
+
     def at_hand(self, floor: int, extra: int) -> Micro:
         """What can be taken at once; with a shared head, more may be available."""
         ...
@@ -164,6 +168,11 @@ class LedgerView(Protocol):
     @property
     def away(self) -> str | None:
         """Why a shared head gives no answers at present; None if it does, and without one."""
+        ...
+
+    @property
+    def regroups(self) -> bool:
+        """Whether a shared head has lost its state, and waits for its members to say what they hold."""
         ...
 
     @property
@@ -183,6 +192,7 @@ class Ledger(Branch):
 
     shared: ClassVar[bool] = False
     away: ClassVar[str | None] = None
+    regroups: ClassVar[bool] = False
     answers: ClassVar[int] = 0
     head: Head
 
@@ -293,6 +303,10 @@ class Ledger(Branch):
         return head.snapshot.before_holds(extra) - floor - self.held - head.pending
 
     at_hand = available
+
+    def headless(self, now: float) -> tuple[str, float] | None:  # noqa: ARG002  nor has it to be asked
+        """Nothing: the head is here."""
+        return None
 
     def left_by(self, amount: Micro, slots: float) -> float | None:
         """When debits of that many micro-credits and slots will have cleared.

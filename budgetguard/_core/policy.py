@@ -281,10 +281,10 @@ def _draw(ledger: LedgerView, terms: GuardTerms, need: CallNeed, *, final: bool)
     """What a shared head is asked for; None if it has answered, or could not help."""
     if need.refused_at == ledger.answers or not possible(ledger, terms, need):
         return None
-    if ledger.away is None:
-        # Its time is over: it has answered before, or somebody who has slack did not answer in time.
-        return None if final else Draw()
-    if need.refused_at:
+    if ledger.away is None and not final:
+        return Draw()
+    if need.refused_at or (ledger.away is None and not ledger.regroups):
+        # It has answered before; or somebody who has slack did not answer in time.
         return None
     if terms.allow_unknown:
         return Admit(unknown=True)

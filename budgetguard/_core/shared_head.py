@@ -146,6 +146,16 @@ class SharedHead(AccountState):
         """Whether leases may grow: not while members that are known have not said what they hold."""
         return not self.awaited and self.now >= self.regroup
 
+    def _granting_at(self) -> float | None:
+        """When leases may grow at the latest; None if that is not known."""
+        ends = [self.regroup]
+        for name in self.awaited:
+            member = self.members.get(name)
+            if member is None or member.hold_for is None:
+                return None
+            ends.append(member.heard + member.hold_for)
+        return max(ends)
+
     def free(self, floor: int, extra: int) -> Micro:
         """What is in nobody's lease, above a floor; needs a balance."""
         assert self.snapshot is not None
@@ -178,6 +188,7 @@ class SharedHead(AccountState):
             member.heard = self.clock.latest
             return replace(member.reply, view=self._view()), frozenset(woken)
         reply = self._take(message, woken)
+        self._bound_overlap()
         woken |= self._who_fits(message.member)
         self.check()
         return reply, frozenset(woken - {message.member})
@@ -226,8 +237,12 @@ class SharedHead(AccountState):
             self._join(name, member, message.join)
         self._save(name, report.saved)
         # The lease needs no arithmetic: it is what the member uses and keeps, and the rest is given back.
+        before = member.lease + member.pending
         member.finish(report, self.clock.latest, again=message.join is not None)
         member.hold(report)
+        if message.join is not None and before > member.lease + member.pending:
+            # It takes debits for cleared that are not cleared here: its clock tells it other times.
+            self.forget_charges(before - member.lease - member.pending)
         if message.leave:
             member.leave(self.clock.latest)
             self._settle_on_a_setting()
@@ -240,6 +255,7 @@ class SharedHead(AccountState):
             right = self._begin_refresh(name, member, message)
         granted: tuple[int, ...] = ()
         refused: tuple[int, ...] = ()
+        self._bound_overlap()
         if not message.leave:
             self.next_order = member.queue(report.needs, self.next_order, now)
             granted, refused = self._grant(name, member, woken)
@@ -257,7 +273,7 @@ class SharedHead(AccountState):
         )
         member.reply = reply
         self._forget()
-        return replace(reply, view=self._view(debits=bool(member.needs)))
+        return replace(reply, view=self._view(debits=bool(report.needs)))
 
     # Members.
 
@@ -298,6 +314,19 @@ class SharedHead(AccountState):
         self._forget()
         waiting = {name for name, each in self.members.items() if each.waits_for_refresh}
         return self._who_fits("") | waiting
+
+    def _bound_overlap(self) -> None:
+        """What the balance shows of leases and debits is no more than there is of them.
+
+        A slack that is given back was never charged, so what looked like a charge of it was none.
+        """
+        snapshot, most = self.snapshot, self.leased + self.pending
+        if snapshot is not None and max(snapshot.overlap, snapshot.ceiling_overlap) > most:
+            self.snapshot = replace(
+                snapshot,
+                overlap=min(snapshot.overlap, most),
+                ceiling_overlap=min(snapshot.ceiling_overlap, most),
+            )
 
     def _forget(self) -> None:
         """Forget the members that are gone without a trace."""
@@ -564,6 +593,8 @@ class SharedHead(AccountState):
             ),
             recall=self.recall,
             exact=self.now < self.calm_until or self.somebody_waits,
+            granting=self.granting,
+            granting_at=self._granting_at(),
             holders=sum(each.lease > 0 for each in members),
         )
 
@@ -589,7 +620,9 @@ class SharedHead(AccountState):
             assert member.slots >= 0, (name, member.slots)
             assert not member.gone or not (member.lease or member.slots or member.needs), name
         assert self.awaited <= self.members.keys() | self.awaited
-        assert self.snapshot is None or self.snapshot.sent.mono <= self.now
+        snapshot, committed = self.snapshot, self.leased + self.pending
+        assert snapshot is None or snapshot.sent.mono <= self.now
+        assert snapshot is None or max(snapshot.overlap, snapshot.ceiling_overlap) <= committed
         assert isinstance(self.leased, int)
         assert isinstance(self.pending, int)
 

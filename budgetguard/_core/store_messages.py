@@ -282,9 +282,10 @@ class View:
     """The account as its head sees it after a message; all figures are of all members.
 
     `snapshot` has its stamp in `sent.mono`; `balances` grows with each change of it. `leased` is in the
-    leases of all members, `holders` of them, of which `used` is held by open calls as far as reported.
-    `missing` members have not answered the last recall in time, and the last of their leases ends at
-    `missing_until`.
+    leases of all members, `holders` of them, of which `used` is held by open calls as far as reported. `missing` members have
+    not answered the last recall in time, and the last of their leases ends at `missing_until`. While it is
+    not `granting`, the head waits for members that it knows to say what they hold; without one of them it
+    grants from `granting_at` on, if that is known.
     """
 
     now: float
@@ -312,6 +313,8 @@ class View:
     others: OthersView = OthersView()
     recall: int = 0
     exact: bool = False
+    granting: bool = True
+    granting_at: float | None = None
     budgets: tuple[tuple[str, float, int, int], ...] = ()
     holders: int = 0
 

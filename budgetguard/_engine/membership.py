@@ -213,6 +213,8 @@ class Membership:
         """
         if self.under_way is not None:
             self._sent = now.mono
+            # Until the outcome is known; then it is planned anew.
+            self._retry_at = now.mono + self.store.timeout + GRACE
             return self.under_way
         ledger, view = self._ledger, self._ledger.view
         idle = now.mono >= self._active_at + IDLE and not ledger.head
@@ -353,6 +355,7 @@ class Membership:
         most = min(FIRST_RETRY * 2 ** min(self._failures - 1, 10), LONGEST_RETRY)
         self._retry_at = now.mono + jitter(most / 2, most)
         self._sent = now.mono
+        self._ledger.retry_at = self._retry_at
 
     @property
     def retry_at(self) -> float:

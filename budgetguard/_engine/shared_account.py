@@ -86,6 +86,7 @@ class SharedAccount(Account):
         self.membership = Membership(self.store, ledger, self._member_terms)
         self._link: Link | None = None
         self._landed: Failure | None = None
+        self._lease_lost = False
         self._told = _Told()
         return ledger
 
@@ -177,9 +178,11 @@ class SharedAccount(Account):
     # Messages.
 
     def _take_in(self, now: Instant, effects: Effects) -> bool:
+        freed = super()._take_in(now, effects)
         if self.ledger.room > 0 and self.membership.lapsed(now):
             self._lose_lease(now, effects)
-        return super()._take_in(now, effects)
+            return False
+        return freed
 
     def _plan(self, now: Instant, launches: Effects) -> None:
         super()._plan(now, launches)
@@ -261,6 +264,8 @@ class SharedAccount(Account):
             effects.append(report)
         if reply.status == "expired":
             self._lose_lease(now, effects)
+        elif reply.status == "done" and not membership.lapsed(now):
+            self._lease_lost = False
         if epoch and reply.epoch != epoch:
             self._emit_all(effects, "regrouped", now, self.store.name)
         changed = self._see(now, effects, reply, sent, anew=reply.epoch != epoch)
@@ -291,8 +296,8 @@ class SharedAccount(Account):
         self.wait_queue.review(now)
 
     def _lose_lease(self, now: Instant, effects: Effects) -> None:
-        lost = self.ledger.lapse()
-        if lost:
+        lost, self._lease_lost = self._lease_lost, True
+        if self.ledger.lapse() and not lost:
             self._emit_all(effects, "lease_lost", now, self.store.name)
 
     # What replies tell.

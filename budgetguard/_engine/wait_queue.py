@@ -478,9 +478,9 @@ class WaitQueue:
 
     def _unavailable(self, subscriber: Subscriber, now: Instant) -> BalanceUnavailable:
         wait = max(self._schedule.known.blocked_until - now.mono, 0.0)
-        away = self._ledger.away
-        if away is not None:
-            return BalanceUnavailable(subscriber.provider, away, wait)
+        without = self._ledger.headless(now.mono)
+        if without is not None:
+            return BalanceUnavailable(subscriber.provider, *without)
         return unavailable(subscriber, self._schedule.failure, wait)
 
     def _read_again(self, reading: BalanceWaiter, now: Instant) -> None:

@@ -3,22 +3,27 @@
 import json
 import secrets
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from budgetguard._core.head_state import dump, load
 from budgetguard._core.shared_head import SharedHead
 from budgetguard.stores._living import Living
 from budgetguard.stores._store_file import StoreFile
 
+# What of a state has no entry for each member.
+_WHOLE = "account"
+
 
 @dataclass(slots=True)
 class StoredHead:
-    """A head, and what is in the file of it: `parts` are JSON texts by name."""
+    """A head, and what is in the file of it: `rows` are JSON texts by part and member."""
 
     head: SharedHead
     revision: int = 0
     file: int = 0
-    parts: dict[str, str] = field(default_factory=dict)
+    rows: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
 class StoredHeads:
@@ -61,11 +66,11 @@ class StoredHeads:
             [(revision, file)] = rows
             if known is None or known.revision != revision or known.file != file:
                 known = StoredHead(SharedHead(""), revision, file)
-                parts = connection.execute(
-                    "SELECT part, state FROM parts WHERE account = ?", (account,)
-                )
-                known.parts = dict(parts.fetchall())
-                known.head = load({part: json.loads(text) for part, text in known.parts.items()})
+                rows = connection.execute(
+                    "SELECT part, member, state FROM parts WHERE account = ?", (account,)
+                ).fetchall()
+                known.rows = {(part, member): text for part, member, text in rows}
+                known.head = load(_joined(known.rows))
             if file != self._file.inode or revision < self._told.get(account, 0):
                 # A copy of an earlier time took the file's place.
                 if living is None:
@@ -80,23 +85,16 @@ class StoredHeads:
     def write(self, connection: sqlite3.Connection, account: str) -> None:
         """Write what changed of an account's head."""
         known = self._known[account]
-        parts = {
-            part: json.dumps(state, separators=(",", ":"))
-            for part, state in dump(known.head).items()
-        }
+        rows = dict(_split(dump(known.head)))
         connection.executemany(
-            "INSERT INTO parts VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state",
-            [
-                (account, part, text)
-                for part, text in parts.items()
-                if known.parts.get(part) != text
-            ],
+            "INSERT INTO parts VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state",
+            [(account, *key, text) for key, text in rows.items() if known.rows.get(key) != text],
         )
         connection.executemany(
-            "DELETE FROM parts WHERE account = ? AND part = ?",
-            [(account, part) for part in known.parts.keys() - parts.keys()],
+            "DELETE FROM parts WHERE account = ? AND part = ? AND member = ?",
+            [(account, *key) for key in known.rows.keys() - rows.keys()],
         )
-        known.parts = parts
+        known.rows = rows
         known.revision += 1
         connection.execute(
             "INSERT INTO heads VALUES (?, ?, ?) "
@@ -118,6 +116,30 @@ class StoredHeads:
         self._known.clear()
         self._fresh.clear()
         self._version = None
+
+
+def _split(state: dict[str, Any]) -> Iterator[tuple[tuple[str, str], str]]:
+    """The rows of a state: one for what is the account's, and some for each member."""
+    for part, value in state.items():
+        if part == _WHOLE:
+            yield (part, ""), _text(value)
+        else:
+            yield from (((part, member), _text(each)) for member, each in value.items())
+
+
+def _joined(rows: dict[tuple[str, str], str]) -> dict[str, Any]:
+    """The state that has these rows; raises ValueError if one is no JSON."""
+    state: dict[str, Any] = {"members": {}, "debits": {}}
+    for (part, member), text in rows.items():
+        if part == _WHOLE:
+            state[part] = json.loads(text)
+        else:
+            state.setdefault(part, {})[member] = json.loads(text)
+    return state
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _epoch() -> str:

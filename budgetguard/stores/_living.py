@@ -172,7 +172,8 @@ def _lines_of(path: str, *, remove: bool = True) -> list[tuple[str, str, str]]:
                 (mark, account, member)
                 for mark, account, member in map(str.split, filter(str.strip, text.split("\n")))
             ]
-        if remove:
+        # Alone, because another one may have removed it, and its owner made a new one.
+        if remove and _lock(file, alone=True) and os.fstat(file).st_nlink:
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.stat(path), os.fstat(file)):  # noqa: PTH116
                     os.unlink(path)  # noqa: PTH108

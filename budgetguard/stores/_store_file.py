@@ -33,8 +33,12 @@ PROGRAM_ID = 0x62676364
 _TABLES = """
 CREATE TABLE machine (id INTEGER PRIMARY KEY, boot TEXT, host TEXT, seen REAL);
 CREATE TABLE heads (account TEXT PRIMARY KEY, revision INTEGER, file INTEGER) WITHOUT ROWID;
-CREATE TABLE parts (account TEXT, part TEXT, state TEXT, PRIMARY KEY (account, part)) WITHOUT ROWID;
-CREATE TABLE wakes (member TEXT, account TEXT, count INTEGER, PRIMARY KEY (member, account)) WITHOUT ROWID;
+CREATE TABLE parts (
+    account TEXT, part TEXT, member TEXT, state TEXT, PRIMARY KEY (account, part, member)
+) WITHOUT ROWID;
+CREATE TABLE wakes (
+    member TEXT, account TEXT, count INTEGER, PRIMARY KEY (member, account)
+) WITHOUT ROWID;
 """
 
 _PRIMARY = 0xFF

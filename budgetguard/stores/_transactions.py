@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from budgetguard._core.clock import SYSTEM
+from budgetguard._core.head_state import NewerFormat
 from budgetguard._core.shared_head import SharedHead
+from budgetguard._core.store_messages import FORMAT as HEAD_FORMAT
 from budgetguard._core.store_messages import Message, Reply
 from budgetguard.stores import _store_errors as words
 from budgetguard.stores._heads import StoredHeads
@@ -91,6 +93,10 @@ class StoreTransactions:
             self._heads.write(connection, account)
         except (sqlite3.Error, OSError):
             raise
+        except NewerFormat as error:
+            # The others of the file may be older.
+            self._heads.drop(account)
+            return StoreUnavailable(words.too_new(self.file.path, error.format, HEAD_FORMAT))
         except Exception as error:  # noqa: BLE001  the account's books contradict themselves: others' may not
             self._heads.drop(account)
             unavailable = StoreUnavailable(words.damaged(self.file.path))

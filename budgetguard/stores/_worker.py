@@ -265,15 +265,21 @@ class StoreWorker:
             # SQLite does not count this connection's own changes, and some may be of this process.
             self._version = None
         for delivery, answer in zip(deliveries, answers, strict=True):
-            self._finished(delivery, answer)
+            self._note(delivery, answer)
+        if not self._open:
+            # Before the last member hears that it has left: its process may be about to end.
+            self._rest()
+        for delivery, answer in zip(deliveries, answers, strict=True):
+            delivery.finish(answer)
 
-    def _finished(self, delivery: StoreDelivery, answer: StoreAnswer) -> None:
-        listener = delivery.listener
-        key = listener.account, listener.member
+    def _note(self, delivery: StoreDelivery, answer: StoreAnswer) -> None:
+        key = delivery.listener.account, delivery.letter.message.member
         self._told.pop(key, None)
         if not isinstance(answer, StoreUnavailable):
-            self._open.add(key)
-        delivery.finish(answer)
+            if delivery.letter.message.leave:
+                self._open.discard(key)
+            else:
+                self._open.add(key)
 
     def _part(self, listener: StoreListener) -> None:
         key = listener.account, listener.member
@@ -283,10 +289,15 @@ class StoreWorker:
         with contextlib.suppress(OSError):
             self._living.go(*key)
         if not self._open:
-            with contextlib.suppress(sqlite3.Error, OSError):
-                self._file.close()
-            self._transactions.forget()
-            self._living.leave()
+            self._rest()
+
+    def _rest(self) -> None:
+        """No member is left: be as if nothing had been opened."""
+        with contextlib.suppress(sqlite3.Error, OSError):
+            self._file.close()
+        self._transactions.forget()
+        self._living.leave()
+        self._version = None
 
     def _drop(self) -> None:
         self._file.drop()

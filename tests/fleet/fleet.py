@@ -65,6 +65,8 @@ class Fleet:
         self.counts: Counter[str] = Counter()
         self.failures: list[BaseException] = []
         self.calls: dict[int, Call] = {}
+        self.live: dict[int, Call] = {}
+        """Those of them that ask, are open, or still cost something."""
         self.over = False
         self._spender = spender
         self._numbers = count()
@@ -261,7 +263,10 @@ class Fleet:
 
     def exhaust(self, random: Random) -> None:
         """A user says that the provider refused a call."""
-        process = random.choice([each for each in self.living() if each.runs])
+        running = [each for each in self.living() if each.runs]
+        if not running:
+            return
+        process = random.choice(running)
         self.counts["exhausted"] += 1
         self.say(f"{process.name} was refused by the provider")
         process.call(process.spender.exhausted)
@@ -330,7 +335,7 @@ class Fleet:
             self._forget()
             self.oracle.step()
         self.weather.clear()
-        while any(call.state != "ended" for call in self.calls.values()):
+        while any(call.state != "ended" for call in self.live.values()):
             await asyncio.sleep(1.0)
             self._forget()
             self.oracle.step()
@@ -350,21 +355,17 @@ class Fleet:
             arrived=self.clock.mono,
             idle_before=process.idle_for(),
         )
-        self.calls[number] = call
+        self.calls[number] = self.live[number] = call
         self.say(f"{number} asks {process.name} for {call.cost}, {call.slots}, waits {call.wait:g}")
         task = process.start(self._caller(call), f"call {number:06}")
         if random.random() < 0.05:
             self.loop.outside(random.expovariate(1 / 5), process.call, task.cancel)
 
     def _forget(self) -> None:
-        """Forget the calls that have ended for long."""
-        old = self.clock.mono - 3 * (self.nature.lag + self.terms.hold_for) - 700
-        for number in [
-            number
-            for number, call in self.calls.items()
-            if call.state == "ended" and not call.to_come and call.arrived < old
-        ]:
-            del self.calls[number]
+        """Forget the calls that have ended."""
+        for number, call in list(self.live.items()):
+            if call.state == "ended" and not call.to_come:
+                del self.live[number]
 
     async def _caller(self, call: Call) -> None:
         try:
