@@ -16,7 +16,7 @@ from budgetguard._cli.output import (
     print_json,
     sentence,
 )
-from budgetguard._core.amounts import CREDITS, spell
+from budgetguard._core.amounts import CREDITS, spell, to_credits
 from budgetguard._core.balance import Balance
 from budgetguard._core.errors import (
     BalanceUnavailable,
@@ -63,13 +63,14 @@ def check(options: argparse.Namespace) -> int:
     provider = provider_of(options)
     guard = Guard(provider, store=store_of(options))
     found = guard.balance()
-    available, reason = guard.available, None
+    reason = None
     try:
         guard.acquire(min=options.min, cost=0, name="This check").release()
+        available = _available(guard)
     except InsufficientCredits as error:
         available, reason = error.available, str(error)
     except Paused as error:
-        reason = str(error)
+        available, reason = _available(guard), str(error)
     if options.json:
         answer = {
             "enough": reason is None,
@@ -177,8 +178,18 @@ def _figures(guard: Guard, found: Balance) -> dict[str, Any]:
     if isinstance(ledger, LeasedLedger):
         # This command is a member itself.
         known["processes"] = ledger.view.members - 1
-        known["available"] = number(guard.available)
+        known["available"] = number(_available(guard))
     return known
+
+
+def _available(guard: Guard) -> Decimal | None:
+    """What could be given to some call of some process: other processes give back what they do not use."""
+    available = guard.available
+    ledger = binding_of(guard).account.ledger
+    if available is None or not isinstance(ledger, LeasedLedger):
+        return available
+    view = ledger.view
+    return available + to_credits(max(view.leased - view.used - int(max(ledger.room, 0)), 0))
 
 
 def _sentence(guard: Guard, found: Balance) -> str:
@@ -187,7 +198,7 @@ def _sentence(guard: Guard, found: Balance) -> str:
     if isinstance(ledger, LeasedLedger):
         others = ledger.view.members - 1
         processes = f"{others or 'no'} other process{'es' * (others != 1)}"
-        available = guard.available
+        available = _available(guard)
         left = "no limit" if available is None else spell(max(available, Decimal(0)))
         known += f"; {left} available, {processes} in the store"
     return known

@@ -3,7 +3,6 @@
 One read transaction and a glance at the members' locks: nothing is written, and nobody waits for it.
 """
 
-import json
 import os
 import sqlite3
 import stat
@@ -20,6 +19,7 @@ from budgetguard._core.member_record import MemberRecord
 from budgetguard._core.shared_head import SharedHead
 from budgetguard._core.store_messages import NEVER
 from budgetguard.stores import _store_errors as words
+from budgetguard.stores._heads import stored_states
 from budgetguard.stores._living import members_with_locks
 from budgetguard.stores._machine import boot_id, since_boot
 from budgetguard.stores._store_file import FORMAT, PROGRAM_ID, is_busy
@@ -128,10 +128,7 @@ def _read(path: str) -> tuple[str, dict[str, dict[str, Any]]]:
         connection.execute("BEGIN")
         _check_ours(connection, path)
         [boot] = [str(boot) for (boot,) in connection.execute("SELECT boot FROM machine")] or [""]
-        rows = connection.execute("SELECT account, part, state FROM parts ORDER BY account, part")
-        states: dict[str, dict[str, Any]] = {}
-        for account, part, state in rows:
-            states.setdefault(account, {})[part] = json.loads(state)
+        states = stored_states(connection)
     except ValueError as error:
         raise StoreUnavailable(words.damaged(path)) from error
     finally:
