@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-from budgetguard._cli import accounts, pause, sandbox
+from budgetguard._cli import accounts, members, pause, sandbox
 from budgetguard._cli.arguments import Parser, amount
 from budgetguard._cli.output import ExitCode, failure, print_failure
 from budgetguard._core.activation import set_active
@@ -13,6 +13,7 @@ from budgetguard._core.events import logger
 from budgetguard._core.pause import NO_REASON
 from budgetguard._version import __version__
 from budgetguard.providers.registry import VENDORS, one_of
+from budgetguard.stores.base import StoreUnavailable
 
 # The vendor in the examples.
 _NAME, _VENDOR = next(iter(VENDORS.items()))
@@ -31,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = options.run(options)
     except accounts.UNKNOWN_BALANCE as error:
         code, failed = accounts.explain(error)
+    except StoreUnavailable as error:
+        reason = f"{error.reason[0].upper()}{error.reason[1:]}."
+        code, failed = ExitCode.UNKNOWN, failure(type(error).__name__, reason)
     except ImportError as error:
         missing = (error.name or "budgetguard").partition(".")[0]
         if missing == "budgetguard":
@@ -100,6 +104,13 @@ def _parser(given: Sequence[str]) -> Parser:
         f"budgetguard check --provider {_NAME} --min 50 && ./generate-spec",
     )
     check.add_argument("--min", type=amount, required=True, metavar="N", help="credits needed")
+    listing = command(
+        "members",
+        members.members,
+        "Print the processes that spend from the accounts in a shared store, and what each of them holds. "
+        "Sends nothing, and disturbs none of them.",
+        "budgetguard members --store /var/lib/my-service/credits.db",
+    )
     pausing = command(
         "pause",
         pause.pause,
@@ -120,14 +131,22 @@ def _parser(given: Sequence[str]) -> Parser:
         "End the pause by `budgetguard pause`. One by guard.pause() in a program goes on.",
         f"budgetguard resume --provider {_NAME}",
     )
-    for ours in (pausing, resuming):
+    for ours in (listing, pausing, resuming):
         ours.add_argument(
             "--account",
             type=pause.account,
             metavar="NAME",
             help="the account= that the programs give to the provider, if they do",
         )
-    for asking in (balance, check, pausing, resuming):
+    for asking, store in (
+        (balance, "also what is available to all processes that share that file"),
+        (check, "decide by what is available to all processes that share that file"),
+        (listing, "the file that the processes share"),
+        (pausing, "pause all processes that share that file, of whichever user"),
+        (resuming, "end the pause of a store"),
+    ):
+        asking.add_argument("--store", required=asking is listing, metavar="PATH", help=store)
+    for asking in (balance, check, listing, pausing, resuming):
         asking.add_argument(
             "--provider",
             choices=sorted(VENDORS),
@@ -161,6 +180,7 @@ def _parser(given: Sequence[str]) -> Parser:
     for printing, more in (
         (balance, "; of two accounts, a list under `accounts`"),
         (check, ""),
+        (listing, ""),
         (pausing, ""),
         (resuming, ""),
         (demo, ""),

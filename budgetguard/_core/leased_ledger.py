@@ -197,6 +197,11 @@ class LeasedLedger(Branch):
         """Who has paused the account; only while it is paused."""
         return next(iter(self._pauses))
 
+    @property
+    def paused_by_member(self) -> bool:
+        """Whether the account is paused for all members, so that only the head tells when that ends."""
+        return not self._pauses.keys().isdisjoint({"guard", "store"})
+
     def limited_until(self, credential: str) -> float:
         """Until when a key is refused because of a limit of its own."""
         return self._limited.get(credential, NEVER)

@@ -14,6 +14,7 @@ from math import ceil, floor
 from typing import Literal, TypeAlias
 
 from budgetguard._core.balance import Balance
+from budgetguard._core.pause import PausedBy
 from budgetguard._core.snapshot import BalanceSnapshot
 
 FORMAT = 1
@@ -310,7 +311,7 @@ class View:
     debits: tuple[tuple[float, int, int], ...] = ()
     busy_until: float = NEVER
     limited: tuple[tuple[str, float], ...] = ()
-    pauses: tuple[tuple[Literal["guard", "command"], str], ...] = ()
+    pauses: tuple[tuple[PausedBy, str], ...] = ()
     refresh: RefreshView = RefreshView()
     others: OthersView = OthersView()
     recall: int = 0

@@ -8,7 +8,7 @@ When a message is due:
     at once      a caller lacks what is not at hand, somebody's refresh is due, news, a recall,
                  or any change while somebody is short
     0.1 s        after the last one, if calls finished or slack was taken
-    1 s          after the last one, while callers of this process wait
+    1 s          after the last one, while callers of this process wait, or a member has paused the account
     2 s          after the last call: the slack is given back
     hold_for/3   after the last one, as long as there is a lease
 
@@ -176,7 +176,7 @@ class Membership:
         if ledger.head or moved or ledger.slots_free:
             self._active_at = now
             due = self._sent + (0.0 if ledger.view.exact else BEAT)
-        if self._open or self.following:
+        if self._open or self.following or ledger.paused_by_member:
             due = min(due, self._sent + WAITING_BEAT)
         if ledger.room > 0:
             due = min(due, self._active_at + IDLE)

@@ -124,6 +124,16 @@ class StoredHeads:
         self._version = None
 
 
+def stored_states(connection: sqlite3.Connection) -> dict[str, dict[str, Any]]:
+    """The state of each account in the file, for `load`; raises ValueError if one is no JSON."""
+    found: dict[str, dict[tuple[str, str], str]] = {}
+    for account, part, member, text in connection.execute(
+        "SELECT account, part, member, state FROM parts ORDER BY account"
+    ):
+        found.setdefault(account, {})[part, member] = text
+    return {account: _joined(rows) for account, rows in found.items()}
+
+
 def _split(state: dict[str, Any]) -> Iterator[tuple[tuple[str, str], str]]:
     """The rows of a state: one for what is the account's, and some for each member."""
     for part, value in state.items():

@@ -91,7 +91,7 @@ class LivingMembers:
         lines = [line for line in self._lines if line is not None]
         for name in os.listdir(self._folder):  # noqa: PTH208  not a Path of each
             if name != self._process and _NAME.match(name):
-                lines += self._lines_of(f"{self._folder}/{name}")
+                lines += _lines_of(f"{self._folder}/{name}")
         holders: dict[str, set[str]] = {}
         for mark, account, member in lines:
             if mark == _HOLDS:
@@ -140,28 +140,44 @@ class LivingMembers:
         assert len(text) <= _WIDTH
         os.pwrite(self._file, f"{text:{_WIDTH}}\n".encode("ascii"), place * _LINE)
 
-    def _lines_of(self, path: str) -> list[tuple[str, str, str]]:
-        """What is in the file of another process; nothing, and the file is removed, if that is dead."""
-        try:
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except FileNotFoundError:
-            return []
-        try:
-            # Shared, so that two that check at once do not take each other for its owner.
-            if not _lock(file, alone=False):
-                text = os.pread(file, os.fstat(file).st_size, 0).decode("ascii")
-                return [
-                    (mark, account, member)
-                    for mark, account, member in map(str.split, filter(str.strip, text.split("\n")))
-                ]
-            # Alone, because another one may have removed it, and its owner made a new one.
-            if _lock(file, alone=True) and os.fstat(file).st_nlink:
-                with contextlib.suppress(FileNotFoundError):
-                    if os.path.samestat(os.stat(path), os.fstat(file)):  # noqa: PTH116
-                        os.unlink(path)  # noqa: PTH108
-            return []
-        finally:
-            os.close(file)
+
+def members_with_locks(folder: str) -> frozenset[str]:
+    """The members that live now, without any of one's own; removes nothing. Raises OSError."""
+    try:
+        names = os.listdir(folder)  # noqa: PTH208  not a Path of each
+    except FileNotFoundError:
+        return frozenset()
+    lines = [
+        line
+        for name in names
+        if _NAME.match(name)
+        for line in _lines_of(f"{folder}/{name}", remove=False)
+    ]
+    return frozenset(member for _, _, member in lines)
+
+
+def _lines_of(path: str, *, remove: bool = True) -> list[tuple[str, str, str]]:
+    """What is in the file of another process; nothing, and the file is removed, if that is dead."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return []
+    try:
+        # Shared, so that two that check at once do not take each other for its owner.
+        if not _lock(file, alone=False):
+            text = os.pread(file, os.fstat(file).st_size, 0).decode("ascii")
+            return [
+                (mark, account, member)
+                for mark, account, member in map(str.split, filter(str.strip, text.split("\n")))
+            ]
+        # Alone, because another one may have removed it, and its owner made a new one.
+        if remove and _lock(file, alone=True) and os.fstat(file).st_nlink:
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(path), os.fstat(file)):  # noqa: PTH116
+                    os.unlink(path)  # noqa: PTH108
+        return []
+    finally:
+        os.close(file)
 
 
 def _lock(file: int, *, alone: bool) -> bool:

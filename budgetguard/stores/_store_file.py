@@ -27,7 +27,7 @@ from budgetguard.stores.base import StoreUnavailable
 FORMAT = 1
 """The version of the tables below; the state in them has its own."""
 
-_OURS = 0x62676364
+PROGRAM_ID = 0x62676364
 """What the file's header says it is."""
 
 _TABLES = """
@@ -185,7 +185,7 @@ class StoreFile:
         if self._recognise(connection, deadline):
             for statement in _TABLES.split(";"):
                 connection.execute(statement)
-            connection.execute(f"PRAGMA application_id = {_OURS}")
+            connection.execute(f"PRAGMA application_id = {PROGRAM_ID}")
             connection.execute(f"PRAGMA user_version = {FORMAT}")
         connection.execute("COMMIT")
 
@@ -193,7 +193,7 @@ class StoreFile:
         """Whether the database is empty; raises StoreUnavailable if it is not one of ours."""
         [(program,)] = self._in_turn(connection, "PRAGMA application_id", deadline)
         [(things,)] = self._in_turn(connection, "SELECT count(*) FROM sqlite_master", deadline)
-        if program == _OURS:
+        if program == PROGRAM_ID:
             self.check_format(connection)
             return False
         if program or things:
