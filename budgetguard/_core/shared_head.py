@@ -374,6 +374,7 @@ class SharedHead(AccountState):
                     member.lease += need.cost
                     member.used += need.cost
                     member.slots += need.slots
+                    member.running += 1
                     line.take(need)
                     continue
                 if (
