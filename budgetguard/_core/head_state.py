@@ -91,7 +91,7 @@ def _expect_members(names: list[str], members: dict[str, Any], debits: dict[str,
 
 def _account(head: SharedHead) -> dict[str, Any]:
     return {
-        "format": FORMAT,
+        "format": head.format,
         "epoch": head.epoch,
         "now": head.clock.now,
         "server": head.clock.server,

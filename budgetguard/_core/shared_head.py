@@ -38,6 +38,7 @@ from budgetguard._core.member_record import MemberRecord, QueuedNeed
 from budgetguard._core.other_spenders import MOST_CHECKPOINTS
 from budgetguard._core.snapshot import BalanceSnapshot, Micro
 from budgetguard._core.store_messages import (
+    FORMAT,
     NEVER,
     Busy,
     Exhausted,
@@ -138,6 +139,12 @@ class SharedHead(AccountState):
     def slots_in_use(self) -> int:
         """Sessions of all members that are open or may be open."""
         return sum(each.slots_in_use for each in self.members.values())
+
+    @property
+    def format(self) -> int:
+        """The format that all members understand: a newer one has to wait until the last older member left."""
+        formats = [each.format for each in self.members.values() if not each.gone]
+        return min([FORMAT, *formats])
 
     @property
     def granting(self) -> bool:
