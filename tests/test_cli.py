@@ -36,7 +36,7 @@ from budgetguard.providers.registry import VENDORS, one_of
 from budgetguard.testing import HandClock
 from budgetguard.testing.sandbox import Sandbox
 
-COMMANDS = ["balance", "check", "pause", "resume", "sandbox", "demo"]
+COMMANDS = ["balance", "check", "members", "pause", "resume", "sandbox", "demo"]
 RUN = [sys.executable, "-W", "error", "-m", "budgetguard"]
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 FAILURE = {"error", "reason", "retry_after"}
