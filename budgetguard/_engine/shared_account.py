@@ -102,7 +102,7 @@ class SharedAccount(Account):
     def _tell_of(self, subscriber: Subscriber) -> None:
         membership, terms = self.membership, subscriber.terms
         membership.welcome((terms.floor, terms.extra), subscriber.sole_spender, subscriber.patience)
-        self.ledger.usable = membership.one_level
+        self.ledger.one_level = membership.one_level
 
     def expect(self, patience: float) -> None:
         """Some calls may be charged for so many seconds after they were abandoned."""
@@ -282,7 +282,8 @@ class SharedAccount(Account):
         membership = self.membership
         if message is not membership.under_way:
             return
-        first = self.ledger.away is None
+        # At exit it is this process that goes, and not the store.
+        first = self.ledger.away is None and not self.runtime.stopping
         membership.lost(reason, now, self.runtime.jitter)
         refresh = self._schedule.refresh
         if refresh is not None and not membership.refreshes:
