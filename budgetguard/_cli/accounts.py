@@ -151,11 +151,13 @@ def provider_of(options: argparse.Namespace, account: str | None = None) -> Prov
     return vendor.make(**origin)
 
 
-def provider_in_environment(options: argparse.Namespace) -> Provider | None:
-    """The provider that is named, or the one in the environment; None where it is not clear which."""
-    if options.provider is None and len(accounts_in_environment()) != 1:
-        return None
-    return provider_of(options, account=options.account)
+def providers_of(options: argparse.Namespace) -> list[Provider]:
+    """The provider that is named, or those in the environment: one, several or none."""
+    if options.provider is not None:
+        return [provider_of(options, account=options.account)]
+    given = {"base_url": options.base_url, "account": options.account}
+    origin = {name: value for name, value in given.items() if value is not None}
+    return [vendor.make(**origin) for vendor in accounts_in_environment()]
 
 
 def store_path(options: argparse.Namespace) -> str:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from budgetguard._cli import accounts, members, pause, sandbox
-from budgetguard._cli.arguments import Parser, amount
+from budgetguard._cli.arguments import Parser, amount, worker_count
 from budgetguard._cli.output import ExitCode, failure, print_failure
 from budgetguard._core.activation import set_active
 from budgetguard._core.events import logger
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from budgetguard._cli.demo import run
 
-    return run(seed=options.seed, as_json=options.json)
+    return run(seed=options.seed, workers=options.workers, as_json=options.json)
 
 
 def _parser(given: Sequence[str]) -> Parser:
@@ -171,11 +171,18 @@ def _parser(given: Sequence[str]) -> Parser:
     demo = command(
         "demo",
         _demo,
-        "Run the same calls twice against a sandbox, unguarded and guarded, and compare.",
-        "budgetguard demo --seed 7 --json",
+        "Run the same calls against a sandbox, unguarded and guarded, and compare.",
+        "budgetguard demo --workers 4",
     )
     demo.add_argument(
         "--seed", type=int, default=0, metavar="N", help="another set of calls; default: 0"
+    )
+    demo.add_argument(
+        "--workers",
+        type=worker_count,
+        default=1,
+        metavar="N",
+        help="with 2 to 64: a third run, in which that many workers share a store",
     )
     for printing, more in (
         (balance, "; of two accounts, a list under `accounts`"),

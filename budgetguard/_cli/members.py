@@ -6,7 +6,7 @@ from datetime import UTC
 from decimal import Decimal
 from typing import Any
 
-from budgetguard._cli.accounts import provider_in_environment, store_path
+from budgetguard._cli.accounts import providers_of, store_path
 from budgetguard._cli.output import ExitCode, number, print_answer, print_json
 from budgetguard._core.amounts import spell
 from budgetguard._core.errors import amount_of, in_seconds
@@ -37,7 +37,7 @@ def members(options: argparse.Namespace) -> int:
     """Print each account in the file with its members. Nothing is written, and no request is made."""
     path = store_path(options)
     accounts = read_members(path)
-    mine = _my_name(options)
+    mine = {name_in_store(str(each.fingerprint)) for each in providers_of(options)}
     if options.json:
         print_json({"store": path, "accounts": [_figures(each, mine) for each in accounts]})
     elif accounts:
@@ -47,16 +47,10 @@ def members(options: argparse.Namespace) -> int:
     return ExitCode.ENOUGH
 
 
-def _my_name(options: argparse.Namespace) -> str | None:
-    """The account of the environment as stores name it, if there is one: to mark it."""
-    provider = provider_in_environment(options)
-    return None if provider is None else name_in_store(str(provider.fingerprint))
-
-
-def _figures(account: StoredAccount, mine: str | None) -> dict[str, Any]:
+def _figures(account: StoredAccount, mine: set[str]) -> dict[str, Any]:
     return {
         "account": account.name,
-        "yours": account.name == mine,
+        "yours": account.name in mine,
         "provider": account.provider,
         "unit": account.unit,
         "credits": number(account.credits),
@@ -86,10 +80,10 @@ def _member_figures(member: StoredMember) -> dict[str, Any]:
     }
 
 
-def _shown(account: StoredAccount, mine: str | None) -> str:
+def _shown(account: StoredAccount, mine: set[str]) -> str:
     living = sum(each.state == "lives" for each in account.members)
     name = f"{account.provider or 'an account'} ({account.name[:_SHOWN_OF_A_NAME]}"
-    name += ", yours)" if account.name == mine else ")"
+    name += ", yours)" if account.name in mine else ")"
     said = [f"{name}: {_money(account)}", _processes(living)]
     if account.waits:
         said.append("nothing is granted until all have said what they hold")
