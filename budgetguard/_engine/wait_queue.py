@@ -206,7 +206,10 @@ class WaitQueue:
             lacks = shortage(ledger, terms, need, ahead, now)
             drawn = lacks in {Shortfall.CREDITS, Shortfall.SLOTS}
             if drawn and usable(ledger.snapshot, terms, now, need.arrived):
-                found.append((waiter, self._queues(waiter, now)))
+                counts = self._queues(waiter, now)
+                # Who waits for a refresh alone has its answer, until that has come.
+                if counts or need.refused_at != ledger.answers:
+                    found.append((waiter, counts))
             if self._order.counts(waiter):
                 ahead = QueuedAhead(ahead.amount + need.from_account, ahead.slots + need.slots)
         return found

@@ -81,7 +81,7 @@ class MemoryStore:
             head = self.heads.setdefault(account, SharedHead(self._epoch()))
             reply, woken = head.handle(message, self.clock.monotonic(), self.dead)
             self.messages.append(message)
-        for member in woken:
+        for member in sorted(woken):
             if (link := self.links.get(member)) is not None:
                 link.wake()
         return reply
