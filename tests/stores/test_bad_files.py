@@ -247,6 +247,11 @@ def test_a_full_disk(path: Path, written: Spender) -> None:
     more = 100
     reply = written.again()
     assert (reply.status, reply.view.snapshot) == ("done", before.view.snapshot)
+    # And not only in the memory of this process.
+    with sqlite3.connect(path) as reader:
+        [(state,)] = reader.execute("SELECT state FROM parts WHERE part = 'members'")
+    reader.close()
+    assert long[0][1] in state
 
 
 def can_mount(folder: Path) -> bool:

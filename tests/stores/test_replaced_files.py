@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from member_process import MemberProcess, stop
-from spender import Spender, reason_of
+from spender import ACCOUNT, Spender, reason_of
 
 from budgetguard.stores import _store_errors as words
+from budgetguard.stores._living import LivingMembers
 from budgetguard.stores._processes import PROCESS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no store in a file there")
@@ -204,6 +205,39 @@ def test_members_of_other_accounts_are_not_waited_for(
     delete(path)
     newcomer.do("join")
     newcomer.do("look", credits=100)
+    assert newcomer.do("beat", needs=[20])["granted"] == [0]
+
+
+def test_one_that_is_about_to_come_is_not_waited_for(path: Path) -> None:
+    """It holds nothing yet, and may be stopped before its first message is handled."""
+    coming = LivingMembers(f"{path}-members", "f" * 16)
+    coming.enter()
+    coming.come(ACCOUNT, "coming")
+    here = Spender(str(path))
+    here.join()
+    here.look(100)
+    assert here.beat(needs=[20]).granted == (0,)
+    coming.leave()
+
+
+def test_a_copy_that_does_not_know_a_member(
+    path: Path, member: Callable[..., MemberProcess]
+) -> None:
+    """It came after the backup: what it leased is not granted a second time either."""
+    first, later, newcomer = member(), member(), member()
+    first.do("join")
+    first.do("look", credits=100)
+    first.do("leave")
+    shutil.copy(path, path.with_name("backup.db"))
+    later.do("join")
+    assert later.do("beat", needs=[80])["granted"] == [0]
+    delete(path)
+    shutil.move(path.with_name("backup.db"), path)
+    newcomer.do("join")
+    newcomer.do("look", credits=100)
+    assert newcomer.do("beat", needs=[80])["granted"] == []
+    assert later.do("beat", used=80)["status"] == "reassert"
+    later.do("join", used=80)
     assert newcomer.do("beat", needs=[20])["granted"] == [0]
 
 

@@ -1,6 +1,7 @@
 """A member that listens is told when it should send a message; nobody else costs anything."""
 
 import queue
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,6 +68,8 @@ def test_a_member_of_the_same_process_is_heard(here: Hears, path: Path) -> None:
     other.join()
     here.spender.beat(used=0, keep=100)
     here.listen()
+    worker = PROCESS.workers[here.spender.store.path]
+    until(lambda: worker._listeners and worker._version is not None)
     other.beat(needs=[60])
     here.wait()
 
@@ -83,8 +86,9 @@ def test_one_wake_is_heard_once(here: Hears, member: Callable[..., MemberProcess
         there.do("beat")
     here.spender.send()
     assert here.heard.empty()
-    rows = PROCESS.workers[here.spender.store.path]._file.connection
-    assert rows is not None
+    with sqlite3.connect(here.spender.store.path) as reader:
+        assert reader.execute("SELECT * FROM wakes").fetchall() == []
+    reader.close()
 
 
 def test_nobody_polls_for_those_that_do_not_listen(here: Hears) -> None:
