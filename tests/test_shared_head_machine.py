@@ -27,6 +27,7 @@ from budgetguard._core.shared_head import (
 )
 from budgetguard._core.store_messages import (
     NEVER,
+    TICK,
     Busy,
     Debit,
     Exhausted,
@@ -158,7 +159,7 @@ class Process:
 
     def may_admit(self, now: float) -> bool:
         """Whether its lease is its own, by its own clock."""
-        if not self.alive or self.joins:
+        if not self.alive or self.joins or (self.sent is not None and self.sent.leave):
             return False
         return self.hold_for is None or now < self.acknowledged + 0.95 * self.hold_for
 
@@ -194,7 +195,8 @@ class Process:
         again = self.joins
         self.included = [each for each in self.ended if again or not each.told]
         keep = min(max(more.pop("keep", 0), 0), max(self.slack, 0))
-        if again or self.recall > self.told_recall or not self.may_admit(now):
+        leaves = more.get("leave", False)
+        if again or leaves or self.recall > self.told_recall or not self.may_admit(now):
             keep = 0
         self.slack = keep
         sole = more.pop("sole")
@@ -281,9 +283,7 @@ class Process:
         snapshot = reply.view.snapshot
         if snapshot is not None:
             self.ended = [
-                each
-                for each in self.ended
-                if each.stamp is None or each.stamp > snapshot.sent.mono
+                each for each in self.ended if each.stamp is None or each.stamp > snapshot.sent.mono
             ]
 
     def most(self) -> int:
@@ -441,6 +441,7 @@ class Fleet(RuleBasedStateMachine):
         self.excused = 0
         """What may be spent without the head's knowledge, by the failures of the table in stores.md."""
         self.recalled = 0, NEVER
+        self.handled = 0.0
         self.born = 0
         self.grants = 0
 
@@ -484,6 +485,8 @@ class Fleet(RuleBasedStateMachine):
         return [each for each in self.processes.values() if each.alive]
 
     def one(self, data: st.DataObject, among: list[Process] | None = None) -> Process:
+        if not self.living():
+            self.join(HOLD_FOR)
         return data.draw(st.sampled_from(self.living() if among is None else among), "process")
 
     @rule(data=st.data(), part=st.integers(1, 4))
@@ -687,7 +690,7 @@ class Fleet(RuleBasedStateMachine):
         process.take(reply, self.now)
         if reply.status == "done":
             if message.leave:
-                process.alive = False
+                process.joins = True
 
     # Refreshes.
 
@@ -776,23 +779,78 @@ class Fleet(RuleBasedStateMachine):
             if not self.processes[name].alive:
                 self.excused += each.lease + sum(debit[0] for debit in each.debits)
 
+    # What must come to an end.
+
+    @rule(data=st.data(), cost=st.sampled_from([1, 10, 40]))
+    def settle(self, data: st.DataObject, cost: int) -> None:
+        """While everybody answers, a caller is granted what is there, or refused what is not."""
+        caller = self.one(data)
+        self.catch_up()
+        caller.needs.clear()
+        self.all_exchange()
+        caller.tickets += 1
+        caller.needs.append(Need(caller.tickets, cost, cost))
+        for _ in range(4):
+            self.wait(2)
+            self.round(caller, keep=1000)
+            if not caller.needs or not self.book.granting(self.head.now):
+                return
+            for each in self.living():
+                if each is not caller:
+                    self.round(each, keep=1000)
+        msg = "a caller was left without an answer"
+        raise AssertionError(msg)
+
+    def catch_up(self) -> None:
+        """Messages that are under way arrive, and everybody is a member of this epoch."""
+        for process in self.living():
+            for _ in range(4):
+                self.round(process)
+
+    def all_exchange(self) -> None:
+        for process in self.living():
+            process.needs.clear()
+            self.round(process, keep=1000)
+
+    @rule()
+    def everybody_leaves(self) -> None:
+        """Then nothing is lost, and nothing remains: a balance shows what is free, to the last credit."""
+        self.catch_up()
+        for process in self.living():
+            for call in list(process.calls):
+                self.end(process, call, 2, 0)
+            process.needs.clear()
+            self.round(process)
+            self.round(process, leave=True)
+        self.born += 1
+        last = self.processes[f"p{self.born}"] = Process(f"p{self.born}", None, self.now)
+        for _ in range(16):
+            self.wait(20)
+            self.round(last)
+        for _ in range(2):
+            self.round(last, refresh_after=self.head.now, refresh_timeout=5.0)
+            self.get_balance(last)
+            self.wait(20)
+        assert self.book.members.keys() == {last.name}
+        assert self.book.granting(self.head.now)
+        assert self.head.free(0, 0) == self.provider.credits == self.provider.left
+
     # The head takes a message.
 
     def handle(self, message: Message) -> Reply:
         """Have the head take a message, and compare everything that can be compared."""
         head, book, name = self.head, self.book, message.member
         earlier, before = head.now, digest(head)
-        self.recalled = head.recall, head.recalled_at
+        self.recalled, behind = (head.recall, head.recalled_at), head.clock.behind
         reply, woken = head.handle(message, self.server, sorted(self.dead))
         now = head.now
-        self.check_clock(message, earlier, now)
+        self.check_clock(message, earlier, behind)
         reaped = book.reap(now, head.clock.latest, self.dead)
         for each in reaped & self.processes.keys():
             process = self.processes[each]
             if process.alive and process.name not in self.dead:
                 # Silent for too long: it admits nothing by its own clock, but its calls go on.
                 assert not process.may_admit(self.now)
-        assert name not in woken
         assert woken <= book.members.keys()
         mine = book.members.get(name)
         if reply.status != "done":
@@ -822,10 +880,17 @@ class Fleet(RuleBasedStateMachine):
         self.compare()
         return reply
 
-    def check_clock(self, message: Message, earlier: float, now: float) -> None:
-        """The account's clock never runs faster than time, but for what nobody could vouch for."""
-        del message
+    def check_clock(self, message: Message, earlier: float, behind: float) -> None:
+        """The account's clock runs no faster than time, but for what it may catch up."""
+        book, now = self.book, self.head.now
         assert now >= earlier
+        passed, self.handled = self.now - self.handled, self.now
+        others = any(not each.gone for name, each in book.members.items() if name != message.member)
+        if others:
+            assert now - earlier <= passed + behind + 2 * TICK
+        elif now - earlier > passed + behind + 2 * TICK:
+            # Nobody but the server's clock was there to tell.
+            self.excused += sum(debit[0] for each in book.members.values() for debit in each.debits)
 
     def check_refused_message(self, message: Message, reply: Reply, mine: Owned | None) -> None:
         """A message that takes no effect is old, of another epoch, or of a member that was given up."""
@@ -836,11 +901,7 @@ class Fleet(RuleBasedStateMachine):
             assert message.epoch != self.head.epoch
         else:
             assert reply.status == "expired"
-            assert (
-                mine is None
-                or mine.gone
-                or message.epoch != self.head.epoch
-            )
+            assert mine is None or mine.gone or message.epoch != self.head.epoch
 
     def take_effect(self, message: Message, reply: Reply, woken: frozenset[str]) -> None:
         """Do in the book what the message says, in the order of the protocol, and check the reply."""
@@ -1006,22 +1067,25 @@ class Fleet(RuleBasedStateMachine):
             return
         book.calm_until = max(book.calm_until, now + CALM) if slots_fit else book.calm_until
         recall, at = self.recalled
-        others = {
+        holders = {
             other: each.lease - each.used
             for other, each in book.members.items()
-            if other != name
-            and each.lease > each.used
-            and not (now >= at + RECALL_PATIENCE and each.recall < recall)
+            if other != name and each.lease > each.used
         }
-        helped = self.free(need.floor) - ahead + sum(others.values()) >= need.amount
+        answering = {
+            other: slack
+            for other, slack in holders.items()
+            if now < at + RECALL_PATIENCE or book.members[other].recall >= recall
+        }
+        free = self.free(need.floor) - ahead
         if need.ticket in reply.refused:
-            assert not slots_fit or not helped or not others
+            assert not slots_fit or not answering or free + sum(answering.values()) < need.amount
             if not need.counts:
                 del book.members[name].needs[need.ticket]
         else:
             assert slots_fit
-            assert helped
-            assert others.keys() <= woken
+            assert free + sum(holders.values()) >= need.amount
+            assert answering.keys() <= woken
 
     # What must hold.
 
@@ -1066,4 +1130,6 @@ class Fleet(RuleBasedStateMachine):
 
 
 TestFleet = Fleet.TestCase
-TestFleet.settings = settings(max_examples=200, stateful_step_count=60, deadline=None, report_multiple_bugs=False)
+TestFleet.settings = settings(
+    max_examples=200, stateful_step_count=60, deadline=None, report_multiple_bugs=False
+)
