@@ -130,7 +130,7 @@ def test_a_member_may_use_more_than_its_lease(store: Store) -> None:
     """Calls that were forced, or that cost more than they held: what is free falls below zero."""
     assert store.send("ann", used=130).lease == 130
     assert store.head.free(0, 0) == -30
-    assert store.send("bob", needs=(need(1, 1),)).refused == (1,)
+    assert store.send("bob", needs=(need(1, 1),)).granted == ()
     assert store.send("ann", used=0, settled=(Debit(60, 5.0),)).lease == 0
     assert store.send("bob", needs=(need(2, 40),)).granted == (2,)
 
@@ -162,9 +162,9 @@ def test_sessions_are_counted_over_all_members(store: Store) -> None:
     """Those of lost calls are counted until a balance must show them."""
     store.send("ann", needs=(need(1, 0, slots=1),))
     store.send("bob", needs=(need(1, 0, slots=1),))
-    assert store.send("ann", slots=1, needs=(need(2, 0, slots=1),)).refused == (2,)
+    assert store.send("ann", slots=1, needs=(need(2, 0, slots=1),)).granted == ()
     lost = KeptDebit(0, 10.0, 1, sessions=((None, 1),))
-    assert store.send("ann", kept=(lost,), needs=(need(3, 0, slots=1),)).refused == (3,)
+    assert store.send("ann", kept=(lost,), needs=(need(3, 0, slots=1),)).granted == ()
     store.time += 11.0
     store.know("bob", 100, 2, slots=1)
     assert store.send("ann", needs=(need(4, 0, slots=1),)).granted == (4,)
@@ -216,10 +216,15 @@ def test_a_need_recalls_the_slack_of_others(store: Store) -> None:
 
 
 def test_a_need_is_refused_if_nobody_could_help(store: Store) -> None:
-    """Not for what is used, only for slack it is worth to ask."""
+    """That is known once all who hold something have reported: their calls may have finished meanwhile."""
     store.send("bob", used=30)
     reply = store.send("ann", needs=(need(1, 71),))
-    assert (reply.refused, reply.view.recall, store.woken) == ((1,), 0, frozenset())
+    assert (reply.refused, reply.view.recall) == ((), 1)
+    assert store.woken == {"bob"}
+    store.send("bob", used=30, recall=1)
+    assert store.woken == {"ann"}
+    assert store.send("ann", needs=(need(1, 71),)).refused == (1,)
+    assert store.send("ann", needs=(need(2, 101),)).refused == (2,)
 
 
 def test_slack_of_a_member_that_does_not_answer_counts_as_used(store: Store) -> None:
@@ -281,7 +286,7 @@ def test_the_lease_of_a_dead_member_counts_until_a_balance_must_show_it(
         store.time += HOLD_FOR / 3
     view = store.send("bob").view
     assert (view.kept, view.kept_slots, view.leased, view.members) == (40, 1, 0, 1)
-    assert view.kept_calls == (("ProcessDied", 2),)
+    assert view.kept_calls == (("ProcessDied", 3),)
     store.time += 9.0
     assert store.know("bob", 60).view.kept == 40
     store.time += 2.0
