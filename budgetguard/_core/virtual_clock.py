@@ -12,7 +12,7 @@ the clock can catch up, by `MOST_BEHIND` at most. Until then the true time is so
 Pure. Times are seconds, whole multiples of `TICK`.
 """
 
-from budgetguard._core.store_messages import NEVER, ticks_down
+from budgetguard._core.store_messages import NEVER, TICK, ticks_down
 
 MOST_BEHIND = 20.0
 """Seconds. The most that the clock may catch up."""
@@ -21,15 +21,17 @@ MOST_BEHIND = 20.0
 class VirtualClock:
     """`now` is the account's time, and `latest` what it may be if all that the server's clock said is true.
 
-    `server` is the time of the server's clock that `now` stands for; None before it was first read.
+    `server` is the time of the server's clock that `now` stands for; None before it was first read. Stamps
+    from before `vouched_from` are older than a loss of time that is not caught up.
     """
 
-    __slots__ = ("behind", "now", "server")
+    __slots__ = ("behind", "now", "server", "vouched_from")
 
     def __init__(self) -> None:
         self.now = 0.0
         self.server: float | None = None
         self.behind = 0.0
+        self.vouched_from = NEVER
 
     @property
     def latest(self) -> float:
@@ -47,7 +49,10 @@ class VirtualClock:
         if before is None:
             return
         step = max(server - before, 0.0)
-        if seen == NEVER:
+        if seen < self.vouched_from and not alone:
+            # It would vouch for the time that was lost as well, which a jump may then bring back at once.
+            vouched = 0.0
+        elif seen == NEVER:
             # A jump of the server's clock must not end what others hold.
             vouched = step if alone else 0.0
         else:
@@ -55,6 +60,9 @@ class VirtualClock:
         by = min(step, vouched)
         self.now += by
         self.behind = min(step - by, MOST_BEHIND)
+        if server < before or step - by > MOST_BEHIND:
+            self.now += TICK
+            self.vouched_from = self.now
         self.server = server - self.behind
 
     def restart(self) -> None:
