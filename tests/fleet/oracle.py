@@ -82,7 +82,7 @@ class Oracle:
 
     # F2 and F3: answers.
 
-    def refused(self, call: Call, *, final: bool, queued: int = 0) -> None:
+    def refused(self, call: Call, *, final: bool, queued: float = 0) -> None:
         """F2 and F3, for a caller that was refused for lack of credits."""
         fleet = self.fleet
         fleet.counts["refused"] += 1

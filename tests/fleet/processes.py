@@ -5,6 +5,7 @@ never run again after it was killed, as no `finally` is after a SIGKILL.
 """
 
 import asyncio
+import contextlib
 import heapq
 from collections.abc import Callable, Coroutine
 from contextlib import nullcontext
@@ -183,6 +184,7 @@ class FleetRuntime:
         self.stopping = False
         self.pause_watch = None
         self.broken = 0
+        self.farewells: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.context = process.context.copy()
         self.context.run(CALL_STATE.set, Inside())
 
@@ -201,6 +203,17 @@ class FleetRuntime:
         """Call back at a monotonic time of the process."""
         loop = self.process.loop
         loop.at(self.clock.moment(when), callback, context=self.context)
+
+    def before_exit(self, farewell: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a coroutine when the process exits."""
+        self.farewells.append(farewell)
+
+    async def farewell(self) -> None:
+        """The process exits: a moment is left for each."""
+        for farewell in self.farewells:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await farewell()
 
     def nudge(self, callback: Callable[[], object]) -> bool:
         """Call back soon."""
