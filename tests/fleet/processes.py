@@ -22,6 +22,10 @@ HERE: ContextVar["Process | None"] = ContextVar("process", default=None)
 """The process that runs now; None: the world outside."""
 
 
+MOST_ROUNDS = 20_000
+"""How often the loop may go round in one moment."""
+
+
 class _Soon(asyncio.Handle):
     """A callback that waits while its process is stopped."""
 
@@ -56,6 +60,15 @@ class FleetLoop(VirtualLoop):
     def __init__(self, clock: VirtualClock) -> None:
         super().__init__(clock)
         self._outside = Context()
+        self._rounds = 0
+
+    def _run_once(self) -> None:
+        now = self._virtual.mono
+        super()._run_once()  # type: ignore[misc]
+        self._rounds = self._rounds + 1 if self._virtual.mono == now else 0
+        if self._rounds > MOST_ROUNDS:
+            msg = f"time stands still: {self._ready[0]}"  # type: ignore[attr-defined]
+            raise RuntimeError(msg)
 
     def time(self) -> float:
         process = HERE.get()
