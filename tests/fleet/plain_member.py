@@ -352,7 +352,9 @@ class PlainMember:
             late = clock.monotonic() - caller.began >= caller.call.wait
             if late and snapshot.sent.mono >= caller.asked:
                 self.waiting.remove(caller)
-                caller.future.set_exception(Refused(f"{caller.call.cost} needed", "credits", final=True))
+                caller.future.set_exception(
+                    Refused(f"{caller.call.cost} needed", "credits", final=True)
+                )
 
     def _refresh(self, reply: Reply) -> None:
         view = reply.view
