@@ -387,7 +387,7 @@ class SharedHead(AccountState):
                 if (
                     self.granting
                     and self.snapshot is not None
-                    and not self._recall_for(name, need, line, woken)
+                    and not self._recall_for(need, line, woken)
                 ):
                     refused.append(need.ticket)
                     if not need.counts:
@@ -396,20 +396,23 @@ class SharedHead(AccountState):
             line.pass_by(need)
         return tuple(granted), tuple(refused)
 
-    def _recall_for(self, name: str, need: Need, line: "_Line", woken: set[str]) -> bool:
-        """Whether members that answer may give back what a need lacks; if so, they are asked to."""
+    def _recall_for(self, need: Need, line: "_Line", woken: set[str]) -> bool:
+        """Whether members that answer may give back what a need lacks; if so, they are asked to.
+
+        The need's own member is one of them: it may have kept slack that the need requires.
+        """
         if not line.has_slots(need):
             return False
         free = line.left(need)
         if need.amount and free < need.amount:
             self.calm_until = self.now + CALM
-        slack = sum(other.slack for each, other in self.members.items() if each != name)
+        slack = sum(other.slack for other in self.members.values())
         if not slack or free + slack < need.amount:
             return False
         holders = {
             each: other
             for each, other in self.members.items()
-            if each != name and other.slack > 0 and not self._missing(other)
+            if other.slack > 0 and not self._missing(other)
         }
         if free + sum(other.slack for other in holders.values()) < need.amount:
             return False
