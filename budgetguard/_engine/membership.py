@@ -198,7 +198,9 @@ class Membership:
     @property
     def listens(self) -> bool:
         """Whether hints of the store are of use."""
-        return bool(self._open or self.following or self._ledger.room > 0)
+        ledger = self._ledger
+        waits = self._open or self.following
+        return bool(waits or ledger.room > 0 or ledger.held or ledger.slots_held)
 
     # The next message.
 
@@ -234,6 +236,8 @@ class Membership:
             whole=whole,
         )
         self._open = tuple(need.ticket for need in wanted)
+        if wanted:
+            self._active_at = now.mono
         self._largest = max([self._largest * 9 // 10, *(need.cost for need in wanted)])
         floor, extra = self._level()
         want = 0 if idle or not ledger.one_level else self._want()
