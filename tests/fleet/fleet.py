@@ -24,6 +24,7 @@ from budgetguard._core.shared_head import SharedHead
 from budgetguard._core.store_messages import Message, Reply
 
 COLLECT_EVERY = 100
+MOST_SERVERS = 4
 STATES = 30
 """How many earlier states of a head a failover can go back to."""
 
@@ -78,6 +79,11 @@ class Fleet:
         self.floor = self.terms.floor
         self.others = False
         menu = Menu.drawn(draw, expires=self.expires)
+        if menu.lasts:
+            # Long enough for a lease to end, and for much to happen before and after.
+            self.busy = max(self.busy, self.terms.hold_for / 20)
+        self.burst = draw.choice([1, 1, 1, 10, 40])
+        """How many calls come at once."""
         self.others = menu.others > 0
         bad = self.expires and draw.random() < 0.5
         links = Links(
@@ -141,7 +147,7 @@ class Fleet:
 
     def restart_empty(self) -> None:
         """The server restarts, and its state is gone."""
-        if not self.united():
+        if not self.united() or len(self.servers) >= MOST_SERVERS:
             return
         epoch = f"e{len(self.servers) + 1}"
         self.servers[-1].up = False
@@ -155,7 +161,7 @@ class Fleet:
 
     def fail_over(self, *, old_goes_on: bool) -> None:
         """A replica is promoted, whose state is an earlier one; some members may not hear of it."""
-        if not (self._states and self.united()):
+        if not (self._states and self.united()) or len(self.servers) >= MOST_SERVERS:
             return
         head, balance_at = self.random.choice(list(self._states))
         old, head = self.servers[-1], copied(head)
@@ -305,7 +311,8 @@ class Fleet:
 
     async def _main(self) -> None:
         for number in range(self.steps):
-            await asyncio.sleep(self.random.expovariate(1 / self.busy))
+            if number % self.burst == 0:
+                await asyncio.sleep(self.random.expovariate(1 / (self.busy * self.burst)))
             if number % COLLECT_EVERY == 0:
                 gc.collect()
             self.weather.blow()

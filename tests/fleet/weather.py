@@ -47,6 +47,23 @@ class Menu:
             menu.cuts = menu.server_jumps = menu.restarts = menu.failovers = 0.0
         return menu
 
+    @property
+    def lasts(self) -> bool:
+        """Whether leases matter to what goes wrong."""
+        return any(
+            (
+                self.kills,
+                self.pauses,
+                self.crashes,
+                self.stops,
+                self.suspends,
+                self.cuts,
+                self.outages,
+                self.restarts,
+                self.failovers,
+            )
+        )
+
 
 RARE = {"restarts", "failovers", "suspends", "outages", "crashes", "exhaustions"}
 
