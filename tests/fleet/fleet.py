@@ -6,14 +6,15 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from itertools import count
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
 from clocks import Machine
+from guard_member import forget
 from network import Links, Network
-from oracle import COSTS, MICRO, Broken, Oracle
-from plain_member import Terms
+from oracle import COSTS, MICRO, Oracle
 from processes import FleetLoop, Process
 from provider import Nature
+from spenders import NeverConnected, Refused, Spender, Terms, WorkFailed
 from stores import Server, SimStore, brief, copied, shown
 from vendor import Call, Vendor
 from virtual import VirtualClock
@@ -23,29 +24,9 @@ from budgetguard._core.shared_head import SharedHead
 from budgetguard._core.store_messages import Message, Reply
 
 COLLECT_EVERY = 100
+MOST_SERVERS = 4
 STATES = 30
 """How many earlier states of a head a failover can go back to."""
-
-
-class Spender(Protocol):
-    """What spends in one process: a guard, or a member written from the protocol."""
-
-    used: int
-
-    def slack(self) -> int: ...
-    def unsettled(self, number: int) -> int: ...
-    def bound_to(self, epoch: str) -> bool: ...
-    def exhausted(self) -> None: ...
-    async def call(self, call: Call, body: Callable[..., Any]) -> None: ...
-    async def refresh(self) -> None: ...
-
-
-class NeverConnected(Exception):
-    """Proves that nothing was charged."""
-
-
-class WorkFailed(Exception):
-    """The provider's work failed, or the client gave up; what it costs is not known."""
 
 
 class Fleet:
@@ -93,9 +74,16 @@ class Fleet:
             linger=self.nature.linger,
             **drawn,
         )
+        self.busy = draw.choice([0.02, 0.3, 2.0])
+        """Seconds between two calls, on average."""
         self.floor = self.terms.floor
         self.others = False
         menu = Menu.drawn(draw, expires=self.expires)
+        if menu.lasts:
+            # Long enough for a lease to end, and for much to happen before and after.
+            self.busy = max(self.busy, self.terms.hold_for / 20)
+        self.burst = draw.choice([1, 1, 1, 10, 40])
+        """How many calls come at once."""
         self.others = menu.others > 0
         bad = self.expires and draw.random() < 0.5
         links = Links(
@@ -159,7 +147,7 @@ class Fleet:
 
     def restart_empty(self) -> None:
         """The server restarts, and its state is gone."""
-        if not self.united():
+        if not self.united() or len(self.servers) >= MOST_SERVERS:
             return
         epoch = f"e{len(self.servers) + 1}"
         self.servers[-1].up = False
@@ -173,7 +161,7 @@ class Fleet:
 
     def fail_over(self, *, old_goes_on: bool) -> None:
         """A replica is promoted, whose state is an earlier one; some members may not hear of it."""
-        if not (self._states and self.united()):
+        if not (self._states and self.united()) or len(self.servers) >= MOST_SERVERS:
             return
         head, balance_at = self.random.choice(list(self._states))
         old, head = self.servers[-1], copied(head)
@@ -310,20 +298,21 @@ class Fleet:
             self.over = True
             self.loop.run_until_complete(self._close())
             self.loop.close()
+            forget({id(each.runtime) for each in self.processes})
 
     async def _close(self) -> None:
         for process in self.processes:
             process.bury()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in sorted(others, key=lambda each: each.get_name()):
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in sorted(others, key=lambda each: each.get_name()):
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
         await self.loop.shutdown_asyncgens()
 
     async def _main(self) -> None:
-        busy = self.random.choice([0.02, 0.3, 2.0])
         for number in range(self.steps):
-            await asyncio.sleep(self.random.expovariate(1 / busy))
+            if number % self.burst == 0:
+                await asyncio.sleep(self.random.expovariate(1 / (self.busy * self.burst)))
             if number % COLLECT_EVERY == 0:
                 gc.collect()
             self.weather.blow()
@@ -373,24 +362,18 @@ class Fleet:
         except asyncio.CancelledError:
             self.say(f"{call.number} cancelled")
             call.answered = True
-        except Broken as broken:
-            self.failures.append(broken)
+        except Refused as refused:
+            self.say(f"{call.number} lacks {refused.lacks}: {refused}")
+            if refused.lacks == "credits":
+                self.oracle.refused(call, final=refused.final, queued=refused.queued)
+            else:
+                self.counts[f"lacks {refused.lacks}"] += 1
+                self.oracle.returned(call)
         except Exception as error:
             if not self.over:
-                self._answer(call, error)
+                self.failures.append(error)
         finally:
             call.state = "ended"
-
-    def _answer(self, call: Call, error: Exception) -> None:
-        final = getattr(error, "final", None)
-        self.say(f"{call.number} refused: {error}")
-        if final is None:
-            self.failures.append(error)
-        elif getattr(error, "credits", True):
-            self.oracle.refused(call, final=final, queued=getattr(error, "queued", 0))
-        else:
-            self.counts["unknown"] += 1
-            self.oracle.returned(call)
 
     def _body(self, call: Call) -> Callable[..., Any]:
         async def body(handle: Any) -> int:

@@ -82,7 +82,7 @@ class Oracle:
 
     # F2 and F3: answers.
 
-    def refused(self, call: Call, *, final: bool, queued: int = 0) -> None:
+    def refused(self, call: Call, *, final: bool, queued: float = 0) -> None:
         """F2 and F3, for a caller that was refused for lack of credits."""
         fleet = self.fleet
         fleet.counts["refused"] += 1
@@ -197,12 +197,13 @@ class Oracle:
                 del self._epochs[process.name]
                 if process.spender.slack() and fleet.primary[process.name] is server:
                     self.fail(f"F5: {process.name} was given up, and may take more")
-                fleet.counts["lives, and was given up"] += 1
                 begun = [
                     call
                     for call in fleet.calls.values()
                     if call.process is process and call.state == "open"
                 ]
+                if begun or process.spender.used:
+                    fleet.counts["lives, and was given up"] += 1
                 nature = fleet.vendor.nature
                 patience = 0.95 * (nature.lag + nature.linger)
                 fleet.loop.outside(patience, self._goes_on, process, begun)

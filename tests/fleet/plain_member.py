@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from processes import Process
+from spenders import Refused, Terms
 from stores import SimStore
 from vendor import FINGERPRINT, Call, Vendor
 
@@ -37,18 +38,6 @@ MARGIN = 0.95
 """The share of `hold_for` for which a member trusts its lease."""
 
 
-class Refused(Exception):
-    """A caller did not get in. `final` if credits are short, and not just nothing was known in time."""
-
-    def __init__(self, why: str, *, final: bool) -> None:
-        super().__init__(why)
-        self.final = final
-
-
-class Unfinished(Exception):
-    """Raised in a call whose cost is not known."""
-
-
 @dataclass(eq=False)
 class Caller:
     """One that waits."""
@@ -72,19 +61,6 @@ class Ended:
     told: float = 0.0
     """In how many seconds it clears, as was last reported."""
     stamp: float | None = None
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What a guard would be told."""
-
-    hold_for: float
-    floor: int
-    recheck_after: float
-    timeout: float
-    fresh_for: float
-    lag: float
-    linger: float
 
 
 class PlainMember:
@@ -160,7 +136,7 @@ class PlainMember:
                 self._give_back(call)
             if isinstance(error, TimeoutError):
                 why = "not decided in time"
-                raise Refused(why, final=False) from None
+                raise Refused(why, "an answer") from None
             raise
 
     def _open(self, call: Call) -> None:
@@ -191,6 +167,9 @@ class PlainMember:
 
     def exhausted(self) -> None:
         """The provider refused a call, says a user."""
+
+    async def exit(self) -> None:
+        """The process exits; this one says nothing."""
 
     async def refresh(self) -> None:
         """Have a balance that is requested from now on."""
@@ -373,7 +352,9 @@ class PlainMember:
             late = clock.monotonic() - caller.began >= caller.call.wait
             if late and snapshot.sent.mono >= caller.asked:
                 self.waiting.remove(caller)
-                caller.future.set_exception(Refused(f"{caller.call.cost} needed", final=True))
+                caller.future.set_exception(
+                    Refused(f"{caller.call.cost} needed", "credits", final=True)
+                )
 
     def _refresh(self, reply: Reply) -> None:
         view = reply.view

@@ -5,6 +5,7 @@ never run again after it was killed, as no `finally` is after a SIGKILL.
 """
 
 import asyncio
+import contextlib
 import heapq
 from collections.abc import Callable, Coroutine
 from contextlib import nullcontext
@@ -19,6 +20,10 @@ from budgetguard._core.reentrancy import CALL_STATE, Inside
 
 HERE: ContextVar["Process | None"] = ContextVar("process", default=None)
 """The process that runs now; None: the world outside."""
+
+
+MOST_ROUNDS = 20_000
+"""How often the loop may go round in one moment."""
 
 
 class _Soon(asyncio.Handle):
@@ -55,6 +60,15 @@ class FleetLoop(VirtualLoop):
     def __init__(self, clock: VirtualClock) -> None:
         super().__init__(clock)
         self._outside = Context()
+        self._rounds = 0
+
+    def _run_once(self) -> None:
+        now = self._virtual.mono
+        super()._run_once()  # type: ignore[misc]
+        self._rounds = self._rounds + 1 if self._virtual.mono == now else 0
+        if self._rounds > MOST_ROUNDS:
+            msg = f"time stands still: {self._ready[0]}"  # type: ignore[attr-defined]
+            raise RuntimeError(msg)
 
     def time(self) -> float:
         process = HERE.get()
@@ -181,6 +195,7 @@ class FleetRuntime:
         self.stopping = False
         self.pause_watch = None
         self.broken = 0
+        self.farewells: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.context = process.context.copy()
         self.context.run(CALL_STATE.set, Inside())
 
@@ -199,6 +214,17 @@ class FleetRuntime:
         """Call back at a monotonic time of the process."""
         loop = self.process.loop
         loop.at(self.clock.moment(when), callback, context=self.context)
+
+    def before_exit(self, farewell: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a coroutine when the process exits."""
+        self.farewells.append(farewell)
+
+    async def farewell(self) -> None:
+        """The process exits: a moment is left for each."""
+        for farewell in self.farewells:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await farewell()
 
     def nudge(self, callback: Callable[[], object]) -> bool:
         """Call back soon."""

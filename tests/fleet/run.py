@@ -6,6 +6,7 @@ python tests/fleet/run.py --seed 7 --trace          one seed, line by line
 """
 
 import argparse
+import logging
 import sys
 import time
 from collections import Counter
@@ -18,14 +19,16 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "simulation"), str(HERE.parents[1])]
 
 from fleet import Fleet
+from guard_member import GuardMember
 from plain_member import PlainMember
 
-SPENDERS = {"plain": PlainMember}
+SPENDERS = {"guard": GuardMember, "plain": PlainMember}
 CALLS = 200
 
 
 def run(seed: int, calls: int, spender: str) -> tuple[str | None, Counter[str]]:
     """Run one seed: what broke, if anything did, and what went wrong in its world."""
+    logging.disable()
     fleet = Fleet(seed, calls, SPENDERS[spender])
     try:
         fleet.run()
@@ -83,6 +86,7 @@ def main() -> int:
     if options.seeds != 1:
         seeds = range(options.seed, options.seed + options.seeds)
         return int(run_many(seeds, options.calls, options.jobs, options.spender) > 0)
+    logging.disable()
     fleet = Fleet(options.seed, options.calls, SPENDERS[options.spender])
     try:
         fleet.run()

@@ -47,6 +47,23 @@ class Menu:
             menu.cuts = menu.server_jumps = menu.restarts = menu.failovers = 0.0
         return menu
 
+    @property
+    def lasts(self) -> bool:
+        """Whether leases matter to what goes wrong."""
+        return any(
+            (
+                self.kills,
+                self.pauses,
+                self.crashes,
+                self.stops,
+                self.suspends,
+                self.cuts,
+                self.outages,
+                self.restarts,
+                self.failovers,
+            )
+        )
+
 
 RARE = {"restarts", "failovers", "suspends", "outages", "crashes", "exhaustions"}
 
@@ -144,11 +161,13 @@ class Weather:
 
     def _some_time(self) -> float:
         """From a moment to more than a lease is held."""
-        hold_for = self.fleet.terms.hold_for
-        draw = self._random
-        return draw.choice([0.05, 1.0, hold_for / 2, hold_for, 2 * hold_for]) * draw.uniform(
-            0.8, 1.2
-        )
+        fleet, draw = self.fleet, self._random
+        hold_for = fleet.terms.hold_for
+        seconds = draw.choice([0.05, 1.0, hold_for / 2, hold_for, 2 * hold_for])
+        if draw.random() < 0.5:
+            # Or else little else would happen in a short life.
+            seconds = min(seconds, fleet.steps * fleet.busy / 5)
+        return seconds * draw.uniform(0.8, 1.2)
 
     def _stop(self, process: Process) -> None:
         seconds = self._some_time()
