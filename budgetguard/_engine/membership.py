@@ -281,6 +281,7 @@ class Membership:
             return False
         ledger = self._ledger
         left = min(ledger.available(need.floor, need.extra) for need in wanted)
+        left -= ledger.slack_elsewhere
         return left - max(ledger.room, 0) < sum(need.amount for need in wanted)
 
     def _level(self) -> tuple[int, int]:
@@ -331,9 +332,9 @@ class Membership:
             self._joined = not message.leave
             self._again = self._again or message.leave
             self._recalled = message.report.recall
-            ledger.accept(reply)
-            self._open = tuple(each for each in self._open if each not in reply.granted)
             self._drawn = sum(n.cost for n in message.report.needs if n.ticket in reply.granted)
+            ledger.accept(reply, self._drawn)
+            self._open = tuple(each for each in self._open if each not in reply.granted)
             self._vouch()
         else:
             ledger.disregard()
