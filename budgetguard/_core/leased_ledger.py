@@ -218,12 +218,14 @@ class LeasedLedger(Branch):
         return self._snapshot.before_holds(extra) - floor - self.held_by_all - self.pending
 
     def at_hand(self, floor: int, extra: int) -> Micro:  # noqa: ARG002  slack is above every floor
-        """What can be taken without a word to the head."""
-        return self.room if self.usable else 0
+        """What can be taken without a word to the head: nothing while callers of other members wait for it."""
+        return self.room if self.usable and not self.view.queued else 0
 
     @property
     def slots_at_hand(self) -> float:
         """Sessions that can be opened without a word to the head: those that ended here, within the limit."""
+        if self.view.queued_slots:
+            return 0
         if self._snapshot is None:
             return self.slots_free
         return min(self.slots_free, self._snapshot.slots - self.slots_in_use)

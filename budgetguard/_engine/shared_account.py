@@ -392,7 +392,7 @@ class SharedAccount(Account):
     def _set_fresh_until(self, now: float) -> None:
         super()._set_fresh_until(now)
         membership = self.membership
-        if not self.ledger.usable:
+        if not self.ledger.usable or self.ledger.queued:
             self.fresh_until_mono = self.fresh_until_wall = NEVER
         elif membership.until_mono != LATER:
             self.fresh_until_mono = min(self.fresh_until_mono, membership.until_mono)

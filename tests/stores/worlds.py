@@ -62,7 +62,17 @@ class World:
     def turn(self) -> Guard:
         """The guard whose turn it is, once it knows what the others did."""
         self.advance(BEATS)
-        return next(self._turns)
+        guard = next(self._turns)
+        self.hear(guard)
+        return guard
+
+    def hear(self, guard: Guard) -> None:
+        """Have a member ask its head for news, as it does by itself as long as it has calls or a lease."""
+        account = binding_of(guard).account
+        if isinstance(account, SharedAccount) and account.membership.joined:
+            account.membership.nudged = True
+            account.flush()
+            self.settle()
 
     def advance(self, seconds: float) -> None:
         """Let time pass for all members, once what is under way has arrived."""
