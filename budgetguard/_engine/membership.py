@@ -153,13 +153,14 @@ class Membership:
         return due
 
     def _urgent(self) -> bool:
+        ledger = self._ledger
         return bool(
             self.nudged
             or self.news
             or self.landing is not None
             or (self.wish is not None and not self.following)
             or (self._joined and self._again)
-            or (self._ledger.view.recall > self._recalled and self._ledger.room > 0)
+            or (ledger.room > 0 and (ledger.view.recall > self._recalled or ledger.queued > 0))
         )
 
     def _again_at(self) -> float:

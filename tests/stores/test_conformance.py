@@ -104,7 +104,7 @@ def test_when_it_is_worth_a_retry(world: World) -> None:
     hold.keep()
     error = refused(world.turn(), 50)
     assert error.retry_after == pytest.approx(307 - 0.25, abs=0.2)
-    world.advance(308)
+    world.rest(308)
     world.turn().acquire(50).release()
 
 
@@ -160,7 +160,7 @@ def test_a_hold_ends(
     assert world.kinds() == ["admitted", *kinds]
     with pytest.raises(HoldClosed):
         hold.settle()
-    world.advance(310)
+    world.rest(310)
     world.turn().balance(max_age=0)
     assert [world.turn().available for _ in range(3)] == [100] * 3
 
@@ -380,7 +380,7 @@ def test_sessions_count_in_every_member(world: World) -> None:
     error = limited(lambda: world.turn().acquire(slots=2, name="session"))
     assert (error.in_use, error.unresolved) == (3, 3)
     assert error.retry_after == pytest.approx(307 - 0.25, abs=0.3)
-    world.advance(308)
+    world.rest(308)
     for _ in range(3):
         world.turn().acquire(slots=3).release()
 

@@ -82,6 +82,11 @@ class World:
             seconds -= BEATS
         self.clock.advance(seconds)
 
+    def rest(self, seconds: float) -> None:
+        """Let so much time pass that members may have been given up, and say anew what was charged."""
+        self.advance(seconds)
+        self.advance(6)
+
     def settle(self) -> None:
         """Wait until no member has anything left to do at this time."""
         deadline = time.monotonic() + _PATIENCE
