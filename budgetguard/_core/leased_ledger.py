@@ -217,9 +217,16 @@ class LeasedLedger(Branch):
         assert self._snapshot is not None
         return self._snapshot.before_holds(extra) - floor - self.held_by_all - self.pending
 
-    def at_hand(self, floor: int, extra: int) -> Micro:  # noqa: ARG002  slack is above every floor
-        """What can be taken without a word to the head: nothing while callers of other members wait for it."""
-        return self.room if self.usable and not self.view.queued else 0
+    def at_hand(self, floor: int, extra: int) -> Micro:
+        """What can be taken without a word to the head: nothing while callers of other members wait for it.
+
+        The balance may have fallen, or be refused, since the lease was given.
+        """
+        if not self.usable or self.view.queued:
+            return 0
+        if self._snapshot is None:
+            return self.room
+        return min(self.room, self.available(floor, extra) - self.slack_elsewhere)
 
     @property
     def slots_at_hand(self) -> float:

@@ -96,6 +96,8 @@ class Membership:
         self.wish: Refresh | None = None
         self._wished_after = NEVER
         self.following = False
+        # Whether callers of this process wait, for whatever: only the head tells when a pause has ended.
+        self.waits = False
         self._right: tuple[str, int] = ("", 0)
         self.patience = 0.0
         self._levels: set[tuple[int, int]] = set()
@@ -175,7 +177,7 @@ class Membership:
         if ledger.head or moved or ledger.slots_free:
             self._active_at = now
             due = self._sent + (0.0 if ledger.view.exact else BEAT)
-        if self._open or self.following:
+        if self.waits or self.following:
             due = min(due, self._sent + WAITING_BEAT)
         if ledger.room > 0:
             due = min(due, self._active_at + IDLE)
@@ -197,7 +199,7 @@ class Membership:
     @property
     def listens(self) -> bool:
         """Whether hints of the store are of use."""
-        return bool(self._open or self.following or self._ledger.room > 0)
+        return bool(self.waits or self.following or self._ledger.room > 0)
 
     # The next message.
 
@@ -234,7 +236,7 @@ class Membership:
         )
         self._open = tuple(need.ticket for need in wanted)
         self._largest = max([self._largest * 9 // 10, *(need.cost for need in wanted)])
-        floor, extra = self._level()
+        floor, extra = self.level
         want = 0 if idle or not ledger.usable else self._want()
         report = replace(
             report,
@@ -285,7 +287,8 @@ class Membership:
         left -= ledger.slack_elsewhere
         return left - max(ledger.room, 0) < sum(need.amount for need in wanted)
 
-    def _level(self) -> tuple[int, int]:
+    @property
+    def level(self) -> tuple[int, int]:
         """The highest floor of this process's guards, and the fewest extra credits."""
         floors = [floor for floor, _ in self._levels]
         extras = [extra for _, extra in self._levels]

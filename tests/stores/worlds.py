@@ -82,6 +82,12 @@ class World:
             seconds -= BEATS
         self.clock.advance(seconds)
 
+    def all_hear(self) -> None:
+        """Have all members know what the others did."""
+        self.advance(BEATS)
+        for guard in self.guards:
+            self.hear(guard)
+
     def rest(self, seconds: float) -> None:
         """Let so much time pass that members may have been given up, and say anew what was charged."""
         self.advance(seconds)
