@@ -50,8 +50,8 @@ class LeasedLedger(Branch):
     """A ledger whose head is elsewhere.
 
     `answers` names the state of the account in which the head refused needs: what it refused is asked
-    again in another one. `usable` is False while the slack must not be taken from without the head, as
-    guards of this process with different floors or extra credits may not use each other's.
+    again in another one. `one_level` is False if guards of this process have different floors or extra
+    credits, and so may not use each other's slack.
     """
 
     __slots__ = (
@@ -61,18 +61,18 @@ class LeasedLedger(Branch):
         "_offset",
         "_pauses",
         "_returned",
+        "_sent",
         "_slack_there",
         "_slots",
         "_slots_returned",
         "_snapshot",
-        "_told",
         "answers",
         "away",
         "history",
         "message",
         "mine",
+        "one_level",
         "retry_at",
-        "usable",
         "view",
     )
 
@@ -82,18 +82,18 @@ class LeasedLedger(Branch):
     def __init__(self) -> None:
         super().__init__(Unreported(1))
         self.view = View(NEVER)
-        self.usable = True
+        self.one_level = True
         # Why the store gives no answers at present, and when it is asked again.
         self.away: str | None = None
         self.retry_at = NEVER
         # What a message that is under way told the head: what is held, and kept of the slack.
         self.message: Report | None = None
-        # Reported calls whose debits a balance may not show yet, in case the head has to hear of them again.
+        # Reported calls whose debits a balance may not show yet, in case another head has to hear of them.
         self.history = Unreported(0)
+        # What the message that is under way reports as finished.
+        self._sent = Unreported(0)
         self.answers = 0
-        # What the message that is under way reports as finished, and what slack and slots it gives back:
-        # until the reply is there, the last view counts all of it in the lease.
-        self._told = 0
+        # What slack and slots it gives back. Until the reply is there, the last view counts them in the lease.
         self._returned = 0
         self._slots_returned = 0
         # This process's slack as the last view counts it.
@@ -123,19 +123,21 @@ class LeasedLedger(Branch):
     @property
     def kept(self) -> KeptOfAll:
         """Calls of all members whose cost is not known; of this one, with those not reported yet."""
-        mine, others = self.head.kept, self._kept
-        if mine.next_clears_at is None:
-            return others
-        clears = (mine.next_clears_at, others.next_clears_at)
-        last = (mine.last_clears_at, others.last_clears_at)
-        return KeptOfAll(
-            others.total + mine.total,
-            others.slots + mine.slots,
-            others.calls + mine.calls,
-            others.sessions + mine.sessions,
-            min(each for each in clears if each is not None),
-            max(each for each in last if each is not None),
-        )
+        figures = self._kept
+        for mine in (self._sent.kept, self.head.kept):
+            if mine.next_clears_at is None:
+                continue
+            clears = (mine.next_clears_at, figures.next_clears_at)
+            last = (mine.last_clears_at, figures.last_clears_at)
+            figures = KeptOfAll(
+                figures.total + mine.total,
+                figures.slots + mine.slots,
+                figures.calls + mine.calls,
+                figures.sessions + mine.sessions,
+                min(each for each in clears if each is not None),
+                max(each for each in last if each is not None),
+            )
+        return figures
 
     @property
     def pending(self) -> int:
@@ -156,7 +158,7 @@ class LeasedLedger(Branch):
 
     @property
     def _unreported(self) -> int:
-        return self.head.total + self._told
+        return self.head.total + self._sent.total
 
     @property
     def running_of_all(self) -> int:
@@ -204,6 +206,11 @@ class LeasedLedger(Branch):
         """Who has paused the account; only while it is paused."""
         return next(iter(self._pauses))
 
+    @property
+    def paused_by_member(self) -> bool:
+        """Whether the account is paused for all members, so that only the head tells when that ends."""
+        return not self._pauses.keys().isdisjoint({"guard", "store"})
+
     def limited_until(self, credential: str) -> float:
         """Until when a key is refused because of a limit of its own."""
         return self._limited.get(credential, NEVER)
@@ -218,15 +225,24 @@ class LeasedLedger(Branch):
         return self._snapshot.before_holds(extra) - floor - self.held_by_all - self.pending
 
     def at_hand(self, floor: int, extra: int) -> Micro:
-        """What can be taken without a word to the head: nothing while callers of other members wait for it.
+        """What can be taken without a word to the head.
 
         The balance may have fallen, or be refused, since the lease was given.
         """
-        if not self.usable or self.view.queued:
+        if not self.usable:
             return 0
         if self._snapshot is None:
             return self.room
         return min(self.room, self.available(floor, extra) - self.slack_elsewhere)
+
+    @property
+    def usable(self) -> bool:
+        """Whether the slack may be taken from without a word to the head.
+
+        While somebody is short, what calls of this process free is for whoever has waited longest, and
+        that may be a caller of another process.
+        """
+        return self.one_level and not self.view.exact
 
     @property
     def slots_at_hand(self) -> float:
@@ -314,17 +330,20 @@ class LeasedLedger(Branch):
 
     # Messages.
 
-    def report(self, now: float, *, give_back: bool, margin: float, again: bool) -> Report:
+    def report(self, now: float, *, give_back: bool, margin: float, whole: bool) -> Report:
         """What to tell the head; with `give_back`, that it may have the slack.
 
-        From here on the slack is what was kept. All finished calls are in the report, or in one that
-        reasserts (`again`) all that balances may not show yet.
+        From here on the slack is what was kept. The calls that finished are those since the last report;
+        with `whole`, also all earlier ones that balances may not show yet.
         """
-        unreported, self.head = self.head, Unreported(self.head.others.epoch + 1)
+        sent, self.head = self.head, Unreported(self.head.others.epoch + 1)
         self.epoch = self.head.others.epoch
-        self.history.add(unreported)
-        told = self.history if again else unreported
-        self._told = unreported.total
+        self._sent = sent
+        told = sent
+        if whole:
+            told = Unreported(0)
+            told.add(self.history)
+            told.add(sent)
         keep = 0 if give_back else max(self.room, 0)
         self._returned, self.room = int(self.room - keep), keep
         self.message = Report(
@@ -334,26 +353,36 @@ class LeasedLedger(Branch):
             running=self.running,
             settled=tuple(told.settled_from(now, margin)),
             kept=tuple(told.kept_from(now, margin)),
-            saved=() if again else tuple(unreported.others.by_epoch.items()),
+            saved=() if whole else tuple(sent.others.by_epoch.items()),
         )
-        self._slots_returned = self.slots_free - unreported.kept.slots
+        self._slots_returned = self.slots_free - sent.kept.slots
         self._slots = self.slots_held
         return self.message
 
     def accept(self, reply: Reply, drawn: int) -> None:
         """The reply to the message that is under way: the lease changes by what it says; `drawn` was granted."""
         told, self.message = self.message, None
-        self._told = self._returned = self._slots_returned = 0
+        self.remember()
         assert told is not None
         self._slack_there = reply.lease - told.used - drawn
         self.room += reply.lease - told.used - told.keep
         self._slots += reply.slots - told.slots
-        self.mine = bool(reply.lease)
+        self.mine = reply.lease > 0
+
+    def remember(self) -> None:
+        """The head has heard of the calls that the message under way reported as finished."""
+        self.history.add(self._sent)
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._sent = Unreported(0)
+        self._returned = self._slots_returned = 0
 
     def disregard(self) -> None:
-        """The message that is under way has not taken effect, and never will."""
+        """The message that is under way has not taken effect, and never will: the next one has to tell it."""
         self.message = None
-        self._told = self._returned = self._slots_returned = 0
+        self.head.add(self._sent)
+        self._begin_anew()
 
     def lapse(self) -> int:
         """The slack is no longer this process's; returns how much it was."""

@@ -8,7 +8,7 @@ When a message is due:
     at once      a caller lacks what is not at hand, somebody's refresh is due, news, a recall,
                  or any change while somebody is short
     0.1 s        after the last one, if calls finished or slack was taken
-    1 s          after the last one, while callers of this process wait
+    1 s          after the last one, while callers of this process wait, or a member has paused the account
     2 s          after the last call: the slack is given back
     hold_for/3   after the last one, as long as there is a lease
 
@@ -89,6 +89,8 @@ class Membership:
         self._anchor = (NEVER, NEVER)
         # Whether the next message has to say everything.
         self._again = True
+        # And whether that is about calls, too, which another head has not heard of.
+        self._whole = True
         self._joined = False
         self.nudged = False
         self.news: list[News] = []
@@ -160,7 +162,7 @@ class Membership:
             self.nudged
             or self.news
             or self.landing is not None
-            or (self.wish is not None and not self.following)
+            or (self.wish is not None and not self.following and not self.refreshes)
             or (self._joined and self._again)
             or (ledger.room > 0 and (ledger.view.recall > self._recalled or ledger.queued > 0))
         )
@@ -177,7 +179,7 @@ class Membership:
         if ledger.head or moved or ledger.slots_free:
             self._active_at = now
             due = self._sent + (0.0 if ledger.view.exact else BEAT)
-        if self.waits or self.following:
+        if self.waits or self.following or ledger.paused_by_member:
             due = min(due, self._sent + WAITING_BEAT)
         if ledger.room > 0:
             due = min(due, self._active_at + IDLE)
@@ -199,7 +201,9 @@ class Membership:
     @property
     def listens(self) -> bool:
         """Whether hints of the store are of use."""
-        return bool(self.waits or self.following or self._ledger.room > 0)
+        ledger = self._ledger
+        waits = self.waits or self.following
+        return bool(waits or ledger.room > 0 or ledger.held or ledger.slots_held)
 
     # The next message.
 
@@ -224,20 +228,22 @@ class Membership:
         idle = now.mono >= self._active_at + IDLE and not ledger.head
         recalled = view.recall > self._recalled
         wanted = needs()
-        give_back = idle or recalled or view.exact or leave or not ledger.usable
-        give_back = give_back or self._short(wanted)
+        give_back = idle or recalled or leave or not ledger.usable or self._short(wanted)
         self._measure(now.mono)
         again, self._again = self._again, False
+        whole, self._whole = again and self._whole, False
         report = ledger.report(
             now.mono,
             give_back=give_back,
             margin=2 * self.store.drift * self.patience,
-            again=again,
+            whole=whole,
         )
         self._open = tuple(need.ticket for need in wanted)
+        if wanted:
+            self._active_at = now.mono
         self._largest = max([self._largest * 9 // 10, *(need.cost for need in wanted)])
         floor, extra = self.level
-        want = 0 if idle or not ledger.usable else self._want()
+        want = 0 if idle or not ledger.one_level else self._want()
         report = replace(
             report,
             needs=wanted,
@@ -255,6 +261,7 @@ class Membership:
                 sole_spender=self._sole_spender,
                 topup_step=self._terms.topup_step,
                 unit=self._terms.unit,
+                whole=whole,
                 words=self._terms.words,
             )
         wish = self.wish
@@ -336,19 +343,26 @@ class Membership:
             self._joined = not message.leave
             self._again = self._again or message.leave
             self._recalled = message.report.recall
-            self._drawn = sum(n.cost for n in message.report.needs if n.ticket in reply.granted)
+            report = message.report
+            self._drawn = sum(need.cost for need in report.needs if need.ticket in reply.granted)
             ledger.accept(reply, self._drawn)
             self._open = tuple(each for each in self._open if each not in reply.granted)
+            # What the head knows. What changed while the message was under way is told in the next.
+            self._held_then = report.used + self._drawn
+            self._room_then = reply.lease - self._held_then
             self._vouch()
         else:
+            if message.number <= reply.number and not anew:
+                # It took effect, and was not answered in time.
+                ledger.remember()
             ledger.disregard()
             self._again, self._joined = True, True
+            self._whole = self._whole or anew or (message.join is not None and message.join.whole)
             self.following = False
             if reply.status == "old":
                 self._number = max(self._number, reply.number)
             self.news = [*message.news, *self.news]
             self._open = ()
-        self._room_then, self._held_then = int(ledger.room), ledger.held
         return True
 
     def _vouch(self) -> None:

@@ -125,6 +125,9 @@ class World:
         """End the members' loops."""
         for runtime in self.runtimes:
             runtime.stop()
+        for account in self.accounts:
+            if isinstance(account, SharedAccount) and account._link is not None:
+                account._link.close()
 
 
 def _busy(account: Account) -> bool:
