@@ -62,6 +62,7 @@ class LeasedLedger(Branch):
         "_pauses",
         "_returned",
         "_sent",
+        "_slack_there",
         "_slots",
         "_slots_returned",
         "_snapshot",
@@ -95,6 +96,8 @@ class LeasedLedger(Branch):
         # What slack and slots it gives back. Until the reply is there, the last view counts them in the lease.
         self._returned = 0
         self._slots_returned = 0
+        # This process's slack as the last view counts it.
+        self._slack_there = 0
         # Whether the head counts this process among those that have a lease.
         self.mine = False
         self._slots = 0
@@ -143,9 +146,15 @@ class LeasedLedger(Branch):
 
     @property
     def held_by_all(self) -> int:
-        """What is in the leases of all members, but for this process's slack and finished calls."""
-        # Below zero: finished calls cost more than the lease had.
-        return self.view.leased - int(self.room) - self._returned - self._unreported
+        """What open calls of all members hold, as far as is known."""
+        # Room below zero: finished calls cost more than the lease had.
+        mine = int(self.room) + self._returned + self._unreported
+        return self.view.leased - mine - self.slack_elsewhere
+
+    @property
+    def slack_elsewhere(self) -> int:
+        """What other members have in their leases, and no call of theirs used when they last said so."""
+        return max(self.view.leased - self.view.used - self._slack_there, 0)
 
     @property
     def _unreported(self) -> int:
@@ -211,13 +220,20 @@ class LeasedLedger(Branch):
         return self._busy_until > now or any(at > now for at in self._limited.values())
 
     def available(self, floor: int, extra: int) -> Micro:
-        """What this process could be promised now: what is free, and its own slack."""
+        """What could be promised now: what is free, and the slack of all members, which can be recalled."""
         assert self._snapshot is not None
         return self._snapshot.before_holds(extra) - floor - self.held_by_all - self.pending
 
-    def at_hand(self, floor: int, extra: int) -> Micro:  # noqa: ARG002  slack is above every floor
-        """What can be taken without a word to the head."""
-        return self.room if self.usable else 0
+    def at_hand(self, floor: int, extra: int) -> Micro:
+        """What can be taken without a word to the head.
+
+        The balance may have fallen, or be refused, since the lease was given.
+        """
+        if not self.usable:
+            return 0
+        if self._snapshot is None:
+            return self.room
+        return min(self.room, self.available(floor, extra) - self.slack_elsewhere)
 
     @property
     def usable(self) -> bool:
@@ -231,6 +247,8 @@ class LeasedLedger(Branch):
     @property
     def slots_at_hand(self) -> float:
         """Sessions that can be opened without a word to the head: those that ended here, within the limit."""
+        if self.view.queued_slots:
+            return 0
         if self._snapshot is None:
             return self.slots_free
         return min(self.slots_free, self._snapshot.slots - self.slots_in_use)
@@ -341,11 +359,12 @@ class LeasedLedger(Branch):
         self._slots = self.slots_held
         return self.message
 
-    def accept(self, reply: Reply) -> None:
-        """The reply to the message that is under way: the lease changes by what it says."""
+    def accept(self, reply: Reply, drawn: int) -> None:
+        """The reply to the message that is under way: the lease changes by what it says; `drawn` was granted."""
         told, self.message = self.message, None
         self.remember()
         assert told is not None
+        self._slack_there = reply.lease - told.used - drawn
         self.room += reply.lease - told.used - told.keep
         self._slots += reply.slots - told.slots
         self.mine = reply.lease > 0

@@ -201,6 +201,7 @@ class Ledger(Branch):
     __slots__ = ()
 
     shared: ClassVar[bool] = False
+    slack_elsewhere: ClassVar[int] = 0
     queued: ClassVar[int] = 0
     queued_slots: ClassVar[int] = 0
     away: ClassVar[str | None] = None

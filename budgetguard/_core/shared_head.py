@@ -552,6 +552,8 @@ class SharedHead(AccountState):
                 self.limit_key(credential, now + ticks_up(seconds), now)
             case Pausing(by, reason):
                 self.pause(by, reason)
+                # Callers that wait for its end have no needs here meanwhile.
+                return {name for name, each in self.members.items() if not each.gone}
             case Offered(balance, epoch, began, wall):
                 if epoch != self.epoch:
                     return set()

@@ -98,6 +98,8 @@ class Membership:
         self.wish: Refresh | None = None
         self._wished_after = NEVER
         self.following = False
+        # Whether callers of this process wait, for whatever: only the head tells when a pause has ended.
+        self.waits = False
         self._right: tuple[str, int] = ("", 0)
         self.patience = 0.0
         self._levels: set[tuple[int, int]] = set()
@@ -155,13 +157,14 @@ class Membership:
         return due
 
     def _urgent(self) -> bool:
+        ledger = self._ledger
         return bool(
             self.nudged
             or self.news
             or self.landing is not None
             or (self.wish is not None and not self.following and not self.refreshes)
             or (self._joined and self._again)
-            or (self._ledger.view.recall > self._recalled and self._ledger.room > 0)
+            or (ledger.room > 0 and (ledger.view.recall > self._recalled or ledger.queued > 0))
         )
 
     def _again_at(self) -> float:
@@ -176,7 +179,7 @@ class Membership:
         if ledger.head or moved or ledger.slots_free:
             self._active_at = now
             due = self._sent + (0.0 if ledger.view.exact else BEAT)
-        if self._open or self.following or ledger.paused_by_member:
+        if self.waits or self.following or ledger.paused_by_member:
             due = min(due, self._sent + WAITING_BEAT)
         if ledger.room > 0:
             due = min(due, self._active_at + IDLE)
@@ -199,7 +202,7 @@ class Membership:
     def listens(self) -> bool:
         """Whether hints of the store are of use."""
         ledger = self._ledger
-        waits = self._open or self.following
+        waits = self.waits or self.following
         return bool(waits or ledger.room > 0 or ledger.held or ledger.slots_held)
 
     # The next message.
@@ -239,7 +242,7 @@ class Membership:
         if wanted:
             self._active_at = now.mono
         self._largest = max([self._largest * 9 // 10, *(need.cost for need in wanted)])
-        floor, extra = self._level()
+        floor, extra = self.level
         want = 0 if idle or not ledger.one_level else self._want()
         report = replace(
             report,
@@ -288,9 +291,11 @@ class Membership:
             return False
         ledger = self._ledger
         left = min(ledger.available(need.floor, need.extra) for need in wanted)
+        left -= ledger.slack_elsewhere
         return left - max(ledger.room, 0) < sum(need.amount for need in wanted)
 
-    def _level(self) -> tuple[int, int]:
+    @property
+    def level(self) -> tuple[int, int]:
         """The highest floor of this process's guards, and the fewest extra credits."""
         floors = [floor for floor, _ in self._levels]
         extras = [extra for _, extra in self._levels]
@@ -338,10 +343,10 @@ class Membership:
             self._joined = not message.leave
             self._again = self._again or message.leave
             self._recalled = message.report.recall
-            ledger.accept(reply)
-            self._open = tuple(each for each in self._open if each not in reply.granted)
             report = message.report
             self._drawn = sum(need.cost for need in report.needs if need.ticket in reply.granted)
+            ledger.accept(reply, self._drawn)
+            self._open = tuple(each for each in self._open if each not in reply.granted)
             # What the head knows. What changed while the message was under way is told in the next.
             self._held_then = report.used + self._drawn
             self._room_then = reply.lease - self._held_then

@@ -187,6 +187,7 @@ class SharedAccount(Account):
     def _plan(self, now: Instant, launches: Effects) -> None:
         super()._plan(now, launches)
         membership = self.membership
+        membership.waits = bool(self.wait_queue.queue)
         if membership.ready(now, drawing=self.wait_queue.drawing):
             message = membership.build(now, self._member, partial(self._needs, now))
             launches.append(partial(self._send, message))
@@ -395,7 +396,8 @@ class SharedAccount(Account):
     def _set_fresh_until(self, now: float) -> None:
         super()._set_fresh_until(now)
         membership = self.membership
-        if not self.ledger.usable:
+        ledger = self.ledger
+        if ledger.at_hand(*membership.level) < ledger.room:
             self.fresh_until_mono = self.fresh_until_wall = NEVER
         elif membership.until_mono != LATER:
             self.fresh_until_mono = min(self.fresh_until_mono, membership.until_mono)

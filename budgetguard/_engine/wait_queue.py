@@ -291,7 +291,7 @@ class WaitQueue:
             self._schedule.want_again(call.subscriber.terms.recheck_after, now)
         if isinstance(decision, Draw):
             left = self._ledger.available(call.subscriber.terms.floor, call.subscriber.terms.extra)
-            fits = left >= call.need.from_account
+            fits = left - self._ledger.slack_elsewhere >= call.need.from_account
         else:
             fits = not isinstance(decision, Refuse)
         if fits or call.subscriber.observes:

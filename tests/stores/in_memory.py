@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from budgetguard._io.loop import Runtime
 
 _NUMBERS = count(1)
+_LOST = "the reply was lost"
 
 
 class MemoryStore:
@@ -48,7 +49,7 @@ class MemoryStore:
 
     @property
     def identity(self) -> Hashable:
-        """This object's own."""
+        """Of this object alone."""
         return self._identity
 
     @property
@@ -111,7 +112,7 @@ class MemoryLink:
         reply = store.handle(self._account, message)
         if store.loses:
             store.loses -= 1
-            raise StoreUnavailable("the reply was lost")
+            raise StoreUnavailable(_LOST)
         return reply
 
     def listen(self, hear: Callable[[], None] | None) -> None:

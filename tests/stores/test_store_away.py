@@ -1,0 +1,180 @@
+"""While the store gives no answers, and when its head has lost what it knew."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from staging import Caller, until, waiting
+from worlds import World, refused, world_of
+
+from budgetguard import BalanceUnavailable
+
+if TYPE_CHECKING:
+    from in_memory import MemoryStore
+
+AWAY = "the store in memory is away"
+
+
+@pytest.fixture(params=["pair", "trio"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    """Members of a store that can be made to fail; silence ends a membership in the second one."""
+    with world_of(request.param, tmp_path) as world:
+        yield world
+
+
+def kinds(world: World) -> list[str]:
+    """What members told of their store, in order."""
+    ours = {"store_lost", "store_back", "lease_lost", "regrouped"}
+    return [event.kind for event in world.told if event.kind in ours]
+
+
+def lend(world: World) -> None:
+    """Let the first member have some slack."""
+    first = world.guards[0]
+    for _ in range(4):
+        hold = first.acquire(2)
+        world.advance(0.2)
+        hold.settle(0)
+        world.advance(0.2)
+    assert first._binding.account.ledger.room > 0  # type: ignore[attr-defined]
+
+
+def unavailable(world: World, amount: int) -> BalanceUnavailable:
+    """The refusal of a call that the first member's lease does not cover."""
+    with pytest.raises(BalanceUnavailable) as error:
+        world.guards[0].acquire(amount)
+    return error.value
+
+
+def test_calls_go_on_within_the_lease_and_beyond_it_are_refused_at_once(world: World) -> None:
+    """With the store's reason; what happened is told once, and reported once when it answers again."""
+    store: MemoryStore = world.store
+    world.open()
+    lend(world)
+    first = world.guards[0]
+    store.away = AWAY
+    first.acquire(2).settle()
+    world.advance(0.5)
+    error = unavailable(world, 90)
+    assert (error.reason, error.provider, error.retryable) == (AWAY, "fake", True)
+    assert error.retry_after is not None
+    assert 0 <= error.retry_after <= 5
+    world.advance(1)
+    assert unavailable(world, 90).reason == AWAY
+    assert kinds(world) == ["store_lost"]
+    store.away = None
+    world.advance(6)
+    assert kinds(world) == ["store_lost", "store_back"]
+    world.advance(3)
+    for guard in world.guards:
+        world.hear(guard)
+        assert guard.available == 98
+    assert sum(each.settled.total for each in store.head.members.values()) == 2_000_000
+
+
+def test_nobody_waits_longer_for_a_store_than_its_timeout(world: World) -> None:
+    """Also where it does not say that it is away."""
+    store: MemoryStore = world.store
+    world.open()
+    store.away, store.hangs = AWAY, True
+    caller = Caller(lambda: world.guards[0].acquire(10))
+    until(lambda: waiting(world.guards[0]) > 0)
+    world.advance(store.timeout / 2)
+    assert caller.is_alive()
+    world.advance(store.timeout / 2)
+    assert isinstance(caller.outcome(), BalanceUnavailable)
+    store.away = None
+    world.advance(8)
+    world.guards[0].acquire(10).release()
+
+
+def test_a_caller_with_time_is_let_in_once_the_store_is_back(world: World) -> None:
+    """It has not been refused meanwhile, or has been with the store's reason."""
+    store: MemoryStore = world.store
+    world.open(if_unknown="allow")
+    store.away = AWAY
+    hold = world.guards[0].acquire(30)
+    assert world.kinds() == ["allowed_unknown"]
+    store.away = None
+    world.advance(8)
+    for guard in world.guards:
+        world.hear(guard)
+        assert guard.available == 70
+    hold.release()
+    world.advance(1)
+    world.hear(world.guards[-1])
+    assert world.guards[-1].available == 100
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_lost_reply_changes_nothing(world: World, times: int) -> None:
+    """The message took effect, and is sent again with the same number; what it granted is not lost."""
+    store: MemoryStore = world.store
+    world.open()
+    for _ in range(times):
+        world.settle()
+        store.loses = 1
+        assert unavailable(world, 10).reason == "the reply was lost"
+        world.advance(1)
+        world.advance(6)
+        world.guards[0].acquire(10).settle()
+        world.advance(3)
+    for guard in world.guards:
+        world.hear(guard)
+        assert guard.available == 100 - 10 * times
+
+
+def test_a_lease_ends_with_its_time(tmp_path: Path) -> None:
+    """Who was not heard for `hold_for` admits nothing more, tells so once, and begins anew."""
+    with world_of("trio", tmp_path) as world:
+        store: MemoryStore = world.store
+        world.open(hold_for=10)
+        lend(world)
+        held = world.guards[0].acquire(2)
+        store.away = AWAY
+        world.advance(1)
+        room = world.accounts[0].ledger.room
+        for _ in range(12):
+            world.advance(1)
+        assert room > 0
+        assert world.accounts[0].ledger.room <= 0
+        assert kinds(world).count("lease_lost") == 1
+        store.away = None
+        world.advance(8)
+        assert kinds(world).count("store_back") == kinds(world).count("store_lost")
+        world.hear(world.guards[1])
+        error = refused(world.guards[1], 99)
+        assert error.held >= 2
+        held.release()
+        world.advance(1)
+        world.guards[0].acquire(5).release()
+
+
+@pytest.mark.parametrize("way", ["restart", "failover"])
+def test_a_head_that_lost_its_state_hears_of_all_that_is_held(world: World, way: str) -> None:
+    """Open calls and young debits count as before, and every member tells that it said so."""
+    store: MemoryStore = world.store
+    world.open()
+    holds = [guard.acquire(10) for guard in world.guards]
+    world.guards[0].acquire(5).settle()
+    world.advance(1)
+    if way == "restart":
+        store.lose_all(regroup=1.0)
+    else:
+        store.fail_over()
+    for _ in range(8):
+        for guard in world.guards:
+            world.hear(guard)
+        world.advance(1)
+    expected = 100 - 5 - 10 * len(world.guards)
+    world.guards[0].balance(max_age=0)
+    for guard in world.guards:
+        world.hear(guard)
+    assert kinds(world).count("regrouped") == len(world.guards)
+    left = [guard.available for guard in world.guards]
+    assert left in ([expected] * len(left), [expected + 5] * len(left))
+    for hold in holds:
+        hold.release()
+    world.advance(1)
+    world.guards[0].acquire(95).release()
