@@ -41,7 +41,7 @@ class Member:
         """The next message, or the one that is under way once more."""
         if self.under_way is None:
             self.number += 1
-            report = self.ledger.report(now, give_back=give_back, margin=0.0, again=self.again)
+            report = self.ledger.report(now, give_back=give_back, margin=0.0, whole=self.again)
             needs = (Need(self.number, need, need),) if need else ()
             report = replace(report, needs=needs, want=max(want, report.keep))
             join = Join(None) if self.again else None

@@ -58,8 +58,9 @@ _INTERRUPTS = {
 
 # How an account was paused, and what ends that.
 _PAUSED_BY: Mapping[PausedBy, tuple[str, str]] = {
-    "guard": ("guard.pause() in this process", "guard.resume() is called"),
+    "guard": ("guard.pause()", "guard.resume() is called"),
     "command": ("`budgetguard pause` on this machine", "`budgetguard resume` is run"),
+    "store": ("`budgetguard pause --store`", "`budgetguard resume --store` is run"),
 }
 
 _ZERO = Decimal(0)
@@ -518,8 +519,9 @@ class ApprovalDenied(BudgetGuardError):
 class Paused(BudgetGuardError):
     """Somebody paused the account, so the call was not admitted and nothing was spent.
 
-    `reason` is theirs. `by` is `"guard"` for `Guard.pause()` in this process, and `"command"` for
-    `budgetguard pause` on this machine. How long the pause lasts is not known: `retry_after` is None.
+    `reason` is theirs. `by` is `"guard"` for `Guard.pause()` in this process, or in another one of its
+    store, `"command"` for `budgetguard pause` on this machine, and `"store"` for `budgetguard pause --store`.
+    How long the pause lasts is not known: `retry_after` is None.
     """
 
     retryable = True

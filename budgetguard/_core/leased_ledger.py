@@ -61,9 +61,10 @@ class LeasedLedger(Branch):
         "_offset",
         "_pauses",
         "_returned",
+        "_sent",
         "_slots",
+        "_slots_returned",
         "_snapshot",
-        "_told",
         "answers",
         "away",
         "history",
@@ -86,13 +87,14 @@ class LeasedLedger(Branch):
         self.retry_at = NEVER
         # What a message that is under way told the head: what is held, and kept of the slack.
         self.message: Report | None = None
-        # Reported calls whose debits a balance may not show yet, in case the head has to hear of them again.
+        # Reported calls whose debits a balance may not show yet, in case another head has to hear of them.
         self.history = Unreported(0)
+        # What the message that is under way reports as finished.
+        self._sent = Unreported(0)
         self.answers = 0
-        # What the message that is under way reports as finished, and what slack it gives back: until the
-        # reply is there, the last view counts both in the lease.
-        self._told = 0
+        # What slack and slots it gives back. Until the reply is there, the last view counts them in the lease.
         self._returned = 0
+        self._slots_returned = 0
         # Whether the head counts this process among those that have a lease.
         self.mine = False
         self._slots = 0
@@ -117,8 +119,22 @@ class LeasedLedger(Branch):
 
     @property
     def kept(self) -> KeptOfAll:
-        """Calls of all members whose cost is not known."""
-        return self._kept
+        """Calls of all members whose cost is not known; of this one, with those not reported yet."""
+        figures = self._kept
+        for mine in (self._sent.kept, self.head.kept):
+            if mine.next_clears_at is None:
+                continue
+            clears = (mine.next_clears_at, figures.next_clears_at)
+            last = (mine.last_clears_at, figures.last_clears_at)
+            figures = KeptOfAll(
+                figures.total + mine.total,
+                figures.slots + mine.slots,
+                figures.calls + mine.calls,
+                figures.sessions + mine.sessions,
+                min(each for each in clears if each is not None),
+                max(each for each in last if each is not None),
+            )
+        return figures
 
     @property
     def pending(self) -> int:
@@ -133,7 +149,7 @@ class LeasedLedger(Branch):
 
     @property
     def _unreported(self) -> int:
-        return self.head.total + self._told
+        return self.head.total + self._sent.total
 
     @property
     def running_of_all(self) -> int:
@@ -146,9 +162,25 @@ class LeasedLedger(Branch):
         return self.view.holders - self.mine + bool(self.held)
 
     @property
+    def queued(self) -> int:
+        """What callers in other members wait for."""
+        return self.view.queued
+
+    @property
+    def queued_slots(self) -> int:
+        """The slots that they wait for."""
+        return self.view.queued_slots
+
+    @property
     def slots_in_use(self) -> int:
         """Sessions of all members that are open or may be open."""
-        return self.view.slots + self.view.kept_slots
+        given_back = self.slots_free + self._slots_returned
+        return self.view.slots + self.view.kept_slots - given_back
+
+    @property
+    def slots_free(self) -> int:
+        """Sessions that ended here, and that the head does not know of. One that may still be open did not."""
+        return self._slots - self.slots_held - self.head.kept.slots
 
     @property
     def busy_until(self) -> float:
@@ -164,6 +196,11 @@ class LeasedLedger(Branch):
     def paused_by(self) -> PausedBy:
         """Who has paused the account; only while it is paused."""
         return next(iter(self._pauses))
+
+    @property
+    def paused_by_member(self) -> bool:
+        """Whether the account is paused for all members, so that only the head tells when that ends."""
+        return not self._pauses.keys().isdisjoint({"guard", "store"})
 
     def limited_until(self, credential: str) -> float:
         """Until when a key is refused because of a limit of its own."""
@@ -193,8 +230,10 @@ class LeasedLedger(Branch):
 
     @property
     def slots_at_hand(self) -> float:
-        """Sessions that can be opened without a word to the head."""
-        return self._slots - self.slots_held
+        """Sessions that can be opened without a word to the head: those that ended here, within the limit."""
+        if self._snapshot is None:
+            return self.slots_free
+        return min(self.slots_free, self._snapshot.slots - self.slots_in_use)
 
     def left_by(self, amount: Micro, slots: float) -> float | None:
         """When debits of that many micro-credits and slots will have cleared, as of the last reply.
@@ -273,17 +312,20 @@ class LeasedLedger(Branch):
 
     # Messages.
 
-    def report(self, now: float, *, give_back: bool, margin: float, again: bool) -> Report:
+    def report(self, now: float, *, give_back: bool, margin: float, whole: bool) -> Report:
         """What to tell the head; with `give_back`, that it may have the slack.
 
-        From here on the slack is what was kept. All finished calls are in the report, or in one that
-        reasserts (`again`) all that balances may not show yet.
+        From here on the slack is what was kept. The calls that finished are those since the last report;
+        with `whole`, also all earlier ones that balances may not show yet.
         """
-        unreported, self.head = self.head, Unreported(self.head.others.epoch + 1)
+        sent, self.head = self.head, Unreported(self.head.others.epoch + 1)
         self.epoch = self.head.others.epoch
-        self.history.add(unreported)
-        told = self.history if again else unreported
-        self._told = unreported.total
+        self._sent = sent
+        told = sent
+        if whole:
+            told = Unreported(0)
+            told.add(self.history)
+            told.add(sent)
         keep = 0 if give_back else max(self.room, 0)
         self._returned, self.room = int(self.room - keep), keep
         self.message = Report(
@@ -293,24 +335,34 @@ class LeasedLedger(Branch):
             running=self.running,
             settled=tuple(told.settled_from(now, margin)),
             kept=tuple(told.kept_from(now, margin)),
-            saved=() if again else tuple(unreported.others.by_epoch.items()),
+            saved=() if whole else tuple(sent.others.by_epoch.items()),
         )
+        self._slots_returned = self.slots_free - sent.kept.slots
         self._slots = self.slots_held
         return self.message
 
     def accept(self, reply: Reply) -> None:
         """The reply to the message that is under way: the lease changes by what it says."""
         told, self.message = self.message, None
-        self._told = self._returned = 0
+        self.remember()
         assert told is not None
         self.room += reply.lease - told.used - told.keep
         self._slots += reply.slots - told.slots
-        self.mine = bool(reply.lease)
+
+    def remember(self) -> None:
+        """The head has heard of the calls that the message under way reported as finished."""
+        self.history.add(self._sent)
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._sent = Unreported(0)
+        self._returned = self._slots_returned = 0
 
     def disregard(self) -> None:
-        """The message that is under way has not taken effect, and never will."""
+        """The message that is under way has not taken effect, and never will: the next one has to tell it."""
         self.message = None
-        self._told = self._returned = 0
+        self.head.add(self._sent)
+        self._begin_anew()
 
     def lapse(self) -> int:
         """The slack is no longer this process's; returns how much it was."""

@@ -130,6 +130,16 @@ class LedgerView(Protocol):
         ...
 
     @property
+    def queued(self) -> int:
+        """With a shared head, what callers in other members wait for."""
+        ...
+
+    @property
+    def queued_slots(self) -> int:
+        """Likewise, the slots that they wait for."""
+        ...
+
+    @property
     def busy_until(self) -> float:
         """Until when the provider refuses calls although the account has credits."""
         ...
@@ -191,6 +201,8 @@ class Ledger(Branch):
     __slots__ = ()
 
     shared: ClassVar[bool] = False
+    queued: ClassVar[int] = 0
+    queued_slots: ClassVar[int] = 0
     away: ClassVar[str | None] = None
     regroups: ClassVar[bool] = False
     answers: ClassVar[int] = 0

@@ -256,6 +256,7 @@ def decide(  # noqa: C901, PLR0911, PLR0912  one return per case of the table
         drawn = _draw(ledger, terms, need, final=final)
         if drawn is not None:
             return drawn
+        lacks = _short_in_all(ledger, terms, need, ahead)
 
     # Waiting helps against no key's limit: who waits for one would block the other keys' callers.
     permanent = lacks is Shortfall.KEY or not possible(ledger, terms, need)
@@ -289,6 +290,19 @@ def _draw(ledger: LedgerView, terms: GuardTerms, need: CallNeed, *, final: bool)
     if terms.allow_unknown:
         return Admit(unknown=True)
     return Refuse(Shortfall.UNKNOWN, permanent=False)
+
+
+def _short_in_all(
+    ledger: LedgerView, terms: GuardTerms, need: CallNeed, ahead: QueuedAhead
+) -> Shortfall:
+    """What a caller lacks that the head refused: by the figures of all members, credits first."""
+    snapshot, credits = ledger.snapshot, need.from_account
+    assert snapshot is not None
+    in_use = ledger.slots_in_use + ledger.queued_slots + ahead.slots
+    if not need.slots or in_use + need.slots <= snapshot.slots:
+        return Shortfall.CREDITS
+    left = ledger.available(terms.floor, terms.extra) - ledger.queued - ahead.amount
+    return Shortfall.CREDITS if credits and left < credits else Shortfall.SLOTS
 
 
 def _forced(

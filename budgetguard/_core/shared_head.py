@@ -38,6 +38,7 @@ from budgetguard._core.member_record import MemberRecord, QueuedNeed
 from budgetguard._core.other_spenders import MOST_CHECKPOINTS
 from budgetguard._core.snapshot import BalanceSnapshot, Micro
 from budgetguard._core.store_messages import (
+    FORMAT,
     NEVER,
     Busy,
     Exhausted,
@@ -93,7 +94,6 @@ class SharedHead(AccountState):
         "next_order",
         "numbers_at",
         "recall",
-        "recalled_at",
         "refresh",
         "refreshing_member",
         "regroup",
@@ -113,7 +113,6 @@ class SharedHead(AccountState):
         self.refresh = RefreshView()
         self.refreshing_member = ""
         self.recall = 0
-        self.recalled_at = NEVER
         self.calm_until = NEVER
         self.changes = 0
         # For each epoch of `others`, the number of each member's last message before it ended.
@@ -139,7 +138,13 @@ class SharedHead(AccountState):
     @property
     def slots_in_use(self) -> int:
         """Sessions of all members that are open or may be open."""
-        return sum(each.slots + each.kept.slots for each in self.members.values())
+        return sum(each.slots_in_use for each in self.members.values())
+
+    @property
+    def format(self) -> int:
+        """The format that all members understand: a newer one has to wait until the last older member left."""
+        formats = [each.format for each in self.members.values() if not each.gone]
+        return min([FORMAT, *formats])
 
     @property
     def granting(self) -> bool:
@@ -183,10 +188,11 @@ class SharedHead(AccountState):
         status = self._session(message, member)
         if status != "done":
             number = 0 if member is None else member.number
-            return Reply(status, self.epoch, number, view=self._view()), frozenset(woken)
+            view = self._view(message.member)
+            return Reply(status, self.epoch, number, view=view), frozenset(woken)
         if member is not None and message.number == member.number and member.reply is not None:
             member.heard = self.clock.latest
-            return replace(member.reply, view=self._view()), frozenset(woken)
+            return replace(member.reply, view=self._view(message.member)), frozenset(woken)
         reply = self._take(message, woken)
         self._bound_overlap()
         woken |= self._who_fits(message.member)
@@ -233,15 +239,19 @@ class SharedHead(AccountState):
         if member is None:
             member = self.members[name] = MemberRecord()
         member.heard, member.number = self.clock.latest, message.number
+        before = member.lease + member.pending
         if message.join is not None:
             self._join(name, member, message.join)
         self._save(name, report.saved)
         # The lease needs no arithmetic: it is what the member uses and keeps, and the rest is given back.
-        before = member.lease + member.pending
-        member.finish(report, self.clock.latest, again=message.join is not None)
+        member.finish(report, self.clock.latest)
         member.hold(report)
-        if message.join is not None and before > member.lease + member.pending:
-            # It takes debits for cleared that are not cleared here: its clock tells it other times.
+        if (
+            before > member.lease + member.pending
+            and message.join is not None
+            and message.join.whole
+        ):
+            # It takes debits for cleared that are not cleared here: it knows balances of another epoch.
             self.forget_charges(before - member.lease - member.pending)
         if message.leave:
             member.leave(self.clock.latest)
@@ -273,13 +283,13 @@ class SharedHead(AccountState):
         )
         member.reply = reply
         self._forget()
-        return replace(reply, view=self._view(debits=bool(report.needs)))
+        return replace(reply, view=self._view(name, debits=bool(report.needs)))
 
     # Members.
 
     def _join(self, name: str, member: MemberRecord, join: Join) -> None:
         self.awaited.discard(name)
-        member.gone = False
+        member.come_back(whole=join.whole)
         member.hold_for = None if join.hold_for is None else ticks_up(join.hold_for)
         member.sole_spender, member.words = join.sole_spender, join.words
         member.format = join.format
@@ -371,6 +381,7 @@ class SharedHead(AccountState):
                     member.lease += need.cost
                     member.used += need.cost
                     member.slots += need.slots
+                    member.running += 1
                     line.take(need)
                     continue
                 if (
@@ -408,14 +419,17 @@ class SharedHead(AccountState):
         return True
 
     def _recall(self) -> None:
+        for member in self.members.values():
+            # Who has not answered the last one is not given more time by the next.
+            if member.slack > 0 and member.recall >= self.recall:
+                member.asked_at = self.now
         self.recall += 1
-        self.recalled_at = self.now
         self.calm_until = max(self.calm_until, self.now + CALM)
 
     def _missing(self, member: MemberRecord) -> bool:
-        """Whether a member has slack and did not answer the last recall in time."""
-        late = self.now >= self.recalled_at + RECALL_PATIENCE
-        return late and member.slack > 0 and member.recall < self.recall and not member.gone
+        """Whether a member has slack and did not answer a recall in time."""
+        unanswered = member.recall < self.recall and member.slack > 0
+        return unanswered and self.now >= member.asked_at + RECALL_PATIENCE
 
     def _lend(self, member: MemberRecord, report: Report) -> None:
         """Raise a member's slack towards what it wants, if nobody is short."""
@@ -551,10 +565,15 @@ class SharedHead(AccountState):
 
     # What members see.
 
-    def _view(self, *, debits: bool = False) -> View:
+    def _view(self, name: str, *, debits: bool = False) -> View:
+        """What a member sees."""
         members = self.members.values()
+        queued = [
+            each.need for whose, each in self._waiting() if whose != name and each.need.counts
+        ]
         missing = [each for each in members if self._missing(each)]
-        kept = [each.kept for each in members if each.kept.next_clears_at is not None]
+        unresolved = [kept for each in members for kept in each.unresolved]
+        kept = [each for each in unresolved if each.next_clears_at is not None]
         others, belief = self.others, self.others.belief
         return View(
             now=self.now,
@@ -569,8 +588,8 @@ class SharedHead(AccountState):
                 (each.heard + (each.hold_for or 0.0) for each in missing), default=NEVER
             ),
             settled=sum(each.settled.total for each in members),
-            kept=sum(each.kept.total for each in members),
-            kept_slots=sum(each.kept.slots for each in members),
+            kept=sum(each.total for each in kept),
+            kept_slots=sum(each.slots for each in kept),
             kept_calls=_counted(each.calls for each in kept),
             kept_sessions=_counted(each.sessions for each in kept),
             kept_next=min((each.next_clears_at or 0.0 for each in kept), default=None),
@@ -596,12 +615,15 @@ class SharedHead(AccountState):
             granting=self.granting,
             granting_at=self._granting_at(),
             holders=sum(each.lease > 0 for each in members),
+            queued=sum(each.amount for each in queued),
+            queued_slots=sum(each.slots for each in queued),
         )
 
     def _debits(self) -> tuple[tuple[float, int, int], ...]:
         """When debits clear, with credits and slots; the last one stands for all that clear later."""
         each = [member.settled.in_order() for member in self.members.values()]
-        each += [member.kept.in_order() for member in self.members.values()]
+        for member in self.members.values():
+            each += [kept.in_order() for kept in member.unresolved]
         first: list[tuple[float, int, int]] = []
         for clears_at, amount, slots in merge(*each):
             if len(first) < MOST_DEBITS_SHOWN:

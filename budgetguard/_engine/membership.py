@@ -8,7 +8,7 @@ When a message is due:
     at once      a caller lacks what is not at hand, somebody's refresh is due, news, a recall,
                  or any change while somebody is short
     0.1 s        after the last one, if calls finished or slack was taken
-    1 s          after the last one, while callers of this process wait
+    1 s          after the last one, while callers of this process wait, or a member has paused the account
     2 s          after the last call: the slack is given back
     hold_for/3   after the last one, as long as there is a lease
 
@@ -89,6 +89,8 @@ class Membership:
         self._anchor = (NEVER, NEVER)
         # Whether the next message has to say everything.
         self._again = True
+        # And whether that is about calls, too, which another head has not heard of.
+        self._whole = True
         self._joined = False
         self.nudged = False
         self.news: list[News] = []
@@ -157,7 +159,7 @@ class Membership:
             self.nudged
             or self.news
             or self.landing is not None
-            or (self.wish is not None and not self.following)
+            or (self.wish is not None and not self.following and not self.refreshes)
             or (self._joined and self._again)
             or (self._ledger.view.recall > self._recalled and self._ledger.room > 0)
         )
@@ -170,10 +172,11 @@ class Membership:
 
     def _due(self, now: float) -> float:
         ledger, due = self._ledger, LATER
-        if ledger.head or ledger.room != self._room_then or ledger.held != self._held_then:
+        moved = ledger.room != self._room_then or ledger.held != self._held_then
+        if ledger.head or moved or ledger.slots_free:
             self._active_at = now
             due = self._sent + (0.0 if ledger.view.exact else BEAT)
-        if self._open or self.following:
+        if self._open or self.following or ledger.paused_by_member:
             due = min(due, self._sent + WAITING_BEAT)
         if ledger.room > 0:
             due = min(due, self._active_at + IDLE)
@@ -222,11 +225,12 @@ class Membership:
         give_back = idle or recalled or leave or not ledger.usable
         self._measure(now.mono)
         again, self._again = self._again, False
+        whole, self._whole = again and self._whole, False
         report = ledger.report(
             now.mono,
             give_back=give_back,
             margin=2 * self.store.drift * self.patience,
-            again=again,
+            whole=whole,
         )
         wanted = needs()
         self._open = tuple(need.ticket for need in wanted)
@@ -250,6 +254,7 @@ class Membership:
                 sole_spender=self._sole_spender,
                 topup_step=self._terms.topup_step,
                 unit=self._terms.unit,
+                whole=whole,
                 words=self._terms.words,
             )
         wish = self.wish
@@ -330,8 +335,12 @@ class Membership:
             self._room_then = reply.lease - self._held_then
             self._vouch()
         else:
+            if message.number <= reply.number and not anew:
+                # It took effect, and was not answered in time.
+                ledger.remember()
             ledger.disregard()
             self._again, self._joined = True, True
+            self._whole = self._whole or anew or (message.join is not None and message.join.whole)
             self.following = False
             if reply.status == "old":
                 self._number = max(self._number, reply.number)

@@ -72,12 +72,12 @@ class SharedAccount(Account):
     ) -> None:
         self.store = store
         # Says which account it is, and shows neither the key nor the digests that this process uses.
-        self._name_in_store = _digest(provider.fingerprint or "")
+        self._name_in_store = name_in_store(provider.fingerprint or "")
         self._member_terms = MemberTerms(
             hold_for=hold_for if store.expires else None,
             topup_step=provider.topup_step,
             unit=provider.unit,
-            words=_words(),
+            words=described(provider.name),
         )
         super().__init__(provider, runtime, find_runtime)
 
@@ -325,10 +325,12 @@ class SharedAccount(Account):
                 self._emit_all(effects, "refreshed", now, reason)
         if ledger.busy_until > max(busy_until, now.mono) + 1.0:
             self._emit_all(effects, "busy", now)
+        pauses = dict(view.pauses)
         told = [each for each in self.membership.news if isinstance(each, Pausing)]
-        reason = dict(view.pauses).get("guard")
-        if not told and reason != ledger.reason_of("guard"):
-            super()._pause(now, effects, "guard", reason)
+        if not told and pauses.get("guard") != ledger.reason_of("guard"):
+            super()._pause(now, effects, "guard", pauses.get("guard"))
+        if pauses.get("command") != ledger.reason_of("store"):
+            super()._pause(now, effects, "store", pauses.get("command"))
         return changed
 
     def _follow(self, now: Instant, effects: Effects, message: Message, reply: Reply) -> None:
@@ -405,14 +407,15 @@ class SharedAccount(Account):
         return told and ledger.room <= 0 and super()._quiet(now, effects)
 
 
-def _digest(text: str) -> str:
-    """64 hexadecimal digits that stand for a fingerprint in stores."""
-    return hashlib.sha256(f"budgetguard store 1\0{text}".encode()).hexdigest()
+def name_in_store(fingerprint: str) -> str:
+    """64 hexadecimal digits that stand for an account in stores."""
+    return hashlib.sha256(f"budgetguard store 1\0{fingerprint}".encode()).hexdigest()
 
 
-def _words() -> tuple[tuple[str, str], ...]:
+def described(provider: str) -> tuple[tuple[str, str], ...]:
     """What `budgetguard members` shows of this process."""
     return (
+        ("provider", provider),
         ("pid", str(os.getpid())),
         ("host", socket.gethostname()),
         ("version", __version__),

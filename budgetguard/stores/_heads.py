@@ -10,6 +10,7 @@ from typing import Any
 from budgetguard._core.head_state import dump, load
 from budgetguard._core.shared_head import SharedHead
 from budgetguard.stores._living import Living
+from budgetguard.stores._machine import boot_id
 from budgetguard.stores._store_file import StoreFile
 
 # What of a state has no entry for each member.
@@ -18,11 +19,14 @@ _WHOLE = "account"
 
 @dataclass(slots=True)
 class StoredHead:
-    """A head, and what is in the file of it: `rows` are JSON texts by part and member."""
+    """A head, and what is in the file of it: `rows` are JSON texts by part and member.
+
+    `origin` says which file it was written to, and since which start of the machine.
+    """
 
     head: SharedHead
     revision: int = 0
-    file: int = 0
+    origin: str = ""
     rows: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
@@ -54,8 +58,9 @@ class StoredHeads:
         known = self._known.get(account)
         if known is not None and account in self._fresh:
             return known.head
+        here = f"{self._file.inode} {boot_id()}"
         rows = connection.execute(
-            "SELECT revision, file FROM heads WHERE account = ?", (account,)
+            "SELECT revision, origin FROM heads WHERE account = ?", (account,)
         ).fetchall()
         if not rows:
             if living is None:
@@ -63,21 +68,22 @@ class StoredHeads:
             head = SharedHead(_epoch(), await_members=living.holders.get(account, ()))
             known = StoredHead(head)
         else:
-            [(revision, file)] = rows
-            if known is None or known.revision != revision or known.file != file:
-                known = StoredHead(SharedHead(""), revision, file)
+            [(revision, origin)] = rows
+            if known is None or (known.revision, known.origin) != (revision, origin):
+                known = StoredHead(SharedHead(""), revision, origin)
                 rows = connection.execute(
                     "SELECT part, member, state FROM parts WHERE account = ?", (account,)
                 ).fetchall()
                 known.rows = {(part, member): text for part, member, text in rows}
                 known.head = load(_joined(known.rows))
-            if file != self._file.inode or revision < self._told.get(account, 0):
-                # A copy of an earlier time took the file's place.
+            if origin != here or revision < self._told.get(account, 0):
+                # A copy of an earlier time took the file's place, or the machine lost power, and with it
+                # what was in the log.
                 if living is None:
                     return None
                 known.head.fail_over(_epoch())
                 known.head.awaited |= living.holders.get(account, frozenset())
-        known.file = self._file.inode
+        known.origin = here
         self._known[account] = known
         self._fresh.add(account)
         return known.head
@@ -98,8 +104,8 @@ class StoredHeads:
         known.revision += 1
         connection.execute(
             "INSERT INTO heads VALUES (?, ?, ?) "
-            "ON CONFLICT DO UPDATE SET revision = excluded.revision, file = excluded.file",
-            (account, known.revision, known.file),
+            "ON CONFLICT DO UPDATE SET revision = excluded.revision, origin = excluded.origin",
+            (account, known.revision, known.origin),
         )
 
     def committed(self, account: str) -> None:
@@ -116,6 +122,16 @@ class StoredHeads:
         self._known.clear()
         self._fresh.clear()
         self._version = None
+
+
+def stored_states(connection: sqlite3.Connection) -> dict[str, dict[str, Any]]:
+    """The state of each account in the file, for `load`; raises ValueError if one is no JSON."""
+    found: dict[str, dict[tuple[str, str], str]] = {}
+    for account, part, member, text in connection.execute(
+        "SELECT account, part, member, state FROM parts ORDER BY account"
+    ):
+        found.setdefault(account, {})[part, member] = text
+    return {account: _joined(rows) for account, rows in found.items()}
 
 
 def _split(state: dict[str, Any]) -> Iterator[tuple[tuple[str, str], str]]:

@@ -9,6 +9,7 @@ queue connects the thread with the others.
 """
 
 import contextlib
+import errno
 import os
 import sqlite3
 import threading
@@ -33,7 +34,7 @@ from budgetguard.stores._transactions import StoreAnswer, StoreLetter, StoreTran
 from budgetguard.stores.base import StoreUnavailable
 
 POLL_EVERY = 0.02
-"""Seconds between two looks for wake-ups, while somebody listens."""
+"""Seconds between two checks for wake-ups, while somebody listens."""
 
 # The shortest pause between two looks, right after a change, and how fast it grows from there.
 _POLL_SOON, _POLL_SLOWER = 0.001, 1.2
@@ -43,6 +44,23 @@ _RECONNECT_AFTER, _RECONNECT_WITHIN = 1.0, 0.1
 # The longest that a fork waits for the end of a transaction.
 _FORK_PATIENCE = 2.0
 _NEVER = float("-inf")
+
+_SAID: dict[int | None, Callable[[str], str]] = {
+    sqlite3.SQLITE_FULL: words.full,
+    sqlite3.SQLITE_NOTADB: words.no_database,
+    sqlite3.SQLITE_CORRUPT: words.damaged,
+    sqlite3.SQLITE_ERROR: words.damaged,  # no such table
+    sqlite3.SQLITE_MISMATCH: words.damaged,
+}
+# Where the system knows more than SQLite.
+_DENIED = frozenset(
+    {
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_READONLY,
+    }
+)
 
 
 class StoreListener(Protocol):
@@ -123,7 +141,7 @@ class StoreWorker:
         self._start()
 
     def attend(self, listener: StoreListener) -> None:
-        """From now on look for its wake-ups, as long as it listens; raises StoreUnavailable likewise."""
+        """From now on check for its wake-ups, as long as it listens; raises StoreUnavailable likewise."""
         self._queue.put(("attend", listener))
         self._start()
 
@@ -285,7 +303,7 @@ class StoreWorker:
         self._told.pop(key, None)
         self._short.discard(key)
         if not isinstance(answer, StoreUnavailable):
-            if delivery.letter.message.leave:
+            if delivery.letter.message.leave and answer.status == "done":
                 self._open.discard(key)
             else:
                 self._open.add(key)
@@ -336,7 +354,7 @@ class StoreWorker:
                 listener.notify()
         except (StillLocked, GiveWay, StoreUnavailable):
             pass
-        except (sqlite3.Error, OSError) as error:
+        except Exception as error:  # noqa: BLE001  the next message tells what is wrong
             if not (isinstance(error, sqlite3.Error) and is_busy(error)):
                 self._drop()
 
@@ -371,30 +389,9 @@ class StoreWorker:
             self._drop()
         if isinstance(error, StoreUnavailable):
             return error
-        unavailable = StoreUnavailable(self._reason(error, code))
+        unavailable = StoreUnavailable(_reason(self.path, error, code))
         unavailable.__cause__ = error
         return unavailable
-
-    def _reason(self, error: Exception, code: int | None) -> str:
-        path = self.path
-        if isinstance(error, OSError):
-            return words.of_the_system(path, error)
-        match code:
-            case sqlite3.SQLITE_FULL:
-                return words.full(path)
-            case sqlite3.SQLITE_NOTADB:
-                return words.no_database(path)
-            case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_ERROR | sqlite3.SQLITE_MISMATCH:
-                return words.damaged(path)
-            case (
-                sqlite3.SQLITE_READONLY
-                | sqlite3.SQLITE_PERM
-                | sqlite3.SQLITE_CANTOPEN
-                | sqlite3.SQLITE_IOERR
-            ):
-                return _why_not(path) or words.failed(path, _told_by(error))
-            case _:
-                return words.failed(path, _told_by(error))
 
 
 def _waits(message: Message, reply: Reply) -> bool:
@@ -421,20 +418,34 @@ def _in_time(
     return [each for each in deliveries if each.deadline > now]
 
 
+def _reason(path: str, error: Exception, code: int | None) -> str:
+    """What to tell people of an error."""
+    if isinstance(error, OSError):
+        return words.of_the_system(path, error)
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_SHORT_READ:
+        return words.torn(path)
+    said = _SAID.get(code)
+    if said is not None:
+        return said(path)
+    return (code in _DENIED and _why_not(path)) or words.failed(path, _told_by(error))
+
+
 def _why_not(path: str) -> str | None:
     """What the system says where SQLite only says that it cannot."""
     folder = os.path.dirname(path)  # noqa: PTH120
     try:
         os.close(os.open(folder, os.O_RDONLY | os.O_CLOEXEC))
         if os.path.isdir(path):  # noqa: PTH112
-            return words.of_the_system(path, IsADirectoryError(21, ""))
+            return words.of_the_system(path, IsADirectoryError(errno.EISDIR, ""))
         room = os.statvfs(folder)
     except OSError as error:
         return words.of_the_system(path, error)
     there = [name for name in (path, f"{path}-wal", f"{path}-shm") if os.path.exists(name)]  # noqa: PTH110
     if not all(os.access(name, os.R_OK | os.W_OK) for name in [folder, *there]):
         return words.unwritable(path)
-    return words.full(path) if not room.f_bavail or not room.f_favail else None
+    # Some file systems count no files at all.
+    is_full = not room.f_bavail or (room.f_files and not room.f_favail)
+    return words.full(path) if is_full else None
 
 
 def _told_by(error: Exception) -> str:

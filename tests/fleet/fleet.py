@@ -126,9 +126,7 @@ class Fleet:
     # Processes and servers.
 
     def _begin_process(self) -> None:
-        machine = (
-            Machine(self.clock, self.random) if self.expires else self._machine
-        )
+        machine = Machine(self.clock, self.random) if self.expires else self._machine
         process = Process(len(self.processes) + 1, machine, self.loop, self._jitter)
         self.processes.append(process)
         self.primary[process.name] = self.servers[-1]
@@ -188,9 +186,7 @@ class Fleet:
             stay = [each.name for each in self.living() if self.random.random() < 0.5]
         else:
             old.up = False
-        self.primary = {
-            name: old if name in stay else server for name in self.primary
-        }
+        self.primary = {name: old if name in stay else server for name in self.primary}
         self._states.clear()
         self.counts["failover"] += 1
         self.say(f"failover to {epoch}, {stay} stay with the old one")

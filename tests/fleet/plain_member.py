@@ -228,9 +228,7 @@ class PlainMember:
                 await self._say_it(leave=leave)
 
     def _quiet(self) -> bool:
-        return not (
-            self.running or self.waiting or self.unreported or self.landing or self.reader
-        )
+        return not (self.running or self.waiting or self.unreported or self.landing or self.reader)
 
     async def _say_it(self, *, leave: bool) -> None:
         message = self._message(leave=leave)
@@ -329,9 +327,7 @@ class PlainMember:
             return
         self.valid = sent
         if message.join is not None:
-            reported = [
-                each for each in self.unreported + self.debits if each not in ended
-            ]
+            reported = [each for each in self.unreported + self.debits if each not in ended]
             if reply.epoch != message.epoch:
                 for each in self.debits:
                     each.stamp = None
@@ -412,7 +408,13 @@ class PlainMember:
             reason = type(error).__name__
         assert balance is None or isinstance(balance, Balance)
         self.landing = Landing(
-            epoch, number, balance, wall, reason, failures=0 if balance else 1, delay=0.0 if balance else 1.0
+            epoch,
+            number,
+            balance,
+            wall,
+            reason,
+            failures=0 if balance else 1,
+            delay=0.0 if balance else 1.0,
         )
         self.refreshing = False
         self.news.set()

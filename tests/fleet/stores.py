@@ -73,7 +73,9 @@ class SimLink:
         await process.yields()
         answer: asyncio.Future[Reply] = process.loop.create_future()
         fleet.say(f"{self.member} sends {brief(message)}")
-        fleet.network.carry("out", self.member, self._arrive, fleet.primary[self.member], message, answer)
+        fleet.network.carry(
+            "out", self.member, self._arrive, fleet.primary[self.member], message, answer
+        )
         try:
             async with asyncio.timeout(TIMEOUT):
                 reply = await answer

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from member_process import MemberProcess, lines_of, until
+from member_process import MemberProcess, lines_of
 from spender import ACCOUNT, Spender
 
 from budgetguard._core.errors import ConfigurationError
@@ -82,8 +82,7 @@ def test_the_state_outlives_all_processes(path: Path, member: Callable[..., Memb
     first.do("join")
     epoch = first.do("look", credits=100)["epoch"]
     first.do("leave")
-    first.do("close")
-    until(lambda: lines_of(path) == [])
+    assert lines_of(path) == []
     assert [each.name for each in path.parent.iterdir() if each.is_file()] == [path.name]
     first.finish()
     told = member().do("join")
@@ -104,6 +103,18 @@ def test_one_file_is_one_store(path: Path) -> None:
     assert threading.active_count() - before == started
     assert some.link.member != more.link.member
     assert len(lines_of(path)) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["a b?c=d#e%41&.db", "b\u00fccher \U0001f4b3.db", os.fsdecode(b"\xff.db")]
+)
+def test_any_name_is_that_of_a_file(path: Path, name: str) -> None:
+    """Nothing in it means anything to SQLite."""
+    odd = path.with_name(name)
+    Spender(str(odd)).join()
+    assert {each.name for each in path.parent.iterdir()} == {
+        f"{name}{rest}" for rest in ("", "-wal", "-shm", "-members")
+    }
 
 
 def test_accounts_know_nothing_of_each_other(path: Path) -> None:

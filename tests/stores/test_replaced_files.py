@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from member_process import MemberProcess, stop
-from spender import Spender
+from spender import Spender, reason_of
 
+from budgetguard.stores import _store_errors as words
 from budgetguard.stores._processes import PROCESS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no store in a file there")
@@ -107,6 +108,50 @@ def test_a_commit_into_a_deleted_log_is_not_told(path: Path) -> None:
     before = revision(path)
     here.beat()
     assert revision(path) == before + 1
+
+
+def test_what_was_answered_is_missing(path: Path) -> None:
+    """The log is deleted by hand, with answers in it that no other process has seen: all is told anew."""
+    here = Spender(str(path))
+    here.join()
+    here.look(100)
+    code = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('PRAGMA wal_checkpoint(TRUNCATE)').fetchall()"
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True, timeout=60)
+    lease = here.beat(needs=[60]).lease
+    for rest in ("-wal", "-shm"):
+        Path(f"{path}{rest}").unlink()
+    assert here.beat(used=60).status == "reassert"
+    assert here.join(used=60).lease == lease
+
+
+@pytest.mark.parametrize("rest", ["", "-wal"])
+def test_some_of_the_files_are_deleted(
+    path: Path, member: Callable[..., MemberProcess], rest: str
+) -> None:
+    """As long as a process has the others open that cannot work, which is said; then it does."""
+    sleeper, here = member(), Spender(str(path))
+    sleeper.do("join")
+    here.join()
+    stop(sleeper)
+    Path(f"{path}{rest}").unlink()
+    assert reason_of(here.beat) == words.torn(str(path))
+    sleeper.kill()
+    assert here.again().status == "reassert"
+    assert here.join().status == "done"
+
+
+def test_the_index_of_the_log_is_deleted(path: Path, member: Callable[..., MemberProcess]) -> None:
+    """Newcomers have another one: nobody goes on with the old one."""
+    here, there = Spender(str(path)), member()
+    here.join()
+    there.do("join")
+    Path(f"{path}-shm").unlink()
+    member().do("join")
+    for _ in range(3):
+        here.beat()
+        there.do("beat")
+    assert here.beat().view.members == 3
+    revision(path)
 
 
 def test_a_deleted_file_is_made_again(path: Path, member: Callable[..., MemberProcess]) -> None:
