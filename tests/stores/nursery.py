@@ -22,6 +22,9 @@ sys.path[:0] = [str(Path(__file__).parent)]
 
 from paid_provider import PaidAccount
 
+# What a first refresh imports: a child that is forked meanwhile could never import it.
+import budgetguard._io.connections
+import budgetguard._io.refresh_attempts  # noqa: F401
 from budgetguard import BalanceUnavailable, Guard, InsufficientCredits
 from budgetguard.stores import SQLiteStore
 
@@ -29,6 +32,7 @@ from budgetguard.stores import SQLiteStore
 STOP = threading.Event()
 THREADS = 3
 LONGEST_WORK = 0.05
+STORE_TIMEOUT = 10.0
 
 
 class Spending:
@@ -36,7 +40,9 @@ class Spending:
 
     def __init__(self, path: str, port: int) -> None:
         self.account = PaidAccount(port)
-        self.guard = Guard(self.account, store=SQLiteStore(path), recheck_after=0.05)
+        # The timeouts are for a machine that is busy with other tests.
+        store = SQLiteStore(path, timeout=STORE_TIMEOUT)
+        self.guard = Guard(self.account, store=store, recheck_after=0.05, timeout=60)
         self.told: Counter[str] = Counter()
 
     def call(self, random: Random) -> None:
