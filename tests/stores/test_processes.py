@@ -328,3 +328,12 @@ def test_the_last_credits_are_admitted_exactly(tmp_path: Path) -> None:
         assert sum(each.refused for each in found) == processes * callers - EDGE
         # On a busy machine a few more than on an idle one.
         assert max(each.messages for each in found) <= 8
+
+
+def test_a_new_process_does_not_refuse_on_an_old_balance(tmp_path: Path) -> None:
+    """Others asked long before it came; it asks again, as any process does before it refuses."""
+    with spenders(tmp_path, 0) as (provider, nursery):
+        assert "took" not in nursery.end(nursery.start("take", 1, 0))
+        provider.top_up(5)
+        assert nursery.end(nursery.start("take", 5, 0)) == {"took": 5}
+        assert nursery.words() == ""
