@@ -209,9 +209,9 @@ class SharedHead(AccountState):
             if not member.gone:
                 member.heard = self.now
                 self.awaited.add(name)
-        self.refresh = replace(self.refresh, in_flight=False)
         # Members have seen later balances, and have no more of the debits that those cleared.
         self.snapshot = None
+        self._drop_refresh()
         self.balances += 1
         self.others.lose_track()
         self.numbers_at.clear()
@@ -267,6 +267,8 @@ class SharedHead(AccountState):
             woken |= self._hear(each)
         if message.landing is not None:
             woken |= self._land(name, message.landing)
+        if message.leave:
+            woken |= self._end_refresh_of(name)
         right: RefreshRight = ""
         if message.refresh_after is not None and not message.leave:
             right = self._begin_refresh(name, member, message)
@@ -317,20 +319,25 @@ class SharedHead(AccountState):
         """Give up the members that died, or were silent for as long as they said that they may be."""
         gone = set(dead)
         self.awaited -= gone - self.members.keys()
-        found = False
+        found, waiting = False, set[str]()
         for name, member in self.members.items():
             if not member.gone and (name in gone or member.silent(self.now)):
                 member.die(self.clock.latest)
                 self.awaited.discard(name)
-                if name == self.refreshing_member:
-                    self.refresh = replace(self.refresh, in_flight=False)
+                waiting |= self._end_refresh_of(name)
                 found = True
         if not found:
             return set()
         self._settle_on_a_setting()
         self._forget()
-        waiting = {name for name, each in self.members.items() if each.waits_for_refresh}
         return self._who_fits("") | waiting
+
+    def _end_refresh_of(self, name: str) -> set[str]:
+        """A member is gone: if it was refreshing, nobody is now; returns who waits for that."""
+        if name != self.refreshing_member or not self.refresh.in_flight:
+            return set()
+        self._drop_refresh()
+        return {each for each, other in self.members.items() if other.waits_for_refresh}
 
     def _bound_overlap(self) -> None:
         """What the balance shows of leases and debits is no more than there is of them.
@@ -483,6 +490,11 @@ class SharedHead(AccountState):
         )
         self.refreshing_member = name
         return "yours"
+
+    def _drop_refresh(self) -> None:
+        """The refresh in flight will have no result: it counts as never begun, or nobody would begin another."""
+        began = NEVER if self.snapshot is None else self.snapshot.sent.mono
+        self.refresh = replace(self.refresh, last_began=began, in_flight=False)
 
     def _land(self, name: str, landing: Landing) -> set[str]:
         refresh = self.refresh

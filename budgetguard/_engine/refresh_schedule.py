@@ -98,6 +98,12 @@ class RefreshSchedule:
             self._refresh = None
             self.known = replace(self.known, in_flight=False)
 
+    def supersede(self, refresh: Refresh, began: float) -> None:
+        """Another process's refresh took its place, which began then: maybe before the callers here came."""
+        if refresh is self._refresh:
+            self._refresh = None
+            self.known = replace(self.known, last_sent=began, in_flight=False)
+
     def awaits(self, refresh: Refresh) -> bool:
         """Whether that is the refresh in flight, and not one that was replaced."""
         return refresh is self._refresh

@@ -355,8 +355,10 @@ class SharedAccount(Account):
             if ended:
                 if failure is not None and state.blocked_until > view.now:
                     schedule.land(refresh, failure, now)
-                else:
+                elif message.landing is not None:
                     schedule.drop(refresh)
+                else:
+                    schedule.supersede(refresh, self.ledger.time_of(state.last_began))
                 membership.ask_to_refresh(None)
                 self._landed = None
                 self.wait_queue.review(now)

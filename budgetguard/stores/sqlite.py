@@ -55,6 +55,8 @@ class SQLiteStore:
         self.path = os.path.realpath(given)
         _check_place(self.path)
         self.name = f"the store at {self.path}"
+        # Not in the first call: a child that another thread forks meanwhile would wait for the import for ever.
+        from budgetguard.stores import _delivery, _processes  # noqa: F401
 
     @property
     def identity(self) -> Hashable:

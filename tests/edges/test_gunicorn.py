@@ -1,97 +1,24 @@
-"""gunicorn --preload: a guard that was used in the master is forked into four workers."""
+"""gunicorn: a guard that is used in the master and forked into four workers, and workers that share an account."""
 
-import json
 import os
-import signal
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import pytest
+from gunicorn_server import WORKERS, ask_all, gunicorn
 from needed import need
 
+from budgetguard.stores.members import read_members
 from budgetguard.testing.sandbox import Sandbox
 
 if not hasattr(os, "fork"):
     pytest.skip("no fork on this platform", allow_module_level=True)
 need("gunicorn")
 
-WORKERS = 4
-PATIENCE = 60
-# Since 3.12 a fork beside threads is a DeprecationWarning; it is what this is about. gunicorn
-# leaves the sockets that it was given as fd:// to the collector.
-FLAGS = ("-W", "error", "-W", "ignore::DeprecationWarning", "-W", "ignore::ResourceWarning")
-
-
-@contextmanager
-def gunicorn(tmp_path: Path, sandbox: Sandbox) -> Iterator[tuple[str, int]]:
-    """Serve `preloaded` on loopback; it has to end in order and in silence."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = subprocess.Popen(
-            [
-                *(sys.executable, *FLAGS, "-m", "gunicorn", "--preload", "--no-control-socket"),
-                *("--workers", str(WORKERS), "--bind", f"fd://{listener.fileno()}"),
-                *("--worker-tmp-dir", str(tmp_path), "--log-level", "warning"),
-                "preloaded",
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            pass_fds=[listener.fileno()],
-            start_new_session=True,
-            cwd=Path(__file__).parent,
-            env={
-                **os.environ,
-                "PREDEV_API_KEY": sandbox.predev_key,
-                "PREDEV_BASE_URL": sandbox.url,
-            },
-        )
-        try:
-            yield listener.getsockname()
-            server.send_signal(signal.SIGTERM)
-            words, _ = server.communicate(timeout=PATIENCE)
-        finally:
-            if server.poll() is None:
-                os.killpg(server.pid, signal.SIGKILL)
-                server.communicate()
-        assert (words, server.returncode) == ("", 0)
-
-
-def ask_all(address: tuple[str, int]) -> list[dict[str, Any]]:
-    """What each worker tells: they are asked at once, and none is free before all have answered."""
-    with ExitStack() as stack:
-        callers = [
-            stack.enter_context(socket.create_connection(address, timeout=PATIENCE))
-            for _ in range(WORKERS)
-        ]
-        for caller in callers:
-            caller.sendall(b"POST / HTTP/1.0\r\ncontent-length: 1\r\n\r\n")
-        replies = [stack.enter_context(caller.makefile("rb")) for caller in callers]
-        answers = [answer(reply) for reply in replies]
-        for caller, reply in zip(callers, replies, strict=True):
-            caller.sendall(b".")
-            assert reply.read() == b""
-    return answers
-
-
-def answer(reply: BinaryIO) -> dict[str, Any]:
-    """The line that comes while the reply goes on."""
-    assert reply.readline() == b"HTTP/1.0 200 OK\r\n"
-    while reply.readline().strip():
-        pass
-    told: dict[str, Any] = json.loads(reply.readline())
-    return told
-
 
 def test_preloaded_workers(tmp_path: Path) -> None:
     """Each worker looks for itself, once, and spends by books, ids and jitter of its own."""
     with Sandbox(credits=100) as sandbox:
-        with gunicorn(tmp_path, sandbox) as address:
+        with gunicorn(tmp_path, sandbox, "preloaded", "--preload") as address:
             first, later = ask_all(address), ask_all(address)
         assert sandbox.balance_requests == 1 + WORKERS
     pids = {each["pid"] for each in first}
@@ -103,3 +30,21 @@ def test_preloaded_workers(tmp_path: Path) -> None:
     assert len({id_ for each in first + later for id_ in each["ids"]}) == 2 * WORKERS + 1
     assert len({each["jitter"] for each in first + later}) == 2 * WORKERS
     assert {each["state"] for each in first + later} == {"open"}
+
+
+@pytest.mark.parametrize("flags", [(), ("--preload",)], ids=["each for itself", "preloaded"])
+def test_workers_that_share_an_account(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    """Four workers want 30 credits each, of 100 less what was spent at the start: three get them, again and again."""
+    store = tmp_path / "credits.db"
+    with (
+        Sandbox(credits=100) as sandbox,
+        gunicorn(tmp_path, sandbox, "shared_workers", *flags, STORE=str(store)) as address,
+    ):
+        rounds = [ask_all(address) for _ in range(3)]
+    for answers in rounds:
+        assert len({each["pid"] for each in answers}) == WORKERS
+        assert sum(each["admitted"] for each in answers) == 3
+    # They ended in order: nothing of theirs is left but the cost of what finished.
+    (account,) = read_members(store)
+    assert {member.state for member in account.members} == {"gone"}
+    assert not any(member.lease or member.unresolved for member in account.members)

@@ -1,0 +1,162 @@
+"""A program that forks processes which spend from a shared account, as it is told, without a new interpreter.
+
+    python nursery.py FILE PORT FOLDER
+
+It reads a JSON object a line, and answers each with one. A process that it started writes what became of
+its calls to `FOLDER/<pid>` when it ends in order, which it does on SIGTERM.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parent)]
+
+from paid_provider import PaidAccount
+
+# What a first refresh imports: a child that is forked meanwhile could never import it.
+import budgetguard._io.connections
+import budgetguard._io.refresh_attempts  # noqa: F401
+from budgetguard import BalanceUnavailable, Guard, InsufficientCredits
+from budgetguard.stores import SQLiteStore
+
+# Set by SIGTERM, in each process of its own.
+STOP = threading.Event()
+THREADS = 3
+LONGEST_WORK = 0.05
+STORE_TIMEOUT = 10.0
+
+
+class Spending:
+    """A guard of the account, and calls that cost a little."""
+
+    def __init__(self, path: str, port: int) -> None:
+        self.account = PaidAccount(port)
+        # The timeouts are for a machine that is busy with other tests.
+        store = SQLiteStore(path, timeout=STORE_TIMEOUT)
+        self.guard = Guard(self.account, store=store, recheck_after=0.05, timeout=60)
+        self.told: Counter[str] = Counter()
+
+    def call(self, random: Random) -> None:
+        """One call, if there is enough for it."""
+        cost, wait = random.randint(1, 4), random.choice((0.0, 0.3))
+        try:
+            with self.guard.require_credits(min=cost, wait=wait):
+                self.account.work(cost, random.uniform(0, LONGEST_WORK))
+            self.told["spent"] += cost
+        except InsufficientCredits:
+            self.told["refused"] += 1
+            time.sleep(random.uniform(0, 0.02))
+        except BalanceUnavailable as error:
+            self.told[error.reason] += 1
+            time.sleep(random.uniform(0, 0.1))
+
+    def threads(self, seed: str) -> list[threading.Thread]:
+        """Threads that call until they are told to stop."""
+
+        def spend(number: int) -> None:
+            random = Random(f"{seed} {number}")
+            while not STOP.is_set():
+                self.call(random)
+
+        threads = [threading.Thread(target=spend, args=(number,)) for number in range(THREADS)]
+        for thread in threads:
+            thread.start()
+        return threads
+
+
+def spend(spending: Spending, seed: str) -> None:
+    """Call until SIGTERM comes."""
+    for thread in spending.threads(seed):
+        thread.join()
+
+
+def spend_and_fork(spending: Spending, seed: str, forks: int) -> None:
+    """Fork in the middle of calls, again and again; the children call, too, and end in two ways."""
+    random, threads = Random(seed), spending.threads(seed)
+    for number in range(forks):
+        time.sleep(random.uniform(0, 0.05))
+        pid = os.fork()
+        if not pid:
+            for _ in range(3):
+                spending.call(random)
+            if number % 2:
+                os._exit(0)
+            # Ends in order; the parent's threads are not here.
+            return
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    STOP.set()
+    for thread in threads:
+        thread.join()
+
+
+def take(spending: Spending, credits: int, wait: float) -> None:
+    """Hold so many credits at once, for which it may have to wait."""
+    try:
+        spending.guard.acquire(credits, wait=wait).release()
+        spending.told["took"] = credits
+    except InsufficientCredits as error:
+        spending.told[str(error)] += 1
+
+
+ACTS: dict[str, Callable[..., None]] = {"spend": spend, "fork": spend_and_fork, "take": take}
+
+
+def in_a_child(path: str, port: str, folder: str, act: str, *args: Any) -> int:
+    """Fork a process that does something; gives its pid."""
+    # A new child forgets what signals came before it was ready.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    pid = os.fork()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    if not pid:
+        os.close(0)
+        os.close(1)
+        spending = Spending(path, int(port))
+        ACTS[act](spending, *args)
+        Path(folder, str(os.getpid())).write_text(json.dumps(spending.told), encoding="utf-8")
+        # As any program ends; the nursery's loop is not here.
+        sys.exit(0)
+    return pid
+
+
+def fill(path: str) -> None:
+    """Use all the room on the disk that the file is on."""
+    with Path(path).with_name("filler").open("wb", buffering=0) as file:
+        for size in (4096, 512, 1):
+            try:
+                while file.write(b"x" * size):
+                    pass
+            except OSError:
+                continue
+
+
+def main() -> None:
+    """Do what each line says."""
+    path, port, folder = sys.argv[1:]
+    # Before there is a process that it could come too early for.
+    signal.signal(signal.SIGTERM, lambda *_: STOP.set())
+    for line in sys.stdin:
+        act, *args = json.loads(line)
+        answer: object = None
+        if act == "reap":
+            answer = os.waitstatus_to_exitcode(os.waitpid(args[0], 0)[1])
+        elif act == "fill":
+            fill(path)
+        elif act == "empty":
+            Path(path).with_name("filler").unlink()
+        else:
+            answer = in_a_child(path, port, folder, act, *args)
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
