@@ -348,6 +348,7 @@ class LeasedLedger(Branch):
         assert told is not None
         self.room += reply.lease - told.used - told.keep
         self._slots += reply.slots - told.slots
+        self.mine = reply.lease > 0
 
     def remember(self) -> None:
         """The head has heard of the calls that the message under way reported as finished."""

@@ -11,8 +11,9 @@ all else, and then grants, in this order: the needs, as far as they fit behind e
 members, and slack for calls to come. Slack is at most half of the member's share of what is free, so
 that it shrinks towards exhaustion, and there is none while anybody is short.
 
-If a need does not fit while others have slack, they are asked to give it back: a *recall*. A need is
-refused only if what every member that answers could give back would not be enough.
+If a need does not fit while others have slack, or have calls that may have finished since they last
+reported, they are asked to report and to give back: a *recall*. A need is refused only if what every member
+that answers could give back would not be enough.
 
 Safety rests on these rules; `check` asserts what can be asserted about one state:
 
@@ -28,7 +29,7 @@ Pure: no clock, no lock, no I/O. The server's clock is an argument. Amounts are 
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from heapq import merge
 
 from budgetguard._core.amounts import UNLIMITED
@@ -97,6 +98,7 @@ class SharedHead(AccountState):
         "refresh",
         "refreshing_member",
         "regroup",
+        "turns",
     )
 
     def __init__(
@@ -108,7 +110,7 @@ class SharedHead(AccountState):
         self.members: dict[str, MemberRecord] = {}
         self.awaited = set(await_members)
         self.regroup = ticks_up(regroup)
-        self.next_order = 0
+        self.next_order = self.turns = 0
         self.balances = 0
         self.refresh = RefreshView()
         self.refreshing_member = ""
@@ -234,18 +236,23 @@ class SharedHead(AccountState):
 
     def _take(self, message: Message, woken: set[str]) -> Reply:
         """Make everything in a message happen, in the order that no part of it depends on a later one."""
-        name, now, report = message.member, self.now, message.report
+        name, report = message.member, message.report
         member = self.members.get(name)
         if member is None:
             member = self.members[name] = MemberRecord()
-        member.heard, member.number = self.clock.latest, message.number
+        self.turns += 1
+        member.heard, member.number, member.turn = self.clock.latest, message.number, self.turns
         before = member.lease + member.pending
         if message.join is not None:
             self._join(name, member, message.join)
         self._save(name, report.saved)
         # The lease needs no arithmetic: it is what the member uses and keeps, and the rest is given back.
+        answers = report.recall > member.recall
         member.finish(report, self.clock.latest)
         member.hold(report)
+        if answers:
+            # They wait for this word, whether or not anything came of it.
+            woken.update(each for each, other in self.members.items() if other.needs)
         if (
             before > member.lease + member.pending
             and message.join is not None
@@ -267,7 +274,7 @@ class SharedHead(AccountState):
         refused: tuple[int, ...] = ()
         self._bound_overlap()
         if not message.leave:
-            self.next_order = member.queue(report.needs, self.next_order, now)
+            self.next_order = member.queue(report.needs, self.next_order)
             granted, refused = self._grant(name, member, woken)
             self._lend(member, report)
         reply = Reply(
@@ -387,7 +394,7 @@ class SharedHead(AccountState):
                 if (
                     self.granting
                     and self.snapshot is not None
-                    and not self._recall_for(name, need, line, woken)
+                    and not self._recall_for(queued, line, woken)
                 ):
                     refused.append(need.ticket)
                     if not need.counts:
@@ -396,39 +403,36 @@ class SharedHead(AccountState):
             line.pass_by(need)
         return tuple(granted), tuple(refused)
 
-    def _recall_for(self, name: str, need: Need, line: "_Line", woken: set[str]) -> bool:
-        """Whether members that answer may give back what a need lacks; if so, they are asked to."""
-        if not line.has_slots(need):
-            return False
-        free = line.left(need)
+    def _recall_for(self, queued: QueuedNeed, line: "_Line", woken: set[str]) -> bool:
+        """Whether members that answer may give back what a need lacks; if so, they are asked to.
+
+        The need's own member is one of them: it may have kept slack that the need requires.
+        """
+        need, free = queued.need, line.left(queued.need)
         if need.amount and free < need.amount:
             self.calm_until = self.now + CALM
-        slack = sum(other.slack for each, other in self.members.items() if each != name)
-        if not slack or free + slack < need.amount:
+        others = line.others(queued.turn)
+        lacks_credits = need.amount > 0 and free < need.amount
+        if lacks_credits and free + others.credits < need.amount:
             return False
-        holders = {
-            each: other
-            for each, other in self.members.items()
-            if each != name and other.slack > 0 and not self._missing(other)
-        }
-        if free + sum(other.slack for other in holders.values()) < need.amount:
+        if not line.has_slots(need, less=others.slots):
             return False
-        if all(other.recall >= self.recall for other in holders.values()):
+        if all(self.members[each].recall >= self.recall for each in others.names):
             self._recall()
-        woken.update(holders)
+        woken.update(others.names)
         return True
 
     def _recall(self) -> None:
         for member in self.members.values():
             # Who has not answered the last one is not given more time by the next.
-            if member.slack > 0 and member.recall >= self.recall:
+            if (member.lease > 0 or member.slots) and member.recall >= self.recall:
                 member.asked_at = self.now
         self.recall += 1
         self.calm_until = max(self.calm_until, self.now + CALM)
 
-    def _missing(self, member: MemberRecord) -> bool:
-        """Whether a member has slack and did not answer a recall in time."""
-        unanswered = member.recall < self.recall and member.slack > 0
+    def missing(self, member: MemberRecord) -> bool:
+        """Whether a member holds something and did not answer a recall in time."""
+        unanswered = member.recall < self.recall and (member.lease > 0 or member.slots > 0)
         return unanswered and self.now >= member.asked_at + RECALL_PATIENCE
 
     def _lend(self, member: MemberRecord, report: Report) -> None:
@@ -571,7 +575,7 @@ class SharedHead(AccountState):
         queued = [
             each.need for whose, each in self._waiting() if whose != name and each.need.counts
         ]
-        missing = [each for each in members if self._missing(each)]
+        missing = [each for each in members if self.missing(each)]
         unresolved = [kept for each in members for kept in each.unresolved]
         kept = [each for each in unresolved if each.next_clears_at is not None]
         others, belief = self.others, self.others.belief
@@ -649,12 +653,32 @@ class SharedHead(AccountState):
         assert isinstance(self.pending, int)
 
 
+@dataclass(frozen=True, slots=True)
+class _Others:
+    """What members may give back: those that have slack, or have not reported since a need came."""
+
+    names: tuple[str, ...]
+    credits: int
+    slots: int
+
+
 class _Line:
     """What is left for one need after another, in order of arrival: sums are made once for all of them."""
 
-    __slots__ = ("_ahead", "_committed", "_granting", "_slots", "_slots_ahead", "_snapshot")
+    __slots__ = (
+        "_ahead",
+        "_committed",
+        "_granting",
+        "_head",
+        "_others",
+        "_slots",
+        "_slots_ahead",
+        "_snapshot",
+    )
 
     def __init__(self, head: SharedHead) -> None:
+        self._head = head
+        self._others: dict[int, _Others] = {}
         self._snapshot = head.snapshot
         self._granting = head.granting
         self._committed = head.leased + head.pending
@@ -667,10 +691,27 @@ class _Line:
         before = self._snapshot.before_holds(need.extra)
         return before - need.floor - self._committed - self._ahead
 
-    def has_slots(self, need: Need) -> bool:
-        """Whether its sessions may be opened."""
+    def others(self, turn: int) -> _Others:
+        """Who may give back what a need lacks that came with the message of that number."""
+        found = self._others.get(turn)
+        if found is None:
+            names, credits, slots = list[str](), 0, 0
+            for name, member in self._head.members.items():
+                # What one used when it reported last, it may have finished since; or it has no more to say.
+                told = member.turn >= turn
+                may = member.slack if told else member.lease
+                sessions = 0 if told else member.slots
+                if (may > 0 or sessions) and not self._head.missing(member):
+                    names.append(name)
+                    credits += may
+                    slots += sessions
+            found = self._others[turn] = _Others(tuple(names), credits, slots)
+        return found
+
+    def has_slots(self, need: Need, *, less: int = 0) -> bool:
+        """Whether its sessions may be opened; or might be, with so many `less` in use."""
         assert self._snapshot is not None
-        in_use = self._slots + self._slots_ahead
+        in_use = self._slots + self._slots_ahead - less
         return not need.slots or in_use + need.slots <= self._snapshot.slots
 
     def fits(self, need: Need) -> bool:

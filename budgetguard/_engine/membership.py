@@ -198,7 +198,9 @@ class Membership:
     @property
     def listens(self) -> bool:
         """Whether hints of the store are of use."""
-        return bool(self._open or self.following or self._ledger.room > 0)
+        ledger = self._ledger
+        waits = self._open or self.following
+        return bool(waits or ledger.room > 0 or ledger.held or ledger.slots_held)
 
     # The next message.
 
@@ -222,7 +224,8 @@ class Membership:
         ledger, view = self._ledger, self._ledger.view
         idle = now.mono >= self._active_at + IDLE and not ledger.head
         recalled = view.recall > self._recalled
-        give_back = idle or recalled or leave or not ledger.usable
+        wanted = needs()
+        give_back = idle or recalled or leave or not ledger.usable or self._short(wanted)
         self._measure(now.mono)
         again, self._again = self._again, False
         whole, self._whole = again and self._whole, False
@@ -232,8 +235,9 @@ class Membership:
             margin=2 * self.store.drift * self.patience,
             whole=whole,
         )
-        wanted = needs()
         self._open = tuple(need.ticket for need in wanted)
+        if wanted:
+            self._active_at = now.mono
         self._largest = max([self._largest * 9 // 10, *(need.cost for need in wanted)])
         floor, extra = self._level()
         want = 0 if idle or not ledger.one_level else self._want()
@@ -277,6 +281,14 @@ class Membership:
         self.following = asks
         self.under_way, self._first_sent, self._sent = message, now, now.mono
         return message
+
+    def _short(self, wanted: tuple[Need, ...]) -> bool:
+        """Whether, as far as is known, these needs require this process's slack as well."""
+        if not wanted:
+            return False
+        ledger = self._ledger
+        left = min(ledger.available(need.floor, need.extra) for need in wanted)
+        return left - max(ledger.room, 0) < sum(need.amount for need in wanted)
 
     def _level(self) -> tuple[int, int]:
         """The highest floor of this process's guards, and the fewest extra credits."""

@@ -299,7 +299,7 @@ class WaitQueue:
         snapshot, total = self._ledger.snapshot, hold.micro + call.need.cost
         if (
             snapshot is not None
-            and decision in {Admit(), Admit(refresh=True)}
+            and decision in {Admit(), Admit(refresh=True), Draw()}
             and total > snapshot.cap
         ):
             # A cost limit for one call bounds the total that the call requests.
