@@ -1,7 +1,7 @@
 """Which members of a file live: the kernel knows, by a lock that ends with its process.
 
 Each process keeps a file of its own locked, in a directory beside the database. A lock survives a stopped
-process, and is gone when a process dies, however it dies. In the file is a line for each of its members, so
+process, and is gone when a process dies, however it dies. The file has one line for each of its members, so
 that a new database, which knows of nobody, can be told whom to wait for.
 
 A file that can be locked belongs to nobody any more. Whoever finds it removes it: a member whose process has
@@ -40,7 +40,7 @@ class LivingMembers:
         self._path = f"{folder}/{process}"
         self._process = process
         self._file: int | None = None
-        # What is in this process's file, by line; None where a line is free.
+        # What is in this process's file, by line; None where one is free.
         self._lines: list[tuple[str, str, str] | None] = []
         self._places: dict[tuple[str, str], int] = {}
         self._free: list[int] = []
