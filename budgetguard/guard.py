@@ -411,14 +411,14 @@ class Guard:
 
     @clean_traceback
     def pause(self, reason: str = NO_REASON) -> None:
-        """Admit nothing more from this account, in this process, until `resume()`.
+        """Admit nothing more from this account, in this process or in all of its store, until `resume()`.
 
         Every call of each of its guards is refused with Paused, also one that costs nothing, that only takes
         slots, or that repeats a failed one; so is more for an open hold. A call with `wait` waits for
         `resume()`, but no longer than that. Running calls go on, and end as usual. `reason` is shown in
         errors, to models and to clients: at most 200 characters. In observe mode nothing is refused.
 
-        Nothing is written: `budgetguard pause` also reaches other processes. A child that is forked meanwhile
+        Without a store nothing is written: `budgetguard pause` also reaches other processes. A child that is forked meanwhile
         is paused, too. Raises TypeError or ValueError for a wrong reason.
         """
         self._binding.account.pause("guard", checked_reason(reason))

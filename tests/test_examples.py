@@ -1,5 +1,7 @@
 """The examples, run as a user would run them, and compared with the sandbox's records."""
 
+import importlib.util
+import os
 import re
 from collections.abc import Callable, Iterator
 
@@ -92,6 +94,24 @@ def test_guarded_client_against_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> 
         account = sandbox.predev
         assert sandbox.requests["POST", "/fast-spec"] == output.count("Wrote ") == 2
         assert (account.finished, account.died, account.charged) == (2, 0, costs(output))
+
+
+def test_gunicorn_workers_in_the_sandbox(run_pasted: Callable[[str], str]) -> None:
+    """As pasted: four workers spend what there is together, and no more; no spec dies."""
+    if not (hasattr(os, "fork") and importlib.util.find_spec("gunicorn")):
+        pytest.skip("gunicorn is not there")
+    output = run_pasted("gunicorn_workers.py")
+    spent = [
+        int(each) for each in re.findall(r"The calls of worker \d+ cost (\d+) credits", output)
+    ]
+    written, cost, refused = map(
+        int, re.findall(r"(\d+) specs written for (\d+) credits, (\d+)", output)[0]
+    )
+    assert len(spent) == 4
+    assert sum(spent) == cost
+    assert 80 < cost <= 100
+    assert written + refused == 24
+    assert f"The sandbox charged {cost}; 0 specs died half-way." in output
 
 
 def test_agent_loop_in_the_sandbox(run_pasted: Callable[[str], str]) -> None:

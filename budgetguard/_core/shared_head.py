@@ -342,7 +342,7 @@ class SharedHead(AccountState):
     def _bound_overlap(self) -> None:
         """What the balance shows of leases and debits is no more than there is of them.
 
-        A slack that is given back was never charged, so what looked like a charge of it was none.
+        A slack that is given back was never charged, so what seemed to be a charge of it was none.
         """
         snapshot, most = self.snapshot, self.leased + self.pending
         if snapshot is not None and max(snapshot.overlap, snapshot.ceiling_overlap) > most:

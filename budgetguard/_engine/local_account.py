@@ -13,6 +13,7 @@ from budgetguard._core.other_spenders import SoleSpender
 from budgetguard._core.snapshot import BalanceSnapshot
 from budgetguard._engine.account import Account
 from budgetguard._engine.belief_messages import belief_changed, contradicted
+from budgetguard._engine.other_workers import tell_of_other_workers
 from budgetguard._engine.refresh_schedule import Refresh
 from budgetguard._engine.subscriber import Effects
 
@@ -26,6 +27,11 @@ class LocalAccount(Account):
     """The state that all guards of one account share in a process that spends alone, as far as it knows."""
 
     ledger: Ledger
+
+    def forget(self) -> None:
+        """Reset, as in a forked child, whose parent had these guards."""
+        self._of_the_parent = bool(self.subscribers)
+        super().forget()
 
     def _new_ledger(self) -> Ledger:
         ledger = Ledger()
@@ -44,6 +50,10 @@ class LocalAccount(Account):
     def _land(
         self, now: Instant, effects: Effects, refresh: Refresh, answer: "BalanceSnapshot | Failure"
     ) -> None:
+        if self.provider.fingerprint:
+            # By now it is used: a server's main process only makes guards for its workers.
+            name, forked = self.provider.name, self._of_the_parent
+            effects.append(partial(tell_of_other_workers, name, forked=forked))
         if isinstance(answer, BalanceSnapshot):
             head = self.ledger.head
             answer = head.in_unit(answer) or self._in_other_unit(refresh, answer.balance.unit)

@@ -143,7 +143,7 @@ class Membership:
         return self._joined and now.mono >= self._due(now.mono)
 
     def alarm(self, now: Instant) -> float:
-        """When to look again."""
+        """When to check again."""
         if self.under_way is not None:
             return self._again_at()
         if not self._joined:

@@ -36,7 +36,7 @@ from budgetguard.stores.base import StoreUnavailable
 POLL_EVERY = 0.02
 """Seconds between two checks for wake-ups, while somebody listens."""
 
-# The shortest pause between two looks, right after a change, and how fast it grows from there.
+# The shortest pause between two checks, right after a change, and how fast it grows from there.
 _POLL_SOON, _POLL_SLOWER = 0.001, 1.2
 
 # Seconds until a file that could not be opened is tried again for those that listen, and how long that may take.

@@ -126,7 +126,8 @@ def _read(path: str) -> tuple[str, dict[str, dict[str, Any]]]:
     try:
         connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute("BEGIN")
-        _check_ours(connection, path)
+        if not _is_ours(connection, path):
+            return "", {}
         [boot] = [str(boot) for (boot,) in connection.execute("SELECT boot FROM machine")] or [""]
         states = stored_states(connection)
     except ValueError as error:
@@ -136,16 +137,18 @@ def _read(path: str) -> tuple[str, dict[str, dict[str, Any]]]:
     return boot, states
 
 
-def _check_ours(connection: sqlite3.Connection, path: str) -> None:
+def _is_ours(connection: sqlite3.Connection, path: str) -> bool:
+    """Whether it is a store; False if it is empty, because it is being made."""
     [(program,)] = connection.execute("PRAGMA application_id")
     [(version,)] = connection.execute("PRAGMA user_version")
+    [(things,)] = connection.execute("SELECT count(*) FROM sqlite_master")
+    if not (program or version or things):
+        return False
     if program != PROGRAM_ID:
-        [(things,)] = connection.execute("SELECT count(*) FROM sqlite_master")
-        raise StoreUnavailable(
-            words.of_another_program(path) if things or program else words.no_database(path)
-        )
+        raise StoreUnavailable(words.of_another_program(path))
     if version > FORMAT:
         raise StoreUnavailable(words.too_new(path, version, FORMAT))
+    return True
 
 
 def _is_no_database(error: sqlite3.Error) -> bool:

@@ -29,6 +29,8 @@ PLACES = (
     "budgetguard.asgi",
     "budgetguard.browser",
     "budgetguard.listeners",
+    "budgetguard.stores",
+    "budgetguard.stores.members",
     *sorted(
         f"budgetguard.integrations.{file.stem}"
         for file in (PACKAGE / "integrations").glob("[!_]*.py")
