@@ -55,9 +55,10 @@ class BudgetShares:
             del self.dead[next(iter(self.dead))]
 
     def leave(self, member: str) -> None:
-        """A member holds nothing any more, and is not told apart from others that have left."""
+        """A member is not told apart from others that have left; what it still held counts as spent."""
         held, _ = self.shares.pop(member, (0, 0))
         self.held -= held
+        self.spent += held
 
     def clear_spent(self) -> None:
         """What was spent counts no more."""

@@ -1,8 +1,9 @@
 """The state of a shared account's head as JSON values, for a store to keep, and back again.
 
-It comes in three parts, so that a store can write what changed and no more: `account`, `members` and
-`debits`, the latter two with an entry for each member. A message changes the account, the entries of
-its sender, and those of others only if they died, if a refresh ended, or if a balance cleared debits.
+It comes in four parts, so that a store can write what changed and no more: `account`, `members` and
+`debits`, the latter two with an entry for each member, and `budgets`, with one for each keyed budget. A
+message changes the account, the entries of its sender, and those of others only if they died, if a
+refresh ended, or if a balance cleared debits.
 
 What is loaded behaves exactly as what was dumped. Amounts are ints, times are floats, and what comes in
 an order is in a list: a store may sort the keys of objects. Where a time has never come, or an amount
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from budgetguard._core.member_record import MemberRecord, QueuedNeed
+from budgetguard._core.shared_budgets import SharedBudgets
 from budgetguard._core.shared_head import SharedHead
 from budgetguard._core.store_messages import (
     FORMAT,
@@ -55,6 +57,7 @@ def dump(head: SharedHead) -> dict[str, Any]:
             name: {"settled": each.settled.dump(), "kept": each.kept.dump()}
             for name, each in members.items()
         },
+        "budgets": head.budgets.dump(),
     }
 
 
@@ -68,6 +71,7 @@ def load(state: dict[str, Any]) -> SharedHead:
         head = _head(account)
         for name in account["members"]:
             head.members[name] = _record(members[name], debits[name])
+        head.budgets = SharedBudgets.load(state["budgets"])
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise DamagedState(str(error)) from error
     return head
@@ -245,6 +249,7 @@ def _queued(queued: QueuedNeed) -> dict[str, Any]:
         "floor": need.floor,
         "extra": need.extra,
         "counts": need.counts,
+        "reserved": need.reserved,
         "budgets": [
             {
                 "budget": each.budget,
@@ -268,6 +273,7 @@ def _need(state: dict[str, Any]) -> QueuedNeed:
         floor=state["floor"],
         extra=state["extra"],
         counts=state["counts"],
+        reserved=state["reserved"],
         budgets=tuple(BudgetNeed(**each) for each in state["budgets"]),
     )
     return QueuedNeed(need, state["order"], state["arrived"])

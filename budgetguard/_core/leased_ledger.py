@@ -21,11 +21,12 @@ from typing import ClassVar, TypeAlias
 from budgetguard._core.branch import Branch
 from budgetguard._core.clock import Instant
 from budgetguard._core.debits import Causes, Debits
+from budgetguard._core.drawn_budgets import DrawnBudgets
 from budgetguard._core.ledger import Ledger
 from budgetguard._core.other_spenders import Belief
 from budgetguard._core.pause import PausedBy
 from budgetguard._core.snapshot import BalanceSnapshot, Micro, refused
-from budgetguard._core.store_messages import NEVER, Reply, Report, View
+from budgetguard._core.store_messages import NEVER, Message, Reply, Report, View
 from budgetguard._core.unreported import Unreported
 
 
@@ -64,6 +65,7 @@ class LeasedLedger(Branch):
         "_snapshot",
         "answers",
         "away",
+        "budgets",
         "history",
         "message",
         "mine",
@@ -74,8 +76,9 @@ class LeasedLedger(Branch):
     shared: ClassVar[bool] = True
     head: Unreported
 
-    def __init__(self) -> None:
+    def __init__(self, budgets: DrawnBudgets) -> None:
         super().__init__(Unreported(1))
+        self.budgets = budgets
         self.view = View(NEVER)
         self.usable = True
         # Why the store gives no answers at present.
@@ -231,8 +234,8 @@ class LeasedLedger(Branch):
 
     # Messages.
 
-    def report(self, now: float, *, give_back: bool, margin: float, again: bool) -> Report:
-        """What to tell the head; with `give_back`, that it may have the slack.
+    def report(self, now: Instant, *, spare: int, margin: float, again: bool) -> Report:
+        """What to tell the head; and that it may have so much of the slack, as far as there is any.
 
         From here on the slack is what was kept. All finished calls are in the report, or in one that
         reasserts (`again`) all that balances may not show yet.
@@ -241,25 +244,29 @@ class LeasedLedger(Branch):
         self.epoch = self.head.others.epoch
         self.history.add(unreported)
         told = self.history if again else unreported
-        self.room = 0 if give_back else max(self.room, 0)
+        self.room = max(self.room - spare, 0)
         self.message = Report(
             used=self.held,
             keep=int(self.room),
             slots=self.slots_held,
             running=self.running,
-            settled=tuple(told.settled_from(now, margin)),
-            kept=tuple(told.kept_from(now, margin)),
+            settled=tuple(told.settled_from(now.mono, margin)),
+            kept=tuple(told.kept_from(now.mono, margin)),
             saved=() if again else tuple(unreported.others.by_epoch.items()),
+            budgets=self.budgets.report(now, again=again),
         )
         self._slots = self.slots_held
         return self.message
 
-    def accept(self, reply: Reply) -> None:
+    def accept(self, message: Message, reply: Reply) -> None:
         """The reply to the message that is under way: the lease changes by what it says."""
         told, self.message = self.message, None
         assert told is not None
         self.room += reply.lease - told.used - told.keep
         self._slots += reply.slots - told.slots
+        self.budgets.accept(message.report.needs, reply)
+        if message.leave:
+            self.budgets.leave()
 
     def disregard(self) -> None:
         """The message that is under way has not taken effect, and never will."""
@@ -278,6 +285,7 @@ class LeasedLedger(Branch):
         """
         before, self.view = self.view, view
         self._offset = sent - view.now
+        self.budgets.see(view, sent)
         changed = anew or view.balances != before.balances
         if changed:
             self._snapshot = self._localized(view.snapshot)

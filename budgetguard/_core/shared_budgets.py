@@ -29,7 +29,14 @@ from math import inf
 from typing import Any, TypeAlias
 
 from budgetguard._core.budget_shares import BudgetShares
-from budgetguard._core.store_messages import TICK, BudgetNeed, BudgetUse, Need, ticks_up
+from budgetguard._core.store_messages import (
+    TICK,
+    BudgetNeed,
+    BudgetUse,
+    BudgetView,
+    Need,
+    ticks_up,
+)
 
 BUCKETS = 60
 CHECKS_PER_CALL = 2
@@ -281,7 +288,7 @@ class SharedBudgets:
             budget.clear(now)
 
     def left(self, member: str, now: float) -> None:
-        """A member has ended all its calls, and what it spent remains."""
+        """A member goes: what it spent remains, and what it still held counts as spent."""
         for budget in self._budgets.values():
             for shares in budget.windows.values():
                 shares.leave(member)
@@ -304,6 +311,20 @@ class SharedBudgets:
         """In how many seconds something is given back for certain, see `SharedBudget`."""
         found = self._budgets.get(budget)
         return found.gives_back_in(now) if found else None
+
+    def view(self, budget: str, now: float) -> BudgetView | None:
+        """What members are shown of a budget; None if nothing is remembered."""
+        found = self._budgets.get(budget)
+        if found is None:
+            return None
+        if found.rolling is None:
+            window, until = (found.window, found.until) if found.window > -inf else (0.0, 0.0)
+        else:
+            found.clear(now)
+            window = until = 0.0
+        _, spent, held = found.figures(window)
+        gives_back_in = found.gives_back_in(now) if window or found.rolling is not None else None
+        return BudgetView(budget, spent, held, window, until, gives_back_in)
 
     def forget(self, now: float) -> None:
         """Check two budgets, and two more for each that is new, beginning with the longest unchecked."""

@@ -11,6 +11,10 @@ all else, and then grants, in this order: the needs, as far as they fit behind e
 members, and slack for calls to come. Slack is at most half of the member's share of what is free, so
 that it shrinks towards exhaustion, and there is none while anybody is short.
 
+A need may name keyed budgets too: it is granted by the account and all of these, or not at all. One whose
+budget has no room stands in nobody's way. It waits if open calls may free what it lacks, or else is
+answered at once which budget it is.
+
 If a need does not fit while others have slack, they are asked to give it back: a *recall*. A need is
 refused only if what every member that answers could give back would not be enough.
 
@@ -36,9 +40,11 @@ from budgetguard._core.clock import Instant
 from budgetguard._core.head import AccountState
 from budgetguard._core.member_record import MemberRecord, QueuedNeed
 from budgetguard._core.other_spenders import MOST_CHECKPOINTS
+from budgetguard._core.shared_budgets import SharedBudgets
 from budgetguard._core.snapshot import BalanceSnapshot, Micro
 from budgetguard._core.store_messages import (
     NEVER,
+    BudgetView,
     Busy,
     Exhausted,
     Join,
@@ -75,6 +81,18 @@ GRACE = 1.0
 MOST_DEBITS_SHOWN = 32
 
 
+class Answers:
+    """What a message's needs are answered: see `Reply`. All others wait."""
+
+    __slots__ = ("granted", "over", "refused", "windows")
+
+    def __init__(self) -> None:
+        self.granted: list[int] = []
+        self.windows: list[tuple[int, tuple[float, ...]]] = []
+        self.refused: list[int] = []
+        self.over: list[tuple[int, str]] = []
+
+
 class SharedHead(AccountState):
     """The state of one shared account, and the verbs that change it.
 
@@ -85,6 +103,7 @@ class SharedHead(AccountState):
     __slots__ = (
         "awaited",
         "balances",
+        "budgets",
         "calm_until",
         "changes",
         "clock",
@@ -109,6 +128,7 @@ class SharedHead(AccountState):
         self.awaited = set(await_members)
         self.regroup = ticks_up(regroup)
         self.next_order = 0
+        self.budgets = SharedBudgets()
         self.balances = 0
         self.refresh = RefreshView()
         self.refreshing_member = ""
@@ -176,7 +196,7 @@ class SharedHead(AccountState):
             return Reply(status, self.epoch, number, view=self._view()), frozenset(woken)
         if member is not None and message.number == member.number and member.reply is not None:
             member.heard = self.clock.latest
-            return replace(member.reply, view=self._view()), frozenset(woken)
+            return replace(member.reply, view=self._view(message.report)), frozenset(woken)
         reply = self._take(message, woken)
         woken |= self._who_fits(message.member)
         self.check()
@@ -228,8 +248,13 @@ class SharedHead(AccountState):
         # The lease needs no arithmetic: it is what the member uses and keeps, and the rest is given back.
         member.finish(report, self.clock.latest, again=message.join is not None)
         member.hold(report)
+        if message.join is None:
+            self.budgets.report(name, report.budgets, now)
+        else:
+            self.budgets.reassert(name, report.budgets, now)
         if message.leave:
             member.leave(self.clock.latest)
+            self.budgets.left(name, now)
             self._settle_on_a_setting()
         for each in message.news:
             woken |= self._hear(each)
@@ -238,11 +263,10 @@ class SharedHead(AccountState):
         right: RefreshRight = ""
         if message.refresh_after is not None and not message.leave:
             right = self._begin_refresh(name, member, message)
-        granted: tuple[int, ...] = ()
-        refused: tuple[int, ...] = ()
+        answers = Answers()
         if not message.leave:
             self.next_order = member.queue(report.needs, self.next_order, now)
-            granted, refused = self._grant(name, member, woken)
+            self._grant(name, member, answers, woken)
             self._lend(member, report)
         reply = Reply(
             "done",
@@ -250,14 +274,19 @@ class SharedHead(AccountState):
             message.number,
             lease=member.lease,
             slots=member.slots,
-            granted=granted,
-            refused=refused,
+            granted=tuple(answers.granted),
+            windows=tuple(answers.windows),
+            refused=tuple(answers.refused),
+            over=tuple(answers.over),
             refresh=right,
             refresh_number=self.refresh.number if right == "yours" else 0,
         )
         member.reply = reply
         self._forget()
-        return replace(reply, view=self._view(debits=bool(member.needs)))
+        view = self._view(report, debits=bool(member.needs))
+        # Only now: what is forgotten is as if it had never been there, and is shown once more before.
+        self.budgets.forget(now)
+        return replace(reply, view=view)
 
     # Members.
 
@@ -288,6 +317,7 @@ class SharedHead(AccountState):
         for name, member in self.members.items():
             if not member.gone and (name in gone or member.silent(self.now)):
                 member.die(self.clock.latest)
+                self.budgets.died(name, self.now)
                 self.awaited.discard(name)
                 if name == self.refreshing_member:
                     self.refresh = replace(self.refresh, in_flight=False)
@@ -323,25 +353,39 @@ class SharedHead(AccountState):
 
     @property
     def somebody_waits(self) -> bool:
-        """Whether any need is not met."""
-        return any(each.needs and self._answers(each) for each in self.members.values())
+        """Whether any need is not met, but for those that only their own budgets have no room for."""
+        return any(
+            self._in_budget(queued.need)
+            for member in self.members.values()
+            if member.needs and self._answers(member)
+            for queued in member.needs.values()
+        )
 
-    def _grant(
-        self, name: str, member: MemberRecord, woken: set[str]
-    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Grant a member's needs as far as they fit; returns the tickets granted and refused."""
-        granted: list[int] = []
-        refused: list[int] = []
+    def _in_budget(self, need: Need) -> bool:
+        return not need.budgets or self.budgets.fits(need, self.now) is None
+
+    def _grant(self, name: str, member: MemberRecord, answers: Answers, woken: set[str]) -> None:
+        """Grant a member's needs as far as they fit."""
         line = _Line(self)
         for whose, queued in self._waiting():
             need = queued.need
+            over = self.budgets.fits(need, self.now) if need.budgets else None
+            if over is not None:
+                # In nobody's way, and no slack of others would help.
+                if whose == name and self._is_final(need):
+                    answers.over.append((need.ticket, over))
+                    del member.needs[need.ticket]
+                continue
             if whose == name:
                 if line.fits(need):
-                    granted.append(need.ticket)
+                    answers.granted.append(need.ticket)
                     del member.needs[need.ticket]
-                    member.lease += need.cost
-                    member.used += need.cost
+                    member.lease += need.drawn
+                    member.used += need.drawn
                     member.slots += need.slots
+                    if need.budgets:
+                        windows = self.budgets.take(name, need, self.now)
+                        answers.windows.append((need.ticket, windows))
                     line.take(need)
                     continue
                 if (
@@ -349,29 +393,32 @@ class SharedHead(AccountState):
                     and self.snapshot is not None
                     and not self._recall_for(name, need, line, woken)
                 ):
-                    refused.append(need.ticket)
+                    answers.refused.append(need.ticket)
                     if not need.counts:
                         # Its caller has its answer, and blocks nobody until the member's next message.
                         del member.needs[need.ticket]
             line.pass_by(need)
-        return tuple(granted), tuple(refused)
+
+    def _is_final(self, need: Need) -> bool:
+        """Whether a need that its budget has no room for is answered, instead of waiting for open calls to end."""
+        return self.granting and not (need.counts and self.budgets.may_free(need, self.now))
 
     def _recall_for(self, name: str, need: Need, line: "_Line", woken: set[str]) -> bool:
         """Whether members that answer may give back what a need lacks; if so, they are asked to."""
         if not line.has_slots(need):
             return False
-        free = line.left(need)
-        if need.amount and free < need.amount:
+        free, amount = line.left(need), need.from_account
+        if amount and free < amount:
             self.calm_until = self.now + CALM
         slack = sum(other.slack for each, other in self.members.items() if each != name)
-        if not slack or free + slack < need.amount:
+        if not slack or free + slack < amount:
             return False
         holders = {
             each: other
             for each, other in self.members.items()
             if each != name and other.slack > 0 and not self._missing(other)
         }
-        if free + sum(other.slack for other in holders.values()) < need.amount:
+        if free + sum(other.slack for other in holders.values()) < amount:
             return False
         if all(other.recall >= self.recall for other in holders.values()):
             self._recall()
@@ -409,6 +456,8 @@ class SharedHead(AccountState):
             return found
         line = _Line(self)
         for name, queued in self._waiting():
+            if not self._in_budget(queued.need):
+                continue
             if name != besides and name not in found and line.fits(queued.need):
                 found.add(name)
             line.pass_by(queued.need)
@@ -522,7 +571,7 @@ class SharedHead(AccountState):
 
     # What members see.
 
-    def _view(self, *, debits: bool = False) -> View:
+    def _view(self, report: Report | None = None, *, debits: bool = False) -> View:
         members = self.members.values()
         missing = [each for each in members if self._missing(each)]
         kept = [each.kept for each in members if each.kept.next_clears_at is not None]
@@ -564,7 +613,15 @@ class SharedHead(AccountState):
             ),
             recall=self.recall,
             exact=self.now < self.calm_until or self.somebody_waits,
+            budgets=() if report is None else self._mentioned(report),
         )
+
+    def _mentioned(self, report: Report) -> tuple[BudgetView, ...]:
+        """The budgets that a report mentions, as they are now."""
+        needed = (each.budget for need in report.needs for each in need.budgets)
+        names = dict.fromkeys((*needed, *(use.budget for use in report.budgets)))
+        views = (self.budgets.view(name, self.now) for name in names)
+        return tuple(view for view in views if view is not None)
 
     def _debits(self) -> tuple[tuple[float, int, int], ...]:
         """When debits clear, with credits and slots; the last one stands for all that clear later."""
@@ -621,17 +678,18 @@ class _Line:
         """Whether it may be granted."""
         if self._snapshot is None or not self._granting:
             return False
-        return (not need.amount or self.left(need) >= need.amount) and self.has_slots(need)
+        amount = need.from_account
+        return (not amount or self.left(need) >= amount) and self.has_slots(need)
 
     def take(self, need: Need) -> None:
         """It is granted."""
-        self._committed += need.cost
+        self._committed += need.drawn
         self._slots += need.slots
 
     def pass_by(self, need: Need) -> None:
         """It is not, and those behind it must leave what it waits for."""
         if need.counts:
-            self._ahead += need.amount
+            self._ahead += need.from_account
             self._slots_ahead += need.slots
 
 

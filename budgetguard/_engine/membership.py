@@ -170,9 +170,11 @@ class Membership:
 
     def _due(self, now: float) -> float:
         ledger, due = self._ledger, LATER
+        if ledger.budgets.changed:
+            due = self._sent + BEAT
         if ledger.head or ledger.room != self._room_then or ledger.held != self._held_then:
             self._active_at = now
-            due = self._sent + (0.0 if ledger.view.exact else BEAT)
+            due = min(due, self._sent + (0.0 if ledger.view.exact else BEAT))
         if self._open or self.following:
             due = min(due, self._sent + WAITING_BEAT)
         if ledger.room > 0:
@@ -219,16 +221,19 @@ class Membership:
         recalled = view.recall > self._recalled
         give_back = idle or recalled or view.exact or leave or not ledger.usable
         self._measure(now.mono)
+        wanted = needs()
+        # What a budget grants comes from the head too, which may have nothing but this slack.
+        spare = sum(need.from_account for need in wanted if need.budgets)
         again, self._again = self._again, False
         report = ledger.report(
-            now.mono,
-            give_back=give_back,
+            now,
+            spare=int(max(ledger.room, 0)) if give_back else spare,
             margin=2 * self.store.drift * self.patience,
             again=again,
         )
-        wanted = needs()
         self._open = tuple(need.ticket for need in wanted)
-        self._largest = max([self._largest * 9 // 10, *(need.cost for need in wanted)])
+        drawn = (need.drawn for need in wanted if not need.budgets)
+        self._largest = max([self._largest * 9 // 10, *drawn])
         floor, extra = self._level()
         want = 0 if idle or not ledger.usable else self._want()
         report = replace(
@@ -303,6 +308,11 @@ class Membership:
         ledger = self._ledger
         ledger.away, self._failures, self._retry_at = None, 0, NEVER
         anew = reply.epoch != self.epoch
+        if anew and self.epoch:
+            # By a clock that is not ahead of the old head's: windows then rather end too late.
+            stamp, here = self._anchor
+            before = stamp + self._first_sent.mono - here
+            ledger.budgets.rebase(reply.view.now - before)
         if anew:
             self._right = ("", 0)
             # Stamps of another clock compare to nothing.
@@ -319,9 +329,12 @@ class Membership:
             self._joined = not message.leave
             self._again = self._again or message.leave
             self._recalled = message.report.recall
-            ledger.accept(reply)
-            self._open = tuple(each for each in self._open if each not in reply.granted)
-            self._drawn = sum(n.cost for n in message.report.needs if n.ticket in reply.granted)
+            ledger.accept(message, reply)
+            answered = {*reply.granted, *(ticket for ticket, _ in reply.over)}
+            self._open = tuple(each for each in self._open if each not in answered)
+            # Slack would not spare calls in a budget of the head the way there.
+            drawn = (n for n in message.report.needs if n.ticket in reply.granted)
+            self._drawn = sum(need.cost for need in drawn if not need.budgets)
             self._vouch()
         else:
             ledger.disregard()
