@@ -68,8 +68,8 @@ class BudgetShares:
 
     def dump(self) -> list[Any]:
         """The state, as values of JSON."""
-        shares = {member: list(share) for member, share in self.shares.items()}
-        dead = {member: list(share) for member, share in self.dead.items()}
+        shares = [[member, *share] for member, share in self.shares.items()]
+        dead = [[member, *share] for member, share in self.dead.items()]
         return [self.held, self.spent, shares, dead]
 
     @classmethod
@@ -77,6 +77,6 @@ class BudgetShares:
         """The shares whose `dump` this is."""
         new = cls()
         new.held, new.spent, shares, dead = state
-        new.shares = {member: list(share) for member, share in shares.items()}
-        new.dead = {member: list(share) for member, share in dead.items()}
+        new.shares = {member: share for member, *share in shares}
+        new.dead = {member: share for member, *share in dead}
         return new

@@ -24,7 +24,7 @@ report what the call holds and costs under the same stamps.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from typing import Any, TypeAlias
 
@@ -336,15 +336,15 @@ class SharedBudgets:
             else:
                 self._budgets.move_to_end(name)
 
-    def dump(self) -> dict[str, BudgetState]:
-        """The state, as values of JSON: what each budget is, by name, in order."""
-        return {name: budget.dump() for name, budget in self._budgets.items()}
+    def dump(self) -> list[list[Any]]:
+        """The state, as values of JSON: what each budget is, with its name, in order."""
+        return [[name, budget.dump()] for name, budget in self._budgets.items()]
 
     @classmethod
-    def load(cls, state: Mapping[str, BudgetState]) -> "SharedBudgets":
+    def load(cls, state: Iterable[Sequence[Any]]) -> "SharedBudgets":
         """The budgets whose `dump` this is."""
         new = cls()
-        for name, budget in state.items():
+        for name, budget in state:
             new._budgets[name] = SharedBudget.load(budget)
         return new
 
