@@ -36,7 +36,7 @@ from budgetguard.providers.registry import VENDORS, one_of
 from budgetguard.testing import HandClock
 from budgetguard.testing.sandbox import Sandbox
 
-COMMANDS = ["balance", "check", "pause", "resume", "sandbox", "demo"]
+COMMANDS = ["balance", "check", "members", "pause", "resume", "sandbox", "demo"]
 RUN = [sys.executable, "-W", "error", "-m", "budgetguard"]
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 FAILURE = {"error", "reason", "retry_after"}
@@ -520,7 +520,7 @@ def test_wrong_usage(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (
             "",
-            "A command is missing. The commands are balance, check, pause, resume, sandbox, demo.",
+            "A command is missing. The commands are balance, check, members, pause, resume, sandbox, demo.",
         ),
         ("chekc --min 1", "There is no such command. Did you mean check?"),
         ("--versoin", "A command is missing. Did you mean --version?"),
@@ -530,7 +530,7 @@ def test_wrong_usage(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("check --min nan", "--min needs a number of credits from 0 to 10^12."),
         ("check --min -1", "--min needs a number of credits from 0 to 10^12."),
         ("balance --jsno", "These arguments are not understood: --jsno. Did you mean --json?"),
-        ("balance --port 1", "These arguments are not understood: --port 1."),
+        ("balance --latency 1", "These arguments are not understood: --latency 1."),
         ("balance now", "There is one argument too many."),
         ("balance now and then", "There are 3 arguments too many."),
         ("balance predev", "These arguments are not understood: predev."),
@@ -563,11 +563,11 @@ def test_what_is_wrong(command: str, sentence: str, capsys: pytest.CaptureFixtur
         ("demo --json=", "--json takes no value."),
         (
             "--json=1",
-            "A command is missing. The commands are balance, check, pause, resume, sandbox, demo.",
+            "A command is missing. The commands are balance, check, members, pause, resume, sandbox, demo.",
         ),
         (
             "--json",
-            "A command is missing. The commands are balance, check, pause, resume, sandbox, demo.",
+            "A command is missing. The commands are balance, check, members, pause, resume, sandbox, demo.",
         ),
     ],
 )

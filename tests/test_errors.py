@@ -97,6 +97,7 @@ ERRORS = [
     ),
     Paused("pre.dev", "the key may have leaked"),
     Paused(provider="pre.dev", reason="the month is over", by="command"),
+    insufficient(processes=4, running=7, causes={"ProcessDied": 3}, kept=Decimal(3), unresolved=3),
 ]
 every_error = pytest.mark.parametrize(
     "error", ERRORS, ids=[f"{type(error).__name__}-{i}" for i, error in enumerate(ERRORS)]
@@ -135,7 +136,7 @@ def test_the_tree(kind: type[Exception], base: type[Exception]) -> None:
         (ERRORS[9], 500, False),
         (ERRORS[10], 500, False),
         (ERRORS[11], 403, False),
-        (ERRORS[-1], 503, True),
+        (ERRORS[-2], 503, True),
     ],
     ids=lambda given: type(given).__name__ if isinstance(given, Exception) else str(given),
 )
@@ -452,6 +453,50 @@ def test_the_message_of_the_contract() -> None:
                 "1 running call (as of 14 s ago). Try again in 0.1 s. Top up: https://pre.dev/..."
             ),
         ),
+        (
+            {"running": 7, "processes": 4},
+            (
+                "deep_spec needs 50 credits, and 12 are available: pre.dev reports 42, 30 are held by "
+                "7 running calls of 4 processes (as of 14 s ago). Top up: https://pre.dev/..."
+            ),
+        ),
+        (
+            {"running": 0, "processes": 1},
+            (
+                "deep_spec needs 50 credits, and 12 are available: pre.dev reports 42, 30 are held by "
+                "1 process (as of 14 s ago). Top up: https://pre.dev/..."
+            ),
+        ),
+        (
+            {
+                "balance": Decimal(120),
+                "held": Decimal(0),
+                "pending": Decimal(100),
+                "kept": Decimal(100),
+                "unresolved": 2,
+                "causes": {"ProcessDied": 2},
+                "unresolved_for": 35.0,
+                "retry_after": 30.0,
+            },
+            (
+                "deep_spec needs 50 credits, and 12 are available: pre.dev reports 120, 100 are "
+                "unresolved for up to 35 s because a process died (as of 14 s ago). Try again in 30 s."
+            ),
+        ),
+        (
+            {
+                "held": Decimal(0),
+                "pending": Decimal(30),
+                "kept": Decimal(30),
+                "unresolved": 4,
+                "causes": {"A": 1, "ProcessDied": 2},
+            },
+            (
+                "deep_spec needs 50 credits, and 12 are available: pre.dev reports 42, 30 are "
+                "unresolved because a process died and a call raised A and 1 ended in another way "
+                "(as of 14 s ago). Top up: https://pre.dev/..."
+            ),
+        ),
     ],
     ids=[
         "one, none",
@@ -468,6 +513,10 @@ def test_the_message_of_the_contract() -> None:
         "kept by hand, and settled",
         "kept for many reasons",
         "soon",
+        "of several processes",
+        "of a process without calls",
+        "a process died",
+        "a process died, and calls failed",
     ],
 )
 def test_messages_of_too_few_credits(figures: dict[str, Any], message: str) -> None:
@@ -543,6 +592,37 @@ def test_messages_of_too_few_credits(figures: dict[str, Any], message: str) -> N
             ),
         ),
         (
+            ConcurrencyLimit(
+                operation="browse",
+                limit=3,
+                in_use=3,
+                provider="Anchor",
+                retry_after=60.0,
+                unresolved=3,
+                causes={"ProcessDied": 1, "OSError": 1},
+            ),
+            (
+                "browse needs 1 slot, but 3 of the 3 that Anchor allows are in use, unresolved "
+                "because a process died and calls raised OSError. "
+                f"Try again in 60 s. {NEVER_REACHED}"
+            ),
+        ),
+        (
+            ConcurrencyLimit(
+                operation="browse",
+                limit=2,
+                in_use=2,
+                provider="Anchor",
+                retry_after=60.0,
+                unresolved=2,
+                causes={"ProcessDied": 1},
+            ),
+            (
+                "browse needs 1 slot, but 2 of the 2 that Anchor allows are in use, unresolved "
+                "because a process died and the outcome of a call is not known. Try again in 60 s."
+            ),
+        ),
+        (
             BalanceUnavailable(provider="pre.dev", reason="no answer within 10 s", retry_after=2.5),
             "The balance at pre.dev is not known: no answer within 10 s. Next attempt in 2.5 s.",
         ),
@@ -562,6 +642,8 @@ def test_messages_of_too_few_credits(figures: dict[str, Any], message: str) -> N
         "slots kept",
         "running ones suffice",
         "running ones do not suffice",
+        "slots of a dead process, and kept",
+        "slots of a dead process, and others",
         "unavailable, when",
         "unavailable",
         "closed",

@@ -147,7 +147,7 @@ def full() -> SharedHead:
     head.clock.now, head.clock.server = 1000.25 + TICK, 1_700_000_000.125
     head.clock.behind = 1.5
     head.next_order, head.balances, head.changes, head.recall = 5, 6, 7, 8
-    head.recalled_at, head.calm_until, head.busy_until = 900.5, 901.5, 1200.0
+    head.calm_until, head.busy_until = 901.5, 1200.0
     head.refresh = RefreshView(3, 910.0, True, 990.0, 950.0, 2, "no answer", True)
     head.refreshing_member = "a"
     head.numbers_at = {0: {"a": 3}, 1: {"b": 1, "a": 9}}
@@ -176,7 +176,7 @@ def full() -> SharedHead:
         member.number, member.heard, member.hold_for, member.patience = 9, 980.0, 30.0, 65.0
         over, windows = ((4, "budget"),), ((1, (3600.0,)),)
         member.reply = Reply("old", "e6", 9, 30, 2, (1, 2), windows, (3,), over, "wait", 3)
-        member.floor, member.extra, member.recall = 31, 32, 7
+        member.floor, member.extra, member.recall, member.asked_at = 31, 32, 7, 900.5
         member.gone = member.waits_for_refresh = True
         uses = (BudgetNeed("budget", 100, 3600.0, 7200.0, 60.0, 3600.0),)
         need = Need(5, 40, 41, 1, 42, 43, counts=True, budgets=uses, reserved=True)
@@ -184,9 +184,8 @@ def full() -> SharedHead:
         member.needs[7].need = Need(7, 2, 3, 1, 4, 5, counts=True, budgets=uses, reserved=True)
         for n in (3, 1, 2):
             member.settled.add(n, 1010.0 + n / 3, n)
-            member.kept.add_counted(
-                n, 1011.0 + n, 1, (("TimeoutError", n), (None, 1)), ((None, 1),)
-            )
+            for kept in member.unresolved:
+                kept.add_counted(n, 1011.0 + n, 1, (("TimeoutError", n), (None, 1)), ((None, 1),))
         member.sole_spender, member.words, member.format = False, (("process", "4711"),), 1
     _spend_from_budgets(head)
     return head
@@ -338,7 +337,8 @@ def _put(value: object, *path: Any) -> Callable[[dict[str, Any]], None]:
         _lose("members", "a"),
         _lose("debits", "b"),
         _lose("budgets"),
-        _lose("budgets", 0, 1, "windows"),
+        _lose("budgets", "daily"),
+        _lose("budgets", "daily", "windows"),
         _lose("members", "a", "lease"),
         _lose("debits", "a", "kept", "calls_of"),
         _put({}, "members", "stranger"),

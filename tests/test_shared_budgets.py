@@ -395,7 +395,7 @@ def test_what_is_held_is_never_forgotten(budgets: SharedBudgets) -> None:
 
 def test_the_state_is_json(budgets: SharedBudgets) -> None:
     """Budgets that are loaded from it have the same state, and go on in the same way."""
-    assert SharedBudgets.load([]).dump() == budgets.dump() == []
+    assert SharedBudgets.load({}).dump() == budgets.dump() == {}
     budgets.fits(need(1, rolling(limit=7)), 0.0)
     spend(budgets, "ann", 5, day(NOON + 400 * DAY))
     spend(budgets, "ann", 5, day(NOON + DAY), DAY)
@@ -724,7 +724,7 @@ class EveryCall(RuleBasedStateMachine):
     @invariant()
     def look(self) -> None:
         """The figures are those of the list."""
-        known = dict(self.budgets.dump())
+        known = self.budgets.dump()
         for budget in (*DAYS, *ROLLING):
             calls = [call for call in self.calls if budget in call.windows]
             if budget not in known:

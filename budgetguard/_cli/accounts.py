@@ -3,6 +3,7 @@
 import argparse
 import os
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from budgetguard._cli.output import (
@@ -15,7 +16,8 @@ from budgetguard._cli.output import (
     print_json,
     sentence,
 )
-from budgetguard._core.amounts import CREDITS, spell
+from budgetguard._core.amounts import CREDITS, spell, to_credits
+from budgetguard._core.balance import Balance
 from budgetguard._core.errors import (
     BalanceUnavailable,
     ConfigurationError,
@@ -23,6 +25,7 @@ from budgetguard._core.errors import (
     Paused,
     amount_of,
 )
+from budgetguard._core.leased_ledger import LeasedLedger
 from budgetguard._core.other_spenders import Belief
 from budgetguard._engine.binding import binding_of
 from budgetguard.guard import Guard
@@ -32,6 +35,7 @@ from budgetguard.providers.registry import (
     accounts_in_environment,
     from_environment,
 )
+from budgetguard.stores import SQLiteStore
 
 UNKNOWN_BALANCE = (BalanceUnavailable, ConfigurationError)
 
@@ -45,27 +49,28 @@ def balance(options: argparse.Namespace) -> int:
     if options.provider is None and len(accounts_in_environment()) > 1:
         return _balances(options)
     provider = provider_of(options)
-    guard = Guard(provider)
+    guard = Guard(provider, store=store_of(options))
     found = guard.balance()
     if options.json:
-        print_json(figures(provider.name, found, _belief(guard), _paused(guard)))
+        print_json(_figures(guard, found))
     else:
-        print_answer(sentence(provider.name, found, _belief(guard), _paused(guard)))
+        print_answer(_sentence(guard, found))
     return ExitCode.ENOUGH
 
 
 def check(options: argparse.Namespace) -> int:
     """Tell whether `min` credits are available."""
     provider = provider_of(options)
-    guard = Guard(provider)
+    guard = Guard(provider, store=store_of(options))
     found = guard.balance()
-    available, reason = guard.available, None
+    reason = None
     try:
         guard.acquire(min=options.min, cost=0, name="This check").release()
+        available = _available(guard)
     except InsufficientCredits as error:
         available, reason = error.available, str(error)
     except Paused as error:
-        reason = str(error)
+        available, reason = _available(guard), str(error)
     if options.json:
         answer = {
             "enough": reason is None,
@@ -73,7 +78,7 @@ def check(options: argparse.Namespace) -> int:
             "available": number(available),
             "reason": reason,
         }
-        print_json(answer | figures(provider.name, found, _belief(guard), _paused(guard)))
+        print_json(answer | _figures(guard, found))
     elif reason is None:
         print_answer(enough(options.min, available, provider.name, found.unit))
     else:
@@ -109,8 +114,7 @@ def _balances(options: argparse.Namespace) -> int:
     code = ExitCode.ENOUGH
     for vendor in accounts_in_environment():
         try:
-            provider = vendor.make()
-            guard = Guard(provider)
+            guard = Guard(vendor.make(), store=store_of(options))
             found = guard.balance()
         except UNKNOWN_BALANCE as error:
             its_code, failed = explain(error)
@@ -119,9 +123,9 @@ def _balances(options: argparse.Namespace) -> int:
             if not options.json:
                 print_failure(failed, as_json=False)
         else:
-            answers.append(figures(provider.name, found, _belief(guard), _paused(guard)))
+            answers.append(_figures(guard, found))
             if not options.json:
-                print_answer(sentence(provider.name, found, _belief(guard), _paused(guard)))
+                print_answer(_sentence(guard, found))
     if options.json:
         print_json({"accounts": answers})
     return code
@@ -145,6 +149,61 @@ def provider_of(options: argparse.Namespace, account: str | None = None) -> Prov
         msg = f"{vendor.variable} is not set. {_NO_ACCOUNT}"
         raise ConfigurationError(msg)
     return vendor.make(**origin)
+
+
+def providers_of(options: argparse.Namespace) -> list[Provider]:
+    """The provider that is named, or those in the environment: one, several or none."""
+    if options.provider is not None:
+        return [provider_of(options, account=options.account)]
+    given = {"base_url": options.base_url, "account": options.account}
+    origin = {name: value for name, value in given.items() if value is not None}
+    return [vendor.make(**origin) for vendor in accounts_in_environment()]
+
+
+def store_path(options: argparse.Namespace) -> str:
+    """The path of the store's file; raises ConfigurationError if there is none, for it would be made."""
+    path: str = options.store
+    if not Path(path).exists():
+        msg = f"There is no store at {path}. The first process that uses it makes it."
+        raise ConfigurationError(msg)
+    return path
+
+
+def store_of(options: argparse.Namespace) -> SQLiteStore | None:
+    """The store that is named, if one is."""
+    return None if options.store is None else SQLiteStore(store_path(options))
+
+
+def _figures(guard: Guard, found: Balance) -> dict[str, Any]:
+    known = figures(guard.provider.name, found, _belief(guard), _paused(guard))
+    ledger = binding_of(guard).account.ledger
+    if isinstance(ledger, LeasedLedger):
+        # This command is a member itself.
+        known["processes"] = ledger.view.members - 1
+        known["available"] = number(_available(guard))
+    return known
+
+
+def _available(guard: Guard) -> Decimal | None:
+    """What could be given to some call of some process: other processes give back what they do not use."""
+    available = guard.available
+    ledger = binding_of(guard).account.ledger
+    if available is None or not isinstance(ledger, LeasedLedger):
+        return available
+    view = ledger.view
+    return available + to_credits(max(view.leased - view.used - int(max(ledger.room, 0)), 0))
+
+
+def _sentence(guard: Guard, found: Balance) -> str:
+    known = sentence(guard.provider.name, found, _belief(guard), _paused(guard))
+    ledger = binding_of(guard).account.ledger
+    if isinstance(ledger, LeasedLedger):
+        others = ledger.view.members - 1
+        processes = f"{others or 'no'} other process{'es' * (others != 1)}"
+        available = _available(guard)
+        left = "no limit" if available is None else spell(max(available, Decimal(0)))
+        known += f"; {left} available, {processes} in the store"
+    return known
 
 
 def _belief(guard: Guard) -> Belief | None:

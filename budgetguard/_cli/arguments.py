@@ -28,6 +28,7 @@ _REWORDED = {
 
 _NUMBER = re.compile(r"[-+]?[0-9]{1,12}(\.[0-9]{1,6})?")
 _ANY = "..."
+MOST_WORKERS = 64
 # How alike an unknown option is to one of ours if it is a misspelling, and not a key.
 _ALIKE = 0.75
 
@@ -92,6 +93,14 @@ def amount(text: str) -> Decimal:
     except ValueError:
         msg = "expected a number of credits from 0 to 10^12"
         raise argparse.ArgumentTypeError(msg) from None
+
+
+def worker_count(text: str) -> int:
+    """A number of workers, for argparse."""
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_WORKERS:
+        msg = f"expected a number of workers from 1 to {MOST_WORKERS}"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
 
 
 def _reworded(message: str) -> str:

@@ -1,16 +1,17 @@
-"""The same calls, run twice against the sandbox: unguarded, and guarded.
+"""The same calls, run against the sandbox: unguarded, and guarded; by one process, or by several workers.
 
 The guard, the calls, the sandbox's API and its accounts are the real ones. The network between them
 is not: requests are handed to the sandbox's application directly, in virtual time. So a seed gives
-the same figures at every run, however busy the machine is.
+the same figures at every run, however busy the machine is. Workers are accounts of their own in this
+process, which share nothing but a store in the last run: no memory, and no connection.
 """
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from random import Random
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import httpx
 
@@ -25,7 +26,8 @@ from budgetguard._cli.demo_calls import (
     NotStarted,
     attempt,
 )
-from budgetguard._cli.demo_screen import RUNS, Conditions, Figures, Results, Screen, Show
+from budgetguard._cli.demo_screen import Conditions, Figures, Results, Screen, Show
+from budgetguard._cli.demo_store import DemoStore
 from budgetguard._cli.output import print_json
 from budgetguard._engine.hold import Hold
 from budgetguard.guard import Guard
@@ -36,6 +38,9 @@ from budgetguard.testing.sandbox.clock import Clock
 from budgetguard.testing.sandbox.specs import Kind, Spec, Specs
 from budgetguard.testing.sandbox.world import World
 from budgetguard.testing.virtual_time import VirtualLoop, guards_on
+
+if TYPE_CHECKING:
+    from budgetguard._core.other_spenders import SoleSpender
 
 CREDITS = 240
 SPECS = 36
@@ -70,20 +75,22 @@ def calls(seed: int) -> list[Job]:
     return sorted(jobs, key=lambda job: job.arrives)
 
 
-def run(*, seed: int = 0, as_json: bool = False) -> int:
+def run(*, seed: int = 0, workers: int = 1, as_json: bool = False) -> int:
     """Run the demo and print its table, or with `as_json` one object; returns the exit code."""
-    with Screen(conditions(seed)) as screen:
-        results = compare(seed, screen.follow)
+    with Screen(conditions(seed, workers)) as screen:
+        results = compare(seed, screen.follow, workers)
     if as_json:
         given = {"seed": seed, "credits": CREDITS, "patience": PATIENCE}
+        if workers > 1:
+            given["workers"] = workers
         print_json(results | given)
     else:
         screen.show(results)
     return 0
 
 
-def conditions(seed: int) -> Conditions:
-    """What both runs have in common."""
+def conditions(seed: int, workers: int = 1) -> Conditions:
+    """What all runs have in common."""
     return Conditions(
         calls=SPECS + SESSIONS,
         minutes=RUSH // 60,
@@ -91,22 +98,25 @@ def conditions(seed: int) -> Conditions:
         patience=PATIENCE,
         retry_after=RETRY_AFTER,
         seed=seed,
+        workers=workers,
     )
 
 
-def compare(seed: int, follow: Callable[[str], Show]) -> Results:
-    """The figures of both runs; `follow(run)` gives a function that is called with them as they grow."""
+def compare(seed: int, follow: Callable[[str], Show], workers: int = 1) -> Results:
+    """The figures of all runs; `follow(run)` gives a function that is called with them as they grow."""
     jobs = calls(seed)
     results = {}
-    for name in RUNS:
+    for name in conditions(seed, workers).runs:
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
             # Before the coroutine is made: Ctrl-C meanwhile would leave one that nobody awaited.
             runner.get_loop()
-            results[name] = runner.run(_play(jobs, seed, follow, name))
+            results[name] = runner.run(_play(jobs, seed, follow, name, workers))
     return results
 
 
-async def _play(jobs: list[Job], seed: int, follow: Callable[[str], Show], name: str) -> Figures:
+async def _play(
+    jobs: list[Job], seed: int, follow: Callable[[str], Show], name: str, workers: int
+) -> Figures:
     show = follow(name)
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
@@ -116,17 +126,23 @@ async def _play(jobs: list[Job], seed: int, follow: Callable[[str], Show], name:
     begun = loop.time()
     client = httpx.AsyncClient(transport=transport, base_url=_URL)
 
-    async def call(job: Job) -> None:
+    async def call(job: Job, admit: Admission) -> None:
         await asyncio.sleep(job.arrives)
         outcomes[await attempt(client, job, admit)] += 1
         show({**outcomes, "seconds": round(loop.time() - begun)})
 
     async with client:
-        with guards_on(loop, client, seed):
-            admit = _guards() if name == "guarded" else _anybody
+        with ExitStack() as stack:
+            store = DemoStore() if name == "together" else None
+            admit: list[Admission] = []
+            for worker in range(workers):
+                # A runtime of its own, so an account of its own.
+                stack.enter_context(guards_on(loop, client, seed + worker))
+                admit.append(_anybody if name == "unguarded" else _guards(store, workers))
+            whose = Random(f"{seed} workers")  # noqa: S311  a simulation
             async with asyncio.TaskGroup() as tasks:
                 for job in jobs:
-                    tasks.create_task(call(job))
+                    tasks.create_task(call(job, admit[whose.randrange(workers)]))
         seconds = loop.time() - begun
         state = (await client.get("/_sandbox/state")).raise_for_status().json()
     return _figures(outcomes, state, seconds)
@@ -158,9 +174,16 @@ def _anybody(_: Job, __: float) -> AbstractAsyncContextManager[None]:
     return nullcontext()
 
 
-def _guards() -> Admission:
-    predev = Guard(PreDev(Sandbox.predev_key, base_url=_URL))
-    anchor = Guard(AnchorBrowser(Sandbox.anchor_key, Sandbox.project_id, base_url=_URL))
+def _guards(store: DemoStore | None, workers: int) -> Admission:
+    # Without a store, the other workers are other spenders.
+    sole_spender: SoleSpender = "auto" if store is not None or workers == 1 else False
+    predev, anchor = (
+        Guard(provider, store=store, sole_spender=sole_spender)
+        for provider in (
+            PreDev(Sandbox.predev_key, base_url=_URL),
+            AnchorBrowser(Sandbox.anchor_key, Sandbox.project_id, base_url=_URL),
+        )
+    )
 
     def admit(job: Job, patience: float) -> AbstractAsyncContextManager[Hold]:
         guard, slots = (anchor, 1) if job.kind == "session" else (predev, 0)

@@ -21,6 +21,10 @@ Results: TypeAlias = dict[str, Figures]
 Show: TypeAlias = Callable[[Figures], None]
 
 RUNS = ("unguarded", "guarded")
+RUNS_OF_SEVERAL = (*RUNS, "together")
+
+# The head of each run's column, where there are several workers.
+_HEADS = {"unguarded": "unguarded", "guarded": "guarded alone", "together": "guarded together"}
 
 # What is counted, in words, and whether any of it is a loss.
 _ROWS = (
@@ -38,7 +42,7 @@ _ROWS = (
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What both runs have in common; `patience` and `retry_after` are seconds."""
+    """What all runs have in common; `patience` and `retry_after` are seconds."""
 
     calls: int
     minutes: int
@@ -46,6 +50,12 @@ class Conditions:
     patience: float
     retry_after: float
     seed: int
+    workers: int = 1
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The runs, by the names that they have in the results."""
+        return RUNS if self.workers == 1 else RUNS_OF_SEVERAL
 
 
 class Screen:
@@ -92,7 +102,15 @@ class Screen:
 
 
 def final(conditions: Conditions, results: Results) -> RenderableType:
-    """The table of both runs, what was seen, and what to try next."""
+    """The table of all runs, what was seen, and what to try next."""
+    if conditions.workers > 1:
+        return Group(
+            table(conditions, results),
+            "",
+            seen_together(results),
+            "",
+            "Next: docs/how-to/workers.md has the three lines that a worker needs.",
+        )
     return Group(
         table(conditions, results),
         "",
@@ -104,20 +122,22 @@ def final(conditions: Conditions, results: Results) -> RenderableType:
 
 
 def table(conditions: Conditions, results: Results) -> Table:
-    """Both runs side by side, as far as their figures are known."""
+    """All runs side by side, as far as their figures are known."""
+    runs, workers = conditions.runs, conditions.workers
+    by = f" by {workers} workers" if workers > 1 else ""
     made = Table(
-        title=f"{conditions.calls} calls in {conditions.minutes} minutes, seed {conditions.seed}",
+        title=f"{conditions.calls} calls in {conditions.minutes} minutes{by}, seed {conditions.seed}",
         box=SIMPLE_HEAD,
         caption=_caption(conditions),
         caption_justify="left",
     )
     made.add_column()
-    for run in RUNS:
-        made.add_column(run, justify="right", min_width=9)
+    for run in runs:
+        made.add_column(run if workers == 1 else _HEADS[run], justify="right", min_width=9)
     start = f"{conditions.credits} + {conditions.credits}"
-    made.add_row("Credits at the start, pre.dev + Anchor Browser", start, start)
+    made.add_row("Credits at the start, pre.dev + Anchor Browser", *[start] * len(runs))
     for key, words, is_loss in _ROWS:
-        cells = [results.get(run, {}).get(key) for run in RUNS]
+        cells = [results.get(run, {}).get(key) for run in runs]
         made.add_row(words, *(_cell(cell, is_loss=is_loss) for cell in cells))
     return made
 
@@ -134,8 +154,29 @@ def seen(unguarded: Figures, guarded: Figures) -> str:
     )
 
 
+def seen_together(results: Results) -> str:
+    """What the figures of several workers say, whichever way they fall."""
+    alone, together = results["guarded"], results["together"]
+    unseen = ", because no worker sees what the others hold" * bool(alone["died"])
+    return (
+        f"Without a guard {_lost(results['unguarded'])}. With a guard in each worker's own memory "
+        f"{_lost(alone)}{unseen}. With one store for all "
+        f"{_lost(together)}: {_calls(together['finished'])} finished, and the guards refused "
+        f"{_calls(together['refused'])}."
+    )
+
+
 def _caption(conditions: Conditions) -> str:
     patience, again = f"{conditions.patience:g} s", f"{conditions.retry_after:g} s"
+    if conditions.workers > 1:
+        return (
+            "Each call begins at the same moment in all three runs, at the same worker, and has the same "
+            f"cost and {patience} of patience: a call that the provider refuses at the start is sent again "
+            f"every {again}, and a guard may let a call wait. The guards are the real ones: alone with "
+            "sole_spender=False, because others spend too; together with a store. The store is the real "
+            "one's head in memory, 5 ms away, because a file has no simulated time. The sandbox's accounts "
+            "and API are the real ones; time is simulated, and no network is used."
+        )
     return (
         "Each call begins at the same moment on both sides and has the same cost, and both sides "
         f"have {patience} of patience for it: a call that the provider refuses at the start is "

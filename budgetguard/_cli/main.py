@@ -5,14 +5,15 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-from budgetguard._cli import accounts, pause, sandbox
-from budgetguard._cli.arguments import Parser, amount
+from budgetguard._cli import accounts, members, pause, sandbox
+from budgetguard._cli.arguments import Parser, amount, worker_count
 from budgetguard._cli.output import ExitCode, failure, print_failure
 from budgetguard._core.activation import set_active
 from budgetguard._core.events import logger
 from budgetguard._core.pause import NO_REASON
 from budgetguard._version import __version__
 from budgetguard.providers.registry import VENDORS, one_of
+from budgetguard.stores.base import StoreUnavailable
 
 # The vendor in the examples.
 _NAME, _VENDOR = next(iter(VENDORS.items()))
@@ -31,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = options.run(options)
     except accounts.UNKNOWN_BALANCE as error:
         code, failed = accounts.explain(error)
+    except StoreUnavailable as error:
+        reason = f"{error.reason[0].upper()}{error.reason[1:]}."
+        code, failed = ExitCode.UNKNOWN, failure(type(error).__name__, reason)
     except ImportError as error:
         missing = (error.name or "budgetguard").partition(".")[0]
         if missing == "budgetguard":
@@ -53,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from budgetguard._cli.demo import run
 
-    return run(seed=options.seed, as_json=options.json)
+    return run(seed=options.seed, workers=options.workers, as_json=options.json)
 
 
 def _parser(given: Sequence[str]) -> Parser:
@@ -100,6 +104,13 @@ def _parser(given: Sequence[str]) -> Parser:
         f"budgetguard check --provider {_NAME} --min 50 && ./generate-spec",
     )
     check.add_argument("--min", type=amount, required=True, metavar="N", help="credits needed")
+    listing = command(
+        "members",
+        members.members,
+        "Print the processes that spend from the accounts in a shared store, and what each of them holds. "
+        "Sends nothing, and disturbs none of them.",
+        "budgetguard members --store /var/lib/my-service/credits.db",
+    )
     pausing = command(
         "pause",
         pause.pause,
@@ -120,14 +131,22 @@ def _parser(given: Sequence[str]) -> Parser:
         "End the pause by `budgetguard pause`. One by guard.pause() in a program goes on.",
         f"budgetguard resume --provider {_NAME}",
     )
-    for ours in (pausing, resuming):
+    for ours in (listing, pausing, resuming):
         ours.add_argument(
             "--account",
             type=pause.account,
             metavar="NAME",
             help="the account= that the programs give to the provider, if they do",
         )
-    for asking in (balance, check, pausing, resuming):
+    for asking, store in (
+        (balance, "also what is available to all processes that share that file"),
+        (check, "decide by what is available to all processes that share that file"),
+        (listing, "the file that the processes share"),
+        (pausing, "pause all processes that share that file, of whichever user"),
+        (resuming, "end the pause of a store"),
+    ):
+        asking.add_argument("--store", required=asking is listing, metavar="PATH", help=store)
+    for asking in (balance, check, listing, pausing, resuming):
         asking.add_argument(
             "--provider",
             choices=sorted(VENDORS),
@@ -152,15 +171,23 @@ def _parser(given: Sequence[str]) -> Parser:
     demo = command(
         "demo",
         _demo,
-        "Run the same calls twice against a sandbox, unguarded and guarded, and compare.",
-        "budgetguard demo --seed 7 --json",
+        "Run the same calls against a sandbox, unguarded and guarded, and compare.",
+        "budgetguard demo --workers 4",
     )
     demo.add_argument(
         "--seed", type=int, default=0, metavar="N", help="another set of calls; default: 0"
     )
+    demo.add_argument(
+        "--workers",
+        type=worker_count,
+        default=1,
+        metavar="N",
+        help="with 2 to 64: a third run, in which that many workers share a store",
+    )
     for printing, more in (
         (balance, "; of two accounts, a list under `accounts`"),
         (check, ""),
+        (listing, ""),
         (pausing, ""),
         (resuming, ""),
         (demo, ""),

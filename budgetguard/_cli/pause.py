@@ -1,17 +1,27 @@
-"""The commands `pause` and `resume`: they write and remove a file, and send nothing."""
+"""The commands `pause` and `resume`: a file for this user's programs, or a message to a store's members."""
 
 import argparse
 
-from budgetguard._cli.accounts import provider_of
+from budgetguard._cli.accounts import provider_of, store_of
 from budgetguard._cli.output import ExitCode, print_answer, print_json
+from budgetguard._cli.store_pause import pause_members
 from budgetguard._core.pause import checked_reason
 from budgetguard._io import pause_file
 from budgetguard.providers.base import Provider
 
 
 def pause(options: argparse.Namespace) -> int:
-    """Have all guards of the account stop admitting calls, in every process of this user."""
+    """Have all guards of the account stop admitting calls, in every process of this user or of a store."""
     provider = provider_of(options, account=options.account)
+    store = store_of(options)
+    if store is not None:
+        pause_members(store, provider, options.reason)
+        words = (
+            f"{_which(options, provider)} is paused: {options.reason}. No process that shares "
+            f"{store.name} admits calls that are paid from this account, until "
+            "`budgetguard resume --store`."
+        )
+        return _answer(options, provider, options.reason, words)
     pause_file.write(str(provider.fingerprint), options.reason)
     words = (
         f"{_which(options, provider)} is paused: {options.reason}. Within a second, no program of this user on "
@@ -23,6 +33,14 @@ def pause(options: argparse.Namespace) -> int:
 def resume(options: argparse.Namespace) -> int:
     """End such a pause."""
     provider = provider_of(options, account=options.account)
+    store = store_of(options)
+    if store is not None:
+        was_paused = pause_members(store, provider, None) is not None
+        which = _which(options, provider)
+        words = f"{which} was not paused by `budgetguard pause --store`."
+        if was_paused:
+            words = f"{which} is resumed: processes that share {store.name} admit its calls again."
+        return _answer(options, provider, None, words)
     ended = pause_file.remove(str(provider.fingerprint))
     which = _which(options, provider)
     words = f"{which} was not paused by `budgetguard pause`."

@@ -43,17 +43,29 @@ NEVER_REACHED = (
     "release_on=, or call hold.release()."
 )
 
+DIED = "ProcessDied"
+"""The cause of calls whose process is gone without a word; nothing ever raises it."""
+
 # These interrupt a call that has begun, so it most likely reached the provider.
-_INTERRUPTS = {"KeyboardInterrupt", "SystemExit", "GeneratorExit", "CancelledError", "Cancelled"}
+_INTERRUPTS = {
+    "KeyboardInterrupt",
+    "SystemExit",
+    "GeneratorExit",
+    "CancelledError",
+    "Cancelled",
+    DIED,
+}
 
 # How an account was paused, and what ends that.
 _PAUSED_BY: Mapping[PausedBy, tuple[str, str]] = {
-    "guard": ("guard.pause() in this process", "guard.resume() is called"),
+    "guard": ("guard.pause()", "guard.resume() is called"),
     "command": ("`budgetguard pause` on this machine", "`budgetguard resume` is run"),
+    "store": ("`budgetguard pause --store`", "`budgetguard resume --store` is run"),
 }
 
 _ZERO = Decimal(0)
 _MOST_NAMES = 3
+_PROCESS_DIED = "a process died"
 
 
 class BudgetGuardError(Exception):
@@ -100,6 +112,8 @@ class InsufficientCredits(BudgetGuardError):
       and balances resolve it within `unresolved_for` seconds. `causes` counts those calls by the
       name of the exception they raised. Calls whose hold was dropped or kept by hand are not in it.
     - `renews_at`: when the account's allocation renews; None if that is not known.
+    - `processes`: with a store, how many processes hold `held`; None without one. With a store all figures
+      are those of all its processes.
 
     `retryable` is True only where open calls, recent debits or waiters make up the shortfall, or where
     the provider is busy; `retry_after` is then the least number of seconds to wait.
@@ -132,6 +146,7 @@ class InsufficientCredits(BudgetGuardError):
         unresolved_for: float | None = None,
         unit: str = CREDITS,
         renews_at: datetime | str | None = None,
+        processes: int | None = None,
     ) -> None:
         renews_at = _moment(renews_at)
         super().__init__(
@@ -158,6 +173,7 @@ class InsufficientCredits(BudgetGuardError):
             unresolved_for,
             unit,
             None if renews_at is None else renews_at.isoformat(),
+            processes,
         )
         self.operation = operation
         self.needed = _exact(needed)
@@ -182,6 +198,7 @@ class InsufficientCredits(BudgetGuardError):
         self.unresolved_for = unresolved_for
         self.unit = unit
         self.renews_at = renews_at
+        self.processes = processes
         self.retryable = retry_after is not None
 
     def __str__(self) -> str:
@@ -219,8 +236,9 @@ class InsufficientCredits(BudgetGuardError):
         if self.extra:
             parts.append(f"extra_credits adds {self._spell(self.extra)}")
         if self.held:
-            calls = f"{self.running} running call{'s' * (self.running != 1)}"
-            parts.append(f"{self._spell(self.held)} {self._are(self.held)} held by {calls}")
+            parts.append(
+                f"{self._spell(self.held)} {self._are(self.held)} held by {self._holders()}"
+            )
         settled = self.pending - self.kept
         if settled:
             parts.append(
@@ -239,6 +257,13 @@ class InsufficientCredits(BudgetGuardError):
         if self.floor:
             parts.append(f"the floor reserves {self._spell(self.floor)}")
         return parts
+
+    def _holders(self) -> str:
+        calls = f"{self.running} running call{'s' * (self.running != 1)}"
+        if self.processes is None:
+            return calls
+        processes = f"{self.processes} process{'es' * (self.processes != 1)}"
+        return f"{calls} of {processes}" if self.running else processes
 
     def _spell(self, amount: Decimal) -> str:
         # Credits are the unit that goes without saying.
@@ -414,9 +439,7 @@ class ConcurrencyLimit(BudgetGuardError):
         else:
             used = f"{self.in_use} of the {self.limit} that {self.provider} allows {are} in use"
         if self.unresolved:
-            names = " or ".join(name for name, _ in _foremost(self.causes))
-            call = "a call" if self.unresolved == 1 else "calls"
-            because = f"{call} raised {names}" if names else _not_known(self.unresolved)
+            because = _sessions_raised(self.unresolved, self.causes)
             those = "" if self.unresolved == self.in_use else f"{self.unresolved} of them "
             used += f", {those}{_unresolved(self.unresolved_for, because)}"
         return f"{self.operation} needs {slots}, but {used}. {self._advice()}"
@@ -496,8 +519,9 @@ class ApprovalDenied(BudgetGuardError):
 class Paused(BudgetGuardError):
     """Somebody paused the account, so the call was not admitted and nothing was spent.
 
-    `reason` is theirs. `by` is `"guard"` for `Guard.pause()` in this process, and `"command"` for
-    `budgetguard pause` on this machine. How long the pause lasts is not known: `retry_after` is None.
+    `reason` is theirs. `by` is `"guard"` for `Guard.pause()` in this process, or in another one of its
+    store, `"command"` for `budgetguard pause` on this machine, and `"store"` for `budgetguard pause --store`.
+    How long the pause lasts is not known: `retry_after` is None.
     """
 
     retryable = True
@@ -577,6 +601,11 @@ def may_never_have_begun(causes: Iterable[str]) -> bool:
 
 def _calls_raised(count: int, causes: Mapping[str, int]) -> str:
     """What `count` calls raised. Calls whose hold was dropped, or kept by hand, raised nothing."""
+    died = causes.get(DIED, 0)
+    if died:
+        count -= died
+        raised = {name: number for name, number in causes.items() if name != DIED}
+        return " and ".join([_PROCESS_DIED, *([_calls_raised(count, raised)] if count > 0 else [])])
     kinds = [(number, f"raised {name}") for name, number in _foremost(causes)]
     if not kinds:
         return _not_known(count)
@@ -586,6 +615,20 @@ def _calls_raised(count: int, causes: Mapping[str, int]) -> str:
     (first, did), *others = kinds
     calls = "a call" if first == 1 else f"{first} calls"
     return " and ".join([f"{calls} {did}", *(f"{number} {did}" for number, did in others)])
+
+
+def _sessions_raised(count: int, causes: Mapping[str, int]) -> str:
+    """The same of sessions, without saying how many calls had them."""
+    died = causes.get(DIED, 0)
+    raised = {name: number for name, number in causes.items() if name != DIED}
+    names = " or ".join(name for name, _ in _foremost(raised))
+    call = "a call" if count - died == 1 else "calls"
+    reasons = [_PROCESS_DIED] * bool(died)
+    if names:
+        reasons.append(f"{call} raised {names}")
+    elif count > died:
+        reasons.append(_not_known(count - died))
+    return " and ".join(reasons)
 
 
 def _not_known(count: int) -> str:

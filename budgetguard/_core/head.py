@@ -59,6 +59,17 @@ class AccountState:
         """Drop the debits that a balance requested at `sent` must show."""
         raise NotImplementedError
 
+    def forget_charges(self, by: int) -> None:
+        """So much of what was held or pending counts no more, although no balance has cleared it.
+
+        The balance may show it, so its overlap must not.
+        """
+        self.others.forget_charges(by)
+        if self.snapshot is not None:
+            overlap = max(self.snapshot.overlap - by, 0)
+            ceiling_overlap = max(self.snapshot.ceiling_overlap - by, 0)
+            self.snapshot = replace(self.snapshot, overlap=overlap, ceiling_overlap=ceiling_overlap)
+
     def in_unit(self, snapshot: BalanceSnapshot) -> BalanceSnapshot | None:
         """The snapshot in the account's unit; None if its balance is in another one.
 

@@ -54,7 +54,11 @@ def dump(head: SharedHead) -> dict[str, Any]:
         "account": _account(head),
         "members": {name: _member(each) for name, each in members.items()},
         "debits": {
-            name: {"settled": each.settled.dump(), "kept": each.kept.dump()}
+            name: {
+                "settled": each.settled.dump(),
+                "kept": each.kept.dump(),
+                "lost": each.lost.dump(),
+            }
             for name, each in members.items()
         },
         "budgets": head.budgets.dump(),
@@ -71,7 +75,10 @@ def load(state: dict[str, Any]) -> SharedHead:
         head = _head(account)
         for name in account["members"]:
             head.members[name] = _record(members[name], debits[name])
-        head.budgets = SharedBudgets.load(state["budgets"])
+        # A store that writes a row for each entry of a part has no part without any.
+        budgets = state.get("budgets", {})
+        _expect_budgets(account["budgets"], budgets)
+        head.budgets = SharedBudgets.load(budgets, account["budget_checked"])
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise DamagedState(str(error)) from error
     return head
@@ -86,12 +93,19 @@ def _expect_members(names: list[str], members: dict[str, Any], debits: dict[str,
         raise ValueError(msg)
 
 
+def _expect_budgets(number: int, budgets: dict[str, Any]) -> None:
+    """Likewise."""
+    if number != len(budgets):
+        msg = f"it has {number} budgets, and {len(budgets)} rows of them"
+        raise ValueError(msg)
+
+
 # The account.
 
 
 def _account(head: SharedHead) -> dict[str, Any]:
     return {
-        "format": FORMAT,
+        "format": head.format,
         "epoch": head.epoch,
         "now": head.clock.now,
         "server": head.clock.server,
@@ -103,11 +117,12 @@ def _account(head: SharedHead) -> dict[str, Any]:
         "balances": head.balances,
         "changes": head.changes,
         "recall": head.recall,
-        "recalled_at": _if_ever(head.recalled_at),
         "calm_until": _if_ever(head.calm_until),
         "refresh": _refresh(head.refresh),
         "refreshing_member": head.refreshing_member,
         "numbers_at": [[epoch, dict(numbers)] for epoch, numbers in head.numbers_at.items()],
+        "budgets": len(head.budgets),
+        "budget_checked": head.budgets.checked,
         "state": head.dump(),
     }
 
@@ -123,7 +138,6 @@ def _head(state: dict[str, Any]) -> SharedHead:
     head.balances = state["balances"]
     head.changes = state["changes"]
     head.recall = state["recall"]
-    head.recalled_at = _or_never(state["recalled_at"])
     head.calm_until = _or_never(state["calm_until"])
     head.refresh = _refresh_view(state["refresh"])
     head.refreshing_member = state["refreshing_member"]
@@ -176,6 +190,7 @@ def _member(member: MemberRecord) -> dict[str, Any]:
         "floor": member.floor,
         "extra": member.extra,
         "recall": member.recall,
+        "asked_at": _if_ever(member.asked_at),
         "gone": member.gone,
         "waits_for_refresh": member.waits_for_refresh,
         "needs": [_queued(each) for each in member.needs.values()],
@@ -195,10 +210,12 @@ def _record(state: dict[str, Any], debits: dict[str, Any]) -> MemberRecord:
     member.hold_for, member.patience = state["hold_for"], state["patience"]
     member.floor, member.extra = state["floor"], state["extra"]
     member.recall = state["recall"]
+    member.asked_at = _or_never(state["asked_at"])
     member.gone, member.waits_for_refresh = state["gone"], state["waits_for_refresh"]
     member.needs = {each["ticket"]: _need(each) for each in state["needs"]}
     member.settled.load(debits["settled"])
     member.kept.load(debits["kept"])
+    member.lost.load(debits["lost"])
     member.sole_spender = state["sole_spender"]
     member.words = tuple((word, text) for word, text in state["words"])
     member.format = state["format"]

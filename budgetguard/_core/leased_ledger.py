@@ -50,9 +50,9 @@ class KeptOfAll:
 class LeasedLedger(Branch):
     """A ledger whose head is elsewhere.
 
-    `refusals` names the state of the account in which the head refused needs: what it refused is asked
-    again in another one. `usable` is False while the slack must not be taken from without the head, as
-    guards of this process with different floors or extra credits may not use each other's.
+    `answers` names the state of the account in which the head refused needs: what it refused is asked
+    again in another one. `one_level` is False if guards of this process have different floors or extra
+    credits, and so may not use each other's slack.
     """
 
     __slots__ = (
@@ -61,7 +61,10 @@ class LeasedLedger(Branch):
         "_limited",
         "_offset",
         "_pauses",
+        "_returned",
+        "_sent",
         "_slots",
+        "_slots_returned",
         "_snapshot",
         "answers",
         "away",
@@ -69,7 +72,8 @@ class LeasedLedger(Branch):
         "history",
         "message",
         "mine",
-        "usable",
+        "one_level",
+        "retry_at",
         "view",
     )
 
@@ -80,15 +84,22 @@ class LeasedLedger(Branch):
         super().__init__(Unreported(1))
         self.budgets = budgets
         self.view = View(NEVER)
-        self.usable = True
-        # Why the store gives no answers at present.
+        self.one_level = True
+        # Why the store gives no answers at present, and when it is asked again.
         self.away: str | None = None
+        self.retry_at = NEVER
         # What a message that is under way told the head: what is held, and kept of the slack.
         self.message: Report | None = None
-        # Reported calls whose debits a balance may not show yet, in case the head has to hear of them again.
+        # Reported calls whose debits a balance may not show yet, in case another head has to hear of them.
         self.history = Unreported(0)
+        # What the message that is under way reports as finished.
+        self._sent = Unreported(0)
         self.answers = 0
-        self.mine = 0
+        # What slack and slots it gives back. Until the reply is there, the last view counts them in the lease.
+        self._returned = 0
+        self._slots_returned = 0
+        # Whether the head counts this process among those that have a lease.
+        self.mine = False
         self._slots = 0
         self._offset = 0.0
         self._snapshot: BalanceSnapshot | None = None
@@ -111,18 +122,37 @@ class LeasedLedger(Branch):
 
     @property
     def kept(self) -> KeptOfAll:
-        """Calls of all members whose cost is not known."""
-        return self._kept
+        """Calls of all members whose cost is not known; of this one, with those not reported yet."""
+        figures = self._kept
+        for mine in (self._sent.kept, self.head.kept):
+            if mine.next_clears_at is None:
+                continue
+            clears = (mine.next_clears_at, figures.next_clears_at)
+            last = (mine.last_clears_at, figures.last_clears_at)
+            figures = KeptOfAll(
+                figures.total + mine.total,
+                figures.slots + mine.slots,
+                figures.calls + mine.calls,
+                figures.sessions + mine.sessions,
+                min(each for each in clears if each is not None),
+                max(each for each in last if each is not None),
+            )
+        return figures
 
     @property
     def pending(self) -> int:
-        """Debits of all members that the balance cannot show yet."""
-        return self.view.settled + self.view.kept
+        """Debits of all members that the balance cannot show yet; of this one, with those not reported yet."""
+        return self.view.settled + self.view.kept + self._unreported
 
     @property
     def held_by_all(self) -> int:
-        """What is in the leases of all members, but for this process's slack."""
-        return self.view.leased - int(max(self.room, 0))
+        """What is in the leases of all members, but for this process's slack and finished calls."""
+        # Below zero: finished calls cost more than the lease had.
+        return self.view.leased - int(self.room) - self._returned - self._unreported
+
+    @property
+    def _unreported(self) -> int:
+        return self.head.total + self._sent.total
 
     @property
     def running_of_all(self) -> int:
@@ -130,9 +160,30 @@ class LeasedLedger(Branch):
         return max(self.view.running, self.running)
 
     @property
+    def holders(self) -> int:
+        """How many members hold what is held by all: this process only if it has open calls."""
+        return self.view.holders - self.mine + bool(self.held)
+
+    @property
+    def queued(self) -> int:
+        """What callers in other members wait for."""
+        return self.view.queued
+
+    @property
+    def queued_slots(self) -> int:
+        """The slots that they wait for."""
+        return self.view.queued_slots
+
+    @property
     def slots_in_use(self) -> int:
         """Sessions of all members that are open or may be open."""
-        return self.view.slots + self.view.kept_slots
+        given_back = self.slots_free + self._slots_returned
+        return self.view.slots + self.view.kept_slots - given_back
+
+    @property
+    def slots_free(self) -> int:
+        """Sessions that ended here, and that the head does not know of. One that may still be open did not."""
+        return self._slots - self.slots_held - self.head.kept.slots
 
     @property
     def busy_until(self) -> float:
@@ -148,6 +199,11 @@ class LeasedLedger(Branch):
     def paused_by(self) -> PausedBy:
         """Who has paused the account; only while it is paused."""
         return next(iter(self._pauses))
+
+    @property
+    def paused_by_member(self) -> bool:
+        """Whether the account is paused for all members, so that only the head tells when that ends."""
+        return not self._pauses.keys().isdisjoint({"guard", "store"})
 
     def limited_until(self, credential: str) -> float:
         """Until when a key is refused because of a limit of its own."""
@@ -167,9 +223,20 @@ class LeasedLedger(Branch):
         return self.room if self.usable else 0
 
     @property
+    def usable(self) -> bool:
+        """Whether the slack may be taken from without a word to the head.
+
+        While somebody is short, what calls of this process free is for whoever has waited longest, and
+        that may be a caller of another process.
+        """
+        return self.one_level and not self.view.exact
+
+    @property
     def slots_at_hand(self) -> float:
-        """Sessions that can be opened without a word to the head."""
-        return self._slots - self.slots_held
+        """Sessions that can be opened without a word to the head: those that ended here, within the limit."""
+        if self._snapshot is None:
+            return self.slots_free
+        return min(self.slots_free, self._snapshot.slots - self.slots_in_use)
 
     def left_by(self, amount: Micro, slots: float) -> float | None:
         """When debits of that many micro-credits and slots will have cleared, as of the last reply.
@@ -188,6 +255,20 @@ class LeasedLedger(Branch):
     def time_of(self, stamp: float) -> float:
         """A stamp of the head's clock in this process's monotonic seconds; not later than it was."""
         return stamp + self._offset
+
+    @property
+    def regroups(self) -> bool:
+        """Whether the head has lost its state, and waits for its members to say what they hold."""
+        return not self.view.granting
+
+    def headless(self, now: float) -> tuple[str, float] | None:
+        """Why the head grants nothing, and in how many seconds it may; None if it does."""
+        if self.away is not None:
+            return self.away, max(self.retry_at - now, 0.0)
+        if not self.regroups:
+            return None
+        at = self.view.granting_at
+        return _REGROUPS, 1.0 if at is None else max(self.time_of(at) - now, 0.0)
 
     # What this process learns by itself, before the head has heard of it.
 
@@ -234,17 +315,25 @@ class LeasedLedger(Branch):
 
     # Messages.
 
-    def report(self, now: Instant, *, spare: int, margin: float, again: bool) -> Report:
-        """What to tell the head; and that it may have so much of the slack, as far as there is any.
+    def report(
+        self, now: Instant, *, give_back: bool, margin: float, again: bool, whole: bool
+    ) -> Report:
+        """What to tell the head; with `give_back`, that it may have the slack.
 
-        From here on the slack is what was kept. All finished calls are in the report, or in one that
-        reasserts (`again`) all that balances may not show yet.
+        From here on the slack is what was kept. The calls that finished are those since the last report;
+        with `whole`, also all earlier ones that balances may not show yet. What they spent of budgets is told
+        `again` in each message that joins.
         """
-        unreported, self.head = self.head, Unreported(self.head.others.epoch + 1)
+        sent, self.head = self.head, Unreported(self.head.others.epoch + 1)
         self.epoch = self.head.others.epoch
-        self.history.add(unreported)
-        told = self.history if again else unreported
-        self.room = max(self.room - spare, 0)
+        self._sent = sent
+        told = sent
+        if whole:
+            told = Unreported(0)
+            told.add(self.history)
+            told.add(sent)
+        keep = 0 if give_back else max(self.room, 0)
+        self._returned, self.room = int(self.room - keep), keep
         self.message = Report(
             used=self.held,
             keep=int(self.room),
@@ -252,15 +341,17 @@ class LeasedLedger(Branch):
             running=self.running,
             settled=tuple(told.settled_from(now.mono, margin)),
             kept=tuple(told.kept_from(now.mono, margin)),
-            saved=() if again else tuple(unreported.others.by_epoch.items()),
+            saved=() if whole else tuple(sent.others.by_epoch.items()),
             budgets=self.budgets.report(now, again=again),
         )
+        self._slots_returned = self.slots_free - sent.kept.slots
         self._slots = self.slots_held
         return self.message
 
     def accept(self, message: Message, reply: Reply) -> None:
         """The reply to the message that is under way: the lease changes by what it says."""
         told, self.message = self.message, None
+        self.remember()
         assert told is not None
         self.room += reply.lease - told.used - told.keep
         self._slots += reply.slots - told.slots
@@ -268,9 +359,20 @@ class LeasedLedger(Branch):
         if message.leave:
             self.budgets.leave()
 
+    def remember(self) -> None:
+        """The head has heard of the calls that the message under way reported as finished."""
+        self.history.add(self._sent)
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._sent = Unreported(0)
+        self._returned = self._slots_returned = 0
+
     def disregard(self) -> None:
-        """The message that is under way has not taken effect, and never will."""
+        """The message that is under way has not taken effect, and never will: the next one has to tell it."""
         self.message = None
+        self.head.add(self._sent)
+        self._begin_anew()
 
     def lapse(self) -> int:
         """The slack is no longer this process's; returns how much it was."""
@@ -321,6 +423,8 @@ AnyLedger: TypeAlias = Ledger | LeasedLedger
 
 # Answers are told apart also across ledgers, since a forked child has another one.
 _ANSWERS = count(1)
+
+_REGROUPS = "its store has lost what it knew, and waits for other processes to say what they hold"
 
 # Seconds for which a debit is remembered after a balance has cleared it.
 _HISTORY = 60.0

@@ -112,6 +112,11 @@ class LedgerView(Protocol):
         ...
 
     @property
+    def holders(self) -> int | None:
+        """With a shared head, how many of its members hold what is held by all."""
+        ...
+
+    @property
     def room(self) -> Micro:
         """What calls may take: `available(0, 0)`, kept up to date; 0 without a balance.
 
@@ -122,6 +127,16 @@ class LedgerView(Protocol):
     @property
     def slots_in_use(self) -> int:
         """Sessions that are open or may be open."""
+        ...
+
+    @property
+    def queued(self) -> int:
+        """With a shared head, what callers in other members wait for."""
+        ...
+
+    @property
+    def queued_slots(self) -> int:
+        """Likewise, the slots that they wait for."""
         ...
 
     @property
@@ -147,6 +162,10 @@ class LedgerView(Protocol):
         """What is available now; negative if more is held than the account has."""
         ...
 
+    def headless(self, now: float) -> tuple[str, float] | None:
+        """Why a shared head grants nothing, and in how many seconds it may; None if it does, and without one."""
+        ...
+
     def at_hand(self, floor: int, extra: int) -> Micro:
         """What can be taken at once; with a shared head, more may be available."""
         ...
@@ -159,6 +178,11 @@ class LedgerView(Protocol):
     @property
     def away(self) -> str | None:
         """Why a shared head gives no answers at present; None if it does, and without one."""
+        ...
+
+    @property
+    def regroups(self) -> bool:
+        """Whether a shared head has lost its state, and waits for its members to say what they hold."""
         ...
 
     @property
@@ -177,7 +201,10 @@ class Ledger(Branch):
     __slots__ = ()
 
     shared: ClassVar[bool] = False
+    queued: ClassVar[int] = 0
+    queued_slots: ClassVar[int] = 0
     away: ClassVar[str | None] = None
+    regroups: ClassVar[bool] = False
     answers: ClassVar[int] = 0
     head: Head
 
@@ -213,6 +240,11 @@ class Ledger(Branch):
     def running_of_all(self) -> int:
         """How many calls are running."""
         return self.running
+
+    @property
+    def holders(self) -> None:
+        """Nobody else holds anything by this head."""
+        return None
 
     @property
     def slots_in_use(self) -> int:
@@ -283,6 +315,10 @@ class Ledger(Branch):
         return head.snapshot.before_holds(extra) - floor - self.held - head.pending
 
     at_hand = available
+
+    def headless(self, now: float) -> tuple[str, float] | None:  # noqa: ARG002  nor has it to be asked
+        """Nothing: the head is here."""
+        return None
 
     def left_by(self, amount: Micro, slots: float) -> float | None:
         """When debits of that many micro-credits and slots will have cleared.

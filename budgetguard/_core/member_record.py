@@ -3,13 +3,11 @@
 from typing import Literal
 
 from budgetguard._core.debits import Debits, Kept
+from budgetguard._core.errors import DIED
 from budgetguard._core.store_messages import NEVER, TICK, Need, Reply, Report
 
 MOST_BUCKETS = 64
 """Of each kind of debits. The whole state is read and written with a message, so it has to be small."""
-
-DIED = "ProcessDied"
-"""What the errors of others name as the cause of a dead member's unresolved calls."""
 
 
 class QueuedNeed:
@@ -27,11 +25,13 @@ class MemberRecord:
     """One member: `lease` is what it may use, of which `used` is held by open calls, as last reported.
 
     `number` is that of the last message that took effect, `reply` what was answered. `gone` if it died or
-    left; the record remains until its debits are cleared. Its `settled` and `kept` debits are those of
-    its own calls, so that it can replace them when it reasserts.
+    left; the record remains until its debits are cleared. Its `settled` and `kept` debits are those of its own
+    calls, so that it can replace them in a new epoch; `lost` is the lease that it had when it was given up.
+    It was asked at `asked_at` to give its slack back, if it has not answered the last recall.
     """
 
     __slots__ = (
+        "asked_at",
         "extra",
         "floor",
         "format",
@@ -40,6 +40,7 @@ class MemberRecord:
         "hold_for",
         "kept",
         "lease",
+        "lost",
         "needs",
         "number",
         "patience",
@@ -67,11 +68,13 @@ class MemberRecord:
         self.floor = 0
         self.extra = 0
         self.recall = 0
+        self.asked_at = NEVER
         self.gone = False
         self.waits_for_refresh = False
         self.needs: dict[int, QueuedNeed] = {}
         self.settled = Debits(MOST_BUCKETS)
         self.kept = Kept(MOST_BUCKETS)
+        self.lost = Kept(MOST_BUCKETS)
         self.sole_spender: bool | Literal["auto"] = "auto"
         self.words: tuple[tuple[str, str], ...] = ()
         self.format = 0
@@ -84,20 +87,35 @@ class MemberRecord:
     @property
     def pending(self) -> int:
         """Its debits that no balance shows yet."""
-        return self.settled.total + self.kept.total
+        return self.settled.total + self.kept.total + self.lost.total
+
+    @property
+    def unresolved(self) -> tuple[Kept, Kept]:
+        """Its calls whose cost is not known."""
+        return self.kept, self.lost
+
+    @property
+    def slots_in_use(self) -> int:
+        """Its sessions that are open or may be open."""
+        return self.slots + self.kept.slots + self.lost.slots
 
     def silent(self, now: float) -> bool:
         """Whether it was not heard for so long that its lease is no longer its own."""
         return self.hold_for is not None and now >= self.heard + self.hold_for
 
-    def finish(self, report: Report, latest: float, *, again: bool) -> None:
-        """Count its finished calls as debits, in place of all earlier ones if `again`; it is `latest` at most.
+    def come_back(self, *, whole: bool) -> None:
+        """It is no longer lost: its next report says what it holds, and with `whole` all that finished."""
+        self.gone = False
+        self.lost = Kept(MOST_BUCKETS)
+        if whole:
+            self.settled, self.kept = Debits(MOST_BUCKETS), Kept(MOST_BUCKETS)
+
+    def finish(self, report: Report, latest: float) -> None:
+        """Count its finished calls as debits; it is `latest` at most.
 
         A call that is reported late counts from its report: the account's clock may have stood still, so
         nobody can tell what time it showed when the call finished.
         """
-        if again:
-            self.settled, self.kept = Debits(MOST_BUCKETS), Kept(MOST_BUCKETS)
         # A refresh may have begun at this same time, before these calls finished.
         first = latest + TICK
         for debit in report.settled:
@@ -132,7 +150,7 @@ class MemberRecord:
         if self.lease or self.slots:
             calls = max(self.running, 1)
             sessions = ((DIED, self.slots),) if self.slots else ()
-            self.kept.add_counted(
+            self.lost.add_counted(
                 self.lease, now + self.patience, self.slots, ((DIED, calls),), sessions
             )
         self._retire()
@@ -151,13 +169,10 @@ class MemberRecord:
         """Drop the debits that a balance which was requested at `sent` must show."""
         self.settled.clear(sent)
         self.kept.clear(sent)
+        self.lost.clear(sent)
 
     @property
     def forgettable(self) -> bool:
         """Whether it is gone and no debit of its remains."""
-        return self.gone and not (
-            self.pending
-            or self.kept.slots
-            or self.kept.next_clears_at is not None
-            or self.settled.next_clears_at is not None
-        )
+        debits = (self.settled, self.kept, self.lost)
+        return self.gone and all(each.next_clears_at is None for each in debits)

@@ -147,6 +147,10 @@ class OtherSpenders:
         if setting is False or (setting is True and self.setting == "auto"):
             self.setting = setting
 
+    def forget_charges(self, by: int) -> None:
+        """So much of what was held or pending counts no more, although no balance has cleared it."""
+        self._cleared += by
+
     def lose_track(self) -> None:
         """The state was restored from an earlier one: its belief remains, what balances showed does not."""
         self._forget()

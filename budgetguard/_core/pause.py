@@ -9,8 +9,12 @@ import hashlib
 from datetime import datetime
 from typing import Literal, TypeAlias
 
-PausedBy: TypeAlias = Literal["guard", "command"]
-"""Who paused an account: `Guard.pause()` in this process, or `budgetguard pause` on this machine."""
+PausedBy: TypeAlias = Literal["guard", "command", "store"]
+"""Who paused an account.
+
+`Guard.pause()` in this process or another one of its store, `budgetguard pause` on this machine, or
+`budgetguard pause --store`.
+"""
 
 NO_REASON = "no reason was given"
 UNREADABLE = "the reason cannot be read"

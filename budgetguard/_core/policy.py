@@ -299,11 +299,10 @@ def decide(  # noqa: C901, PLR0911, PLR0912  one return per case of the table
         drawn = _draw(ledger, terms, need, final=final)
         if drawn is not None:
             return drawn
-        if lacks is Shortfall.ANSWER:
-            # It was refused, or has waited in vain for a word.
-            lacks = Shortfall.CREDITS if need.refused_at else Shortfall.UNKNOWN
-            if lacks is Shortfall.UNKNOWN:
-                return Refuse(lacks, permanent=False)
+        if lacks is Shortfall.ANSWER and not need.refused_at:
+            # It has waited in vain for a word.
+            return Refuse(Shortfall.UNKNOWN, permanent=False)
+        lacks = _short_in_all(ledger, terms, need, ahead)
 
     # Waiting helps against no key's limit: who waits for one would block the other keys' callers.
     permanent = lacks is Shortfall.KEY or not possible(ledger, terms, need)
@@ -329,14 +328,27 @@ def _draw(ledger: LedgerView, terms: GuardTerms, need: CallNeed, *, final: bool)
     """What a shared head is asked for; None if it has answered, or could not help."""
     if need.refused_at == ledger.answers or not possible(ledger, terms, need):
         return None
-    if ledger.away is None:
-        # Its time is over: it has answered before, or somebody who has slack did not answer in time.
-        return None if final else Draw()
-    if need.refused_at:
+    if ledger.away is None and not final:
+        return Draw()
+    if need.refused_at or (ledger.away is None and not ledger.regroups):
+        # It has answered before; or somebody who has slack did not answer in time.
         return None
     if terms.allow_unknown:
         return Admit(unknown=True)
     return Refuse(Shortfall.UNKNOWN, permanent=False)
+
+
+def _short_in_all(
+    ledger: LedgerView, terms: GuardTerms, need: CallNeed, ahead: QueuedAhead
+) -> Shortfall:
+    """What a caller lacks that the head refused: by the figures of all members, credits first."""
+    snapshot, credits = ledger.snapshot, need.from_account
+    assert snapshot is not None
+    in_use = ledger.slots_in_use + ledger.queued_slots + ahead.slots
+    if not need.slots or in_use + need.slots <= snapshot.slots:
+        return Shortfall.CREDITS
+    left = ledger.available(terms.floor, terms.extra) - ledger.queued - ahead.amount
+    return Shortfall.CREDITS if credits and left < credits else Shortfall.SLOTS
 
 
 def _forced(

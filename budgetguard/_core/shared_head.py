@@ -43,6 +43,7 @@ from budgetguard._core.other_spenders import MOST_CHECKPOINTS
 from budgetguard._core.shared_budgets import SharedBudgets
 from budgetguard._core.snapshot import BalanceSnapshot, Micro
 from budgetguard._core.store_messages import (
+    FORMAT,
     NEVER,
     BudgetView,
     Busy,
@@ -112,7 +113,6 @@ class SharedHead(AccountState):
         "next_order",
         "numbers_at",
         "recall",
-        "recalled_at",
         "refresh",
         "refreshing_member",
         "regroup",
@@ -133,7 +133,6 @@ class SharedHead(AccountState):
         self.refresh = RefreshView()
         self.refreshing_member = ""
         self.recall = 0
-        self.recalled_at = NEVER
         self.calm_until = NEVER
         self.changes = 0
         # For each epoch of `others`, the number of each member's last message before it ended.
@@ -159,12 +158,28 @@ class SharedHead(AccountState):
     @property
     def slots_in_use(self) -> int:
         """Sessions of all members that are open or may be open."""
-        return sum(each.slots + each.kept.slots for each in self.members.values())
+        return sum(each.slots_in_use for each in self.members.values())
+
+    @property
+    def format(self) -> int:
+        """The format that all members understand: a newer one has to wait until the last older member left."""
+        formats = [each.format for each in self.members.values() if not each.gone]
+        return min([FORMAT, *formats])
 
     @property
     def granting(self) -> bool:
         """Whether leases may grow: not while members that are known have not said what they hold."""
         return not self.awaited and self.now >= self.regroup
+
+    def _granting_at(self) -> float | None:
+        """When leases may grow at the latest; None if that is not known."""
+        ends = [self.regroup]
+        for name in self.awaited:
+            member = self.members.get(name)
+            if member is None or member.hold_for is None:
+                return None
+            ends.append(member.heard + member.hold_for)
+        return max(ends)
 
     def free(self, floor: int, extra: int) -> Micro:
         """What is in nobody's lease, above a floor; needs a balance."""
@@ -193,11 +208,14 @@ class SharedHead(AccountState):
         status = self._session(message, member)
         if status != "done":
             number = 0 if member is None else member.number
-            return Reply(status, self.epoch, number, view=self._view()), frozenset(woken)
+            view = self._view(message.member)
+            return Reply(status, self.epoch, number, view=view), frozenset(woken)
         if member is not None and message.number == member.number and member.reply is not None:
             member.heard = self.clock.latest
-            return replace(member.reply, view=self._view(message.report)), frozenset(woken)
+            view = self._view(message.member, message.report)
+            return replace(member.reply, view=view), frozenset(woken)
         reply = self._take(message, woken)
+        self._bound_overlap()
         woken |= self._who_fits(message.member)
         self.check()
         return reply, frozenset(woken - {message.member})
@@ -242,12 +260,20 @@ class SharedHead(AccountState):
         if member is None:
             member = self.members[name] = MemberRecord()
         member.heard, member.number = self.clock.latest, message.number
+        before = member.lease + member.pending
         if message.join is not None:
             self._join(name, member, message.join)
         self._save(name, report.saved)
         # The lease needs no arithmetic: it is what the member uses and keeps, and the rest is given back.
-        member.finish(report, self.clock.latest, again=message.join is not None)
+        member.finish(report, self.clock.latest)
         member.hold(report)
+        if (
+            before > member.lease + member.pending
+            and message.join is not None
+            and message.join.whole
+        ):
+            # It takes debits for cleared that are not cleared here: it knows balances of another epoch.
+            self.forget_charges(before - member.lease - member.pending)
         if message.join is None:
             self.budgets.report(name, report.budgets, now)
         else:
@@ -264,6 +290,7 @@ class SharedHead(AccountState):
         if message.refresh_after is not None and not message.leave:
             right = self._begin_refresh(name, member, message)
         answers = Answers()
+        self._bound_overlap()
         if not message.leave:
             self.next_order = member.queue(report.needs, self.next_order, now)
             self._grant(name, member, answers, woken)
@@ -283,7 +310,7 @@ class SharedHead(AccountState):
         )
         member.reply = reply
         self._forget()
-        view = self._view(report, debits=bool(member.needs))
+        view = self._view(name, report, debits=bool(report.needs))
         # Only now: what is forgotten is as if it had never been there, and is shown once more before.
         self.budgets.forget(now)
         return replace(reply, view=view)
@@ -292,7 +319,7 @@ class SharedHead(AccountState):
 
     def _join(self, name: str, member: MemberRecord, join: Join) -> None:
         self.awaited.discard(name)
-        member.gone = False
+        member.come_back(whole=join.whole)
         member.hold_for = None if join.hold_for is None else ticks_up(join.hold_for)
         member.sole_spender, member.words = join.sole_spender, join.words
         member.format = join.format
@@ -328,6 +355,19 @@ class SharedHead(AccountState):
         self._forget()
         waiting = {name for name, each in self.members.items() if each.waits_for_refresh}
         return self._who_fits("") | waiting
+
+    def _bound_overlap(self) -> None:
+        """What the balance shows of leases and debits is no more than there is of them.
+
+        A slack that is given back was never charged, so what looked like a charge of it was none.
+        """
+        snapshot, most = self.snapshot, self.leased + self.pending
+        if snapshot is not None and max(snapshot.overlap, snapshot.ceiling_overlap) > most:
+            self.snapshot = replace(
+                snapshot,
+                overlap=min(snapshot.overlap, most),
+                ceiling_overlap=min(snapshot.ceiling_overlap, most),
+            )
 
     def _forget(self) -> None:
         """Forget the members that are gone without a trace."""
@@ -383,6 +423,7 @@ class SharedHead(AccountState):
                     member.lease += need.drawn
                     member.used += need.drawn
                     member.slots += need.slots
+                    member.running += 1
                     if need.budgets:
                         windows = self.budgets.take(name, need, self.now)
                         answers.windows.append((need.ticket, windows))
@@ -391,7 +432,7 @@ class SharedHead(AccountState):
                 if (
                     self.granting
                     and self.snapshot is not None
-                    and not self._recall_for(name, need, line, woken)
+                    and not self._recall_for(need, line, woken)
                 ):
                     answers.refused.append(need.ticket)
                     if not need.counts:
@@ -403,20 +444,23 @@ class SharedHead(AccountState):
         """Whether a need that its budget has no room for is answered, instead of waiting for open calls to end."""
         return self.granting and not (need.counts and self.budgets.may_free(need, self.now))
 
-    def _recall_for(self, name: str, need: Need, line: "_Line", woken: set[str]) -> bool:
-        """Whether members that answer may give back what a need lacks; if so, they are asked to."""
+    def _recall_for(self, need: Need, line: "_Line", woken: set[str]) -> bool:
+        """Whether members that answer may give back what a need lacks; if so, they are asked to.
+
+        The need's own member is one of them: it may have kept slack that the need requires.
+        """
         if not line.has_slots(need):
             return False
         free, amount = line.left(need), need.from_account
         if amount and free < amount:
             self.calm_until = self.now + CALM
-        slack = sum(other.slack for each, other in self.members.items() if each != name)
+        slack = sum(other.slack for other in self.members.values())
         if not slack or free + slack < amount:
             return False
         holders = {
             each: other
             for each, other in self.members.items()
-            if each != name and other.slack > 0 and not self._missing(other)
+            if other.slack > 0 and not self._missing(other)
         }
         if free + sum(other.slack for other in holders.values()) < amount:
             return False
@@ -426,14 +470,17 @@ class SharedHead(AccountState):
         return True
 
     def _recall(self) -> None:
+        for member in self.members.values():
+            # Who has not answered the last one is not given more time by the next.
+            if member.slack > 0 and member.recall >= self.recall:
+                member.asked_at = self.now
         self.recall += 1
-        self.recalled_at = self.now
         self.calm_until = max(self.calm_until, self.now + CALM)
 
     def _missing(self, member: MemberRecord) -> bool:
-        """Whether a member has slack and did not answer the last recall in time."""
-        late = self.now >= self.recalled_at + RECALL_PATIENCE
-        return late and member.slack > 0 and member.recall < self.recall and not member.gone
+        """Whether a member has slack and did not answer a recall in time."""
+        unanswered = member.recall < self.recall and member.slack > 0
+        return unanswered and self.now >= member.asked_at + RECALL_PATIENCE
 
     def _lend(self, member: MemberRecord, report: Report) -> None:
         """Raise a member's slack towards what it wants, if nobody is short."""
@@ -571,10 +618,17 @@ class SharedHead(AccountState):
 
     # What members see.
 
-    def _view(self, report: Report | None = None, *, debits: bool = False) -> View:
+    def _view(self, name: str, report: Report | None = None, *, debits: bool = False) -> View:
+        """What a member sees; with its report, also the budgets that it mentions."""
         members = self.members.values()
+        queued = [
+            each.need
+            for whose, each in self._waiting()
+            if whose != name and each.need.counts and self._in_budget(each.need)
+        ]
         missing = [each for each in members if self._missing(each)]
-        kept = [each.kept for each in members if each.kept.next_clears_at is not None]
+        unresolved = [kept for each in members for kept in each.unresolved]
+        kept = [each for each in unresolved if each.next_clears_at is not None]
         others, belief = self.others, self.others.belief
         return View(
             now=self.now,
@@ -589,8 +643,8 @@ class SharedHead(AccountState):
                 (each.heard + (each.hold_for or 0.0) for each in missing), default=NEVER
             ),
             settled=sum(each.settled.total for each in members),
-            kept=sum(each.kept.total for each in members),
-            kept_slots=sum(each.kept.slots for each in members),
+            kept=sum(each.total for each in kept),
+            kept_slots=sum(each.slots for each in kept),
             kept_calls=_counted(each.calls for each in kept),
             kept_sessions=_counted(each.sessions for each in kept),
             kept_next=min((each.next_clears_at or 0.0 for each in kept), default=None),
@@ -613,6 +667,11 @@ class SharedHead(AccountState):
             ),
             recall=self.recall,
             exact=self.now < self.calm_until or self.somebody_waits,
+            granting=self.granting,
+            granting_at=self._granting_at(),
+            holders=sum(each.lease > 0 for each in members),
+            queued=sum(each.from_account for each in queued),
+            queued_slots=sum(each.slots for each in queued),
             budgets=() if report is None else self._mentioned(report),
         )
 
@@ -626,7 +685,8 @@ class SharedHead(AccountState):
     def _debits(self) -> tuple[tuple[float, int, int], ...]:
         """When debits clear, with credits and slots; the last one stands for all that clear later."""
         each = [member.settled.in_order() for member in self.members.values()]
-        each += [member.kept.in_order() for member in self.members.values()]
+        for member in self.members.values():
+            each += [kept.in_order() for kept in member.unresolved]
         first: list[tuple[float, int, int]] = []
         for clears_at, amount, slots in merge(*each):
             if len(first) < MOST_DEBITS_SHOWN:
@@ -645,7 +705,9 @@ class SharedHead(AccountState):
             assert member.slots >= 0, (name, member.slots)
             assert not member.gone or not (member.lease or member.slots or member.needs), name
         assert self.awaited <= self.members.keys() | self.awaited
-        assert self.snapshot is None or self.snapshot.sent.mono <= self.now
+        snapshot, committed = self.snapshot, self.leased + self.pending
+        assert snapshot is None or snapshot.sent.mono <= self.now
+        assert snapshot is None or max(snapshot.overlap, snapshot.ceiling_overlap) <= committed
         assert isinstance(self.leased, int)
         assert isinstance(self.pending, int)
 

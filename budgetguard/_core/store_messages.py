@@ -14,6 +14,7 @@ from math import ceil, floor
 from typing import Literal, TypeAlias
 
 from budgetguard._core.balance import Balance
+from budgetguard._core.pause import PausedBy
 from budgetguard._core.snapshot import BalanceSnapshot
 
 FORMAT = 1
@@ -124,8 +125,8 @@ class Report:
     - `used`: what its open calls hold now. It may be more than its lease covers.
     - `keep`: what it goes on taking from while the message is under way. The head may use the rest.
     - `slots`, `running`: its open sessions and calls.
-    - `settled`, `kept`: calls that finished since the last message; all that no balance has cleared yet
-      in a message that reasserts.
+    - `settled`, `kept`: calls that finished since the last message; all that no balance may show yet in one
+      that joins with `whole`.
     - `saved`: how much less finished calls cost than they held, by the number of the message that was
       the next to be sent when they began.
     - `needs`: every caller that waits for credits or slots, in order of arrival.
@@ -156,13 +157,15 @@ class Join:
     """Who a member is. In the first message of a session, and whenever the head asks to reassert.
 
     `hold_for` is how long the head keeps its lease after its last message; None if the store itself
-    knows whether the process lives. `words` describe it for people: process, host, version, since when.
+    knows whether the process lives. `whole` if the report has all debits that no balance may show yet: in an
+    epoch that has not heard of them. `words` describe it for people: process, host, version, since when.
     """
 
     hold_for: float | None
     sole_spender: bool | Literal["auto"] = "auto"
     topup_step: int | None = None
     unit: str | None = None
+    whole: bool = True
     words: tuple[tuple[str, str], ...] = ()
     format: int = FORMAT
 
@@ -309,9 +312,12 @@ class View:
     """The account as its head sees it after a message; all figures are of all members.
 
     `snapshot` has its stamp in `sent.mono`; `balances` grows with each change of it. `leased` is in the
-    leases of all members, of which `used` is held by open calls as far as reported. `missing` members have
-    not answered the last recall in time, and the last of their leases ends at `missing_until`. `budgets`
-    are those that the message mentioned, in a need or in its report.
+    leases of all members, `holders` of them, of which `used` is held by open calls as far as reported.
+    `missing` members have not answered the last recall in time, and the last of their leases ends at
+    `missing_until`. While it is not `granting`, the head waits for members that it knows to say what they
+    hold; without one of them it grants from `granting_at` on, if that is known. Callers of other members
+    wait for `queued` credits and `queued_slots`. `budgets` are those that the message mentioned, in a need
+    or in its report.
     """
 
     now: float
@@ -334,12 +340,17 @@ class View:
     debits: tuple[tuple[float, int, int], ...] = ()
     busy_until: float = NEVER
     limited: tuple[tuple[str, float], ...] = ()
-    pauses: tuple[tuple[Literal["guard", "command"], str], ...] = ()
+    pauses: tuple[tuple[PausedBy, str], ...] = ()
     refresh: RefreshView = RefreshView()
     others: OthersView = OthersView()
     recall: int = 0
     exact: bool = False
+    granting: bool = True
+    granting_at: float | None = None
     budgets: tuple[BudgetView, ...] = ()
+    holders: int = 0
+    queued: int = 0
+    queued_slots: int = 0
 
 
 Status: TypeAlias = Literal["done", "old", "reassert", "expired"]
@@ -353,8 +364,8 @@ class Reply:
     - "old": it is older than the last one that took effect, and is ignored.
     - "reassert": the head does not know this member in this epoch: it sends a message with `join`, with
       its whole lease and all its debits.
-    - "expired": the member was not heard for `hold_for`, and its lease counts as kept. It sends a message
-      with `join`, and without any slack.
+    - "expired": the member was not heard for `hold_for`, and its lease counts as kept; `number` is that of
+      the last message that took effect. It sends a message with `join`, and without any slack.
 
     `lease` and `slots` are the member's after the message; the tickets `granted` are in it. `windows`
     has, for those with budgets, the window of each of the need's budgets that admitted it. Those

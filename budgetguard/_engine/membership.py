@@ -8,7 +8,7 @@ When a message is due:
     at once      a caller lacks what is not at hand, somebody's refresh is due, news, a recall,
                  or any change while somebody is short
     0.1 s        after the last one, if calls finished or slack was taken
-    1 s          after the last one, while callers of this process wait
+    1 s          after the last one, while callers of this process wait, or a member has paused the account
     2 s          after the last call: the slack is given back
     hold_for/3   after the last one, as long as there is a lease
 
@@ -89,6 +89,8 @@ class Membership:
         self._anchor = (NEVER, NEVER)
         # Whether the next message has to say everything.
         self._again = True
+        # And whether that is about calls, too, which another head has not heard of.
+        self._whole = True
         self._joined = False
         self.nudged = False
         self.news: list[News] = []
@@ -157,7 +159,7 @@ class Membership:
             self.nudged
             or self.news
             or self.landing is not None
-            or (self.wish is not None and not self.following)
+            or (self.wish is not None and not self.following and not self.refreshes)
             or (self._joined and self._again)
             or (self._ledger.view.recall > self._recalled and self._ledger.room > 0)
         )
@@ -172,10 +174,11 @@ class Membership:
         ledger, due = self._ledger, LATER
         if ledger.budgets.changed:
             due = self._sent + BEAT
-        if ledger.head or ledger.room != self._room_then or ledger.held != self._held_then:
+        moved = ledger.room != self._room_then or ledger.held != self._held_then
+        if ledger.head or moved or ledger.slots_free:
             self._active_at = now
             due = min(due, self._sent + (0.0 if ledger.view.exact else BEAT))
-        if self._open or self.following:
+        if self._open or self.following or ledger.paused_by_member:
             due = min(due, self._sent + WAITING_BEAT)
         if ledger.room > 0:
             due = min(due, self._active_at + IDLE)
@@ -215,27 +218,29 @@ class Membership:
         """
         if self.under_way is not None:
             self._sent = now.mono
+            # Until the outcome is known; then it is planned anew.
+            self._retry_at = now.mono + self.store.timeout + GRACE
             return self.under_way
         ledger, view = self._ledger, self._ledger.view
         idle = now.mono >= self._active_at + IDLE and not ledger.head
         recalled = view.recall > self._recalled
-        give_back = idle or recalled or view.exact or leave or not ledger.usable
-        self._measure(now.mono)
         wanted = needs()
-        # What a budget grants comes from the head too, which may have nothing but this slack.
-        spare = sum(need.from_account for need in wanted if need.budgets)
+        give_back = idle or recalled or leave or not ledger.usable or self._short(wanted)
+        self._measure(now.mono)
         again, self._again = self._again, False
+        whole, self._whole = again and self._whole, False
         report = ledger.report(
             now,
-            spare=int(max(ledger.room, 0)) if give_back else spare,
+            give_back=give_back,
             margin=2 * self.store.drift * self.patience,
             again=again,
+            whole=whole,
         )
         self._open = tuple(need.ticket for need in wanted)
         drawn = (need.drawn for need in wanted if not need.budgets)
         self._largest = max([self._largest * 9 // 10, *drawn])
         floor, extra = self._level()
-        want = 0 if idle or not ledger.usable else self._want()
+        want = 0 if idle or not ledger.one_level else self._want()
         report = replace(
             report,
             needs=wanted,
@@ -253,6 +258,7 @@ class Membership:
                 sole_spender=self._sole_spender,
                 topup_step=self._terms.topup_step,
                 unit=self._terms.unit,
+                whole=whole,
                 words=self._terms.words,
             )
         wish = self.wish
@@ -275,6 +281,14 @@ class Membership:
         self.following = asks
         self.under_way, self._first_sent, self._sent = message, now, now.mono
         return message
+
+    def _short(self, wanted: tuple[Need, ...]) -> bool:
+        """Whether, as far as is known, these needs require this process's slack as well."""
+        if not wanted:
+            return False
+        ledger = self._ledger
+        left = min(ledger.available(need.floor, need.extra) for need in wanted)
+        return left - max(ledger.room, 0) < sum(need.from_account for need in wanted)
 
     def _level(self) -> tuple[int, int]:
         """The highest floor of this process's guards, and the fewest extra credits."""
@@ -332,19 +346,26 @@ class Membership:
             ledger.accept(message, reply)
             answered = {*reply.granted, *(ticket for ticket, _ in reply.over)}
             self._open = tuple(each for each in self._open if each not in answered)
+            report = message.report
+            granted = [need for need in report.needs if need.ticket in reply.granted]
             # Slack would not spare calls in a budget of the head the way there.
-            drawn = (n for n in message.report.needs if n.ticket in reply.granted)
-            self._drawn = sum(need.cost for need in drawn if not need.budgets)
+            self._drawn = sum(need.drawn for need in granted if not need.budgets)
+            # What the head knows. What changed while the message was under way is told in the next.
+            self._held_then = report.used + sum(need.drawn for need in granted)
+            self._room_then = reply.lease - self._held_then
             self._vouch()
         else:
+            if message.number <= reply.number and not anew:
+                # It took effect, and was not answered in time.
+                ledger.remember()
             ledger.disregard()
             self._again, self._joined = True, True
+            self._whole = self._whole or anew or (message.join is not None and message.join.whole)
             self.following = False
             if reply.status == "old":
                 self._number = max(self._number, reply.number)
             self.news = [*message.news, *self.news]
             self._open = ()
-        self._room_then, self._held_then = int(ledger.room), ledger.held
         return True
 
     def _vouch(self) -> None:
@@ -366,6 +387,7 @@ class Membership:
         most = min(FIRST_RETRY * 2 ** min(self._failures - 1, 10), LONGEST_RETRY)
         self._retry_at = now.mono + jitter(most / 2, most)
         self._sent = now.mono
+        self._ledger.retry_at = self._retry_at
 
     @property
     def retry_at(self) -> float:

@@ -49,6 +49,7 @@ def why_refused(
     """The error for a caller that lacks credits or slots, or that somebody else refuses."""
     if refuse.why is Shortfall.PAUSED:
         return Paused(call.subscriber.provider, ledger.paused or NO_REASON, ledger.paused_by)
+    ahead = QueuedAhead(ahead.amount + ledger.queued, ahead.slots + ledger.queued_slots)
     if refuse.why is Shortfall.SLOTS:
         return _too_many(ledger, call, refuse, ahead, now)
     return _too_little(ledger, refreshing, call, refuse, ahead, now)
@@ -138,6 +139,7 @@ def _too_little(
         unresolved_for=_until(ledger.kept.last_clears_at, now),
         unit=snapshot.balance.unit,
         renews_at=snapshot.balance.renews_at,
+        processes=ledger.holders,
     )
 
 

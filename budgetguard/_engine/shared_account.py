@@ -74,13 +74,13 @@ class SharedAccount(Account):
     ) -> None:
         self.store = store
         # Says which account it is, and shows neither the key nor the digests that this process uses.
-        self._name_in_store = _digest(provider.fingerprint or "")
+        self._name_in_store = name_in_store(provider.fingerprint or "")
         self._budgets = DrawnBudgets(provider.fingerprint or "")
         self._member_terms = MemberTerms(
             hold_for=hold_for if store.expires else None,
             topup_step=provider.topup_step,
             unit=provider.unit,
-            words=_words(),
+            words=described(provider.name),
         )
         super().__init__(provider, runtime, find_runtime)
 
@@ -91,6 +91,7 @@ class SharedAccount(Account):
         self.membership = Membership(self.store, ledger, self._member_terms)
         self._link: Link | None = None
         self._landed: Failure | None = None
+        self._lease_lost = False
         self._told = _Told()
         return ledger
 
@@ -109,7 +110,7 @@ class SharedAccount(Account):
     def _tell_of(self, subscriber: Subscriber) -> None:
         membership, terms = self.membership, subscriber.terms
         membership.welcome((terms.floor, terms.extra), subscriber.sole_spender, subscriber.patience)
-        self.ledger.usable = membership.one_level
+        self.ledger.one_level = membership.one_level
 
     def expect(self, patience: float) -> None:
         """Some calls may be charged for so many seconds after they were abandoned."""
@@ -185,9 +186,11 @@ class SharedAccount(Account):
     # Messages.
 
     def _take_in(self, now: Instant, effects: Effects) -> bool:
+        freed = super()._take_in(now, effects)
         if self.ledger.room > 0 and self.membership.lapsed(now):
             self._lose_lease(now, effects)
-        return super()._take_in(now, effects)
+            return False
+        return freed
 
     def _plan(self, now: Instant, launches: Effects) -> None:
         super()._plan(now, launches)
@@ -269,6 +272,8 @@ class SharedAccount(Account):
             effects.append(report)
         if reply.status == "expired":
             self._lose_lease(now, effects)
+        elif reply.status == "done" and not membership.lapsed(now):
+            self._lease_lost = False
         if epoch and reply.epoch != epoch:
             self._emit_all(effects, "regrouped", now, self.store.name)
         changed = self._see(now, effects, reply, sent, anew=reply.epoch != epoch)
@@ -288,7 +293,8 @@ class SharedAccount(Account):
         membership = self.membership
         if message is not membership.under_way:
             return
-        first = self.ledger.away is None
+        # At exit it is this process that goes, and not the store.
+        first = self.ledger.away is None and not self.runtime.stopping
         membership.lost(reason, now, self.runtime.jitter)
         refresh = self._schedule.refresh
         if refresh is not None and not membership.refreshes:
@@ -302,8 +308,8 @@ class SharedAccount(Account):
         self.wait_queue.review(now)
 
     def _lose_lease(self, now: Instant, effects: Effects) -> None:
-        lost = self.ledger.lapse()
-        if lost:
+        lost, self._lease_lost = self._lease_lost, True
+        if self.ledger.lapse() and not lost:
             self._emit_all(effects, "lease_lost", now, self.store.name)
 
     # What replies tell.
@@ -330,10 +336,12 @@ class SharedAccount(Account):
                 self._emit_all(effects, "refreshed", now, reason)
         if ledger.busy_until > max(busy_until, now.mono) + 1.0:
             self._emit_all(effects, "busy", now)
+        pauses = dict(view.pauses)
         told = [each for each in self.membership.news if isinstance(each, Pausing)]
-        reason = dict(view.pauses).get("guard")
-        if not told and reason != ledger.reason_of("guard"):
-            super()._pause(now, effects, "guard", reason)
+        if not told and pauses.get("guard") != ledger.reason_of("guard"):
+            super()._pause(now, effects, "guard", pauses.get("guard"))
+        if pauses.get("command") != ledger.reason_of("store"):
+            super()._pause(now, effects, "store", pauses.get("command"))
         return changed
 
     def _follow(self, now: Instant, effects: Effects, message: Message, reply: Reply) -> None:
@@ -410,14 +418,15 @@ class SharedAccount(Account):
         return told and ledger.room <= 0 and super()._quiet(now, effects)
 
 
-def _digest(text: str) -> str:
-    """64 hexadecimal digits that stand for a fingerprint in stores."""
-    return hashlib.sha256(f"budgetguard store 1\0{text}".encode()).hexdigest()
+def name_in_store(fingerprint: str) -> str:
+    """64 hexadecimal digits that stand for an account in stores."""
+    return hashlib.sha256(f"budgetguard store 1\0{fingerprint}".encode()).hexdigest()
 
 
-def _words() -> tuple[tuple[str, str], ...]:
+def described(provider: str) -> tuple[tuple[str, str], ...]:
     """What `budgetguard members` shows of this process."""
     return (
+        ("provider", provider),
         ("pid", str(os.getpid())),
         ("host", socket.gethostname()),
         ("version", __version__),

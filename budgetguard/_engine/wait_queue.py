@@ -71,7 +71,8 @@ class WaitQueue:
         self.left = False
         # Whether a caller for whom a refresh may be due has left, so that it may not be due.
         self.outdated = False
-        # Whether a caller came whose needs only a shared head may meet.
+        # Whether a shared head has to hear of the callers: one came whose needs only it may meet, or one
+        # that it knew of no longer blocks those behind it.
         self.drawing = False
         # The waiters in budgets.
         self.bounded: dict[AdmissionWaiter, None] = {}
@@ -157,7 +158,7 @@ class WaitQueue:
         if isinstance(waiter, BalanceWaiter):
             self.readers.pop(waiter, None)
         elif isinstance(waiter, AdmissionWaiter) and self._remove(waiter):
-            self.left = True
+            self._make_way()
         self.outdated = True
         if not (self.queue or self.readers):
             self._schedule.callers_due = LATER
@@ -325,7 +326,7 @@ class WaitQueue:
         snapshot, total = self._ledger.snapshot, hold.micro + call.need.cost
         if (
             snapshot is not None
-            and decision in {Admit(), Admit(refresh=True)}
+            and decision in {Admit(), Admit(refresh=True), Draw()}
             and total > snapshot.cap
         ):
             # A cost limit for one call bounds the total that the call requests.
@@ -382,10 +383,16 @@ class WaitQueue:
         """Decide about a caller that is already waiting."""
         self._decide(waiter, ahead, now, waiter.effects)
         if waiter.done:
-            self.left = self._remove(waiter) or self.left
+            if self._remove(waiter):
+                self._make_way(admitted=waiter.hold is not None)
             self.woken.append(waiter.wake)
         elif self._order.count(waiter, counts=self._queues(waiter, now)):
-            self.left = True
+            self._make_way()
+
+    def _make_way(self, *, admitted: bool = False) -> None:
+        """A waiter no longer blocks those behind it; a shared head has to hear so unless it let it in."""
+        self.left = True
+        self.drawing = self.drawing or (self._ledger.shared and not admitted)
 
     def _decide(
         self, waiter: AdmissionWaiter, ahead: QueuedAhead, now: Instant, effects: Effects
@@ -446,8 +453,8 @@ class WaitQueue:
             self._schedule.want(decision.refresh_at)
         elif ledger.snapshot is not None:
             # The head is not asked, but what it last said is enough to tell what it would say.
-            left = ledger.available(terms.floor, terms.extra) - ahead.amount
-            slots = ledger.snapshot.slots - ledger.slots_in_use - ahead.slots
+            left = ledger.available(terms.floor, terms.extra) - ledger.queued - ahead.amount
+            slots = ledger.snapshot.slots - ledger.slots_in_use - ledger.queued_slots - ahead.slots
             need = replace(need, granted=left >= need.from_account and slots >= need.slots)
             budget = seems_exceeded(need, now)
             if budget is not None:
@@ -523,9 +530,9 @@ class WaitQueue:
 
     def _unavailable(self, subscriber: Subscriber, now: Instant) -> BalanceUnavailable:
         wait = max(self._schedule.known.blocked_until - now.mono, 0.0)
-        away = self._ledger.away
-        if away is not None:
-            return BalanceUnavailable(subscriber.provider, away, wait)
+        without = self._ledger.headless(now.mono)
+        if without is not None:
+            return BalanceUnavailable(subscriber.provider, *without)
         return unavailable(subscriber, self._schedule.failure, wait)
 
     def _read_again(self, reading: BalanceWaiter, now: Instant) -> None:

@@ -3,22 +3,31 @@
 import json
 import secrets
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from budgetguard._core.head_state import dump, load
 from budgetguard._core.shared_head import SharedHead
 from budgetguard.stores._living import Living
+from budgetguard.stores._machine import boot_id
 from budgetguard.stores._store_file import StoreFile
+
+# What of a state has no entry for each member.
+_WHOLE = "account"
 
 
 @dataclass(slots=True)
 class StoredHead:
-    """A head, and what is in the file of it: `parts` are JSON texts by name."""
+    """A head, and what is in the file of it: `rows` are JSON texts by part and member.
+
+    `origin` says which file it was written to, and since which start of the machine.
+    """
 
     head: SharedHead
     revision: int = 0
-    file: int = 0
-    parts: dict[str, str] = field(default_factory=dict)
+    origin: str = ""
+    rows: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
 class StoredHeads:
@@ -49,8 +58,9 @@ class StoredHeads:
         known = self._known.get(account)
         if known is not None and account in self._fresh:
             return known.head
+        here = f"{self._file.inode} {boot_id()}"
         rows = connection.execute(
-            "SELECT revision, file FROM heads WHERE account = ?", (account,)
+            "SELECT revision, origin FROM heads WHERE account = ?", (account,)
         ).fetchall()
         if not rows:
             if living is None:
@@ -58,21 +68,22 @@ class StoredHeads:
             head = SharedHead(_epoch(), await_members=living.holders.get(account, ()))
             known = StoredHead(head)
         else:
-            [(revision, file)] = rows
-            if known is None or known.revision != revision or known.file != file:
-                known = StoredHead(SharedHead(""), revision, file)
-                parts = connection.execute(
-                    "SELECT part, state FROM parts WHERE account = ?", (account,)
-                )
-                known.parts = dict(parts.fetchall())
-                known.head = load({part: json.loads(text) for part, text in known.parts.items()})
-            if file != self._file.inode or revision < self._told.get(account, 0):
-                # A copy of an earlier time took the file's place.
+            [(revision, origin)] = rows
+            if known is None or (known.revision, known.origin) != (revision, origin):
+                known = StoredHead(SharedHead(""), revision, origin)
+                rows = connection.execute(
+                    "SELECT part, member, state FROM parts WHERE account = ?", (account,)
+                ).fetchall()
+                known.rows = {(part, member): text for part, member, text in rows}
+                known.head = load(_joined(known.rows))
+            if origin != here or revision < self._told.get(account, 0):
+                # A copy of an earlier time took the file's place, or the machine lost power, and with it
+                # what was in the log.
                 if living is None:
                     return None
                 known.head.fail_over(_epoch())
                 known.head.awaited |= living.holders.get(account, frozenset())
-        known.file = self._file.inode
+        known.origin = here
         self._known[account] = known
         self._fresh.add(account)
         return known.head
@@ -80,28 +91,21 @@ class StoredHeads:
     def write(self, connection: sqlite3.Connection, account: str) -> None:
         """Write what changed of an account's head."""
         known = self._known[account]
-        parts = {
-            part: json.dumps(state, separators=(",", ":"))
-            for part, state in dump(known.head).items()
-        }
+        rows = dict(_split(dump(known.head)))
         connection.executemany(
-            "INSERT INTO parts VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state",
-            [
-                (account, part, text)
-                for part, text in parts.items()
-                if known.parts.get(part) != text
-            ],
+            "INSERT INTO parts VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state",
+            [(account, *key, text) for key, text in rows.items() if known.rows.get(key) != text],
         )
         connection.executemany(
-            "DELETE FROM parts WHERE account = ? AND part = ?",
-            [(account, part) for part in known.parts.keys() - parts.keys()],
+            "DELETE FROM parts WHERE account = ? AND part = ? AND member = ?",
+            [(account, *key) for key in known.rows.keys() - rows.keys()],
         )
-        known.parts = parts
+        known.rows = rows
         known.revision += 1
         connection.execute(
             "INSERT INTO heads VALUES (?, ?, ?) "
-            "ON CONFLICT DO UPDATE SET revision = excluded.revision, file = excluded.file",
-            (account, known.revision, known.file),
+            "ON CONFLICT DO UPDATE SET revision = excluded.revision, origin = excluded.origin",
+            (account, known.revision, known.origin),
         )
 
     def committed(self, account: str) -> None:
@@ -118,6 +122,40 @@ class StoredHeads:
         self._known.clear()
         self._fresh.clear()
         self._version = None
+
+
+def stored_states(connection: sqlite3.Connection) -> dict[str, dict[str, Any]]:
+    """The state of each account in the file, for `load`; raises ValueError if one is no JSON."""
+    found: dict[str, dict[tuple[str, str], str]] = {}
+    for account, part, member, text in connection.execute(
+        "SELECT account, part, member, state FROM parts ORDER BY account"
+    ):
+        found.setdefault(account, {})[part, member] = text
+    return {account: _joined(rows) for account, rows in found.items()}
+
+
+def _split(state: dict[str, Any]) -> Iterator[tuple[tuple[str, str], str]]:
+    """The rows of a state: one for what is the account's, and some for each member."""
+    for part, value in state.items():
+        if part == _WHOLE:
+            yield (part, ""), _text(value)
+        else:
+            yield from (((part, member), _text(each)) for member, each in value.items())
+
+
+def _joined(rows: dict[tuple[str, str], str]) -> dict[str, Any]:
+    """The state that has these rows; raises ValueError if one is no JSON."""
+    state: dict[str, Any] = {"members": {}, "debits": {}}
+    for (part, member), text in rows.items():
+        if part == _WHOLE:
+            state[part] = json.loads(text)
+        else:
+            state.setdefault(part, {})[member] = json.loads(text)
+    return state
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _epoch() -> str:

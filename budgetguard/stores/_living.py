@@ -2,7 +2,7 @@
 
 Each process keeps a file of its own locked, in a directory beside the database. A lock survives a stopped
 process, and is gone when a process dies, however it dies. In the file is a line for each of its members, so
-that a new database, whose books are empty, knows whom to wait for.
+that a new database, which knows of nobody, can be told whom to wait for.
 
 A file that can be locked belongs to nobody any more. Whoever finds it removes it: a member whose process has
 no file is dead, too.
@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 _LINE = 128
 _WIDTH = _LINE - 1
-_LARGEST = 2**24
 _NAME = re.compile(r"[0-9a-f]{16}\Z")
 _COMING, _HOLDS = "?", "+"
 # Whoever has the file locked in passing lets go within microseconds.
@@ -43,6 +42,8 @@ class LivingMembers:
         self._file: int | None = None
         # What is in this process's file, by line; None where a line is free.
         self._lines: list[tuple[str, str, str] | None] = []
+        self._places: dict[tuple[str, str], int] = {}
+        self._free: list[int] = []
 
     def enter(self) -> None:
         """Be alive for others, also if somebody removed the file; raises OSError."""
@@ -58,27 +59,30 @@ class LivingMembers:
 
     def come(self, account: str, member: str) -> None:
         """The member lives, also if it holds nothing yet; before its message. Raises OSError."""
-        if self._place(account, member) is not None:
+        if (account, member) in self._places:
             return
-        free = next((place for place, line in enumerate(self._lines) if line is None), None)
-        if free is None:
-            free = len(self._lines)
+        if self._free:
+            place = self._free.pop()
+        else:
+            place = len(self._lines)
             self._lines.append(None)
-        self._lines[free] = (_COMING, account, member)
-        self._write(free)
+        self._places[account, member] = place
+        self._lines[place] = (_COMING, account, member)
+        self._write(place)
 
     def hold(self, account: str, member: str) -> None:
         """The member may hold credits from now on; before it hears so. Raises OSError."""
-        place = self._place(account, member)
+        place = self._places.get((account, member))
         if place is not None and self._lines[place] != (_HOLDS, account, member):
             self._lines[place] = (_HOLDS, account, member)
             self._write(place)
 
     def go(self, account: str, member: str) -> None:
         """The member is no more; raises OSError."""
-        place = self._place(account, member)
+        place = self._places.pop((account, member), None)
         if place is not None:
             self._lines[place] = None
+            self._free.append(place)
             if self._file is not None:
                 self._write(place)
 
@@ -87,7 +91,7 @@ class LivingMembers:
         lines = [line for line in self._lines if line is not None]
         for name in os.listdir(self._folder):  # noqa: PTH208  not a Path of each
             if name != self._process and _NAME.match(name):
-                lines += self._lines_of(f"{self._folder}/{name}")
+                lines += _lines_of(f"{self._folder}/{name}")
         holders: dict[str, set[str]] = {}
         for mark, account, member in lines:
             if mark == _HOLDS:
@@ -99,7 +103,7 @@ class LivingMembers:
 
     def leave(self) -> None:
         """Have no members any more."""
-        self._lines = []
+        self._lines, self._places, self._free = [], {}, []
         if self._file is not None:
             # Before the lock is released: nobody has to find the file unlocked.
             with contextlib.suppress(OSError):
@@ -129,12 +133,6 @@ class LivingMembers:
             time.sleep(_PAUSE)
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
-    def _place(self, account: str, member: str) -> int | None:
-        for place, line in enumerate(self._lines):
-            if line is not None and line[1:] == (account, member):
-                return place
-        return None
-
     def _write(self, place: int) -> None:
         assert self._file is not None
         line = self._lines[place]
@@ -142,26 +140,44 @@ class LivingMembers:
         assert len(text) <= _WIDTH
         os.pwrite(self._file, f"{text:{_WIDTH}}\n".encode("ascii"), place * _LINE)
 
-    def _lines_of(self, path: str) -> list[tuple[str, str, str]]:
-        """What is in the file of another process; nothing, and the file is removed, if that is dead."""
-        try:
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except FileNotFoundError:
-            return []
-        try:
-            # Shared, so that two who look at once do not take each other for its owner.
-            if not _lock(file, alone=False):
-                text = os.pread(file, _LARGEST, 0).decode("ascii")
-                return [
-                    (mark, account, member)
-                    for mark, account, member in map(str.split, filter(str.strip, text.split("\n")))
-                ]
+
+def members_with_locks(folder: str) -> frozenset[str]:
+    """The members that live now, without any of one's own; removes nothing. Raises OSError."""
+    try:
+        names = os.listdir(folder)  # noqa: PTH208  not a Path of each
+    except FileNotFoundError:
+        return frozenset()
+    lines = [
+        line
+        for name in names
+        if _NAME.match(name)
+        for line in _lines_of(f"{folder}/{name}", remove=False)
+    ]
+    return frozenset(member for _, _, member in lines)
+
+
+def _lines_of(path: str, *, remove: bool = True) -> list[tuple[str, str, str]]:
+    """What is in the file of another process; nothing, and the file is removed, if that is dead."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return []
+    try:
+        # Shared, so that two that check at once do not take each other for its owner.
+        if not _lock(file, alone=False):
+            text = os.pread(file, os.fstat(file).st_size, 0).decode("ascii")
+            return [
+                (mark, account, member)
+                for mark, account, member in map(str.split, filter(str.strip, text.split("\n")))
+            ]
+        # Alone, because another one may have removed it, and its owner made a new one.
+        if remove and _lock(file, alone=True) and os.fstat(file).st_nlink:
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.stat(path), os.fstat(file)):  # noqa: PTH116
                     os.unlink(path)  # noqa: PTH108
-            return []
-        finally:
-            os.close(file)
+        return []
+    finally:
+        os.close(file)
 
 
 def _lock(file: int, *, alone: bool) -> bool:

@@ -65,6 +65,14 @@ def damaged(path: str) -> str:
     )
 
 
+def torn(path: str) -> str:
+    """Some of its files were deleted, and processes still have the others open."""
+    return (
+        f"the store at {path} has lost one of its files; delete it together with its -wal and -shm files, "
+        "and the processes will tell a new one what they hold"
+    )
+
+
 def unwritable(path: str) -> str:
     """It can be read at most."""
     return (

@@ -3,8 +3,8 @@
 SQLite's locks on a file belong to the process, by an old rule of POSIX: if any part of a program opens and
 closes the file by itself, they are gone. Another process then takes itself for the last one that uses the
 file, and removes its write-ahead log, while this one goes on writing to a log that nobody else reads. SQLite
-notices none of this. So the file and its log are compared with those at connection in each transaction,
-before and after, and nothing here ever opens the file but SQLite.
+notices none of this. So the file, its log and the index of that are compared with those at connection in
+each transaction, before and after, and nothing here ever opens the file but SQLite.
 
 Closing such a connection the usual way would write old pages over newer ones, and delete the newer log. A
 second connection, which may only read, prevents that: SQLite tidies up only for the last connection of all.
@@ -27,14 +27,18 @@ from budgetguard.stores.base import StoreUnavailable
 FORMAT = 1
 """The version of the tables below; the state in them has its own."""
 
-_OURS = 0x62676364
+PROGRAM_ID = 0x62676364
 """What the file's header says it is."""
 
 _TABLES = """
 CREATE TABLE machine (id INTEGER PRIMARY KEY, boot TEXT, host TEXT, seen REAL);
-CREATE TABLE heads (account TEXT PRIMARY KEY, revision INTEGER, file INTEGER) WITHOUT ROWID;
-CREATE TABLE parts (account TEXT, part TEXT, state TEXT, PRIMARY KEY (account, part)) WITHOUT ROWID;
-CREATE TABLE wakes (member TEXT, account TEXT, count INTEGER, PRIMARY KEY (member, account)) WITHOUT ROWID;
+CREATE TABLE heads (account TEXT PRIMARY KEY, revision INTEGER, origin TEXT) WITHOUT ROWID;
+CREATE TABLE parts (
+    account TEXT, part TEXT, member TEXT, state TEXT, PRIMARY KEY (account, part, member)
+) WITHOUT ROWID;
+CREATE TABLE wakes (
+    member TEXT, account TEXT, count INTEGER, PRIMARY KEY (member, account)
+) WITHOUT ROWID;
 """
 
 _PRIMARY = 0xFF
@@ -53,7 +57,7 @@ _Identity: TypeAlias = tuple[int, int] | None
 
 
 class FileMoved(Exception):
-    """The file, or its log, is not the one that the connection was made to."""
+    """The file, its log or the log's index is not the one that the connection was made to."""
 
 
 class GiveWay(Exception):
@@ -77,8 +81,9 @@ class StoreFile:
         self.connections = 0
         self._interrupted = interrupted
         self._anchor: sqlite3.Connection | None = None
-        self._files: tuple[_Identity, _Identity] = (None, None)
+        self._files: tuple[_Identity, _Identity, _Identity] = (None, None, None)
         self._contended = False
+        self._ended = float("-inf")
 
     def begin(self, deadline: float) -> sqlite3.Connection:
         """Begin a transaction that may write; connects first where that is needed.
@@ -87,7 +92,7 @@ class StoreFile:
         """
         connection = self.connection or self.connect(deadline)
         if self._contended:
-            time.sleep(_YIELD)
+            time.sleep(max(self._ended + _YIELD - SYSTEM.monotonic(), 0.0))
         self._in_turn(connection, "BEGIN IMMEDIATE", deadline)
         self.check()
         return connection
@@ -96,12 +101,19 @@ class StoreFile:
         """End the transaction; raises FileMoved if it is not certain that others will see it."""
         assert self.connection is not None
         self.connection.execute("COMMIT")
+        self._ended = SYSTEM.monotonic()
         self.check()
 
     def check(self) -> None:
-        """Raise FileMoved if the file or its log was deleted or replaced."""
+        """Raise FileMoved if one of the three files was deleted or replaced."""
         if self._files != self._found():
             raise FileMoved
+
+    def check_format(self, connection: sqlite3.Connection) -> None:
+        """Raise StoreUnavailable if a newer version has changed the tables; inside a transaction."""
+        [(version,)] = connection.execute("PRAGMA user_version")
+        if version > FORMAT:
+            raise StoreUnavailable(words.too_new(self.path, version, FORMAT))
 
     def connect(self, deadline: float) -> sqlite3.Connection:
         """Open the file, and create it if it is not there."""
@@ -123,7 +135,7 @@ class StoreFile:
         except BaseException:
             _close_quietly(connection, anchor)
             raise
-        if files[0] is None or files[0] != before or files[1] is None:
+        if files[0] is None or files[0] != before or None in files:
             _close_quietly(connection, anchor)
             raise FileMoved
         self.connection, self._anchor, self._files = connection, anchor, files
@@ -173,21 +185,20 @@ class StoreFile:
         if self._recognise(connection, deadline):
             for statement in _TABLES.split(";"):
                 connection.execute(statement)
-            connection.execute(f"PRAGMA application_id = {_OURS}")
+            connection.execute(f"PRAGMA application_id = {PROGRAM_ID}")
             connection.execute(f"PRAGMA user_version = {FORMAT}")
         connection.execute("COMMIT")
 
     def _recognise(self, connection: sqlite3.Connection, deadline: float) -> bool:
         """Whether the database is empty; raises StoreUnavailable if it is not one of ours."""
         [(program,)] = self._in_turn(connection, "PRAGMA application_id", deadline)
-        [(version,)] = self._in_turn(connection, "PRAGMA user_version", deadline)
         [(things,)] = self._in_turn(connection, "SELECT count(*) FROM sqlite_master", deadline)
-        if program == _OURS and version > FORMAT:
-            raise StoreUnavailable(words.too_new(self.path, version, FORMAT))
-        empty = not (program or version or things)
-        if program != _OURS and not empty:
+        if program == PROGRAM_ID:
+            self.check_format(connection)
+            return False
+        if program or things:
             raise StoreUnavailable(words.of_another_program(self.path))
-        return empty
+        return True
 
     def _in_turn(
         self, connection: sqlite3.Connection, statement: str, deadline: float
@@ -218,11 +229,12 @@ class StoreFile:
 
     def _open(self, mode: str) -> sqlite3.Connection:
         # Never created here: it would be readable for others.
-        address = f"file:{quote(self.path)}?mode={mode}"
+        address = f"file:{quote(os.fsencode(self.path))}?mode={mode}"
         return sqlite3.connect(address, uri=True, isolation_level=None, timeout=0)
 
-    def _found(self) -> tuple[_Identity, _Identity]:
-        return _identity(self.path), _identity(f"{self.path}-wal")
+    def _found(self) -> tuple[_Identity, _Identity, _Identity]:
+        path = self.path
+        return _identity(path), _identity(f"{path}-wal"), _identity(f"{path}-shm")
 
 
 def primary_code(error: sqlite3.Error) -> int:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from budgetguard._core.clock import SYSTEM
+from budgetguard._core.head_state import NewerFormat
 from budgetguard._core.shared_head import SharedHead
+from budgetguard._core.store_messages import FORMAT as HEAD_FORMAT
 from budgetguard._core.store_messages import Message, Reply
 from budgetguard.stores import _store_errors as words
 from budgetguard.stores._heads import StoredHeads
@@ -15,7 +17,7 @@ from budgetguard.stores._machine import boot_id, host, since_boot
 from budgetguard.stores._store_file import StoreFile
 from budgetguard.stores.base import StoreUnavailable
 
-# Seconds between two looks at who lives: of their own, and where somebody lacks credits.
+# Seconds between two surveys of who lives: without a reason, and where somebody lacks credits.
 _SURVEY_EVERY, _SURVEY_WHEN_SHORT = 1.0, 0.05
 # How often a machine says that it uses the file, and until when no other one may take it over.
 _SEEN_EVERY, _SEEN_LATELY = 5.0, 60.0
@@ -54,6 +56,7 @@ class StoreTransactions:
         connection = self.file.begin(deadline)
         try:
             if self._heads.begin(connection):
+                self.file.check_format(connection)
                 self._check_machine(connection)
             living = self._survey(letters)
             woken: set[tuple[str, str]] = set()
@@ -91,7 +94,11 @@ class StoreTransactions:
             self._heads.write(connection, account)
         except (sqlite3.Error, OSError):
             raise
-        except Exception as error:  # noqa: BLE001  the account's books contradict themselves: others' may not
+        except NewerFormat as error:
+            # The others of the file may be older.
+            self._heads.drop(account)
+            return StoreUnavailable(words.too_new(self.file.path, error.format, HEAD_FORMAT))
+        except Exception as error:  # noqa: BLE001  this account's state contradicts itself, others' may not
             self._heads.drop(account)
             unavailable = StoreUnavailable(words.damaged(self.file.path))
             unavailable.__cause__ = error
@@ -125,6 +132,7 @@ class StoreTransactions:
             self._heads.committed(letter.account)
             if letter.message.leave and answer.status == "done":
                 self._living.go(letter.account, letter.message.member)
+                self._heads.drop(letter.account)
             else:
                 self._living.hold(letter.account, letter.message.member)
 

@@ -1,13 +1,15 @@
 """The thread that a process has for a store's file: it alone waits for the disk and for others' locks.
 
 It takes all messages that came meanwhile into one transaction. While somebody listens, it asks SQLite every
-20 ms whether the file has changed.
+20 ms whether the file has changed; more often while a caller waits and the file keeps changing, since what
+that caller waits for passes from process to process.
 
 There is no lock here: a signal handler that interrupts its owner, or a forked child, would find it locked. A
 queue connects the thread with the others.
 """
 
 import contextlib
+import errno
 import os
 import sqlite3
 import threading
@@ -17,6 +19,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from budgetguard._core.clock import SYSTEM
 from budgetguard._core.events import report
+from budgetguard._core.store_messages import Message, Reply
 from budgetguard.stores import _store_errors as words
 from budgetguard.stores._living import LivingMembers
 from budgetguard.stores._store_file import (
@@ -31,13 +34,33 @@ from budgetguard.stores._transactions import StoreAnswer, StoreLetter, StoreTran
 from budgetguard.stores.base import StoreUnavailable
 
 POLL_EVERY = 0.02
-"""Seconds between two looks for wake-ups, while somebody listens."""
+"""Seconds between two checks for wake-ups, while somebody listens."""
+
+# The shortest pause between two looks, right after a change, and how fast it grows from there.
+_POLL_SOON, _POLL_SLOWER = 0.001, 1.2
 
 # Seconds until a file that could not be opened is tried again for those that listen, and how long that may take.
 _RECONNECT_AFTER, _RECONNECT_WITHIN = 1.0, 0.1
 # The longest that a fork waits for the end of a transaction.
 _FORK_PATIENCE = 2.0
 _NEVER = float("-inf")
+
+_SAID: dict[int | None, Callable[[str], str]] = {
+    sqlite3.SQLITE_FULL: words.full,
+    sqlite3.SQLITE_NOTADB: words.no_database,
+    sqlite3.SQLITE_CORRUPT: words.damaged,
+    sqlite3.SQLITE_ERROR: words.damaged,  # no such table
+    sqlite3.SQLITE_MISMATCH: words.damaged,
+}
+# Where the system knows more than SQLite.
+_DENIED = frozenset(
+    {
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_READONLY,
+    }
+)
 
 
 class StoreListener(Protocol):
@@ -104,7 +127,10 @@ class StoreWorker:
         self._listeners: dict[tuple[str, str], StoreListener] = {}
         # How often each listener was woken, as it was last told.
         self._told: dict[tuple[str, str], int] = {}
+        # Those whose callers wait for an answer that has not come yet.
+        self._short: set[tuple[str, str]] = set()
         self._polled = self._connects_at = _NEVER
+        self._pause = POLL_EVERY
         self._version: tuple[int, int] | None = None
 
     # From any thread.
@@ -115,7 +141,7 @@ class StoreWorker:
         self._start()
 
     def attend(self, listener: StoreListener) -> None:
-        """From now on look for its wake-ups, as long as it listens; raises StoreUnavailable likewise."""
+        """From now on check for its wake-ups, as long as it listens; raises StoreUnavailable likewise."""
         self._queue.put(("attend", listener))
         self._start()
 
@@ -200,7 +226,7 @@ class StoreWorker:
         if not items:
             patience = None
             if self._listeners:
-                patience = max(self._polled + POLL_EVERY - SYSTEM.monotonic(), 0.0)
+                patience = max(self._polled + self._pause - SYSTEM.monotonic(), 0.0)
             with contextlib.suppress(Empty):
                 items.append(self._queue.get(timeout=patience))
         with contextlib.suppress(Empty):
@@ -265,28 +291,44 @@ class StoreWorker:
             # SQLite does not count this connection's own changes, and some may be of this process.
             self._version = None
         for delivery, answer in zip(deliveries, answers, strict=True):
-            self._finished(delivery, answer)
+            self._note(delivery, answer)
+        if not self._open:
+            # Before the last member hears that it has left: its process may be about to end.
+            self._rest()
+        for delivery, answer in zip(deliveries, answers, strict=True):
+            delivery.finish(answer)
 
-    def _finished(self, delivery: StoreDelivery, answer: StoreAnswer) -> None:
-        listener = delivery.listener
-        key = listener.account, listener.member
+    def _note(self, delivery: StoreDelivery, answer: StoreAnswer) -> None:
+        key = delivery.listener.account, delivery.letter.message.member
         self._told.pop(key, None)
+        self._short.discard(key)
         if not isinstance(answer, StoreUnavailable):
-            self._open.add(key)
-        delivery.finish(answer)
+            if delivery.letter.message.leave and answer.status == "done":
+                self._open.discard(key)
+            else:
+                self._open.add(key)
+            if _waits(delivery.letter.message, answer):
+                self._short.add(key)
+                self._pause = _POLL_SOON
 
     def _part(self, listener: StoreListener) -> None:
         key = listener.account, listener.member
         self._open.discard(key)
+        self._short.discard(key)
         self._listeners.pop(key, None)
         self._told.pop(key, None)
         with contextlib.suppress(OSError):
             self._living.go(*key)
         if not self._open:
-            with contextlib.suppress(sqlite3.Error, OSError):
-                self._file.close()
-            self._transactions.forget()
-            self._living.leave()
+            self._rest()
+
+    def _rest(self) -> None:
+        """No member is left: be as if nothing had been opened."""
+        with contextlib.suppress(sqlite3.Error, OSError):
+            self._file.close()
+        self._transactions.forget()
+        self._living.leave()
+        self._version = None
 
     def _drop(self) -> None:
         self._file.drop()
@@ -296,9 +338,10 @@ class StoreWorker:
     def _poll(self) -> None:
         """Tell those that were woken."""
         now = SYSTEM.monotonic()
-        if now < self._polled + POLL_EVERY:
+        if now < self._polled + self._pause:
             return
         self._polled = now
+        self._pause = min(self._pause * _POLL_SLOWER, POLL_EVERY)
         for key in [key for key, each in self._listeners.items() if not each.listening]:
             del self._listeners[key]
         if not self._listeners:
@@ -311,7 +354,7 @@ class StoreWorker:
                 listener.notify()
         except (StillLocked, GiveWay, StoreUnavailable):
             pass
-        except (sqlite3.Error, OSError) as error:
+        except Exception as error:  # noqa: BLE001  the next message tells what is wrong
             if not (isinstance(error, sqlite3.Error) and is_busy(error)):
                 self._drop()
 
@@ -327,6 +370,8 @@ class StoreWorker:
         if (self._file.connections, version) == self._version:
             return
         self._version = self._file.connections, version
+        if self._short:
+            self._pause = _POLL_SOON
         mine = (f"{self._process}.", f"{self._process}/")
         rows = connection.execute(
             "SELECT account, member, count FROM wakes WHERE member BETWEEN ? AND ?", mine
@@ -344,30 +389,22 @@ class StoreWorker:
             self._drop()
         if isinstance(error, StoreUnavailable):
             return error
-        unavailable = StoreUnavailable(self._reason(error, code))
+        unavailable = StoreUnavailable(_reason(self.path, error, code))
         unavailable.__cause__ = error
         return unavailable
 
-    def _reason(self, error: Exception, code: int | None) -> str:
-        path = self.path
-        if isinstance(error, OSError):
-            return words.of_the_system(path, error)
-        match code:
-            case sqlite3.SQLITE_FULL:
-                return words.full(path)
-            case sqlite3.SQLITE_NOTADB:
-                return words.no_database(path)
-            case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_ERROR | sqlite3.SQLITE_MISMATCH:
-                return words.damaged(path)
-            case (
-                sqlite3.SQLITE_READONLY
-                | sqlite3.SQLITE_PERM
-                | sqlite3.SQLITE_CANTOPEN
-                | sqlite3.SQLITE_IOERR
-            ):
-                return _why_not(path) or words.failed(path, _told_by(error))
-            case _:
-                return words.failed(path, _told_by(error))
+
+def _waits(message: Message, reply: Reply) -> bool:
+    """Whether callers go on waiting after this reply; one that is refused for now may, too."""
+    if reply.status != "done":
+        return False
+    answered = {*reply.granted, *reply.refused, *(ticket for ticket, _ in reply.over)}
+    needs = message.report.needs
+    return (
+        reply.refresh == "wait"
+        or any(need.counts and need.ticket not in reply.granted for need in needs)
+        or not answered.issuperset(need.ticket for need in needs)
+    )
 
 
 def _in_time(
@@ -381,20 +418,34 @@ def _in_time(
     return [each for each in deliveries if each.deadline > now]
 
 
+def _reason(path: str, error: Exception, code: int | None) -> str:
+    """What to tell people of an error."""
+    if isinstance(error, OSError):
+        return words.of_the_system(path, error)
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_SHORT_READ:
+        return words.torn(path)
+    said = _SAID.get(code)
+    if said is not None:
+        return said(path)
+    return (code in _DENIED and _why_not(path)) or words.failed(path, _told_by(error))
+
+
 def _why_not(path: str) -> str | None:
     """What the system says where SQLite only says that it cannot."""
     folder = os.path.dirname(path)  # noqa: PTH120
     try:
         os.close(os.open(folder, os.O_RDONLY | os.O_CLOEXEC))
         if os.path.isdir(path):  # noqa: PTH112
-            return words.of_the_system(path, IsADirectoryError(21, ""))
+            return words.of_the_system(path, IsADirectoryError(errno.EISDIR, ""))
         room = os.statvfs(folder)
     except OSError as error:
         return words.of_the_system(path, error)
     there = [name for name in (path, f"{path}-wal", f"{path}-shm") if os.path.exists(name)]  # noqa: PTH110
     if not all(os.access(name, os.R_OK | os.W_OK) for name in [folder, *there]):
         return words.unwritable(path)
-    return words.full(path) if not room.f_bavail or not room.f_favail else None
+    # Some file systems count no files at all.
+    is_full = not room.f_bavail or (room.f_files and not room.f_favail)
+    return words.full(path) if is_full else None
 
 
 def _told_by(error: Exception) -> str:

@@ -17,6 +17,7 @@ from budgetguard.stores.base import StoreUnavailable
 if TYPE_CHECKING:
     from budgetguard._core.store_messages import Message, Reply
     from budgetguard._io.loop import Runtime
+    from budgetguard.stores._worker import StoreWorker
 
 
 class SQLiteStore:
@@ -81,6 +82,7 @@ class SQLiteLink:
         self._store = store
         self._runtime = runtime
         self._hear: Callable[[], None] | None = None
+        self._attended: StoreWorker | None = None
 
     @property
     def member(self) -> str:
@@ -96,11 +98,14 @@ class SQLiteLink:
 
     def listen(self, hear: Callable[[], None] | None) -> None:
         """While set, have `hear` called on the private loop when this member should send a message."""
-        self._hear = hear
+        listened, self._hear = self._hear is not None, hear
         if hear is not None:
             # A hint may be lost: the next exchange tells what is wrong.
             with contextlib.suppress(StoreUnavailable):
-                self._process.of(self._store.path).attend(self)
+                worker = self._process.of(self._store.path)
+                if not listened or worker is not self._attended:
+                    self._attended = worker
+                    worker.attend(self)
 
     def close(self) -> None:
         """Give up the link. A member that did not leave counts as dead from now on."""

@@ -26,13 +26,18 @@ from pathlib import Path
 from typing import TypeAlias
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "simulation"), str(HERE.parents[1])]
+sys.path[:0] = [
+    str(HERE),
+    str(HERE.parent / "simulation"),
+    str(HERE.parent / "stores"),
+    str(HERE.parents[1]),
+]
 
 from decision_aims import REMEDIES, asks_more, missed, requests, wrong_share
 from decision_picture import SHOWN, plot
 from decision_rows import Row, Table, show, show_beliefs
 from scenarios import SCENARIOS
-from ways import DEFAULT, DISTRUSTING, OURS, WAYS
+from ways import DEFAULT, DISTRUSTING, OURS, WAYS, WAYS_OF_WORKERS
 from workload import Outcome, Refusals, Scenario, World
 
 Run: TypeAlias = tuple[Scenario, str, int]
@@ -47,7 +52,7 @@ def outcome_of(run: Run) -> Outcome:
     try:
         # What a guard logs about calls that died would be in between of the progress.
         log.disabled = True
-        return World(scenario, seed).run(WAYS[way])
+        return World(scenario, seed).run((WAYS | WAYS_OF_WORKERS)[way])
     finally:
         log.disabled = before
 

@@ -59,6 +59,9 @@ UNPROVEN = [
 STOPPING = Scenario("others stop after 15 minutes", 8, 6000, others=10, others_until=15 * MINUTE)
 """What was proven once is true no longer."""
 
+WORKERS = [replace(each, processes=4) for each in ALONE if each.workers >= 4]
+"""The same crowds, dealt out to four processes."""
+
 SCENARIOS = [
     *ALONE,
     TOP_UPS,

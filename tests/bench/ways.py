@@ -119,12 +119,20 @@ def budgetguard(process: Process, *, follows: bool = False, **terms: Any) -> Way
     return way
 
 
+def together(process: Process, **terms: Any) -> Way:
+    """The guards of all processes share a store."""
+    process.account.fingerprint = "the account"
+    return budgetguard(process, store=process.store, **terms)
+
+
 def believes_in_others(guard: Guard, event: Event) -> bool:
     """Whether an event tells that its guard has just found others to spend from its account."""
     if event.kind not in {"refreshed", "exhausted"} or event.reason is None:
         return False
-    others = binding_of(guard).account.ledger.head.others
-    return others.setting is True or (others.belief is not None and others.belief.others)
+    belief = binding_of(guard).account.ledger.belief
+    return binding_of(guard).subscriber.sole_spender is True or (
+        belief is not None and belief.others
+    )
 
 
 async def _asked(process: Process) -> Decimal:
@@ -153,6 +161,14 @@ WAYS: dict[str, MakeWay] = {
     TRUSTING: partial(budgetguard, sole_spender=True),
     f"{TRUSTING}, charged()": partial(budgetguard, sole_spender=True, follows=True),
 }
-"""Every way by the name it is shown under."""
+"""Every way of one process by the name it is shown under."""
+
+TOGETHER = "budgetguard, one store"
+WAYS_OF_WORKERS: dict[str, MakeWay] = {
+    DEFAULT: budgetguard,
+    DISTRUSTING: partial(budgetguard, sole_spender=False),
+    TOGETHER: together,
+}
+"""Ways for several processes that spend from one account."""
 
 OURS = tuple(name for name in WAYS if name.startswith("budgetguard"))

@@ -11,6 +11,7 @@ from itertools import count
 from random import Random
 from typing import Any, Protocol
 
+from in_memory import MemoryStore
 from virtual import VirtualClock, VirtualLoop, VirtualRuntime
 
 from budgetguard import Balance
@@ -104,7 +105,7 @@ class Account:
     """The provider: books what was worked up to `lag` later, and ends what it cannot book."""
 
     name = "simulated"
-    fingerprint = None
+    fingerprint: str | None = None
     extra_credits = 0
 
     def __init__(self, scenario: Scenario, clock: VirtualClock, random: Random) -> None:
@@ -243,6 +244,11 @@ class Process:
         """Seconds since the beginning."""
         return self._world.now
 
+    @property
+    def store(self) -> MemoryStore:
+        """The one that all processes of this world share."""
+        return self._world.store
+
     def believes_in_others(self) -> None:
         """Its guard has just come to believe that somebody else spends."""
         outcome = self._world.outcome
@@ -266,6 +272,7 @@ class World:
         self.account = Account(scenario, self.clock, Random(f"account {seed}"))
         self.outcome = Outcome()
         self.processes = [Process(self, number) for number in range(scenario.processes)]
+        self.store = MemoryStore(self.clock)
         self._elsewhere = 0
         self._calls: dict[int, Running] = {}
         self._given_up: dict[int, Running] = {}

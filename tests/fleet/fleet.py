@@ -65,6 +65,8 @@ class Fleet:
         self.counts: Counter[str] = Counter()
         self.failures: list[BaseException] = []
         self.calls: dict[int, Call] = {}
+        self.live: dict[int, Call] = {}
+        """Those of them that ask, are open, or still cost something."""
         self.over = False
         self._spender = spender
         self._numbers = count()
@@ -124,9 +126,7 @@ class Fleet:
     # Processes and servers.
 
     def _begin_process(self) -> None:
-        machine = (
-            Machine(self.clock, self.random) if self.expires else self._machine
-        )
+        machine = Machine(self.clock, self.random) if self.expires else self._machine
         process = Process(len(self.processes) + 1, machine, self.loop, self._jitter)
         self.processes.append(process)
         self.primary[process.name] = self.servers[-1]
@@ -186,9 +186,7 @@ class Fleet:
             stay = [each.name for each in self.living() if self.random.random() < 0.5]
         else:
             old.up = False
-        self.primary = {
-            name: old if name in stay else server for name in self.primary
-        }
+        self.primary = {name: old if name in stay else server for name in self.primary}
         self._states.clear()
         self.counts["failover"] += 1
         self.say(f"failover to {epoch}, {stay} stay with the old one")
@@ -261,7 +259,10 @@ class Fleet:
 
     def exhaust(self, random: Random) -> None:
         """A user says that the provider refused a call."""
-        process = random.choice([each for each in self.living() if each.runs])
+        running = [each for each in self.living() if each.runs]
+        if not running:
+            return
+        process = random.choice(running)
         self.counts["exhausted"] += 1
         self.say(f"{process.name} was refused by the provider")
         process.call(process.spender.exhausted)
@@ -330,7 +331,7 @@ class Fleet:
             self._forget()
             self.oracle.step()
         self.weather.clear()
-        while any(call.state != "ended" for call in self.calls.values()):
+        while any(call.state != "ended" for call in self.live.values()):
             await asyncio.sleep(1.0)
             self._forget()
             self.oracle.step()
@@ -350,21 +351,17 @@ class Fleet:
             arrived=self.clock.mono,
             idle_before=process.idle_for(),
         )
-        self.calls[number] = call
+        self.calls[number] = self.live[number] = call
         self.say(f"{number} asks {process.name} for {call.cost}, {call.slots}, waits {call.wait:g}")
         task = process.start(self._caller(call), f"call {number:06}")
         if random.random() < 0.05:
             self.loop.outside(random.expovariate(1 / 5), process.call, task.cancel)
 
     def _forget(self) -> None:
-        """Forget the calls that have ended for long."""
-        old = self.clock.mono - 3 * (self.nature.lag + self.terms.hold_for) - 700
-        for number in [
-            number
-            for number, call in self.calls.items()
-            if call.state == "ended" and not call.to_come and call.arrived < old
-        ]:
-            del self.calls[number]
+        """Forget the calls that have ended."""
+        for number, call in list(self.live.items()):
+            if call.state == "ended" and not call.to_come:
+                del self.live[number]
 
     async def _caller(self, call: Call) -> None:
         try:

@@ -5,6 +5,8 @@ F2  Nobody is refused for good while a member that can be reached has slack that
 F3  Every caller is back by `wait + timeout`, not counting for how long its process stood still.
 F4  When all is quiet, every credit is back: nothing leased, nothing pending, free is what is there.
 F5  A member's lease covers what its calls hold, what it may still let in, and what it has not reported.
+    One that was given up lets nobody in.
+F6  What a head takes for free is there, besides all that was let in and all that members may let in.
 """
 
 from collections import defaultdict
@@ -40,14 +42,15 @@ class Oracle:
         self._lost: defaultdict[str, int] = defaultdict(int)
 
     def fail(self, words: str) -> None:
-        """Say what is broken, as soon as the fleet looks."""
+        """Say what is broken; the run ends as soon as the fleet looks."""
+        self.fleet.say(words)
         self.fleet.failures.append(Broken(words))
 
     # F1: what was let in is covered.
 
     def spare(self) -> int:
         """What the account holds beyond all that may still be spent by calls that were let in."""
-        return self.fleet.vendor.true - sum(call.promised for call in self.fleet.calls.values())
+        return self.fleet.vendor.true - sum(call.promised for call in self.fleet.live.values())
 
     def admitted(self, call: Call) -> None:
         """F1 and F3, for a call that was just let in."""
@@ -64,7 +67,7 @@ class Oracle:
         if call.slots and limit:
             using = sum(
                 each.slots
-                for each in fleet.calls.values()
+                for each in fleet.live.values()
                 if each.slots and (each.state == "open" or each.to_come)
             )
             if using > limit + fleet.slots_excused():
@@ -115,7 +118,7 @@ class Oracle:
     def happened(self) -> None:
         """Note the least that was within reach of each caller since it asked."""
         fleet = self.fleet
-        asking = [call for call in fleet.calls.values() if call.state == "asking"]
+        asking = [call for call in fleet.live.values() if call.state == "asking"]
         if not asking:
             return
         spare = self._within_reach() if fleet.calm() else 0
@@ -142,7 +145,7 @@ class Oracle:
         fleet = self.fleet
         if fleet.failures:
             raise fleet.failures[0]
-        for call in fleet.calls.values():
+        for call in fleet.live.values():
             if call.state == "asking" and call.process.runs and self._late(call) > 0:
                 msg = f"F3: call {call.number} waits {self._late(call):.2f} s too long"
                 raise Broken(msg)
@@ -166,6 +169,8 @@ class Oracle:
         self._gone(server)
         for process in fleet.living():
             self._lease_covers(server, process)
+        if server is fleet.servers[-1]:
+            self._is_there(server)
 
     def _reckon(self, server: Server) -> None:
         """Members that are not heard by the end of a regroup: what the state does not know of them is lost."""
@@ -190,6 +195,8 @@ class Oracle:
             here = self._epochs.get(process.name) == server.head.epoch
             if here and (record is None or record.gone):
                 del self._epochs[process.name]
+                if process.spender.slack() and fleet.primary[process.name] is server:
+                    self.fail(f"F5: {process.name} was given up, and may take more")
                 fleet.counts["lives, and was given up"] += 1
                 begun = [
                     call
@@ -203,6 +210,20 @@ class Oracle:
     def _goes_on(self, process: Process, begun: list[Call]) -> None:
         micro = sum(call.promised for call in begun if call.state == "open" or call.to_come)
         self.lost(micro, f"{process.name} lives on")
+
+    def _is_there(self, server: Server) -> None:
+        """F6: no credits are free that somebody may already have."""
+        fleet, head = self.fleet, server.head
+        if head.snapshot is None or not head.granting:
+            return
+        slack = sum(process.spender.slack() for process in fleet.living())
+        there = self.spare() - slack + self.allowed + fleet.excused()
+        free = head.free(0, 0)
+        if free > max(there, 0):
+            self.fail(
+                f"F6: {free / MICRO:g} are taken for free, {there / MICRO:g} are there"
+                f" besides {slack / MICRO:g} in slack"
+            )
 
     def _lease_covers(self, server: Server, process: Process) -> None:
         fleet, head = self.fleet, server.head

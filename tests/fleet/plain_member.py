@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from processes import Process
-from stores import SimStore, StoreUnavailable
+from stores import SimStore
 from vendor import FINGERPRINT, Call, Vendor
 
 from budgetguard._core.balance import Balance
@@ -25,9 +25,13 @@ from budgetguard._core.store_messages import (
     Report,
     ticks_up,
 )
+from budgetguard.stores.base import StoreUnavailable
 
 WANT = 10_000_000
 """Micro-credits of slack that a member would like to have."""
+
+HISTORY = 60.0
+"""Seconds for which a debit is remembered after it must be cleared: its stamp is known to the head alone."""
 
 MARGIN = 0.95
 """The share of `hold_for` for which a member trusts its lease."""
@@ -224,9 +228,7 @@ class PlainMember:
                 await self._say_it(leave=leave)
 
     def _quiet(self) -> bool:
-        return not (
-            self.running or self.waiting or self.unreported or self.landing or self.reader
-        )
+        return not (self.running or self.waiting or self.unreported or self.landing or self.reader)
 
     async def _say_it(self, *, leave: bool) -> None:
         message = self._message(leave=leave)
@@ -325,11 +327,10 @@ class PlainMember:
             return
         self.valid = sent
         if message.join is not None:
-            reported = [
-                each for each in self.unreported + self.debits if each not in ended
-            ]
-            for each in self.debits:
-                each.stamp = None
+            reported = [each for each in self.unreported + self.debits if each not in ended]
+            if reply.epoch != message.epoch:
+                for each in self.debits:
+                    each.stamp = None
         self.joined = not message.leave
         self._count_as_told(view.now, reported)
         self._let_in(reply)
@@ -339,7 +340,7 @@ class PlainMember:
             self.debits = [
                 each
                 for each in self.debits
-                if each.stamp is None or each.stamp > snapshot.sent.mono
+                if each.stamp is None or each.stamp + HISTORY > snapshot.sent.mono
             ]
         self._refuse(reply)
         self._refresh(reply)
@@ -351,7 +352,8 @@ class PlainMember:
             if each in self.unreported:
                 self.unreported.remove(each)
                 self.debits.append(each)
-            each.stamp = now + each.told
+            if each.stamp is None:
+                each.stamp = now + each.told
 
     def _let_in(self, reply: Reply) -> None:
         for caller in list(self.waiting):
@@ -406,7 +408,13 @@ class PlainMember:
             reason = type(error).__name__
         assert balance is None or isinstance(balance, Balance)
         self.landing = Landing(
-            epoch, number, balance, wall, reason, failures=0 if balance else 1, delay=0.0 if balance else 1.0
+            epoch,
+            number,
+            balance,
+            wall,
+            reason,
+            failures=0 if balance else 1,
+            delay=0.0 if balance else 1.0,
         )
         self.refreshing = False
         self.news.set()

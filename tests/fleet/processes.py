@@ -72,9 +72,7 @@ class FleetLoop(VirtualLoop):
         at = when if process is None else process.machine.moment(when)
         return self.at(at, callback, *args, context=context or copy_context())
 
-    def at(
-        self, moment: float, callback: Any, *args: Any, context: Context
-    ) -> asyncio.TimerHandle:
+    def at(self, moment: float, callback: Any, *args: Any, context: Context) -> asyncio.TimerHandle:
         """Call back at a moment of the world."""
         timer = _Timer(moment, callback, args, self, context)
         heapq.heappush(self._scheduled, timer)  # type: ignore[attr-defined]

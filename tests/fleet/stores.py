@@ -9,18 +9,7 @@ from processes import FleetRuntime, Process
 
 from budgetguard._core.shared_head import SharedHead
 from budgetguard._core.store_messages import Message, Reply, ticks_down
-
-try:
-    from budgetguard.stores.base import StoreUnavailable
-except ImportError:
-
-    class StoreUnavailable(Exception):  # type: ignore[no-redef]
-        """The store did not answer in time."""
-
-        def __init__(self, reason: str) -> None:
-            super().__init__(reason)
-            self.reason = reason
-
+from budgetguard.stores.base import StoreUnavailable
 
 if TYPE_CHECKING:
     from fleet import Fleet
@@ -84,7 +73,9 @@ class SimLink:
         await process.yields()
         answer: asyncio.Future[Reply] = process.loop.create_future()
         fleet.say(f"{self.member} sends {brief(message)}")
-        fleet.network.carry("out", self.member, self._arrive, fleet.primary[self.member], message, answer)
+        fleet.network.carry(
+            "out", self.member, self._arrive, fleet.primary[self.member], message, answer
+        )
         try:
             async with asyncio.timeout(TIMEOUT):
                 reply = await answer

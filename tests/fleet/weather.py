@@ -146,7 +146,9 @@ class Weather:
         """From a moment to more than a lease is held."""
         hold_for = self.fleet.terms.hold_for
         draw = self._random
-        return draw.choice([0.05, 1.0, hold_for / 2, hold_for, 2 * hold_for]) * draw.uniform(0.8, 1.2)
+        return draw.choice([0.05, 1.0, hold_for / 2, hold_for, 2 * hold_for]) * draw.uniform(
+            0.8, 1.2
+        )
 
     def _stop(self, process: Process) -> None:
         seconds = self._some_time()

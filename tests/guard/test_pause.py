@@ -96,7 +96,7 @@ def test_a_paused_account_refuses_with_the_reason(guard: Guard) -> None:
     assert (error.provider, error.reason, error.by) == ("fake", WHY, "guard")
     assert (error.status_code, error.retryable, error.retry_after) == (503, True, None)
     assert str(error) == (
-        "The account at fake is paused by guard.pause() in this process: the key may have leaked. "
+        "The account at fake is paused by guard.pause(): the key may have leaked. "
         "No call is admitted until guard.resume() is called."
     )
     guard.resume()

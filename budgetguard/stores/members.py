@@ -1,0 +1,203 @@
+"""Who spends from the accounts in a store's file, read without disturbing anybody.
+
+One read transaction and a glance at the members' locks: nothing is written, and nobody waits for it.
+"""
+
+import os
+import sqlite3
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Literal, TypeAlias
+from urllib.parse import quote
+
+from budgetguard._core.amounts import CREDITS, to_credits
+from budgetguard._core.head_state import DamagedState, NewerFormat, load
+from budgetguard._core.member_record import MemberRecord
+from budgetguard._core.shared_head import SharedHead
+from budgetguard._core.store_messages import NEVER
+from budgetguard.stores import _store_errors as words
+from budgetguard.stores._heads import stored_states
+from budgetguard.stores._living import members_with_locks
+from budgetguard.stores._machine import boot_id, since_boot
+from budgetguard.stores._store_file import FORMAT, PROGRAM_ID, is_busy
+from budgetguard.stores.base import StoreUnavailable
+
+MemberState: TypeAlias = Literal["lives", "gone"]
+
+# Seconds that a read waits where SQLite recovers the file after a crash.
+_PATIENCE = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMember:
+    """One process that spends from an account, as the store last heard of it. Amounts are Decimal.
+
+    - `pid`, `host`, `version`, `since`: what it says of itself. `since` is when it made its account.
+    - `state`: `"gone"` if it left or died. It is listed until a balance shows what its calls cost.
+    - `lease`: what was taken out of the account for it: `used` by its `calls` running calls, and `slack`,
+      from which it admits calls without asking.
+    - `sessions`: how many it has open. `waiting`: how many of its callers wait for credits or sessions.
+    - `finished`: the cost of its calls that the balance cannot show yet. `unresolved`: the same of calls
+      whose real cost is not known, such as those of a process that died.
+    - `heard`: seconds since its last message; None if that is not known. One that has nothing to say is
+      silent for long.
+    """
+
+    name: str
+    pid: int | None
+    host: str
+    version: str
+    since: datetime | None
+    state: MemberState
+    lease: Decimal
+    used: Decimal
+    slack: Decimal
+    calls: int
+    sessions: int
+    waiting: int
+    finished: Decimal
+    unresolved: Decimal
+    heard: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAccount:
+    """One account in a store's file. Amounts are Decimal, in `unit`.
+
+    - `name`: stands for the account in the store. It is not the key, and says nothing about it.
+    - `provider`: its provider's name, as its members say.
+    - `credits`: the last balance; None before the first one. `free`: what is in nobody's lease; None if
+      that is not known, or unlimited.
+    - `paused`: why the account is paused for all members; None unless it is.
+    - `waits`: whether nothing is granted at present, because not all members have said what they hold.
+    """
+
+    name: str
+    provider: str | None
+    unit: str
+    credits: Decimal | None
+    free: Decimal | None
+    paused: str | None
+    waits: bool
+    members: tuple[StoredMember, ...]
+
+
+def read_members(path: str | os.PathLike[str]) -> tuple[StoredAccount, ...]:
+    """The accounts in the file of a `SQLiteStore`, with their members; raises StoreUnavailable.
+
+    Nothing is written to the file, and no process that uses it waits. Run it in a process of its own or
+    beside guards, as you like.
+    """
+    found = os.path.realpath(os.fspath(path))
+    try:
+        boot, states = _read(found)
+        living = members_with_locks(f"{found}-members")
+    except sqlite3.Error as error:
+        if is_busy(error):
+            raise StoreUnavailable(words.locked(found, _PATIENCE)) from error
+        reason = words.no_database if _is_no_database(error) else words.damaged
+        raise StoreUnavailable(reason(found)) from error
+    except OSError as error:
+        raise StoreUnavailable(words.of_the_system(found, error)) from error
+    now = since_boot() if boot == boot_id() else None
+    accounts = []
+    for name, parts in states.items():
+        try:
+            head = load(parts)
+        except NewerFormat as error:
+            raise StoreUnavailable(words.too_new(found, error.format, FORMAT)) from error
+        except DamagedState as error:
+            raise StoreUnavailable(words.damaged(found)) from error
+        accounts.append(_account(name, head, living, now))
+    return tuple(accounts)
+
+
+def _read(path: str) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The boot of the machine that last used the file, and the state of each account, by its parts."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  errors as of the system
+        raise StoreUnavailable(words.no_database(path))
+    # Read-only, also so that closing it never tidies up behind others.
+    connection = sqlite3.connect(
+        f"file:{quote(path)}?mode=ro", uri=True, isolation_level=None, timeout=_PATIENCE
+    )
+    try:
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("BEGIN")
+        _check_ours(connection, path)
+        [boot] = [str(boot) for (boot,) in connection.execute("SELECT boot FROM machine")] or [""]
+        states = stored_states(connection)
+    except ValueError as error:
+        raise StoreUnavailable(words.damaged(path)) from error
+    finally:
+        connection.close()
+    return boot, states
+
+
+def _check_ours(connection: sqlite3.Connection, path: str) -> None:
+    [(program,)] = connection.execute("PRAGMA application_id")
+    [(version,)] = connection.execute("PRAGMA user_version")
+    if program != PROGRAM_ID:
+        [(things,)] = connection.execute("SELECT count(*) FROM sqlite_master")
+        raise StoreUnavailable(
+            words.of_another_program(path) if things or program else words.no_database(path)
+        )
+    if version > FORMAT:
+        raise StoreUnavailable(words.too_new(path, version, FORMAT))
+
+
+def _is_no_database(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB
+
+
+def _account(
+    name: str, head: SharedHead, living: Iterable[str], now: float | None
+) -> StoredAccount:
+    snapshot = head.snapshot
+    lives = set(living)
+    members = [
+        _member(each, record, head, now, lives=each in lives)
+        for each, record in head.members.items()
+    ]
+    free = None if snapshot is None else to_credits(head.free(0, 0))
+    said = [dict(record.words).get("provider") for record in head.members.values()]
+    return StoredAccount(
+        name=name,
+        provider=next((each for each in said if each), None),
+        unit=head.unit or CREDITS,
+        credits=None if snapshot is None else snapshot.balance.credits,
+        free=None if free is None or not free.is_finite() else free,
+        paused=next(iter(head.pauses.values()), None),
+        waits=not head.granting,
+        members=tuple(members),
+    )
+
+
+def _member(
+    name: str, record: MemberRecord, head: SharedHead, now: float | None, *, lives: bool
+) -> StoredMember:
+    said: Mapping[str, str] = dict(record.words)
+    pid, since = said.get("pid", ""), said.get("since", "")
+    heard = None
+    if now is not None and head.clock.server is not None and record.heard > NEVER:
+        # The account's clock has not advanced since the last message of any member.
+        heard = max(head.clock.now + now - head.clock.server - record.heard, 0.0)
+    return StoredMember(
+        name=name,
+        pid=int(pid) if pid.isdecimal() else None,
+        host=said.get("host", ""),
+        version=said.get("version", ""),
+        since=datetime.fromisoformat(since).astimezone(UTC) if since else None,
+        state="lives" if lives and not record.gone else "gone",
+        lease=to_credits(record.lease),
+        used=to_credits(record.used),
+        slack=to_credits(record.slack),
+        calls=record.running,
+        sessions=record.slots,
+        waiting=len(record.needs),
+        finished=to_credits(record.settled.total),
+        unresolved=to_credits(record.kept.total),
+        heard=heard,
+    )

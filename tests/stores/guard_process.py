@@ -1,0 +1,38 @@
+"""A process with a guard that shares its account: it does what it is told, a word a line.
+
+`call N` makes a call of N credits, `hold N` begins one, `end` ends it, `quit` exits in good order. Each is
+answered by a line.
+"""
+
+import logging
+import sys
+
+from budgetguard import BudgetGuardError, Guard, Hold, PreDev
+from budgetguard.stores import SQLiteStore
+
+
+def main(path: str) -> None:
+    """Do as told, until there is nothing more."""
+    logging.getLogger("budgetguard").addHandler(logging.NullHandler())
+    guard = Guard(PreDev(), store=SQLiteStore(path))
+    holds: list[Hold] = []
+    for line in sys.stdin:
+        verb, _, amount = line.strip().partition(" ")
+        answer = verb
+        try:
+            match verb:
+                case "call":
+                    guard.acquire(float(amount)).settle()
+                case "hold":
+                    holds.append(guard.acquire(float(amount)))
+                case "end":
+                    holds.pop().settle()
+                case _:
+                    return
+        except BudgetGuardError as error:
+            answer = str(error)
+        print(answer, flush=True)  # noqa: T201  its answer
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
