@@ -497,13 +497,16 @@ class SharedHead(AccountState):
             member.lease += min(more, int(free) // (2 * living))
 
     def _who_fits(self, besides: str) -> set[str]:
-        """The members that wait for what could be granted now."""
+        """The members that wait for what could be granted now, or for a budget in vain."""
         found: set[str] = set()
         if self.snapshot is None or not self.granting:
             return found
         line = _Line(self)
         for name, queued in self._waiting():
             if not self._in_budget(queued.need):
+                # No end of an open call can help it any more: it is to hear that.
+                if name != besides and self._is_final(queued.need):
+                    found.add(name)
                 continue
             if name != besides and name not in found and line.fits(queued.need):
                 found.add(name)

@@ -370,7 +370,11 @@ class SharedAccount(Account):
                 membership.ask_to_refresh(None)
                 self._landed = None
                 self.wait_queue.review(now)
-        began = self.ledger.time_of(state.last_began)
+        began, snapshot = self.ledger.time_of(state.last_began), self.ledger.snapshot
+        if view.snapshot is not None and view.snapshot.sent.mono == state.last_began:
+            # The same moment, as it was converted before: or the last refresh would seem to have failed.
+            assert snapshot is not None
+            began = snapshot.sent.mono
         schedule.follow(began, self.ledger.time_of(state.blocked_until), failure)
 
     def _news_of_others(self, effects: Effects, view: View) -> str | None:
