@@ -91,13 +91,16 @@ class DrawnWindow(Allowance):
 class DrawnBudget:
     """A keyed budget whose head is in a store. `ident` is how it is known there.
 
+    It is `rolling` over so many seconds, or has the windows of a `calendar`. It has neither that nor a name
+    while nobody refers to it and the head is told of its last calls.
+
     `seen` is what the head last said of it, and `gives_back_at` the monotonic time of what that promises.
     """
 
     __slots__ = (
         "__weakref__",
         "_book",
-        "_calendar",
+        "calendar",
         "gives_back_at",
         "ident",
         "limit",
@@ -112,20 +115,13 @@ class DrawnBudget:
     valid_until = -inf
     """Always past: the head is asked about each call."""
 
-    def __init__(
-        self,
-        book: "DrawnBudgets",
-        ident: str,
-        name: str | None,
-        calendar: CalendarWindow | None,
-        rolling: float | None,
-    ) -> None:
+    def __init__(self, book: "DrawnBudgets", ident: str, rolling: float | None) -> None:
         self._book = book
         self.ident = ident
-        self.name = name
+        self.name: str | None = None
         self.limit = 0
         self.rolling = rolling
-        self._calendar = calendar
+        self.calendar: CalendarWindow | None = None
         self.seen: BudgetView | None = None
         self.gives_back_at: float | None = None
         self.windows: dict[DrawnWindow, None] = {}
@@ -143,21 +139,21 @@ class DrawnBudget:
         seen = self.seen
         if seen is not None and seen.window == window and until > now.wall:
             return until
-        return self._calendar.renews_at(now) if self._calendar is not None else None
+        return self.calendar.renews_at(now) if self.calendar is not None else None
 
     def needed(self, now: Instant, admitted: Allowance | None) -> BudgetNeed:
         """What a call needs, or one that was `admitted` in a window and needs more."""
         window = admitted.window if isinstance(admitted, DrawnWindow) else None
         if self.rolling is not None:
             return BudgetNeed(self.ident, self.limit, rolling=self.rolling, admitted=window)
-        assert self._calendar is not None
-        until = self._calendar.move_on(now)
-        return BudgetNeed(self.ident, self.limit, self._calendar.start, until, admitted=window)
+        assert self.calendar is not None
+        until = self.calendar.move_on(now)
+        return BudgetNeed(self.ident, self.limit, self.calendar.start, until, admitted=window)
 
     def over(self, now: Instant) -> OverBudget:
         """The head's answer that it has no room, and until when that is so for certain."""
         seen = self.seen
-        late = self._calendar is not None and seen is not None and seen.until <= now.wall
+        late = self.calendar is not None and seen is not None and seen.until <= now.wall
         if late or self.rolling is not None:
             # Also where the head has not begun the window yet that this process's clock is in.
             at = self._given_back_at(now)
@@ -191,11 +187,11 @@ class DrawnBudget:
         if self.rolling is not None:
             head_now = self._book.head_time(now.mono)
             return (None if head_now is None else bucket_end(head_now, self.rolling)), 0.0
-        assert self._calendar is not None
-        until, seen = self._calendar.move_on(now), self.seen
-        if seen is not None and seen.window > self._calendar.start:
+        assert self.calendar is not None
+        until, seen = self.calendar.move_on(now), self.seen
+        if seen is not None and seen.window > self.calendar.start:
             return seen.window, seen.until
-        return self._calendar.start, until
+        return self.calendar.start, until
 
     def _given_back_at(self, now: Instant) -> float | None:
         """When the head gives something back, in monotonic seconds."""
@@ -263,7 +259,7 @@ class DrawnBudgets:
         """The budget of this name, key and period; `limit` (micro-credits) replaces its limit."""
         ident = self._ident(name, key, period)
         budget = self._found.get(ident)
-        if budget is None:
+        if budget is None or budget.name is None:
             calendar = rolling = None
             if isinstance(period, CalendarPeriod):
                 calendar = self._calendars.get(period)
@@ -271,16 +267,17 @@ class DrawnBudgets:
                     calendar = self._calendars[period] = CalendarWindow(period, self._watch)
             else:
                 rolling = period.seconds
-            budget = self._found[ident] = DrawnBudget(self, ident, name, calendar, rolling)
-            self._unseen[budget] = None
+            if budget is None:
+                budget = self._found[ident] = DrawnBudget(self, ident, rolling)
+                self._unseen[budget] = None
+            budget.name, budget.calendar = name, calendar
         budget.limit = limit
-        for _ in range(min(len(self._kept), CHECKS_PER_CALL)):
-            self._check_next(now)
+        self._check(now, CHECKS_PER_CALL)
         return budget
 
     def quiet(self, now: Instant) -> bool:  # noqa: ARG002  the head remembers them
         """Whether nothing is held here, and nothing has to be told."""
-        return not (self.changed or any(each.own_held for each in self._kept))
+        return not any(each.changed or each.own_held for each in self._kept)
 
     def take_clock_jump(self) -> ClockJump | None:
         """What to log about a wall clock that was set forward, once for each time."""
@@ -317,6 +314,8 @@ class DrawnBudgets:
 
     def report(self, now: Instant, *, again: bool) -> tuple[BudgetUse, ...]:
         """What to tell the head: what changed, or all that may still matter if it has to hear it `again`."""
+        # Each call adds one window at most.
+        self._check(now, CHECKS_PER_CALL * (1 + len(self._changed)))
         kept = self._kept if again else (each for each in self._changed if each.changed)
         chosen = dict.fromkeys(kept)
         self._telling = []
@@ -338,8 +337,9 @@ class DrawnBudgets:
         """The message took effect: the head knows what was told, and holds what it granted."""
         for window, held, spent in self._telling:
             window.told_held, window.told_spent = held, spent
+        told = {window.budget for window, _, _ in self._telling}
         self._telling = []
-        self._unseen = {}
+        self._unseen = {each: None for each in self._unseen if each not in told}
         self._changed = {
             each: None for each in self._changed if each.changed or each.window is None
         }
@@ -389,8 +389,7 @@ class DrawnBudgets:
         """The budget of a need, whose caller may have left."""
         budget = self._found.get(need.budget)
         if budget is None:
-            budget = DrawnBudget(self, need.budget, None, None, need.rolling)
-            self._found[need.budget] = budget
+            budget = self._found[need.budget] = DrawnBudget(self, need.budget, need.rolling)
         return budget
 
     def _ident(self, name: str, key: Key, period: Period) -> str:
@@ -398,12 +397,14 @@ class DrawnBudgets:
         text = "\n".join(("budgetguard budget 1", *words))
         return hashlib.sha256(text.encode("ascii", "backslashreplace")).hexdigest()[:32]
 
-    def _check_next(self, now: Instant) -> None:
-        window, _ = self._kept.popitem(last=False)
-        if self._matters(window, now):
-            self._kept[window] = None
-        else:
-            window.budget.windows.pop(window, None)
+    def _check(self, now: Instant, most: int) -> None:
+        """Forget some of the windows that do not matter any more."""
+        for _ in range(min(len(self._kept), most)):
+            window, _ = self._kept.popitem(last=False)
+            if self._matters(window, now):
+                self._kept[window] = None
+            else:
+                window.budget.windows.pop(window, None)
 
     def _matters(self, window: DrawnWindow, now: Instant) -> bool:
         if window.changed or window.own_held or window in self._changed:

@@ -203,7 +203,7 @@ def exceeded(need: CallNeed, now: Instant) -> CallBudget | None:
 def seems_exceeded(need: CallNeed, now: Instant) -> CallBudget | None:
     """The innermost budget of a shared head that had no room when the head was last heard; None if all had."""
     for budget in need.budgets:
-        if budget.shared and budget.current(now).room < need.amount:
+        if budget.shared and need.amount and budget.current(now).room < need.amount:
             return budget
     return None
 
@@ -299,7 +299,7 @@ def decide(  # noqa: C901, PLR0911, PLR0912  one return per case of the table
         drawn = _draw(ledger, terms, need, final=final)
         if drawn is not None:
             return drawn
-        if lacks is Shortfall.ANSWER and not need.refused_at:
+        if lacks is Shortfall.ANSWER and not need.refused_at and possible(ledger, terms, need):
             # It has waited in vain for a word.
             return Refuse(Shortfall.UNKNOWN, permanent=False)
         lacks = _short_in_all(ledger, terms, need, ahead)

@@ -206,10 +206,11 @@ class WaitQueue:
         self.drawing = False
         found: list[tuple[AdmissionWaiter, bool]] = []
         ledger, ahead = self._ledger, NOBODY
-        if ledger.snapshot is None or ledger.paused is not None:
-            return found
+        known = ledger.snapshot is not None and ledger.paused is None
         for waiter in self.queue:
-            call = waiter.call
+            call, waiter.asked = waiter.call, None
+            if not known:
+                continue
             need, terms = call.need, call.subscriber.terms
             lacks = shortage(ledger, terms, need, ahead, now)
             if lacks in DRAWN and usable(ledger.snapshot, terms, now, need.arrived):

@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from in_memory import MemoryLink, MemoryStore
 from virtual import VirtualClock, VirtualLoop, VirtualRuntime
 
 from budgetguard import (
@@ -22,79 +23,38 @@ from budgetguard import (
 from budgetguard._core.shared_head import SharedHead
 from budgetguard._core.store_messages import Message, Reply
 from budgetguard._engine.account_registry import runtime_of
+from budgetguard._engine.binding import binding_of
 from budgetguard.budget import Budget
-from budgetguard.stores.base import StoreUnavailable
 
 HOUR = 3600.0
 
 
-class MemoryStore:
-    """A store whose heads are here, a millisecond away; `members` are who sent it messages."""
+class DistantStore(MemoryStore):
+    """A store a millisecond away, which hears of its members' deaths by their silence."""
 
-    name = "the test store"
-    timeout = 2.0
-    expires = True
-    drift = 0.0
-    identity = "memory"
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__(clock, expires=True)
 
-    def __init__(self) -> None:
-        self.heads: dict[str, SharedHead] = {}
-        self.links: dict[str, MemoryLink] = {}
-        self.messages: list[Message] = []
-        self.down = False
-        self.epoch = 1
-
-    @property
-    def head(self) -> SharedHead:
-        """That of the only account."""
-        (head,) = self.heads.values()
-        return head
-
-    def link(self, account: str, runtime: Any) -> "MemoryLink":
-        link = MemoryLink(self, account, runtime, f"m{len(self.links)}")
+    def link(self, account: str, runtime: Any) -> MemoryLink:
+        link = DistantLink(self, account, runtime, f"member {len(self.links) + 1}")
         self.links[link.member] = link
         return link
 
     def restart_empty(self) -> None:
         """All is forgotten but who the members are: each has to say what it holds."""
-        self.epoch += 1
         for account, head in self.heads.items():
             living = [name for name, each in head.members.items() if not each.gone]
-            self.heads[account] = SharedHead(f"e{self.epoch}", await_members=living)
-
-    def fail_over(self) -> None:
-        """Another server goes on with the same state."""
-        self.epoch += 1
-        self.head.fail_over(f"e{self.epoch}")
+            self.heads[account] = SharedHead(self._epoch(), await_members=living)
 
 
-class MemoryLink:
+class DistantLink(MemoryLink):
     """One process's link to the store."""
 
-    def __init__(self, store: MemoryStore, account: str, runtime: Any, member: str) -> None:
-        self.store, self.account, self.runtime, self.member = store, account, runtime, member
-        self.hear: Callable[[], None] | None = None
-
     async def exchange(self, message: Message) -> Reply:
-        store = self.store
         await asyncio.sleep(0.001)
-        if store.down:
-            raise StoreUnavailable(self.store.name)
-        head = store.heads.setdefault(self.account, SharedHead("e1"))
-        store.messages.append(message)
-        reply, woken = head.handle(message, self.runtime.clock.monotonic())
+        reply = await super().exchange(message)
         await asyncio.sleep(0.001)
-        for name in woken:
-            hear = store.links[name].hear
-            if hear is not None:
-                asyncio.get_running_loop().call_later(0.001, hear)
         return reply
-
-    def listen(self, hear: Callable[[], None] | None) -> None:
-        self.hear = hear
-
-    def close(self) -> None:
-        self.hear = None
 
 
 class Account:
@@ -122,7 +82,7 @@ class World:
     def __init__(self, processes: int, credits: int = 10_000, **settings: Any) -> None:
         self.clock = VirtualClock()
         self.loop = VirtualLoop(self.clock)
-        self.store = MemoryStore()
+        self.store = DistantStore(self.clock)
         self.account = Account(credits)
         self.runtimes = [VirtualRuntime(self.clock, self.loop, Random(n)) for n in range(processes)]
         self.guards = list[Guard]()
@@ -604,11 +564,11 @@ def test_a_store_that_is_away_admits_nobody_to_a_budget(world: Callable[..., Wor
 
     async def work() -> None:
         await call(its.guards[0], 10)
-        its.store.down = True
+        its.store.away = "the store is away"
         with pytest.raises(BalanceUnavailable):
             await call(its.guards[0], 1)
         await call(allowing, 20)
-        its.store.down = False
+        its.store.away = None
         await asyncio.sleep(10)
         with pytest.raises(BudgetExceeded) as caught:
             await call(its.guards[1], 71)
@@ -627,6 +587,45 @@ def test_the_store_is_not_told_the_keys(world: Callable[..., World]) -> None:
         said = repr(its.store.messages)
         assert "canary" not in said
         assert "BudgetNeed" in said
+
+    its.run(work())
+
+
+def test_a_call_given_up_while_the_head_is_asked_holds_nothing(
+    world: Callable[..., World],
+) -> None:
+    """Nobody refers to its budget any more when the answer comes, and the head has to hear of that."""
+    its = world(2)
+
+    async def work() -> None:
+        first, second = its.guards
+        await asyncio.gather(call(first, 1, key="bob"), call(second, 1, key="bob"))
+        given_up = asyncio.ensure_future(call(first, 70, wait=10))
+        await asyncio.sleep(0.0015)
+        given_up.cancel()
+        await asyncio.wait([given_up])
+        await settle(its)
+        await call(second, 60)
+        await settle(its)
+        await call(first, 40)
+        assert figures(first)[1:] == (0, 0)
+
+    its.run(work())
+
+
+def test_a_budget_that_calls_are_made_in_for_long_takes_little_memory(
+    world: Callable[..., World],
+) -> None:
+    """Its buckets are forgotten when they count no more."""
+    its = world(1)
+
+    async def work() -> None:
+        guard = its.guards[0]
+        with user(guard, 1000, per=60):
+            for _ in range(400):
+                async with guard.require_credits(min=1):
+                    await asyncio.sleep(1)
+        assert len(binding_of(guard).account.keyed_budgets) < 130
 
     its.run(work())
 
