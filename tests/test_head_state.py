@@ -147,7 +147,7 @@ def full() -> SharedHead:
     head.clock.now, head.clock.server = 1000.25 + TICK, 1_700_000_000.125
     head.clock.behind = 1.5
     head.next_order, head.balances, head.changes, head.recall = 5, 6, 7, 8
-    head.calm_until, head.busy_until = 901.5, 1200.0
+    head.calm_until, head.busy_until, head.turns = 901.5, 1200.0, 12
     head.refresh = RefreshView(3, 910.0, True, 990.0, 950.0, 2, "no answer", True)
     head.refreshing_member = "a"
     head.numbers_at = {0: {"a": 3}, 1: {"b": 1, "a": 9}}
@@ -177,10 +177,11 @@ def full() -> SharedHead:
         over, windows = ((4, "budget"),), ((1, (3600.0,)),)
         member.reply = Reply("old", "e6", 9, 30, 2, (1, 2), windows, (3,), over, "wait", 3)
         member.floor, member.extra, member.recall, member.asked_at = 31, 32, 7, 900.5
+        member.turn = 11
         member.gone = member.waits_for_refresh = True
         uses = (BudgetNeed("budget", 100, 3600.0, 7200.0, 60.0, 3600.0),)
         need = Need(5, 40, 41, 1, 42, 43, counts=True, budgets=uses, reserved=True)
-        member.needs = {7: QueuedNeed(Need(7, 1, 1), 4, 970.0), 5: QueuedNeed(need, 3, 960.0)}
+        member.needs = {7: QueuedNeed(Need(7, 1, 1), 4, 10), 5: QueuedNeed(need, 3, 9)}
         member.needs[7].need = Need(7, 2, 3, 1, 4, 5, counts=True, budgets=uses, reserved=True)
         for n in (3, 1, 2):
             member.settled.add(n, 1010.0 + n / 3, n)

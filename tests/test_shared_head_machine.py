@@ -281,9 +281,7 @@ class Process:
         snapshot = reply.view.snapshot
         if snapshot is not None:
             self.ended = [
-                each
-                for each in self.ended
-                if each.stamp is None or each.stamp > snapshot.sent.mono
+                each for each in self.ended if each.stamp is None or each.stamp > snapshot.sent.mono
             ]
 
     def most(self) -> int:
@@ -836,11 +834,7 @@ class Fleet(RuleBasedStateMachine):
             assert message.epoch != self.head.epoch
         else:
             assert reply.status == "expired"
-            assert (
-                mine is None
-                or mine.gone
-                or message.epoch != self.head.epoch
-            )
+            assert mine is None or mine.gone or message.epoch != self.head.epoch
 
     def take_effect(self, message: Message, reply: Reply, woken: frozenset[str]) -> None:
         """Do in the book what the message says, in the order of the protocol, and check the reply."""
@@ -1066,4 +1060,6 @@ class Fleet(RuleBasedStateMachine):
 
 
 TestFleet = Fleet.TestCase
-TestFleet.settings = settings(max_examples=200, stateful_step_count=60, deadline=None, report_multiple_bugs=False)
+TestFleet.settings = settings(
+    max_examples=200, stateful_step_count=60, deadline=None, report_multiple_bugs=False
+)

@@ -114,6 +114,7 @@ def _account(head: SharedHead) -> dict[str, Any]:
         "awaited": sorted(head.awaited),
         "regroup": head.regroup,
         "next_order": head.next_order,
+        "turns": head.turns,
         "balances": head.balances,
         "changes": head.changes,
         "recall": head.recall,
@@ -135,6 +136,7 @@ def _head(state: dict[str, Any]) -> SharedHead:
     head.awaited = set(state["awaited"])
     head.regroup = state["regroup"]
     head.next_order = state["next_order"]
+    head.turns = state["turns"]
     head.balances = state["balances"]
     head.changes = state["changes"]
     head.recall = state["recall"]
@@ -190,6 +192,7 @@ def _member(member: MemberRecord) -> dict[str, Any]:
         "floor": member.floor,
         "extra": member.extra,
         "recall": member.recall,
+        "turn": member.turn,
         "asked_at": _if_ever(member.asked_at),
         "gone": member.gone,
         "waits_for_refresh": member.waits_for_refresh,
@@ -210,6 +213,7 @@ def _record(state: dict[str, Any], debits: dict[str, Any]) -> MemberRecord:
     member.hold_for, member.patience = state["hold_for"], state["patience"]
     member.floor, member.extra = state["floor"], state["extra"]
     member.recall = state["recall"]
+    member.turn = state["turn"]
     member.asked_at = _or_never(state["asked_at"])
     member.gone, member.waits_for_refresh = state["gone"], state["waits_for_refresh"]
     member.needs = {each["ticket"]: _need(each) for each in state["needs"]}
@@ -258,7 +262,7 @@ def _queued(queued: QueuedNeed) -> dict[str, Any]:
     need = queued.need
     return {
         "order": queued.order,
-        "arrived": queued.arrived,
+        "turn": queued.turn,
         "ticket": need.ticket,
         "amount": need.amount,
         "cost": need.cost,
@@ -293,7 +297,7 @@ def _need(state: dict[str, Any]) -> QueuedNeed:
         reserved=state["reserved"],
         budgets=tuple(BudgetNeed(**each) for each in state["budgets"]),
     )
-    return QueuedNeed(need, state["order"], state["arrived"])
+    return QueuedNeed(need, state["order"], state["turn"])
 
 
 # Values.

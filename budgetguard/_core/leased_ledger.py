@@ -355,6 +355,7 @@ class LeasedLedger(Branch):
         assert told is not None
         self.room += reply.lease - told.used - told.keep
         self._slots += reply.slots - told.slots
+        self.mine = reply.lease > 0
         self.budgets.accept(message.report.needs, reply)
         if message.leave:
             self.budgets.leave()

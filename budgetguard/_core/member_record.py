@@ -11,14 +11,14 @@ MOST_BUCKETS = 64
 
 
 class QueuedNeed:
-    """A caller's need in the queue of all members: `order` is its place, `arrived` the stamp at which it came."""
+    """A caller's need in the queue of all members: `order` is its place, `turn` the message that it came with."""
 
-    __slots__ = ("arrived", "need", "order")
+    __slots__ = ("need", "order", "turn")
 
-    def __init__(self, need: Need, order: int, arrived: float) -> None:
+    def __init__(self, need: Need, order: int, turn: int) -> None:
         self.need = need
         self.order = order
-        self.arrived = arrived
+        self.turn = turn
 
 
 class MemberRecord:
@@ -27,7 +27,8 @@ class MemberRecord:
     `number` is that of the last message that took effect, `reply` what was answered. `gone` if it died or
     left; the record remains until its debits are cleared. Its `settled` and `kept` debits are those of its own
     calls, so that it can replace them in a new epoch; `lost` is the lease that it had when it was given up.
-    It was asked at `asked_at` to give its slack back, if it has not answered the last recall.
+    It was asked at `asked_at` to give its slack back, if it has not answered the last recall. `turn` counts
+    the messages of all members up to its last one.
     """
 
     __slots__ = (
@@ -50,6 +51,7 @@ class MemberRecord:
         "settled",
         "slots",
         "sole_spender",
+        "turn",
         "used",
         "waits_for_refresh",
         "words",
@@ -69,6 +71,7 @@ class MemberRecord:
         self.extra = 0
         self.recall = 0
         self.asked_at = NEVER
+        self.turn = 0
         self.gone = False
         self.waits_for_refresh = False
         self.needs: dict[int, QueuedNeed] = {}
@@ -132,13 +135,13 @@ class MemberRecord:
         self.floor, self.extra = report.floor, report.extra
         self.recall = max(self.recall, report.recall)
 
-    def queue(self, needs: tuple[Need, ...], first: int, now: float) -> int:
+    def queue(self, needs: tuple[Need, ...], first: int) -> int:
         """Its callers that wait, in place of the last ones; new ones get places from `first` on."""
         queued: dict[int, QueuedNeed] = {}
         for need in needs:
             known = self.needs.get(need.ticket)
             if known is None:
-                known = QueuedNeed(need, first, now)
+                known = QueuedNeed(need, first, self.turn)
                 first += 1
             known.need = need
             queued[need.ticket] = known

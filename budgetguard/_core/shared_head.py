@@ -15,8 +15,9 @@ A need may name keyed budgets too: it is granted by the account and all of these
 budget has no room stands in nobody's way. It waits if open calls may free what it lacks, or else is
 answered at once which budget it is.
 
-If a need does not fit while others have slack, they are asked to give it back: a *recall*. A need is
-refused only if what every member that answers could give back would not be enough.
+If a need does not fit while others have slack, or have calls that may have finished since they last
+reported, they are asked to report and to give back: a *recall*. A need is refused only if what every member
+that answers could give back would not be enough.
 
 Safety rests on these rules; `check` asserts what can be asserted about one state:
 
@@ -32,7 +33,7 @@ Pure: no clock, no lock, no I/O. The server's clock is an argument. Amounts are 
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from heapq import merge
 
 from budgetguard._core.amounts import UNLIMITED
@@ -116,6 +117,7 @@ class SharedHead(AccountState):
         "refresh",
         "refreshing_member",
         "regroup",
+        "turns",
     )
 
     def __init__(
@@ -127,7 +129,7 @@ class SharedHead(AccountState):
         self.members: dict[str, MemberRecord] = {}
         self.awaited = set(await_members)
         self.regroup = ticks_up(regroup)
-        self.next_order = 0
+        self.next_order = self.turns = 0
         self.budgets = SharedBudgets()
         self.balances = 0
         self.refresh = RefreshView()
@@ -255,18 +257,23 @@ class SharedHead(AccountState):
 
     def _take(self, message: Message, woken: set[str]) -> Reply:
         """Make everything in a message happen, in the order that no part of it depends on a later one."""
-        name, now, report = message.member, self.now, message.report
+        name, report = message.member, message.report
         member = self.members.get(name)
         if member is None:
             member = self.members[name] = MemberRecord()
-        member.heard, member.number = self.clock.latest, message.number
+        self.turns += 1
+        member.heard, member.number, member.turn = self.clock.latest, message.number, self.turns
         before = member.lease + member.pending
         if message.join is not None:
             self._join(name, member, message.join)
         self._save(name, report.saved)
         # The lease needs no arithmetic: it is what the member uses and keeps, and the rest is given back.
+        answers = report.recall > member.recall
         member.finish(report, self.clock.latest)
         member.hold(report)
+        if answers:
+            # They wait for this word, whether or not anything came of it.
+            woken.update(each for each, other in self.members.items() if other.needs)
         if (
             before > member.lease + member.pending
             and message.join is not None
@@ -274,13 +281,9 @@ class SharedHead(AccountState):
         ):
             # It takes debits for cleared that are not cleared here: it knows balances of another epoch.
             self.forget_charges(before - member.lease - member.pending)
-        if message.join is None:
-            self.budgets.report(name, report.budgets, now)
-        else:
-            self.budgets.reassert(name, report.budgets, now)
+        self._hear_of_budgets(message)
         if message.leave:
             member.leave(self.clock.latest)
-            self.budgets.left(name, now)
             self._settle_on_a_setting()
         for each in message.news:
             woken |= self._hear(each)
@@ -292,7 +295,7 @@ class SharedHead(AccountState):
         answers = Answers()
         self._bound_overlap()
         if not message.leave:
-            self.next_order = member.queue(report.needs, self.next_order, now)
+            self.next_order = member.queue(report.needs, self.next_order)
             self._grant(name, member, answers, woken)
             self._lend(member, report)
         reply = Reply(
@@ -312,8 +315,18 @@ class SharedHead(AccountState):
         self._forget()
         view = self._view(name, report, debits=bool(report.needs))
         # Only now: what is forgotten is as if it had never been there, and is shown once more before.
-        self.budgets.forget(now)
+        self.budgets.forget(self.now)
         return replace(reply, view=view)
+
+    def _hear_of_budgets(self, message: Message) -> None:
+        """A member tells what its calls hold and spent of keyed budgets."""
+        name, uses = message.member, message.report.budgets
+        if message.join is None:
+            self.budgets.report(name, uses, self.now)
+        else:
+            self.budgets.reassert(name, uses, self.now)
+        if message.leave:
+            self.budgets.left(name, self.now)
 
     # Members.
 
@@ -432,7 +445,7 @@ class SharedHead(AccountState):
                 if (
                     self.granting
                     and self.snapshot is not None
-                    and not self._recall_for(need, line, woken)
+                    and not self._recall_for(queued, line, woken)
                 ):
                     answers.refused.append(need.ticket)
                     if not need.counts:
@@ -444,42 +457,36 @@ class SharedHead(AccountState):
         """Whether a need that its budget has no room for is answered, instead of waiting for open calls to end."""
         return self.granting and not (need.counts and self.budgets.may_free(need, self.now))
 
-    def _recall_for(self, need: Need, line: "_Line", woken: set[str]) -> bool:
+    def _recall_for(self, queued: QueuedNeed, line: "_Line", woken: set[str]) -> bool:
         """Whether members that answer may give back what a need lacks; if so, they are asked to.
 
         The need's own member is one of them: it may have kept slack that the need requires.
         """
-        if not line.has_slots(need):
-            return False
-        free, amount = line.left(need), need.from_account
+        need, free, amount = queued.need, line.left(queued.need), queued.need.from_account
         if amount and free < amount:
             self.calm_until = self.now + CALM
-        slack = sum(other.slack for other in self.members.values())
-        if not slack or free + slack < amount:
+        others = line.others(queued.turn)
+        lacks_credits = amount > 0 and free < amount
+        if lacks_credits and free + others.credits < amount:
             return False
-        holders = {
-            each: other
-            for each, other in self.members.items()
-            if other.slack > 0 and not self._missing(other)
-        }
-        if free + sum(other.slack for other in holders.values()) < amount:
+        if not line.has_slots(need, less=others.slots):
             return False
-        if all(other.recall >= self.recall for other in holders.values()):
+        if all(self.members[each].recall >= self.recall for each in others.names):
             self._recall()
-        woken.update(holders)
+        woken.update(others.names)
         return True
 
     def _recall(self) -> None:
         for member in self.members.values():
             # Who has not answered the last one is not given more time by the next.
-            if member.slack > 0 and member.recall >= self.recall:
+            if (member.lease > 0 or member.slots) and member.recall >= self.recall:
                 member.asked_at = self.now
         self.recall += 1
         self.calm_until = max(self.calm_until, self.now + CALM)
 
-    def _missing(self, member: MemberRecord) -> bool:
-        """Whether a member has slack and did not answer a recall in time."""
-        unanswered = member.recall < self.recall and member.slack > 0
+    def missing(self, member: MemberRecord) -> bool:
+        """Whether a member holds something and did not answer a recall in time."""
+        unanswered = member.recall < self.recall and (member.lease > 0 or member.slots > 0)
         return unanswered and self.now >= member.asked_at + RECALL_PATIENCE
 
     def _lend(self, member: MemberRecord, report: Report) -> None:
@@ -629,7 +636,7 @@ class SharedHead(AccountState):
             for whose, each in self._waiting()
             if whose != name and each.need.counts and self._in_budget(each.need)
         ]
-        missing = [each for each in members if self._missing(each)]
+        missing = [each for each in members if self.missing(each)]
         unresolved = [kept for each in members for kept in each.unresolved]
         kept = [each for each in unresolved if each.next_clears_at is not None]
         others, belief = self.others, self.others.belief
@@ -715,12 +722,32 @@ class SharedHead(AccountState):
         assert isinstance(self.pending, int)
 
 
+@dataclass(frozen=True, slots=True)
+class _Others:
+    """What members may give back: those that have slack, or have not reported since a need came."""
+
+    names: tuple[str, ...]
+    credits: int
+    slots: int
+
+
 class _Line:
     """What is left for one need after another, in order of arrival: sums are made once for all of them."""
 
-    __slots__ = ("_ahead", "_committed", "_granting", "_slots", "_slots_ahead", "_snapshot")
+    __slots__ = (
+        "_ahead",
+        "_committed",
+        "_granting",
+        "_head",
+        "_others",
+        "_slots",
+        "_slots_ahead",
+        "_snapshot",
+    )
 
     def __init__(self, head: SharedHead) -> None:
+        self._head = head
+        self._others: dict[int, _Others] = {}
         self._snapshot = head.snapshot
         self._granting = head.granting
         self._committed = head.leased + head.pending
@@ -733,10 +760,27 @@ class _Line:
         before = self._snapshot.before_holds(need.extra)
         return before - need.floor - self._committed - self._ahead
 
-    def has_slots(self, need: Need) -> bool:
-        """Whether its sessions may be opened."""
+    def others(self, turn: int) -> _Others:
+        """Who may give back what a need lacks that came with the message of that number."""
+        found = self._others.get(turn)
+        if found is None:
+            names, credits, slots = list[str](), 0, 0
+            for name, member in self._head.members.items():
+                # What one used when it reported last, it may have finished since; or it has no more to say.
+                told = member.turn >= turn
+                may = member.slack if told else member.lease
+                sessions = 0 if told else member.slots
+                if (may > 0 or sessions) and not self._head.missing(member):
+                    names.append(name)
+                    credits += may
+                    slots += sessions
+            found = self._others[turn] = _Others(tuple(names), credits, slots)
+        return found
+
+    def has_slots(self, need: Need, *, less: int = 0) -> bool:
+        """Whether its sessions may be opened; or might be, with so many `less` in use."""
         assert self._snapshot is not None
-        in_use = self._slots + self._slots_ahead
+        in_use = self._slots + self._slots_ahead - less
         return not need.slots or in_use + need.slots <= self._snapshot.slots
 
     def fits(self, need: Need) -> bool:

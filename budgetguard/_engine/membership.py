@@ -200,7 +200,9 @@ class Membership:
     @property
     def listens(self) -> bool:
         """Whether hints of the store are of use."""
-        return bool(self._open or self.following or self._ledger.room > 0)
+        ledger = self._ledger
+        waits = self._open or self.following
+        return bool(waits or ledger.room > 0 or ledger.held or ledger.slots_held)
 
     # The next message.
 
@@ -237,6 +239,8 @@ class Membership:
             whole=whole,
         )
         self._open = tuple(need.ticket for need in wanted)
+        if wanted:
+            self._active_at = now.mono
         drawn = (need.drawn for need in wanted if not need.budgets)
         self._largest = max([self._largest * 9 // 10, *drawn])
         floor, extra = self._level()

@@ -191,8 +191,9 @@ class StoreFile:
 
     def _recognise(self, connection: sqlite3.Connection, deadline: float) -> bool:
         """Whether the database is empty; raises StoreUnavailable if it is not one of ours."""
-        [(program,)] = self._in_turn(connection, "PRAGMA application_id", deadline)
+        # In this order: whoever makes the tables says whose they are in the same transaction.
         [(things,)] = self._in_turn(connection, "SELECT count(*) FROM sqlite_master", deadline)
+        [(program,)] = self._in_turn(connection, "PRAGMA application_id", deadline)
         if program == PROGRAM_ID:
             self.check_format(connection)
             return False

@@ -114,8 +114,6 @@ class Guards:
         return self.membership._number
 
 
-
-
 # What a member can be told to do. Each is given the member's guards first.
 
 
