@@ -1,4 +1,4 @@
-"""The keyed budgets of one account, for all its members: sub-accounts beside the account's own book.
+"""The keyed budgets of one account, for all its members: sub-accounts beside the account itself.
 
 A call is granted by the account and all its budgets, or by none. No balance ever corrects a budget.
 
