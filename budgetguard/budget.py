@@ -296,6 +296,13 @@ class Budget:
 
     def _carve(self, around: CallContext[Any]) -> None:
         account, terms = self._binding.account, self._terms
+        for each in around.budgets:
+            if each.shared:
+                msg = (
+                    f"{terms.called} cannot be set aside in the budget {each.name}, which is kept in a "
+                    'store: leave out share="carve", or enter it outside of that budget'
+                )
+                raise ValueError(msg)
         carved = CarvedAllowance(terms.limit)
         # Before anything is set aside, so that it is given back if this is interrupted.
         self._its = BlockBudget(terms.name, carved, set_aside_in=around.budgets)

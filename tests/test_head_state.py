@@ -19,6 +19,7 @@ from budgetguard._core.debits import Bucket, Debits
 from budgetguard._core.head_state import DamagedState, NewerFormat, dump, load
 from budgetguard._core.member_record import MemberRecord, QueuedNeed
 from budgetguard._core.other_spenders import Belief, Checkpoint
+from budgetguard._core.shared_budgets import SharedBudget
 from budgetguard._core.shared_head import SharedHead
 from budgetguard._core.snapshot import BalanceSnapshot
 from budgetguard._core.store_messages import (
@@ -26,6 +27,7 @@ from budgetguard._core.store_messages import (
     NEVER,
     TICK,
     BudgetNeed,
+    BudgetUse,
     Busy,
     Debit,
     Exhausted,
@@ -96,6 +98,7 @@ def default_of(value: Any) -> Any:
         SharedHead: lambda: SharedHead(""),
         QueuedNeed: lambda: QueuedNeed(Need(0, 0, 0), 0, 0.0),
         Bucket: lambda: Bucket(0.0),
+        SharedBudget: lambda: SharedBudget(None),
     }
     if type(value) in plain:
         return plain[type(value)]()
@@ -177,22 +180,44 @@ def full() -> SharedHead:
         member.turn = 11
         member.gone = member.waits_for_refresh = True
         uses = (BudgetNeed("budget", 100, 3600.0, 7200.0, 60.0, 3600.0),)
-        need = Need(5, 40, 41, 1, 42, 43, counts=True, budgets=uses)
+        need = Need(5, 40, 41, 1, 42, 43, counts=True, budgets=uses, reserved=True)
         member.needs = {7: QueuedNeed(Need(7, 1, 1), 4, 10), 5: QueuedNeed(need, 3, 9)}
-        member.needs[7].need = Need(7, 2, 3, 1, 4, 5, counts=True, budgets=uses)
+        member.needs[7].need = Need(7, 2, 3, 1, 4, 5, counts=True, budgets=uses, reserved=True)
         for n in (3, 1, 2):
             member.settled.add(n, 1010.0 + n / 3, n)
             for kept in member.unresolved:
                 kept.add_counted(n, 1011.0 + n, 1, (("TimeoutError", n), (None, 1)), ((None, 1),))
         member.sole_spender, member.words, member.format = False, (("process", "4711"),), 1
+    _spend_from_budgets(head)
     return head
+
+
+def _spend_from_budgets(head: SharedHead) -> None:
+    """Two members hold and spent something in several windows, one of them is dead, and one came back."""
+    budgets = head.budgets
+    daily = BudgetNeed("daily", 100, 86_400.0, 172_800.0)
+    for name, cost in (("b", 30), ("a", 40), ("lost", 7)):
+        need = Need(1, cost, cost, budgets=(daily, BudgetNeed("rolling", 200, rolling=60.0)))
+        (day, bucket) = budgets.take(name, need, 5.0)
+        uses = (
+            BudgetUse("daily", day, cost - 5, 3, daily.until),
+            BudgetUse("rolling", bucket, cost - 6, 4, rolling=60.0),
+        )
+        budgets.report(name, uses, 6.0)
+    budgets.died("lost", 7.0)
+    budgets.forget(8.0)
 
 
 def test_nothing_is_left_out() -> None:
     """Every attribute of every object comes back, among them those that somebody adds one day."""
     head = full()
     # Settled debits have no causes, and a stored reply has no view: that is made anew for each answer.
-    left = [each for each in untold(head) if ".settled._buckets" not in each]
+    # And no budget has both a window and buckets; tests of their own tell what these consist of.
+    left = [
+        each
+        for each in untold(head)
+        if ".settled._buckets" not in each and "head.budgets" not in each
+    ]
     assert left == [f"head.members[{name}].reply.view" for name in "ba"]
     assert contents(reloaded(head)) == contents(head)
     assert dump(reloaded(head)) == dump(head)
@@ -203,7 +228,7 @@ def test_the_parts_are_values_of_json_alone() -> None:
     for head in (full(), SharedHead("e1")):
         state = dump(head)
         assert json.loads(json.dumps(state, allow_nan=False)) == state
-        assert state.keys() == {"account", "members", "debits"}
+        assert state.keys() == {"account", "members", "debits", "budgets"}
 
 
 def test_a_member_that_has_nothing_to_say_changes_its_own_row_alone() -> None:
@@ -285,7 +310,7 @@ def test_a_newer_format_is_named() -> None:
     assert caught.value.format == FORMAT + 1
 
 
-def _lose(*path: str) -> Callable[[dict[str, Any]], None]:
+def _lose(*path: Any) -> Callable[[dict[str, Any]], None]:
     def lose(state: dict[str, Any]) -> None:
         *way, last = path
         for key in way:
@@ -312,6 +337,9 @@ def _put(value: object, *path: Any) -> Callable[[dict[str, Any]], None]:
         _lose("account", "format"),
         _lose("members", "a"),
         _lose("debits", "b"),
+        _lose("budgets"),
+        _lose("budgets", "daily"),
+        _lose("budgets", "daily", "windows"),
         _lose("members", "a", "lease"),
         _lose("debits", "a", "kept", "calls_of"),
         _put({}, "members", "stranger"),
@@ -352,6 +380,7 @@ BALANCES = st.builds(
     as_of=st.just(datetime(2026, 11, 30, tzinfo=UTC)),
     unit=st.sampled_from(["credits", "credits", "credits", "USD"]),
 )
+BUDGETS = (BudgetNeed("daily", 60, 0.0, 86_400.0), BudgetNeed("rolling", 40, rolling=60.0))
 REPORTS = st.builds(
     Report,
     used=MICRO,
@@ -365,7 +394,15 @@ REPORTS = st.builds(
     saved=st.lists(st.tuples(st.integers(0, 5), MICRO), max_size=1).map(tuple),
     needs=st.lists(
         st.builds(
-            Need, st.integers(1, 4), MICRO, MICRO, st.integers(0, 1), MICRO, MICRO, st.booleans()
+            Need,
+            st.integers(1, 4),
+            MICRO,
+            MICRO,
+            st.integers(0, 1),
+            MICRO,
+            MICRO,
+            st.booleans(),
+            st.sampled_from([(), (), *((each,) for each in BUDGETS), BUDGETS]),
         ),
         max_size=3,
         unique_by=lambda need: need.ticket,
@@ -375,6 +412,10 @@ REPORTS = st.builds(
     extra=MICRO,
     recall=st.integers(0, 3),
     patience=SECONDS,
+    budgets=st.lists(
+        st.builds(BudgetUse, st.just("daily"), st.just(0.0), MICRO, MICRO, st.just(86_400.0)),
+        max_size=1,
+    ).map(tuple),
 )
 JOINS = st.builds(
     Join,

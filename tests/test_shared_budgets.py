@@ -162,14 +162,14 @@ def test_a_member_that_comes_back_says_what_it_holds_and_spent(
 
 
 def test_a_member_that_left_holds_nothing(budgets: SharedBudgets) -> None:
-    """What it spent remains, and is not its own any more."""
+    """What it spent remains, what it still held counts as spent, and nothing is its own any more."""
     of = day(NOON)
     window = spend(budgets, "ann", 30, of)
     budgets.take("ann", need(20, of), 0.0)
     budgets.left("ann", 0.0)
-    assert budgets.figures("daily", window) == (100, 30, 0)
+    assert budgets.figures("daily", window) == (100, 50, 0)
     budgets.reassert("ann", (use(of, window, 0, 5),), 0.0)
-    assert budgets.figures("daily", window) == (100, 35, 0)
+    assert budgets.figures("daily", window) == (100, 55, 0)
 
 
 def test_a_process_that_dies_again_and_again_takes_little_memory(budgets: SharedBudgets) -> None:

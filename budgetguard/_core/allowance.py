@@ -6,7 +6,7 @@ balance ever corrects a figure: what a call took remains taken until it ends, an
 Pure: no clock, no lock. Amounts are integer micro-credits.
 """
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from budgetguard._core.clock import Instant
 
@@ -108,6 +108,11 @@ class CallBudget(Protocol):
         ...
 
     @property
+    def shared(self) -> bool:
+        """Whether the head of a shared account decides about it, and no figure here."""
+        ...
+
+    @property
     def valid_until(self) -> float:
         """How long `current` remains the same, in seconds since the epoch."""
         ...
@@ -129,6 +134,7 @@ class BlockBudget:
 
     __slots__ = ("allowance", "name", "set_aside_in")
 
+    shared: ClassVar[bool] = False
     valid_until = float("inf")
 
     def __init__(

@@ -35,3 +35,18 @@ def plain_key(key: object) -> Key:
     del key  # a traceback may be printed together with its locals
     msg = f"key takes a str, int, bytes, UUID or a tuple of these, not {kind}"
     raise TypeError(msg)
+
+
+def spell_key(key: Key) -> str:
+    """A plain key as text, different for different keys, and the same in every process."""
+    if key is None:
+        return "none"
+    if isinstance(key, str):
+        return ascii(key)
+    if isinstance(key, int):
+        return hex(key)
+    if isinstance(key, bytes):
+        return f"b{key.hex()}"
+    if isinstance(key, tuple):
+        return f"({','.join(map(spell_key, key))})"
+    return f"u{key.hex}"

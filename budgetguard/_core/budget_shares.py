@@ -55,9 +55,10 @@ class BudgetShares:
             del self.dead[next(iter(self.dead))]
 
     def leave(self, member: str) -> None:
-        """A member holds nothing any more, and is not told apart from others that have left."""
+        """A member is not told apart from others that have left; what it still held counts as spent."""
         held, _ = self.shares.pop(member, (0, 0))
         self.held -= held
+        self.spent += held
 
     def clear_spent(self) -> None:
         """What was spent counts no more."""
@@ -67,8 +68,8 @@ class BudgetShares:
 
     def dump(self) -> list[Any]:
         """The state, as values of JSON."""
-        shares = {member: list(share) for member, share in self.shares.items()}
-        dead = {member: list(share) for member, share in self.dead.items()}
+        shares = [[member, *share] for member, share in self.shares.items()]
+        dead = [[member, *share] for member, share in self.dead.items()]
         return [self.held, self.spent, shares, dead]
 
     @classmethod
@@ -76,6 +77,6 @@ class BudgetShares:
         """The shares whose `dump` this is."""
         new = cls()
         new.held, new.spent, shares, dead = state
-        new.shares = {member: list(share) for member, share in shares.items()}
-        new.dead = {member: list(share) for member, share in dead.items()}
+        new.shares = {member: share for member, *share in shares}
+        new.dead = {member: share for member, *share in dead}
         return new

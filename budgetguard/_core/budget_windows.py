@@ -108,6 +108,23 @@ Period: TypeAlias = CalendarPeriod | RollingPeriod
 """Equal ones are the same period."""
 
 
+def spell_period(period: Period) -> str:
+    """A period as text, the same in every process.
+
+    Raises ValueError for a time zone that was made from a file, since other processes cannot name it.
+    """
+    if isinstance(period, RollingPeriod):
+        return float(period.seconds).hex()
+    zone = period.zone
+    if isinstance(zone, timezone):
+        return f"{period.unit} {zone.utcoffset(None).total_seconds()}"
+    key = getattr(zone, "key", None)
+    if key is None:
+        msg = "tz was made from a file, and budgets in a store need a time zone with a name"
+        raise ValueError(msg)
+    return f"{period.unit} {key}"
+
+
 def period(per: str | float, tz: str | tzinfo | None = None) -> Period:
     """The period that `per` and `tz` name.
 

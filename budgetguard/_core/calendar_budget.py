@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import inf
+from typing import ClassVar
 
 from budgetguard._core.allowance import Allowance
 from budgetguard._core.budget_key import Key
@@ -88,6 +89,8 @@ class CalendarBudget:
     """
 
     __slots__ = ("__weakref__", "_window", "allowance", "ident", "limit", "valid_until")
+
+    shared: ClassVar[bool] = False
 
     def __init__(self, ident: tuple[str, Key, Period], window: CalendarWindow) -> None:
         self.ident = ident

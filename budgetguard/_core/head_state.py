@@ -1,8 +1,9 @@
 """The state of a shared account's head as JSON values, for a store to keep, and back again.
 
-It comes in three parts, so that a store can write what changed and no more: `account`, `members` and
-`debits`, the latter two with an entry for each member. A message changes the account, the entries of
-its sender, and those of others only if they died, if a refresh ended, or if a balance cleared debits.
+It comes in four parts, so that a store can write what changed and no more: `account`, `members` and
+`debits`, the latter two with an entry for each member, and `budgets`, with one for each keyed budget. A
+message changes the account, the entries of its sender, and those of others only if they died, if a
+refresh ended, or if a balance cleared debits.
 
 What is loaded behaves exactly as what was dumped. Amounts are ints, times are floats, and what comes in
 an order is in a list: a store may sort the keys of objects. Where a time has never come, or an amount
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from budgetguard._core.member_record import MemberRecord, QueuedNeed
+from budgetguard._core.shared_budgets import SharedBudgets
 from budgetguard._core.shared_head import SharedHead
 from budgetguard._core.store_messages import (
     FORMAT,
@@ -59,6 +61,7 @@ def dump(head: SharedHead) -> dict[str, Any]:
             }
             for name, each in members.items()
         },
+        "budgets": head.budgets.dump(),
     }
 
 
@@ -72,6 +75,10 @@ def load(state: dict[str, Any]) -> SharedHead:
         head = _head(account)
         for name in account["members"]:
             head.members[name] = _record(members[name], debits[name])
+        # A store that writes a row for each entry of a part has no part without any.
+        budgets = state.get("budgets", {})
+        _expect_budgets(account["budgets"], budgets)
+        head.budgets = SharedBudgets.load(budgets, account["budget_checked"])
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise DamagedState(str(error)) from error
     return head
@@ -83,6 +90,13 @@ def _expect_members(names: list[str], members: dict[str, Any], debits: dict[str,
         msg = (
             f"it has {len(names)} members, {len(members)} rows of them and {len(debits)} of debits"
         )
+        raise ValueError(msg)
+
+
+def _expect_budgets(number: int, budgets: dict[str, Any]) -> None:
+    """Likewise."""
+    if number != len(budgets):
+        msg = f"it has {number} budgets, and {len(budgets)} rows of them"
         raise ValueError(msg)
 
 
@@ -109,6 +123,8 @@ def _account(head: SharedHead) -> dict[str, Any]:
         "refresh": _refresh(head.refresh),
         "refreshing_member": head.refreshing_member,
         "numbers_at": [[epoch, dict(numbers)] for epoch, numbers in head.numbers_at.items()],
+        "budgets": len(head.budgets),
+        "budget_checked": head.budgets.checked,
         "state": head.dump(),
     }
 
@@ -256,6 +272,7 @@ def _queued(queued: QueuedNeed) -> dict[str, Any]:
         "floor": need.floor,
         "extra": need.extra,
         "counts": need.counts,
+        "reserved": need.reserved,
         "budgets": [
             {
                 "budget": each.budget,
@@ -279,6 +296,7 @@ def _need(state: dict[str, Any]) -> QueuedNeed:
         floor=state["floor"],
         extra=state["extra"],
         counts=state["counts"],
+        reserved=state["reserved"],
         budgets=tuple(BudgetNeed(**each) for each in state["budgets"]),
     )
     return QueuedNeed(need, state["order"], state["turn"])

@@ -21,11 +21,12 @@ from typing import ClassVar, TypeAlias
 from budgetguard._core.branch import Branch
 from budgetguard._core.clock import Instant
 from budgetguard._core.debits import Causes, Debits
+from budgetguard._core.drawn_budgets import DrawnBudgets
 from budgetguard._core.ledger import Ledger
 from budgetguard._core.other_spenders import Belief
 from budgetguard._core.pause import PausedBy
 from budgetguard._core.snapshot import BalanceSnapshot, Micro, refused
-from budgetguard._core.store_messages import NEVER, Reply, Report, View
+from budgetguard._core.store_messages import NEVER, Message, Reply, Report, View
 from budgetguard._core.unreported import Unreported
 
 
@@ -68,6 +69,7 @@ class LeasedLedger(Branch):
         "_snapshot",
         "answers",
         "away",
+        "budgets",
         "history",
         "message",
         "mine",
@@ -79,8 +81,9 @@ class LeasedLedger(Branch):
     shared: ClassVar[bool] = True
     head: Unreported
 
-    def __init__(self) -> None:
+    def __init__(self, budgets: DrawnBudgets) -> None:
         super().__init__(Unreported(1))
+        self.budgets = budgets
         self.view = View(NEVER)
         self.one_level = True
         # Why the store gives no answers at present, and when it is asked again.
@@ -330,11 +333,14 @@ class LeasedLedger(Branch):
 
     # Messages.
 
-    def report(self, now: float, *, give_back: bool, margin: float, whole: bool) -> Report:
+    def report(
+        self, now: Instant, *, give_back: bool, margin: float, again: bool, whole: bool
+    ) -> Report:
         """What to tell the head; with `give_back`, that it may have the slack.
 
         From here on the slack is what was kept. The calls that finished are those since the last report;
-        with `whole`, also all earlier ones that balances may not show yet.
+        with `whole`, also all earlier ones that balances may not show yet. What they spent of budgets is told
+        `again` in each message that joins.
         """
         sent, self.head = self.head, Unreported(self.head.others.epoch + 1)
         self.epoch = self.head.others.epoch
@@ -351,15 +357,16 @@ class LeasedLedger(Branch):
             keep=int(self.room),
             slots=self.slots_held,
             running=self.running,
-            settled=tuple(told.settled_from(now, margin)),
-            kept=tuple(told.kept_from(now, margin)),
+            settled=tuple(told.settled_from(now.mono, margin)),
+            kept=tuple(told.kept_from(now.mono, margin)),
             saved=() if whole else tuple(sent.others.by_epoch.items()),
+            budgets=self.budgets.report(now, again=again),
         )
         self._slots_returned = self.slots_free - sent.kept.slots
         self._slots = self.slots_held
         return self.message
 
-    def accept(self, reply: Reply, drawn: int) -> None:
+    def accept(self, message: Message, reply: Reply, drawn: int) -> None:
         """The reply to the message that is under way: the lease changes by what it says; `drawn` was granted."""
         told, self.message = self.message, None
         self.remember()
@@ -368,6 +375,9 @@ class LeasedLedger(Branch):
         self.room += reply.lease - told.used - told.keep
         self._slots += reply.slots - told.slots
         self.mine = reply.lease > 0
+        self.budgets.accept(message.report.needs, reply)
+        if message.leave:
+            self.budgets.leave()
 
     def remember(self) -> None:
         """The head has heard of the calls that the message under way reported as finished."""
@@ -397,6 +407,7 @@ class LeasedLedger(Branch):
         """
         before, self.view = self.view, view
         self._offset = sent - view.now
+        self.budgets.see(view, sent)
         changed = anew or view.balances != before.balances
         if changed:
             self._snapshot = self._localized(view.snapshot)

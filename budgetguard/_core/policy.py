@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
-from budgetguard._core.allowance import CallBudget
+from budgetguard._core.allowance import Allowance, CallBudget
 from budgetguard._core.branch import Reserve
 from budgetguard._core.clock import Instant
 from budgetguard._core.ledger import LedgerView
@@ -50,6 +50,18 @@ class GuardTerms:
 
 
 @dataclass(frozen=True, slots=True)
+class OverBudget:
+    """The answer of a shared head that a budget has no room for a caller.
+
+    It is so until a monotonic time, unless the `limit` is changed.
+    """
+
+    budget: CallBudget
+    until: float
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
 class CallNeed:
     """What one caller requests, and how long it can wait.
 
@@ -59,8 +71,9 @@ class CallNeed:
     also be left in each of the `budgets`; if it was set aside before, in a `reserve`, the account needs
     no more.
 
-    With a shared head, `granted` if the head has added it to the lease, and `refused_at` names the state of
-    the account in which the head refused it.
+    With a shared head, `granted` if the head has added it to the lease, `allowances` are then what it counts
+    in, and `refused_at` names the state of the account in which the head refused it. `over` is the budget
+    that the head said has no room for it.
     """
 
     amount: int
@@ -74,6 +87,18 @@ class CallNeed:
     reserve: Reserve | None = None
     granted: bool = False
     refused_at: int = 0
+    allowances: tuple[Allowance, ...] = ()
+    over: OverBudget | None = None
+
+    @property
+    def draws(self) -> bool:
+        """Whether a shared head has to be asked, whatever is at hand."""
+        return any(each.shared for each in self.budgets)
+
+    @property
+    def bounded_here(self) -> bool:
+        """Whether budgets of this process alone bound it."""
+        return not all(each.shared for each in self.budgets)
 
     @property
     def from_account(self) -> int:
@@ -103,16 +128,21 @@ NOBODY = QueuedAhead()
 
 
 class Shortfall(Enum):
-    """What a refused caller lacks."""
+    """What a caller lacks; nobody is refused for want of an answer of the shared head."""
 
     BUDGET = "budget"
     CREDITS = "credits"
     CAP = "cap"
     SLOTS = "slots"
+    ANSWER = "answer"
     KEY = "key limit"
     BUSY = "busy"
     UNKNOWN = "unknown"
     PAUSED = "paused"
+
+
+DRAWN = frozenset({Shortfall.CREDITS, Shortfall.SLOTS, Shortfall.ANSWER})
+"""What a shared head may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +192,19 @@ def exceeded(need: CallNeed, now: Instant) -> CallBudget | None:
     """The innermost budget that has no room for the caller; None if all have."""
     if need.budgets and need.amount:
         for budget in need.budgets:
-            if budget.current(now).room < need.amount:
+            if not budget.shared and budget.current(now).room < need.amount:
                 return budget
+    over = need.over
+    if over is not None and now.mono < over.until and over.budget.current(now).limit == over.limit:
+        return over.budget
+    return None
+
+
+def seems_exceeded(need: CallNeed, now: Instant) -> CallBudget | None:
+    """The innermost budget of a shared head that had no room when the head was last heard; None if all had."""
+    for budget in need.budgets:
+        if budget.shared and need.amount and budget.current(now).room < need.amount:
+            return budget
     return None
 
 
@@ -199,6 +240,8 @@ def shortage(  # noqa: PLR0911  likewise, per kind of shortfall
             return Shortfall.SLOTS
     if need.amount and now.mono < ledger.busy_until:
         return Shortfall.BUSY
+    if ledger.shared and need.draws and not need.granted:
+        return Shortfall.ANSWER
     return None
 
 
@@ -252,10 +295,13 @@ def decide(  # noqa: C901, PLR0911, PLR0912  one return per case of the table
     if lacks is None:
         return Admit(refresh=_refresh_behind(ledger, refreshing, terms, need, now))
 
-    if ledger.shared and lacks in {Shortfall.CREDITS, Shortfall.SLOTS}:
+    if ledger.shared and lacks in DRAWN:
         drawn = _draw(ledger, terms, need, final=final)
         if drawn is not None:
             return drawn
+        if lacks is Shortfall.ANSWER and not need.refused_at and possible(ledger, terms, need):
+            # It has waited in vain for a word.
+            return Refuse(Shortfall.UNKNOWN, permanent=False)
         lacks = _short_in_all(ledger, terms, need, ahead)
 
     # Waiting helps against no key's limit: who waits for one would block the other keys' callers.

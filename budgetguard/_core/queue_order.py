@@ -9,7 +9,8 @@ that:
   first of each lane has to be checked. A waiter that counts (whose need blocks those behind it)
   shares a lane with all that lack the same kinds of things under the same settings: a waiter behind
   it needs at least as much on top. A waiter that does not count shares a lane only with those that
-  need exactly the same, and so does one that takes its credits from a reserve.
+  need exactly the same, and so does one that takes its credits from a reserve. Those that a shared head
+  decides about have a lane of their own.
 
 Pure: no clock, no lock. Amounts are micro-credits.
 """
@@ -183,6 +184,9 @@ class QueueOrder(Generic[W]):
 
 
 def _lane(need: CallNeed, terms: GuardTerms, *, counts: bool) -> Lane:
+    if need.draws:
+        # None of them fits before the shared head has said so.
+        return (2,)
     if counts:
         kinds = (1, need.amount > 0, need.slots > 0, terms.floor, terms.extra)
         # What was set aside for it may be enough where the account has too little for others.

@@ -23,13 +23,20 @@ time at which a bucket ends. The head says with each grant which ones admitted t
 report what the call holds and costs under the same stamps.
 """
 
-from collections import OrderedDict
+from bisect import bisect_right, insort
 from collections.abc import Mapping
 from math import inf
 from typing import Any, TypeAlias
 
 from budgetguard._core.budget_shares import BudgetShares
-from budgetguard._core.store_messages import TICK, BudgetNeed, BudgetUse, Need, ticks_up
+from budgetguard._core.store_messages import (
+    TICK,
+    BudgetNeed,
+    BudgetUse,
+    BudgetView,
+    Need,
+    ticks_up,
+)
 
 BUCKETS = 60
 CHECKS_PER_CALL = 2
@@ -208,12 +215,15 @@ class SharedBudgets:
     memory follows the budgets in use, and no message waits while many are dropped.
     """
 
-    __slots__ = ("_budgets", "_new")
+    __slots__ = ("_budgets", "_names", "_new", "checked")
 
     def __init__(self) -> None:
-        # In the order in which they are to be checked.
-        self._budgets: OrderedDict[str, SharedBudget] = OrderedDict()
+        self._budgets: dict[str, SharedBudget] = {}
+        # In order, so that every process that loads the state checks them in the same turn.
+        self._names: list[str] = []
         self._new = 0
+        # The last one that was checked.
+        self.checked = ""
 
     def __len__(self) -> int:
         """How many budgets are remembered."""
@@ -281,7 +291,7 @@ class SharedBudgets:
             budget.clear(now)
 
     def left(self, member: str, now: float) -> None:
-        """A member has ended all its calls, and what it spent remains."""
+        """A member goes: what it spent remains, and what it still held counts as spent."""
         for budget in self._budgets.values():
             for shares in budget.windows.values():
                 shares.leave(member)
@@ -305,26 +315,42 @@ class SharedBudgets:
         found = self._budgets.get(budget)
         return found.gives_back_in(now) if found else None
 
+    def view(self, budget: str, now: float) -> BudgetView | None:
+        """What members are shown of a budget; None if nothing is remembered."""
+        found = self._budgets.get(budget)
+        if found is None:
+            return None
+        if found.rolling is None:
+            window, until = (found.window, found.until) if found.window > -inf else (0.0, 0.0)
+        else:
+            found.clear(now)
+            window = until = 0.0
+        _, spent, held = found.figures(window)
+        gives_back_in = found.gives_back_in(now) if window or found.rolling is not None else None
+        return BudgetView(budget, spent, held, window, until, gives_back_in)
+
     def forget(self, now: float) -> None:
-        """Check two budgets, and two more for each that is new, beginning with the longest unchecked."""
+        """Check two budgets, and two more for each that is new, in turn."""
         checks, self._new = CHECKS_PER_CALL * (1 + self._new), 0
-        for _ in range(min(checks, len(self._budgets))):
-            name, budget = next(iter(self._budgets.items()))
-            if budget.forgettable(now):
-                del self._budgets[name]
-            else:
-                self._budgets.move_to_end(name)
+        for _ in range(min(checks, len(self._names))):
+            place = bisect_right(self._names, self.checked)
+            if place == len(self._names):
+                place = 0
+            self.checked = name = self._names[place]
+            if self._budgets[name].forgettable(now):
+                del self._budgets[name], self._names[place]
 
     def dump(self) -> dict[str, BudgetState]:
-        """The state, as values of JSON: what each budget is, by name, in order."""
-        return {name: budget.dump() for name, budget in self._budgets.items()}
+        """The state, as values of JSON: what each budget is, by name. `checked` is not in it."""
+        return {name: self._budgets[name].dump() for name in self._names}
 
     @classmethod
-    def load(cls, state: Mapping[str, BudgetState]) -> "SharedBudgets":
-        """The budgets whose `dump` this is."""
+    def load(cls, state: Mapping[str, BudgetState], checked: str = "") -> "SharedBudgets":
+        """The budgets whose `dump` and `checked` these are."""
         new = cls()
-        for name, budget in state.items():
-            new._budgets[name] = SharedBudget.load(budget)
+        new.checked = checked
+        new._names = sorted(state)
+        new._budgets = {name: SharedBudget.load(state[name]) for name in new._names}
         return new
 
     def _named(self, need: BudgetNeed, now: float) -> SharedBudget:
@@ -338,6 +364,7 @@ class SharedBudgets:
         if budget is None:
             self._new += 1
             budget = self._budgets[named.budget] = SharedBudget(named.rolling)
+            insort(self._names, named.budget)
         return budget
 
     @staticmethod

@@ -11,6 +11,10 @@ all else, and then grants, in this order: the needs, as far as they fit behind e
 members, and slack for calls to come. Slack is at most half of the member's share of what is free, so
 that it shrinks towards exhaustion, and there is none while anybody is short.
 
+A need may name keyed budgets too: it is granted by the account and all of these, or not at all. One whose
+budget has no room stands in nobody's way. It waits if open calls may free what it lacks, or else is
+answered at once which budget it is.
+
 If a need does not fit while others have slack, or have calls that may have finished since they last
 reported, they are asked to report and to give back: a *recall*. A need is refused only if what every member
 that answers could give back would not be enough.
@@ -37,10 +41,12 @@ from budgetguard._core.clock import Instant
 from budgetguard._core.head import AccountState
 from budgetguard._core.member_record import MemberRecord, QueuedNeed
 from budgetguard._core.other_spenders import MOST_CHECKPOINTS
+from budgetguard._core.shared_budgets import SharedBudgets
 from budgetguard._core.snapshot import BalanceSnapshot, Micro
 from budgetguard._core.store_messages import (
     FORMAT,
     NEVER,
+    BudgetView,
     Busy,
     Exhausted,
     Join,
@@ -77,6 +83,18 @@ GRACE = 1.0
 MOST_DEBITS_SHOWN = 32
 
 
+class Answers:
+    """What a message's needs are answered: see `Reply`. All others wait."""
+
+    __slots__ = ("granted", "over", "refused", "windows")
+
+    def __init__(self) -> None:
+        self.granted: list[int] = []
+        self.windows: list[tuple[int, tuple[float, ...]]] = []
+        self.refused: list[int] = []
+        self.over: list[tuple[int, str]] = []
+
+
 class SharedHead(AccountState):
     """The state of one shared account, and the verbs that change it.
 
@@ -87,6 +105,7 @@ class SharedHead(AccountState):
     __slots__ = (
         "awaited",
         "balances",
+        "budgets",
         "calm_until",
         "changes",
         "clock",
@@ -111,6 +130,7 @@ class SharedHead(AccountState):
         self.awaited = set(await_members)
         self.regroup = ticks_up(regroup)
         self.next_order = self.turns = 0
+        self.budgets = SharedBudgets()
         self.balances = 0
         self.refresh = RefreshView()
         self.refreshing_member = ""
@@ -194,7 +214,8 @@ class SharedHead(AccountState):
             return Reply(status, self.epoch, number, view=view), frozenset(woken)
         if member is not None and message.number == member.number and member.reply is not None:
             member.heard = self.clock.latest
-            return replace(member.reply, view=self._view(message.member)), frozenset(woken)
+            view = self._view(message.member, message.report)
+            return replace(member.reply, view=view), frozenset(woken)
         reply = self._take(message, woken)
         self._bound_overlap()
         woken |= self._who_fits(message.member)
@@ -242,24 +263,8 @@ class SharedHead(AccountState):
             member = self.members[name] = MemberRecord()
         self.turns += 1
         member.heard, member.number, member.turn = self.clock.latest, message.number, self.turns
-        before = member.lease + member.pending
-        if message.join is not None:
-            self._join(name, member, message.join)
-        self._save(name, report.saved)
-        # The lease needs no arithmetic: it is what the member uses and keeps, and the rest is given back.
-        answers = report.recall > member.recall
-        member.finish(report, self.clock.latest)
-        member.hold(report)
-        if answers:
-            # They wait for this word, whether or not anything came of it.
-            woken.update(each for each, other in self.members.items() if other.needs)
-        if (
-            before > member.lease + member.pending
-            and message.join is not None
-            and message.join.whole
-        ):
-            # It takes debits for cleared that are not cleared here: it knows balances of another epoch.
-            self.forget_charges(before - member.lease - member.pending)
+        self._hear_report(message, member, woken)
+        self._hear_of_budgets(message)
         if message.leave:
             member.leave(self.clock.latest)
             self._settle_on_a_setting()
@@ -272,12 +277,11 @@ class SharedHead(AccountState):
         right: RefreshRight = ""
         if message.refresh_after is not None and not message.leave:
             right = self._begin_refresh(name, member, message)
-        granted: tuple[int, ...] = ()
-        refused: tuple[int, ...] = ()
+        answers = Answers()
         self._bound_overlap()
         if not message.leave:
             self.next_order = member.queue(report.needs, self.next_order)
-            granted, refused = self._grant(name, member, woken)
+            self._grant(name, member, answers, woken)
             self._lend(member, report)
         reply = Reply(
             "done",
@@ -285,14 +289,47 @@ class SharedHead(AccountState):
             message.number,
             lease=member.lease,
             slots=member.slots,
-            granted=granted,
-            refused=refused,
+            granted=tuple(answers.granted),
+            windows=tuple(answers.windows),
+            refused=tuple(answers.refused),
+            over=tuple(answers.over),
             refresh=right,
             refresh_number=self.refresh.number if right == "yours" else 0,
         )
         member.reply = reply
         self._forget()
-        return replace(reply, view=self._view(name, debits=bool(report.needs)))
+        view = self._view(name, report, debits=bool(report.needs))
+        # Only now: what is forgotten is as if it had never been there, and is shown once more before.
+        self.budgets.forget(self.now)
+        return replace(reply, view=view)
+
+    def _hear_report(self, message: Message, member: MemberRecord, woken: set[str]) -> None:
+        """A member tells what its calls did, what they use, and what it keeps."""
+        report, join = message.report, message.join
+        before, answers_recall = member.lease + member.pending, report.recall > member.recall
+        if join is not None:
+            self._join(message.member, member, join)
+        self._save(message.member, report.saved)
+        # The lease needs no arithmetic: it is what the member uses and keeps, and the rest is given back.
+        member.finish(report, self.clock.latest)
+        member.hold(report)
+        less = before - member.lease - member.pending
+        if join is not None and join.whole and less > 0:
+            # It takes debits for cleared that are not cleared here: it knows balances of another epoch.
+            self.forget_charges(less)
+        if answers_recall:
+            # They wait for this word, whether or not anything came of it.
+            woken.update(each for each, other in self.members.items() if other.needs)
+
+    def _hear_of_budgets(self, message: Message) -> None:
+        """A member tells what its calls hold and spent of keyed budgets."""
+        name, uses = message.member, message.report.budgets
+        if message.join is None:
+            self.budgets.report(name, uses, self.now)
+        else:
+            self.budgets.reassert(name, uses, self.now)
+        if message.leave:
+            self.budgets.left(name, self.now)
 
     # Members.
 
@@ -323,6 +360,7 @@ class SharedHead(AccountState):
         for name, member in self.members.items():
             if not member.gone and (name in gone or member.silent(self.now)):
                 member.die(self.clock.latest)
+                self.budgets.died(name, self.now)
                 self.awaited.discard(name)
                 waiting |= self._end_refresh_of(name)
                 found = True
@@ -376,26 +414,40 @@ class SharedHead(AccountState):
 
     @property
     def somebody_waits(self) -> bool:
-        """Whether any need is not met."""
-        return any(each.needs and self._answers(each) for each in self.members.values())
+        """Whether any need is not met, but for those that only their own budgets have no room for."""
+        return any(
+            self._in_budget(queued.need)
+            for member in self.members.values()
+            if member.needs and self._answers(member)
+            for queued in member.needs.values()
+        )
 
-    def _grant(
-        self, name: str, member: MemberRecord, woken: set[str]
-    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Grant a member's needs as far as they fit; returns the tickets granted and refused."""
-        granted: list[int] = []
-        refused: list[int] = []
+    def _in_budget(self, need: Need) -> bool:
+        return not need.budgets or self.budgets.fits(need, self.now) is None
+
+    def _grant(self, name: str, member: MemberRecord, answers: Answers, woken: set[str]) -> None:
+        """Grant a member's needs as far as they fit."""
         line = _Line(self)
         for whose, queued in self._waiting():
             need = queued.need
+            over = self.budgets.fits(need, self.now) if need.budgets else None
+            if over is not None:
+                # In nobody's way, and no slack of others would help.
+                if whose == name and self._is_final(need):
+                    answers.over.append((need.ticket, over))
+                    del member.needs[need.ticket]
+                continue
             if whose == name:
                 if line.fits(need):
-                    granted.append(need.ticket)
+                    answers.granted.append(need.ticket)
                     del member.needs[need.ticket]
-                    member.lease += need.cost
-                    member.used += need.cost
+                    member.lease += need.drawn
+                    member.used += need.drawn
                     member.slots += need.slots
                     member.running += 1
+                    if need.budgets:
+                        windows = self.budgets.take(name, need, self.now)
+                        answers.windows.append((need.ticket, windows))
                     line.take(need)
                     continue
                 if (
@@ -403,24 +455,27 @@ class SharedHead(AccountState):
                     and self.snapshot is not None
                     and not self._recall_for(queued, line, woken)
                 ):
-                    refused.append(need.ticket)
+                    answers.refused.append(need.ticket)
                     if not need.counts:
                         # Its caller has its answer, and blocks nobody until the member's next message.
                         del member.needs[need.ticket]
             line.pass_by(need)
-        return tuple(granted), tuple(refused)
+
+    def _is_final(self, need: Need) -> bool:
+        """Whether a need that its budget has no room for is answered, instead of waiting for open calls to end."""
+        return self.granting and not (need.counts and self.budgets.may_free(need, self.now))
 
     def _recall_for(self, queued: QueuedNeed, line: "_Line", woken: set[str]) -> bool:
         """Whether members that answer may give back what a need lacks; if so, they are asked to.
 
         The need's own member is one of them: it may have kept slack that the need requires.
         """
-        need, free = queued.need, line.left(queued.need)
-        if need.amount and free < need.amount:
+        need, free, amount = queued.need, line.left(queued.need), queued.need.from_account
+        if amount and free < amount:
             self.calm_until = self.now + CALM
         others = line.others(queued.turn)
-        lacks_credits = need.amount > 0 and free < need.amount
-        if lacks_credits and free + others.credits < need.amount:
+        lacks_credits = amount > 0 and free < amount
+        if lacks_credits and free + others.credits < amount:
             return False
         if not line.has_slots(need, less=others.slots):
             return False
@@ -457,12 +512,17 @@ class SharedHead(AccountState):
             member.lease += min(more, int(free) // (2 * living))
 
     def _who_fits(self, besides: str) -> set[str]:
-        """The members that wait for what could be granted now."""
+        """The members that wait for what could be granted now, or for a budget in vain."""
         found: set[str] = set()
         if self.snapshot is None or not self.granting:
             return found
         line = _Line(self)
         for name, queued in self._waiting():
+            if not self._in_budget(queued.need):
+                # No end of an open call can help it any more: it is to hear that.
+                if name != besides and self._is_final(queued.need):
+                    found.add(name)
+                continue
             if name != besides and name not in found and line.fits(queued.need):
                 found.add(name)
             line.pass_by(queued.need)
@@ -583,11 +643,13 @@ class SharedHead(AccountState):
 
     # What members see.
 
-    def _view(self, name: str, *, debits: bool = False) -> View:
-        """What a member sees."""
+    def _view(self, name: str, report: Report | None = None, *, debits: bool = False) -> View:
+        """What a member sees; with its report, also the budgets that it mentions."""
         members = self.members.values()
         queued = [
-            each.need for whose, each in self._waiting() if whose != name and each.need.counts
+            each.need
+            for whose, each in self._waiting()
+            if whose != name and each.need.counts and self._in_budget(each.need)
         ]
         missing = [each for each in members if self.missing(each)]
         unresolved = [kept for each in members for kept in each.unresolved]
@@ -633,9 +695,17 @@ class SharedHead(AccountState):
             granting=self.granting,
             granting_at=self._granting_at(),
             holders=sum(each.lease > 0 for each in members),
-            queued=sum(each.amount for each in queued),
+            queued=sum(each.from_account for each in queued),
             queued_slots=sum(each.slots for each in queued),
+            budgets=() if report is None else self._mentioned(report),
         )
+
+    def _mentioned(self, report: Report) -> tuple[BudgetView, ...]:
+        """The budgets that a report mentions, as they are now."""
+        needed = (each.budget for need in report.needs for each in need.budgets)
+        names = dict.fromkeys((*needed, *(use.budget for use in report.budgets)))
+        views = (self.budgets.view(name, self.now) for name in names)
+        return tuple(view for view in views if view is not None)
 
     def _debits(self) -> tuple[tuple[float, int, int], ...]:
         """When debits clear, with credits and slots; the last one stands for all that clear later."""
@@ -732,17 +802,18 @@ class _Line:
         """Whether it may be granted."""
         if self._snapshot is None or not self._granting:
             return False
-        return (not need.amount or self.left(need) >= need.amount) and self.has_slots(need)
+        amount = need.from_account
+        return (not amount or self.left(need) >= amount) and self.has_slots(need)
 
     def take(self, need: Need) -> None:
         """It is granted."""
-        self._committed += need.cost
+        self._committed += need.drawn
         self._slots += need.slots
 
     def pass_by(self, need: Need) -> None:
         """It is not, and those behind it must leave what it waits for."""
         if need.counts:
-            self._ahead += need.amount
+            self._ahead += need.from_account
             self._slots_ahead += need.slots
 
 

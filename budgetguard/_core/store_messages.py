@@ -58,7 +58,8 @@ class Need:
     """A caller whose needs the lease does not cover; `ticket` is its number within the session.
 
     It needs `amount` available above `floor`, with `extra` credits that the provider does not report,
-    and draws `cost`. `counts` if it waits, so that nobody behind it may take what it needs.
+    and draws `cost`. `counts` if it waits, so that nobody behind it may take what it needs. If it is
+    `reserved`, the account has set the credits aside before, and it needs only slots and its budgets.
     """
 
     ticket: int
@@ -69,6 +70,17 @@ class Need:
     extra: int = 0
     counts: bool = False
     budgets: tuple[BudgetNeed, ...] = ()
+    reserved: bool = False
+
+    @property
+    def from_account(self) -> int:
+        """What must be available in the account."""
+        return 0 if self.reserved else self.amount
+
+    @property
+    def drawn(self) -> int:
+        """What it takes from the account."""
+        return 0 if self.reserved else self.cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,15 +292,32 @@ class OthersView:
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetView:
+    """A keyed budget after a message: what all members hold and spent in its current window.
+
+    An hour, day or month has that `window`, up to `until`, in wall time. Something is given back for
+    certain when the head's clock has advanced by `gives_back_in` seconds; None if nothing is spent.
+    """
+
+    budget: str
+    spent: int
+    held: int
+    window: float = 0.0
+    until: float = 0.0
+    gives_back_in: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """The account as its head sees it after a message; all figures are of all members.
 
     `snapshot` has its stamp in `sent.mono`; `balances` grows with each change of it. `leased` is in the
-    leases of all members, `holders` of them, of which `used` is held by open calls as far as reported. `missing` members have
-    not answered the last recall in time, and the last of their leases ends at `missing_until`. While it is
-    not `granting`, the head waits for members that it knows to say what they hold; without one of them it
-    grants from `granting_at` on, if that is known. Callers of other members wait for `queued` credits and
-    `queued_slots`.
+    leases of all members, `holders` of them, of which `used` is held by open calls as far as reported.
+    `missing` members have not answered the last recall in time, and the last of their leases ends at
+    `missing_until`. While it is not `granting`, the head waits for members that it knows to say what they
+    hold; without one of them it grants from `granting_at` on, if that is known. Callers of other members
+    wait for `queued` credits and `queued_slots`. `budgets` are those that the message mentioned, in a need
+    or in its report.
     """
 
     now: float
@@ -318,7 +347,7 @@ class View:
     exact: bool = False
     granting: bool = True
     granting_at: float | None = None
-    budgets: tuple[tuple[str, float, int, int], ...] = ()
+    budgets: tuple[BudgetView, ...] = ()
     holders: int = 0
     queued: int = 0
     queued_slots: int = 0

@@ -43,6 +43,7 @@ from budgetguard._engine.waiters import AdmissionWaiter, BalanceWaiter, Waiter
 if TYPE_CHECKING:
     from decimal import Decimal
 
+    from budgetguard._core.drawn_budgets import DrawnBudgets
     from budgetguard._core.leased_ledger import AnyLedger
     from budgetguard._core.refresh_failure import Failure
     from budgetguard._core.snapshot import BalanceSnapshot, Micro
@@ -94,7 +95,7 @@ class Account:
         self.watched = False
         self._watch: PauseWatch | None = None
         # A child counts its own spending alone, as each process does.
-        self.keyed_budgets = KeyedBudgets()
+        self.keyed_budgets = self._new_keyed_budgets()
         for subscriber in self.subscribers:
             self._rejoin(subscriber)
         self.fresh_until_mono = self.fresh_until_wall = self.checks_until_wall = NEVER
@@ -118,6 +119,9 @@ class Account:
 
     def _new_ledger(self) -> "AnyLedger":
         raise NotImplementedError
+
+    def _new_keyed_budgets(self) -> "KeyedBudgets | DrawnBudgets":
+        return KeyedBudgets()
 
     def _rejoin(self, subscriber: Subscriber) -> None:
         """In a forked child: a guard of the parent is one of the child's, too."""
@@ -392,8 +396,9 @@ class Account:
         self, now: Instant, effects: Effects, call: Call, hold: Hold
     ) -> BudgetGuardError | AdmissionWaiter | None:
         error = self.wait_queue.extend(now, effects, call, hold, self)
-        # No balance would change what a budget or a pause refused.
-        if not isinstance(error, BudgetExceeded) and self.ledger.paused is None:
+        # No balance would change what a budget or a pause refused, or a shared head's budget may refuse.
+        asked = isinstance(error, AdmissionWaiter) and call.need.draws
+        if not (asked or isinstance(error, BudgetExceeded)) and self.ledger.paused is None:
             self._schedule.want_again(call.subscriber.terms.recheck_after, now)
         return error
 

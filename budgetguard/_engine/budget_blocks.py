@@ -11,7 +11,6 @@ from budgetguard._core.budget_windows import Period
 from budgetguard._core.call_context import CallContext, context_of
 from budgetguard._core.clock import Instant
 from budgetguard._core.events import logger
-from budgetguard._core.keyed_budgets import KeyedBudget
 from budgetguard._core.labels import Labels
 from budgetguard._core.policy import CallNeed, exceeded
 from budgetguard._core.reentrancy import CALL_STATE, CHANGING
@@ -21,7 +20,9 @@ from budgetguard._engine.subscriber import Call, Effects, Subscriber
 
 if TYPE_CHECKING:
     from budgetguard._core.branch import Reserve
+    from budgetguard._core.drawn_budgets import DrawnBudget
     from budgetguard._core.errors import BudgetExceeded
+    from budgetguard._core.keyed_budgets import KeyedBudget
     from budgetguard._core.leased_ledger import AnyLedger
     from budgetguard._engine.hold import Hold, Owner
 
@@ -89,10 +90,10 @@ def open_context(
 
 def find_keyed(
     binding: GuardBinding, name: str, key: Key, period: Period, limit: int
-) -> KeyedBudget:
-    """The budget of that name, key and period in the account of this process."""
+) -> "KeyedBudget | DrawnBudget":
+    """The budget of that name, key and period in the account."""
 
-    def find(now: Instant, effects: Effects) -> KeyedBudget:
+    def find(now: Instant, effects: Effects) -> "KeyedBudget | DrawnBudget":
         budgets = binding.account.keyed_budgets
         budget = budgets.find(name, key, period, limit, now)
         budget.current(now)

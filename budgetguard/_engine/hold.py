@@ -314,7 +314,10 @@ class Hold(Reservation):
         if context is not None:
             # The windows that the call was admitted in, whichever these are by now.
             its = zip(context.budgets, self.allowances, strict=False)
-            budgets = tuple(BlockBudget(each.name, allowance) for each, allowance in its)
+            budgets = tuple(
+                each if each.shared else BlockBudget(each.name, allowance)
+                for each, allowance in its
+            )
         need = CallNeed(
             amount=more,
             cost=more,

@@ -175,10 +175,12 @@ class Membership:
 
     def _due(self, now: float) -> float:
         ledger, due = self._ledger, LATER
+        if ledger.budgets.changed:
+            due = self._sent + BEAT
         moved = ledger.room != self._room_then or ledger.held != self._held_then
         if ledger.head or moved or ledger.slots_free:
             self._active_at = now
-            due = self._sent + (0.0 if ledger.view.exact else BEAT)
+            due = min(due, self._sent + (0.0 if ledger.view.exact else BEAT))
         if self.waits or self.following or ledger.paused_by_member:
             due = min(due, self._sent + WAITING_BEAT)
         if ledger.room > 0:
@@ -233,15 +235,17 @@ class Membership:
         again, self._again = self._again, False
         whole, self._whole = again and self._whole, False
         report = ledger.report(
-            now.mono,
+            now,
             give_back=give_back,
             margin=2 * self.store.drift * self.patience,
+            again=again,
             whole=whole,
         )
         self._open = tuple(need.ticket for need in wanted)
         if wanted:
             self._active_at = now.mono
-        self._largest = max([self._largest * 9 // 10, *(need.cost for need in wanted)])
+        drawn = (need.drawn for need in wanted if not need.budgets)
+        self._largest = max([self._largest * 9 // 10, *drawn])
         floor, extra = self.level
         want = 0 if idle or not ledger.one_level else self._want()
         report = replace(
@@ -292,7 +296,7 @@ class Membership:
         ledger = self._ledger
         left = min(ledger.available(need.floor, need.extra) for need in wanted)
         left -= ledger.slack_elsewhere
-        return left - max(ledger.room, 0) < sum(need.amount for need in wanted)
+        return left - max(ledger.room, 0) < sum(need.from_account for need in wanted)
 
     @property
     def level(self) -> tuple[int, int]:
@@ -327,6 +331,11 @@ class Membership:
         ledger = self._ledger
         ledger.away, self._failures, self._retry_at = None, 0, NEVER
         anew = reply.epoch != self.epoch
+        if anew and self.epoch:
+            # By a clock that is not ahead of the old head's: windows then rather end too late.
+            stamp, here = self._anchor
+            before = stamp + self._first_sent.mono - here
+            ledger.budgets.rebase(reply.view.now - before)
         if anew:
             self._right = ("", 0)
             # Stamps of another clock compare to nothing.
@@ -344,11 +353,14 @@ class Membership:
             self._again = self._again or message.leave
             self._recalled = message.report.recall
             report = message.report
-            self._drawn = sum(need.cost for need in report.needs if need.ticket in reply.granted)
-            ledger.accept(reply, self._drawn)
-            self._open = tuple(each for each in self._open if each not in reply.granted)
+            granted = [need for need in report.needs if need.ticket in reply.granted]
+            ledger.accept(message, reply, sum(need.drawn for need in granted))
+            answered = {*reply.granted, *(ticket for ticket, _ in reply.over)}
+            self._open = tuple(each for each in self._open if each not in answered)
+            # Slack would not spare calls in a budget of the head the way there.
+            self._drawn = sum(need.drawn for need in granted if not need.budgets)
             # What the head knows. What changed while the message was under way is told in the next.
-            self._held_then = report.used + self._drawn
+            self._held_then = report.used + sum(need.drawn for need in granted)
             self._room_then = reply.lease - self._held_then
             self._vouch()
         else:

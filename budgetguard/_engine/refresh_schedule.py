@@ -79,6 +79,9 @@ class RefreshSchedule:
         if self._refresh is not None:
             self.known = replace(self.known, last_sent=last_sent)
             return
+        if failure is None:
+            # Not one of this process that another one's made superfluous.
+            last_sent = began
         self.known = RefreshState(last_sent, blocked_until=blocked_until)
         self.failure = failure
 

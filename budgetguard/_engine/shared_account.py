@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from budgetguard._core.clock import Instant
+from budgetguard._core.drawn_budgets import DrawnBudget, DrawnBudgets
 from budgetguard._core.events import logger
 from budgetguard._core.leased_ledger import LeasedLedger
 from budgetguard._core.other_spenders import Belief, SoleSpender
@@ -25,6 +26,7 @@ from budgetguard._core.provider_refusal import ProviderRefusal
 from budgetguard._core.refresh_failure import Failure
 from budgetguard._core.snapshot import BalanceSnapshot
 from budgetguard._core.store_messages import (
+    BudgetNeed,
     Busy,
     Exhausted,
     KeyLimited,
@@ -73,6 +75,7 @@ class SharedAccount(Account):
         self.store = store
         # Says which account it is, and shows neither the key nor the digests that this process uses.
         self._name_in_store = name_in_store(provider.fingerprint or "")
+        self._budgets = DrawnBudgets(provider.fingerprint or "")
         self._member_terms = MemberTerms(
             hold_for=hold_for if store.expires else None,
             topup_step=provider.topup_step,
@@ -82,13 +85,18 @@ class SharedAccount(Account):
         super().__init__(provider, runtime, find_runtime)
 
     def _new_ledger(self) -> LeasedLedger:
-        ledger = LeasedLedger()
+        # Not new ones in a forked child: those that its parent made are as good there.
+        self._budgets.begin()
+        ledger = LeasedLedger(self._budgets)
         self.membership = Membership(self.store, ledger, self._member_terms)
         self._link: Link | None = None
         self._landed: Failure | None = None
         self._lease_lost = False
         self._told = _Told()
         return ledger
+
+    def _new_keyed_budgets(self) -> DrawnBudgets:
+        return self._budgets
 
     def _rejoin(self, subscriber: Subscriber) -> None:
         # The child is another member, so what a guard says of spenders that are no members still holds.
@@ -206,7 +214,7 @@ class SharedAccount(Account):
 
     def _needs(self, now: Instant) -> tuple[Need, ...]:
         return tuple(
-            _need(waiter, counts=counts) for waiter, counts in self.wait_queue.lacking(now)
+            _need(waiter, now, counts=counts) for waiter, counts in self.wait_queue.lacking(now)
         )
 
     def _send(self, message: Message) -> None:
@@ -271,7 +279,10 @@ class SharedAccount(Account):
             self._emit_all(effects, "regrouped", now, self.store.name)
         changed = self._see(now, effects, reply, sent, anew=reply.epoch != epoch)
         self._follow(now, effects, message, reply)
-        self.wait_queue.answered(now, reply.granted, reply.refused)
+        windows = ledger.budgets.granted
+        granted = {ticket: windows.get(ticket, ()) for ticket in reply.granted}
+        over = {ticket: ledger.budgets.over(budget, now) for ticket, budget in reply.over}
+        self.wait_queue.answered(now, granted, reply.refused, over)
         if changed or reply.refused or was_away is not None or reply.status != "done":
             self.wait_queue.review(now)
         else:
@@ -362,7 +373,11 @@ class SharedAccount(Account):
                 membership.ask_to_refresh(None)
                 self._landed = None
                 self.wait_queue.review(now)
-        began = self.ledger.time_of(state.last_began)
+        began, snapshot = self.ledger.time_of(state.last_began), self.ledger.snapshot
+        if view.snapshot is not None and view.snapshot.sent.mono == state.last_began:
+            # The same moment, as it was converted before: or the last refresh would seem to have failed.
+            assert snapshot is not None
+            began = snapshot.sent.mono
         schedule.follow(began, self.ledger.time_of(state.blocked_until), failure)
 
     def _news_of_others(self, effects: Effects, view: View) -> str | None:
@@ -436,18 +451,30 @@ class _Told:
         self.changes: int | None = None
 
 
-def _need(waiter: "AdmissionWaiter", *, counts: bool) -> Need:
+def _need(waiter: "AdmissionWaiter", now: Instant, *, counts: bool) -> Need:
     call = waiter.call
     need, terms, amount = call.need, call.subscriber.terms, call.need.from_account
+    budgets = _budgets_needed(waiter, now)
+    from_budgets = budgets and need.amount
     return Need(
         ticket=waiter.ticket,
-        amount=amount,
-        cost=need.cost if amount else 0,
+        amount=need.amount if from_budgets else amount,
+        cost=need.cost if from_budgets or amount else 0,
         slots=need.slots,
         floor=terms.floor,
         extra=terms.extra,
         counts=counts,
+        budgets=budgets,
+        reserved=bool(from_budgets and not amount),
     )
+
+
+def _budgets_needed(waiter: "AdmissionWaiter", now: Instant) -> tuple[BudgetNeed, ...]:
+    """What a caller needs of budgets that the head decides about, innermost first."""
+    budgets, extends = waiter.call.need.budgets, waiter.extends
+    admitted = (None,) * len(budgets) if extends is None else extends.allowances
+    its = zip(budgets, admitted, strict=False)
+    return tuple(each.needed(now, within) for each, within in its if isinstance(each, DrawnBudget))
 
 
 def _landing(answer: "BalanceSnapshot | Failure", epoch: str, number: int) -> Landing:

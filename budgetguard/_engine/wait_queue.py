@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, assert_never
 from budgetguard._core.clock import Instant
 from budgetguard._core.errors import BalanceUnavailable, BudgetExceeded, BudgetGuardError
 from budgetguard._core.policy import (
+    DRAWN,
     NOBODY,
     Admit,
     Decision,
     Draw,
+    OverBudget,
     QueuedAhead,
     Refuse,
     Shortfall,
@@ -31,6 +33,7 @@ from budgetguard._core.policy import (
     decide_reading,
     exceeded,
     possible,
+    seems_exceeded,
     shortage,
     usable,
 )
@@ -43,8 +46,9 @@ from budgetguard._engine.subscriber import Call, Effects, HoldFigures, Subscribe
 from budgetguard._engine.waiters import AdmissionWaiter, BalanceWaiter, Waiter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from budgetguard._core.allowance import Allowance
     from budgetguard._core.events import Kind
     from budgetguard._core.leased_ledger import AnyLedger
 
@@ -100,7 +104,7 @@ class WaitQueue:
             ahead = self._order.total
             self._order.add(waiter, call.need, call.subscriber.terms, counts=counts)
             waiter.ticket = next(self._tickets)
-            if call.need.budgets:
+            if call.need.bounded_here:
                 self.bounded[waiter] = None
                 # A call that ends without the lock wakes nobody if the queue is empty, so one may
                 # have ended between the decision and now.
@@ -162,8 +166,12 @@ class WaitQueue:
     def _step_aside(self, now: Instant) -> None:
         """Calls took from budgets: who waits in one that has no room any more blocks nobody."""
         self._ledger.tightened = False
-        for waiter in self.bounded:
-            if self._order.counts(waiter) and not self._queues(waiter, now):
+        for waiter in list(self.bounded):
+            need = waiter.call.need
+            if need.over is not None and exceeded(need, now) is not need.over.budget:
+                # Its limit was changed.
+                self._decide_again(waiter, self._order.ahead_of(waiter), now)
+            elif self._order.counts(waiter) and not self._queues(waiter, now):
                 self._order.count(waiter, counts=False)
                 self.left = True
 
@@ -198,38 +206,58 @@ class WaitQueue:
         self.drawing = False
         found: list[tuple[AdmissionWaiter, bool]] = []
         ledger, ahead = self._ledger, NOBODY
-        if ledger.snapshot is None or ledger.paused is not None:
-            return found
+        known = ledger.snapshot is not None and ledger.paused is None
         for waiter in self.queue:
-            call = waiter.call
+            call, waiter.asked = waiter.call, None
+            if not known:
+                continue
             need, terms = call.need, call.subscriber.terms
             lacks = shortage(ledger, terms, need, ahead, now)
-            drawn = lacks in {Shortfall.CREDITS, Shortfall.SLOTS}
-            if drawn and usable(ledger.snapshot, terms, now, need.arrived):
-                counts = self._queues(waiter, now)
+            if lacks in DRAWN and usable(ledger.snapshot, terms, now, need.arrived):
+                waits = self._may_wait(waiter, now)
                 # Who waits for a refresh alone has its answer, until that has come.
-                if counts or need.refused_at != ledger.answers:
-                    found.append((waiter, counts))
+                if waits or need.refused_at != ledger.answers:
+                    waiter.asked = waits
+                    found.append((waiter, waits))
             if self._order.counts(waiter):
                 ahead = QueuedAhead(ahead.amount + need.from_account, ahead.slots + need.slots)
         return found
 
-    def answered(self, now: Instant, granted: tuple[int, ...], refused: tuple[int, ...]) -> None:
-        """A shared head has added what some waiters lack to the lease, and refused others."""
-        if not (granted or refused):
+    def answered(
+        self,
+        now: Instant,
+        granted: "Mapping[int, Sequence[Allowance]]",
+        refused: "Collection[int]",
+        over: "Mapping[int, OverBudget | None]",
+    ) -> None:
+        """A shared head has added what some waiters lack to the lease, and refused others.
+
+        Those `granted` count in these of its budgets' windows. Those `over` a budget are refused by it.
+        """
+        if not (granted or refused or over):
             return
-        yes, no = set(granted), set(refused)
         for waiter in list(self.queue):
-            call = waiter.call
-            if waiter.ticket in yes:
-                waiter.call = replace(call, need=replace(call.need, granted=True))
+            call, ticket = waiter.call, waiter.ticket
+            if ticket in granted:
+                windows = iter(granted[ticket])
+                allowances = tuple(
+                    next(windows) if each.shared else each.current(now)
+                    for each in call.need.budgets
+                )
+                need = replace(call.need, granted=True, allowances=allowances, over=None)
+                waiter.call = replace(call, need=need)
                 self._decide_again(waiter, NOBODY, now)
                 if not waiter.done:
                     # Something else holds it up. What was granted is slack from here on.
-                    waiter.call = call
-            elif waiter.ticket in no:
+                    waiter.call, waiter.asked = call, None
+            elif ticket in refused:
                 need = replace(call.need, refused_at=self._ledger.answers)
-                waiter.call = replace(call, need=need)
+                waiter.call, waiter.asked = replace(call, need=need), None
+            elif ticket in over:
+                waiter.call = replace(call, need=replace(call.need, over=over[ticket]))
+                waiter.asked = None
+                self.bounded[waiter] = None
+                self._decide_again(waiter, self._order.ahead_of(waiter), now)
 
     def offered(self, now: Instant) -> None:
         """A response carried a balance: nobody requested it, but decisions may use it."""
@@ -292,6 +320,7 @@ class WaitQueue:
         if isinstance(decision, Draw):
             left = self._ledger.available(call.subscriber.terms.floor, call.subscriber.terms.extra)
             fits = left - self._ledger.slack_elsewhere >= call.need.from_account
+            fits = fits and seems_exceeded(call.need, now) is None
         else:
             fits = not isinstance(decision, Refuse)
         if fits or call.subscriber.observes:
@@ -316,10 +345,15 @@ class WaitQueue:
 
     def renewal(self, now: Instant) -> float:
         """When the next budget that somebody waits for renews; a monotonic time."""
-        budgets = (exceeded(waiter.call.need, now) for waiter in self.bounded)
-        times = (each.renews_at(now) for each in budgets if each is not None)
-        renewals = [at for at in times if at is not None]
-        return now.mono + max(min(renewals) - now.wall, _SHORTEST) if renewals else LATER
+        due = LATER
+        for waiter in self.bounded:
+            need = waiter.call.need
+            budget = exceeded(need, now)
+            if need.over is not None and budget is need.over.budget:
+                due = min(due, need.over.until)
+            elif budget is not None and (at := budget.renews_at(now)) is not None:
+                due = min(due, now.mono + max(at - now.wall, _SHORTEST))
+        return due
 
     def _waits(self, waiter: Waiter) -> bool:
         return waiter in self.queue or waiter in self.readers
@@ -342,6 +376,10 @@ class WaitQueue:
 
         It does while it has time left, could fit, and its budgets have room for it.
         """
+        return self._may_wait(waiter, now) and seems_exceeded(waiter.call.need, now) is None
+
+    def _may_wait(self, waiter: AdmissionWaiter, now: Instant) -> bool:
+        """The same, for a shared head, which decides by itself about its own budgets."""
         call = waiter.call
         in_time = now.mono < call.need.until
         return in_time and self._possible(call) and exceeded(call.need, now) is None
@@ -367,7 +405,7 @@ class WaitQueue:
         call = waiter.call
         decision = self._decision(call, ahead, now)
         if isinstance(decision, Wait | Draw):
-            if not self._impatient(waiter, decision):
+            if not self._impatient(waiter, decision, now):
                 return
             call = self._as_it_is(call, decision, ahead, now)
             decision = self._decision(call, ahead, now)
@@ -391,7 +429,7 @@ class WaitQueue:
             case _:
                 assert_never(decision)
 
-    def _impatient(self, waiter: AdmissionWaiter, decision: Wait | Draw) -> bool:
+    def _impatient(self, waiter: AdmissionWaiter, decision: Wait | Draw, now: Instant) -> bool:
         """Whether a caller has to be decided about now; otherwise, plan what it waits for.
 
         In observe mode nobody waits, and who extends a hold waits for no refresh.
@@ -399,7 +437,8 @@ class WaitQueue:
         if waiter.call.subscriber.observes:
             return True
         if isinstance(decision, Draw):
-            self.drawing = True
+            if not waiter.call.need.draws or waiter.asked != self._may_wait(waiter, now):
+                self.drawing = True
         elif waiter.extends is not None:
             return True
         else:
@@ -422,6 +461,10 @@ class WaitQueue:
             left = ledger.available(terms.floor, terms.extra) - ledger.queued - ahead.amount
             slots = ledger.snapshot.slots - ledger.slots_in_use - ledger.queued_slots - ahead.slots
             need = replace(need, granted=left >= need.from_account and slots >= need.slots)
+            budget = seems_exceeded(need, now)
+            if budget is not None:
+                over = OverBudget(budget, LATER, budget.current(now).limit)
+                need = replace(need, over=over)
         return replace(call, need=need)
 
     def _decision(self, call: Call, ahead: QueuedAhead, now: Instant) -> Decision:
@@ -433,6 +476,9 @@ class WaitQueue:
         call = waiter.call
         if waiter.extends is not None:
             self._ledger.extend(waiter.extends, call.need.cost)
+            if call.need.draws:
+                # Not before: had a budget refused it, no balance would have changed that.
+                self._schedule.want_again(call.subscriber.terms.recheck_after, now)
             waiter.settle()
             return waiter.extends.figures
         kind = Hold if call.sample is None else partial(LearnedHold, call.sample)
@@ -450,7 +496,8 @@ class WaitQueue:
             call.context,
         )
         if call.context is not None:
-            hold.allowances, hold.reserve = call.context.of_call(now), call.need.reserve
+            allowances = call.need.allowances or call.context.of_call(now)
+            hold.allowances, hold.reserve = allowances, call.need.reserve
         waiter.hold = hold
         self._ledger.open(hold)
         waiter.settle()

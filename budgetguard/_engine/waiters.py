@@ -188,7 +188,7 @@ class Waiter:
 class AdmissionWaiter(Waiter):
     """A caller that requests admission; once `done` without an error, it has a `hold` of `account`."""
 
-    __slots__ = ("account", "call", "effects", "extends", "hold", "ticket")
+    __slots__ = ("account", "asked", "call", "effects", "extends", "hold", "ticket")
 
     def __init__(self, account: "Owner", call: "Call", extends: "Hold | None" = None) -> None:
         super().__init__()
@@ -199,6 +199,8 @@ class AdmissionWaiter(Waiter):
         self.extends = extends
         # Its number for a shared head, once it waits.
         self.ticket = 0
+        # Whether a shared head that was asked heard that it blocks others; None if it has to be asked.
+        self.asked: bool | None = None
         # Events and log lines, for the caller's own thread and context.
         self.effects: Effects = []
 

@@ -906,7 +906,7 @@ MUTANTS = [
     Mutant(
         "no waiter moves up when another one leaves",
         "_engine/wait_queue.py",
-        "        elif isinstance(waiter, AdmissionWaiter) and self._remove(waiter):\n            self.left = True\n",
+        "        elif isinstance(waiter, AdmissionWaiter) and self._remove(waiter):\n            self._make_way()\n",
         "        elif isinstance(waiter, AdmissionWaiter) and self._remove(waiter):\n            pass\n",
         "tests/guard/test_wait_queue.py tests/guard/test_waiting.py",
     ),
@@ -2477,8 +2477,8 @@ MUTANTS = [
     Mutant(
         "an extension that a budget refuses starts a refresh",
         "_engine/account.py",
-        "        if not isinstance(error, BudgetExceeded) and self",
-        "        if self",
+        "        if not (asked or isinstance(error, BudgetExceeded)) and self",
+        "        if not asked and self",
         IN_BUDGETS,
     ),
     Mutant(
@@ -3250,8 +3250,8 @@ MUTANTS = [
     Mutant(
         "who comes to lack its budget blocks the queue",
         "_engine/wait_queue.py",
-        "            if self._order.counts(waiter) and not self._queues(waiter, now):\n                self._order",
-        "            if False:\n                self._order",
+        "            elif self._order.counts(waiter) and not self._queues(waiter, now):\n                self._order",
+        "            elif False:\n                self._order",
         "tests/budgets/test_waiting.py",
     ),
     Mutant(
