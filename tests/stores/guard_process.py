@@ -31,7 +31,7 @@ def main(path: str) -> None:
                     return
         except BudgetGuardError as error:
             answer = str(error)
-        print(answer, flush=True)  # noqa: T201  its answer
+        print(answer, flush=True)
 
 
 if __name__ == "__main__":
