@@ -140,7 +140,8 @@ class LeaseMachine(RuleBasedStateMachine):
             return
         member.under_way = None
         if reply.status == "done":
-            ledger.accept(message, reply)
+            granted = [each for each in message.report.needs if each.ticket in reply.granted]
+            ledger.accept(message, reply, sum(each.drawn for each in granted))
         else:
             ledger.disregard()
             member.again = True
