@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from budgetguard._core.balance import Balance
 from budgetguard._core.branch import LedgerEntry
 from budgetguard._core.clock import Instant
+from budgetguard._core.drawn_budgets import DrawnBudgets
 from budgetguard._core.leased_ledger import LeasedLedger
 from budgetguard._core.shared_head import SharedHead
 from budgetguard._core.store_messages import Join, Landing, Message, Need, Reply
@@ -23,7 +24,7 @@ class Member:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.ledger = LeasedLedger()
+        self.ledger = LeasedLedger(DrawnBudgets(""))
         self.open: list[LedgerEntry] = []
         self.number = 0
         self.epoch = ""
@@ -41,7 +42,13 @@ class Member:
         """The next message, or the one that is under way once more."""
         if self.under_way is None:
             self.number += 1
-            report = self.ledger.report(now, give_back=give_back, margin=0.0, whole=self.again)
+            report = self.ledger.report(
+                Instant(now, now),
+                give_back=give_back,
+                margin=0.0,
+                again=self.again,
+                whole=self.again,
+            )
             needs = (Need(self.number, need, need),) if need else ()
             report = replace(report, needs=needs, want=max(want, report.keep))
             join = Join(None) if self.again else None
@@ -133,7 +140,8 @@ class LeaseMachine(RuleBasedStateMachine):
             return
         member.under_way = None
         if reply.status == "done":
-            ledger.accept(reply)
+            granted = [each for each in message.report.needs if each.ticket in reply.granted]
+            ledger.accept(message, reply, sum(each.drawn for each in granted))
         else:
             ledger.disregard()
             member.again = True
@@ -190,7 +198,7 @@ TestLeases.settings = settings(max_examples=60, stateful_step_count=40, deadline
 
 def test_what_is_told_of_the_time_is_an_age() -> None:
     """A stamp of the head's clock is a moment of this process, not later than it was."""
-    ledger = LeasedLedger()
+    ledger = LeasedLedger(DrawnBudgets(""))
     head = SharedHead("e1")
     head.clock.now = 500.0
     reply, _ = head.handle(Message("a", 1, "", join=Join(None)), 7.0)

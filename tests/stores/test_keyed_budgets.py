@@ -243,7 +243,7 @@ def test_a_call_that_needs_more_than_it_costs_uses_the_process_own_slack(
 
 
 def test_a_caller_waits_for_the_next_hour(world: Callable[..., World]) -> None:
-    """It asks again when the hour begins, and gets in at once."""
+    """It asks again when the hour begins, gets in at once, and sends no more than a message a second."""
     its = world(2)
 
     async def work() -> None:
@@ -252,7 +252,7 @@ def test_a_caller_waits_for_the_next_hour(world: Callable[..., World]) -> None:
         before = len(its.store.messages)
         await call(its.guards[1], 60, wait=HOUR, per="hour")
         assert ends <= its.now <= ends + 1
-        assert len(its.store.messages) - before < 10
+        assert len(its.store.messages) - before < its.now
         assert figures(its.guards[1], per="hour")[2] == 40
 
     its.run(work())
