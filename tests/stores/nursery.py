@@ -130,7 +130,7 @@ def in_a_child(path: str, port: str, folder: str, act: str, *args: Any) -> int:
 def fill(path: str) -> None:
     """Use all the room on the disk that the file is on."""
     with Path(path).with_name("filler").open("wb", buffering=0) as file:
-        for size in (4096, 512, 1):
+        for size in (2**20, 4096, 1):
             try:
                 while file.write(b"x" * size):
                     pass
