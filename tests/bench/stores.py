@@ -59,7 +59,7 @@ LONG = Length(
     loops=101, pairs=11, seconds=1.0, calls=100_000, processes=8, callers=1000, rushes=5, resting=5
 )
 SHORT = Length(
-    loops=41, pairs=5, seconds=0.3, calls=20_000, processes=4, callers=100, rushes=1, resting=1
+    loops=41, pairs=5, seconds=0.3, calls=20_000, processes=4, callers=200, rushes=1, resting=1
 )
 
 
@@ -159,7 +159,7 @@ def near(aims: Aims, length: Length, folder: Path) -> None:
     """Four processes that take and give back credits of which there are hardly enough, or too few."""
     callers, inside = 2, 0.002
     for credits, what in ((12, "enough for all, and no slack"), (6, "too few for all")):
-        with members(4, folder, credits + 4) as group:
+        with members(4, folder, credits + 8) as group:
             each = group.together(contend, 4 * length.seconds, callers, inside)
         found = together(each)
         slowest = min(one.calls for one in each) / statistics.fmean(one.calls for one in each)

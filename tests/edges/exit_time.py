@@ -37,6 +37,13 @@ server.detach()
 sys.stdout.write(repr(time.monotonic()))
 sys.stdout.flush()
 """
+SHARED = """
+import sqlite3, tempfile
+from budgetguard.stores import SQLiteStore
+folder = tempfile.TemporaryDirectory()
+path = f"{folder.name}/credits.db"
+shared = Guard(FakeProvider(100), store=SQLiteStore(path))
+"""
 UNUSED = "guard = Guard(hanging)"
 WAYS = {
     "used, and idle": "guard = Guard(FakeProvider(100))\nguard.acquire(10).release()",
@@ -103,6 +110,21 @@ async def balance():
 guard = Guard(balance, timeout=600)
 guard.mark_exhausted()
 asked.wait()
+""",
+    "a member of a store": SHARED
+    + """
+shared.acquire(10).release()
+""",
+    "a member with a call under way": SHARED
+    + """
+hold = shared.acquire(10)
+""",
+    "a member whose store is locked": SHARED
+    + """
+shared.acquire(10).release()
+locks = sqlite3.connect(path, isolation_level=None, timeout=60)
+locks.execute("BEGIN IMMEDIATE")
+start(lambda: shared.acquire(95).release())
 """,
     "a name that is not resolved": """
 def hang(*_, **__):

@@ -28,7 +28,7 @@ import budgetguard._io.refresh_attempts  # noqa: F401
 from budgetguard import BalanceUnavailable, Guard, InsufficientCredits
 from budgetguard.stores import SQLiteStore
 
-# Set by SIGTERM, in each process of its own.
+# Set once its calls are to end, in each process its own.
 STOP = threading.Event()
 THREADS = 3
 LONGEST_WORK = 0.05
@@ -75,7 +75,10 @@ class Spending:
 
 def spend(spending: Spending, seed: str) -> None:
     """Call until SIGTERM comes."""
-    for thread in spending.threads(seed):
+    threads = spending.threads(seed)
+    signal.sigwait({signal.SIGTERM})
+    STOP.set()
+    for thread in threads:
         thread.join()
 
 
@@ -112,10 +115,7 @@ ACTS: dict[str, Callable[..., None]] = {"spend": spend, "fork": spend_and_fork, 
 
 def in_a_child(path: str, port: str, folder: str, act: str, *args: Any) -> int:
     """Fork a process that does something; gives its pid."""
-    # A new child forgets what signals came before it was ready.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     pid = os.fork()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     if not pid:
         os.close(0)
         os.close(1)
@@ -130,7 +130,7 @@ def in_a_child(path: str, port: str, folder: str, act: str, *args: Any) -> int:
 def fill(path: str) -> None:
     """Use all the room on the disk that the file is on."""
     with Path(path).with_name("filler").open("wb", buffering=0) as file:
-        for size in (4096, 512, 1):
+        for size in (2**20, 4096, 1):
             try:
                 while file.write(b"x" * size):
                     pass
@@ -141,8 +141,8 @@ def fill(path: str) -> None:
 def main() -> None:
     """Do what each line says."""
     path, port, folder = sys.argv[1:]
-    # Before there is a process that it could come too early for.
-    signal.signal(signal.SIGTERM, lambda *_: STOP.set())
+    # In all threads of all children, too: it waits until the main thread asks for it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     for line in sys.stdin:
         act, *args = json.loads(line)
         answer: object = None

@@ -287,10 +287,10 @@ def may_mount() -> bool:
     return tried.returncode == 0
 
 
-# Only what is run so sees it.
+# Only what is run so sees it. A write-ahead log has up to 4 MB before it begins anew.
 SMALL_DISK = (
     *("unshare", "--user", "--map-root-user", "--mount", "sh", "-c"),
-    'mount -t tmpfs -o size=512k tmpfs "$DISK" && exec "$0" "$@"',
+    'mount -t tmpfs -o size=16m tmpfs "$DISK" && exec "$0" "$@"',
 )
 
 
