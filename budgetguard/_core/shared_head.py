@@ -240,7 +240,7 @@ class SharedHead(AccountState):
         member = self.members.get(name)
         if member is None:
             member = self.members[name] = MemberRecord()
-        self.turns += 1
+        self.turns, before_turn = self.turns + 1, member.turn
         member.heard, member.number, member.turn = self.clock.latest, message.number, self.turns
         before = member.lease + member.pending
         if message.join is not None:
@@ -250,9 +250,12 @@ class SharedHead(AccountState):
         answers = report.recall > member.recall
         member.finish(report, self.clock.latest)
         member.hold(report)
-        if answers:
-            # They wait for this word, whether or not anything came of it.
-            woken.update(each for each, other in self.members.items() if other.needs)
+        for waiting, other in self.members.items():
+            # They wait for this word, whether or not anything came of it. A hint may have been heard
+            # before the recall that it was for.
+            newest = next(reversed(other.needs.values()), None)
+            if newest is not None and (answers or newest.turn > before_turn):
+                woken.add(waiting)
         if (
             before > member.lease + member.pending
             and message.join is not None
