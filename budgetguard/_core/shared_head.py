@@ -250,12 +250,7 @@ class SharedHead(AccountState):
         answers = report.recall > member.recall
         member.finish(report, self.clock.latest)
         member.hold(report)
-        for waiting, other in self.members.items():
-            # They wait for this word, whether or not anything came of it. A hint may have been heard
-            # before the recall that it was for.
-            newest = next(reversed(other.needs.values()), None)
-            if newest is not None and (answers or newest.turn > before_turn):
-                woken.add(waiting)
+        woken |= self._waiting_for(before_turn, answers=answers)
         if (
             before > member.lease + member.pending
             and message.join is not None
@@ -296,6 +291,18 @@ class SharedHead(AccountState):
         member.reply = reply
         self._forget()
         return replace(reply, view=self._view(name, debits=bool(report.needs)))
+
+    def _waiting_for(self, last_turn: int, *, answers: bool) -> set[str]:
+        """The members that wait for the word of one which now answers a recall, or last spoke before they asked.
+
+        They are woken whether or not anything came of it. Its hint may have been heard before the recall.
+        """
+        found = set()
+        for name, other in self.members.items():
+            newest = next(reversed(other.needs.values()), None)
+            if newest is not None and (answers or newest.turn > last_turn):
+                found.add(name)
+        return found
 
     # Members.
 
