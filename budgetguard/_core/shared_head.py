@@ -261,9 +261,9 @@ class SharedHead(AccountState):
         member = self.members.get(name)
         if member is None:
             member = self.members[name] = MemberRecord()
-        self.turns += 1
+        self.turns, before_turn = self.turns + 1, member.turn
         member.heard, member.number, member.turn = self.clock.latest, message.number, self.turns
-        self._hear_report(message, member, woken)
+        self._hear_report(message, member, before_turn, woken)
         self._hear_of_budgets(message)
         if message.leave:
             member.leave(self.clock.latest)
@@ -303,10 +303,12 @@ class SharedHead(AccountState):
         self.budgets.forget(self.now)
         return replace(reply, view=view)
 
-    def _hear_report(self, message: Message, member: MemberRecord, woken: set[str]) -> None:
+    def _hear_report(
+        self, message: Message, member: MemberRecord, last_turn: int, woken: set[str]
+    ) -> None:
         """A member tells what its calls did, what they use, and what it keeps."""
         report, join = message.report, message.join
-        before, answers_recall = member.lease + member.pending, report.recall > member.recall
+        before, answers = member.lease + member.pending, report.recall > member.recall
         if join is not None:
             self._join(message.member, member, join)
         self._save(message.member, report.saved)
@@ -317,9 +319,7 @@ class SharedHead(AccountState):
         if join is not None and join.whole and less > 0:
             # It takes debits for cleared that are not cleared here: it knows balances of another epoch.
             self.forget_charges(less)
-        if answers_recall:
-            # They wait for this word, whether or not anything came of it.
-            woken.update(each for each, other in self.members.items() if other.needs)
+        woken.update(self._waiting_for(last_turn, answers=answers))
 
     def _hear_of_budgets(self, message: Message) -> None:
         """A member tells what its calls hold and spent of keyed budgets."""
@@ -330,6 +330,18 @@ class SharedHead(AccountState):
             self.budgets.reassert(name, uses, self.now)
         if message.leave:
             self.budgets.left(name, self.now)
+
+    def _waiting_for(self, last_turn: int, *, answers: bool) -> set[str]:
+        """The members that wait for the word of one which now answers a recall, or last spoke before they asked.
+
+        They are woken whether or not anything came of it. Its hint may have been heard before the recall.
+        """
+        found = set()
+        for name, other in self.members.items():
+            newest = next(reversed(other.needs.values()), None)
+            if newest is not None and (answers or newest.turn > last_turn):
+                found.add(name)
+        return found
 
     # Members.
 

@@ -37,6 +37,7 @@ class World:
         self.events: list[Event] = []
         self.told: list[Event] = []
         self.guards: list[Guard] = []
+        self._made: set[Account] = set()
         self.runtimes = [Runtime(clock) for _ in range(members)]
         clock.on_turn(self.settle)
         self._turns: Iterator[Guard] = iter(())
@@ -57,6 +58,7 @@ class World:
         for runtime in self.runtimes:
             with runtime_of(runtime):
                 guards.append(Guard(provider, store=self.store, on_event=self._hear, **settings))
+                self._made.add(binding_of(guards[-1]).account)
         return guards
 
     def turn(self) -> Guard:
@@ -125,7 +127,7 @@ class World:
         """End the members' loops."""
         for runtime in self.runtimes:
             runtime.stop()
-        for account in self.accounts:
+        for account in self._made:
             if isinstance(account, SharedAccount) and account._link is not None:
                 account._link.close()
 
