@@ -26,6 +26,11 @@ UNBOUNDED.room = ALWAYS  # type: ignore[assignment]
 _INLINE = 3
 
 
+def filled_up(allowances: tuple[Allowance, ...]) -> tuple[Allowance, ...]:
+    """As many as are taken from without a loop, or more."""
+    return (*allowances, *(UNBOUNDED,) * (_INLINE - len(allowances)))
+
+
 class CallContext(Generic[A]):
     """The budgets and labels around the calls of one account in one process.
 
@@ -94,7 +99,7 @@ class CallContext(Generic[A]):
         ends = min((budget.valid_until for budget in self.budgets), default=ALWAYS)
         # Before the allowances change: a call that sees the new ones without a check takes nothing.
         self.until = self.plain_until = NEVER
-        self.allowances = (*allowances, *(UNBOUNDED,) * (_INLINE - len(allowances)))
+        self.allowances = filled_up(allowances)
         self.plain_until = ends if self.plain else NEVER
         self.until = ends if inline else NEVER
 

@@ -16,6 +16,7 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, assert_never
 
+from budgetguard._core.call_context import filled_up
 from budgetguard._core.clock import Instant
 from budgetguard._core.errors import BalanceUnavailable, BudgetExceeded, BudgetGuardError
 from budgetguard._core.policy import (
@@ -244,7 +245,9 @@ class WaitQueue:
                     next(windows) if each.shared else each.current(now)
                     for each in call.need.budgets
                 )
-                need = replace(call.need, granted=True, allowances=allowances, over=None)
+                need = replace(
+                    call.need, granted=True, allowances=filled_up(allowances), over=None
+                )
                 waiter.call = replace(call, need=need)
                 self._decide_again(waiter, NOBODY, now)
                 if not waiter.done:
