@@ -77,12 +77,13 @@ def test_nobody_waits_longer_for_a_store_than_its_timeout(world: World) -> None:
     """Also where it does not say that it is away."""
     store: MemoryStore = world.store
     world.open()
-    store.away, store.hangs = AWAY, True
+    store.away, store.hangs, attempts = AWAY, True, store.attempts
     caller = Caller(lambda: world.guards[0].acquire(10))
-    until(lambda: waiting(world.guards[0]) > 0)
-    world.advance(store.timeout / 2)
+    until(lambda: waiting(world.guards[0]) > 0 and store.attempts > attempts)
+    # Not by `world.advance`, which waits until nothing is under way.
+    world.clock.advance(store.timeout / 2)
     assert caller.is_alive()
-    world.advance(store.timeout / 2)
+    world.clock.advance(store.timeout / 2)
     assert isinstance(caller.outcome(), BalanceUnavailable)
     store.away = None
     world.advance(8)
