@@ -150,10 +150,10 @@ class Fleet:
         if not self.united() or len(self.servers) >= MOST_SERVERS:
             return
         epoch = f"e{len(self.servers) + 1}"
-        self.servers[-1].up = False
+        old = self.servers[-1]
+        old.up = False
         server = self._add_server(SharedHead(epoch, regroup=self.terms.hold_for))
-        server.reckons = True
-        server.balance_at = self.clock.mono
+        self._begins(server, old.head, self.clock.mono)
         self.primary = dict.fromkeys(self.primary, server)
         self._states.clear()
         self.counts["restart"] += 1
@@ -168,7 +168,7 @@ class Fleet:
         epoch = f"e{len(self.servers) + 1}"
         head.fail_over(epoch)
         server = self._add_server(head)
-        server.reckons, server.balance_at = True, balance_at
+        self._begins(server, head, balance_at)
         stay: list[str] = []
         if old_goes_on:
             stay = [each.name for each in self.living() if self.random.random() < 0.5]
@@ -183,6 +183,16 @@ class Fleet:
             self.weather.disturbed.add("old primary")
             seconds = self.random.choice([0.5, 5.0, 2 * self.terms.hold_for])
             self.loop.outside(seconds, self.reunite)
+
+    def _begins(self, server: Server, before: SharedHead, balance_at: float) -> None:
+        """A server begins with a state of its own; these are the members that it has to hear of."""
+        server.began, server.balance_at = self.clock.mono, balance_at
+        server.known = {name for name, each in before.members.items() if not each.gone}
+        server.unheard = {process.name for process in self.processes}
+
+    def process(self, name: str) -> Process:
+        """The process of a member."""
+        return self.processes[int(name[1:]) - 1]
 
     def united(self) -> bool:
         """Whether all members know the primary."""
@@ -233,7 +243,7 @@ class Fleet:
 
     def wake(self, server: Server, member: str) -> None:
         """A hint that a member should send a message."""
-        process = self.processes[int(member[1:]) - 1]
+        process = self.process(member)
         if self.primary[member] is server and process.alive:
             self.network.carry("in", member, self._hint, process)
 
@@ -254,6 +264,9 @@ class Fleet:
         self.counts["exhausted"] += 1
         self.say(f"{process.name} was refused by the provider")
         process.call(process.spender.exhausted)
+        # For a moment this process knows more than the head.
+        self.weather.disturbed.add("exhausted")
+        self.loop.outside(1.0, self.weather.disturbed.discard, "exhausted")
 
     # What the oracle asks.
 
@@ -365,7 +378,10 @@ class Fleet:
         except Refused as refused:
             self.say(f"{call.number} lacks {refused.lacks}: {refused}")
             if refused.lacks == "credits":
-                self.oracle.refused(call, final=refused.final, queued=refused.queued)
+                self.oracle.refused(call, queued=refused.queued)
+            elif refused.lacks == "an answer":
+                self.counts["lacks an answer"] += 1
+                self.oracle.unanswered(call)
             else:
                 self.counts[f"lacks {refused.lacks}"] += 1
                 self.oracle.returned(call)

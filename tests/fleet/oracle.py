@@ -1,7 +1,8 @@
 """What has to hold in a fleet, judged by what the world itself knows; raises Broken where it does not.
 
 F1  The true balance covers all that was let in, above the floor; less only by what a lost state may cost.
-F2  Nobody is refused for good while a member that can be reached has slack that would do.
+F2  Nobody is refused while a member that can be reached has slack that would do, and everybody gets an
+    answer where nothing goes wrong.
 F3  Every caller is back by `wait + timeout`, not counting for how long its process stood still.
 F4  When all is quiet, every credit is back: nothing leased, nothing pending, free is what is there.
 F5  A member's lease covers what its calls hold, what it may still let in, and what it has not reported.
@@ -9,7 +10,6 @@ F5  A member's lease covers what its calls hold, what it may still let in, and w
 F6  What a head takes for free is there, besides all that was let in and all that members may let in.
 """
 
-from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from processes import Process
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 COSTS = (1, 5, 10, 50)
 MICRO = 10**6
+BACKOFF = 65.0
+"""Seconds for which a guard may leave the provider alone after an outage."""
+
 LATE = 0.6
 """Seconds that a caller may come back later than it should."""
 
@@ -38,8 +41,9 @@ class Oracle:
         self.fleet = fleet
         self.allowed = 0
         """What may be overspent by now, because a state was lost with nobody left who knew it."""
+        self.restless = fleet.clock.mono - BACKOFF - 1
+        """When something was last wrong."""
         self._epochs: dict[str, str] = {}
-        self._lost: defaultdict[str, int] = defaultdict(int)
 
     def fail(self, words: str) -> None:
         """Say what is broken; the run ends as soon as the fleet looks."""
@@ -82,18 +86,24 @@ class Oracle:
 
     # F2 and F3: answers.
 
-    def refused(self, call: Call, *, final: bool, queued: float = 0) -> None:
+    def refused(self, call: Call, *, queued: float = 0) -> None:
         """F2 and F3, for a caller that was refused for lack of credits."""
         fleet = self.fleet
         fleet.counts["refused"] += 1
         self._in_time(call)
-        if not (final or call.wait == 0) or queued or call.slots:
+        if queued or call.slots:
             return
         if call.least >= call.cost:
             self.fail(
                 f"F2: call {call.number} of {call.cost} was refused, and at least"
                 f" {call.least / MICRO:g} were within reach since it asked"
             )
+
+    def unanswered(self, call: Call) -> None:
+        """F2 and F3, for a caller that was told that nothing is known."""
+        self._in_time(call)
+        if self.restless + BACKOFF < call.arrived:
+            self.fail(f"F2: call {call.number} got no answer in the calmest weather")
 
     def returned(self, call: Call) -> None:
         """F3, for a caller that got any other answer."""
@@ -118,6 +128,8 @@ class Oracle:
     def happened(self) -> None:
         """Note the least that was within reach of each caller since it asked."""
         fleet = self.fleet
+        if not fleet.calm():
+            self.restless = fleet.clock.mono
         asking = [call for call in fleet.live.values() if call.state == "asking"]
         if not asking:
             return
@@ -163,8 +175,7 @@ class Oracle:
             record = head.members.get(message.member)
             drawn = 0 if record is None else record.lease + record.pending
             self.lost(drawn - before, "the old primary gave it out")
-        elif server.reckons and head.granting:
-            server.reckons = False
+        elif server.unheard and head.granting:
             self._reckon(server)
         self._gone(server)
         for process in fleet.living():
@@ -173,19 +184,27 @@ class Oracle:
             self._is_there(server)
 
     def _reckon(self, server: Server) -> None:
-        """Members that are not heard by the end of a regroup: what the state does not know of them is lost."""
+        """Credits are granted after a regroup: what the state does not know of those that were not heard is lost.
+
+        Those that live, and that the head has to wait for, are not among them before their leases have ended.
+        """
         fleet, head = self.fleet, server.head
-        for process in fleet.processes:
-            if self._epochs.get(process.name) == head.epoch:
-                continue
-            record = head.members.get(process.name)
-            known = 0 if record is None else record.lease + record.pending
-            spent = sum(
-                call.promised + call.worked_since(server.balance_at - fleet.vendor.nature.lag)
-                for call in fleet.calls.values()
-                if call.process is process
-            )
-            self.lost(spent - known, f"{process.name} did not say what it holds")
+        ended = fleet.clock.mono >= server.began + 0.93 * fleet.terms.hold_for
+        for name in sorted(server.unheard):
+            process = fleet.process(name)
+            if self._member_of(process, head.epoch):
+                server.unheard.discard(name)
+            elif ended or not (process.alive and name in server.known):
+                server.unheard.discard(name)
+                record = head.members.get(name)
+                known = 0 if record is None else record.lease + record.pending
+                shown = server.balance_at - fleet.vendor.nature.lag
+                spent = sum(
+                    call.promised + call.worked_since(shown)
+                    for call in fleet.calls.values()
+                    if call.process is process
+                )
+                self.lost(spent - known, f"{name} did not say what it holds")
 
     def _gone(self, server: Server) -> None:
         """Members that live, and were given up: what they began may go on for longer than is kept."""

@@ -25,8 +25,12 @@ class Server:
         self.head = head
         self.up = True
         self.offset = 0.0
-        self.reckons = False
-        """Whether members are still to say what they hold, before it grants anything."""
+        self.began = 0.0
+        """When, in the world, its state was promoted or begun anew."""
+        self.known: set[str] = set()
+        """The members that were in leases then."""
+        self.unheard: set[str] = set()
+        """The processes whose word is not in that state, and that have not said it since."""
         self.balance_at = self.refresh_at = float("-inf")
         """When, in the world, the requests of its balance and of its last refresh began."""
         self._clock = clock
