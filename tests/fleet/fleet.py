@@ -213,13 +213,16 @@ class Fleet:
         record = head.members.get(message.member)
         before = 0 if record is None else record.lease + record.pending
         dead = [each.name for each in self.processes if not each.alive and not self.expires]
-        began = head.refresh.number
+        began, refused = head.refresh.number, _refused(head)
         try:
             reply, woken = head.handle(message, server.clock(), dead)
         except BaseException as error:
             self.failures.append(error)
             self.say(f"{server.name} breaks at {brief(message)}: {error!r}")
             raise
+        if refused and not _refused(head):
+            # Members that are idle learn it with their next message, or their next look.
+            self._knows_more(self.terms.recheck_after + 1.0)
         if head.refresh.number != began:
             server.refresh_at = self.clock.mono
         if message.landing is not None and not head.refresh.in_flight:
@@ -264,9 +267,12 @@ class Fleet:
         self.counts["exhausted"] += 1
         self.say(f"{process.name} was refused by the provider")
         process.call(process.spender.exhausted)
-        # For a moment this process knows more than the head.
+        self._knows_more(1.0)
+
+    def _knows_more(self, seconds: float) -> None:
+        """For so long, the head knows of a refusal by the provider, or of its end, and some member does not."""
         self.weather.disturbed.add("exhausted")
-        self.loop.outside(1.0, self.weather.disturbed.discard, "exhausted")
+        self.loop.outside(seconds, self.weather.disturbed.discard, "exhausted")
 
     # What the oracle asks.
 
@@ -457,3 +463,8 @@ class Fleet:
         self.oracle.step()
         self.oracle.after_everything()
         self.say(f"end: {dict(sorted(self.counts.items()))}")
+
+
+def _refused(head: SharedHead) -> bool:
+    """Whether the provider refuses calls, as far as the head knows."""
+    return head.snapshot is not None and head.snapshot.refused_until is not None
