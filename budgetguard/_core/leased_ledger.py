@@ -16,7 +16,7 @@ monotonic seconds of this process here.
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import ClassVar, TypeAlias
+from typing import TypeAlias
 
 from budgetguard._core.branch import Branch
 from budgetguard._core.clock import Instant
@@ -78,7 +78,7 @@ class LeasedLedger(Branch):
         "view",
     )
 
-    shared: ClassVar[bool] = True
+    shared: bool = True
     head: Unreported
 
     def __init__(self, budgets: DrawnBudgets) -> None:

@@ -69,7 +69,7 @@ class VirtualClock:
         self.server = server - self.behind
         if server < before:
             # Nobody can tell how much has passed; at most what the member says.
-            self.dropped += vouched if vouched else _ALL
+            self.dropped += vouched or _ALL
         self.dropped += step - by - self.behind
 
     def restart(self) -> None:

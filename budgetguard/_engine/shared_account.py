@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 class SharedAccount(Account):
     """The state that all guards of one account share in a process that is a member of a store."""
 
-    ledger: LeasedLedger
+    ledger: LeasedLedger  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(
         self,
