@@ -321,7 +321,8 @@ class SharedAccount(Account):
         """Take over the head's view; returns whether the balance is another one."""
         ledger, before, view = self.ledger, self.ledger.snapshot, reply.view
         busy_until = ledger.busy_until
-        changed = ledger.see(view, sent, anew=anew)
+        ahead = now.wall - now.mono if self.store.drift else None
+        changed = ledger.see(view, sent, anew=anew, wall_ahead=ahead)
         snapshot = ledger.snapshot
         if changed and snapshot is not None:
             for subscriber in self.subscribers:
