@@ -291,6 +291,8 @@ class Fleet:
 
     def say(self, what: str) -> None:
         """Add a line to the trace."""
+        if self.over:
+            return
         self.trace.append(f"{self.clock.mono - 1_000_000:12.6f} {what}")
         if self.servers and self.processes:
             self.oracle.happened()
@@ -352,6 +354,7 @@ class Fleet:
             wait=random.choice([0.0, 0.0, 5.0, 60.0]),
             arrived=self.clock.mono,
             idle_before=process.idle_for(),
+            stops_before=process.stops,
         )
         self.calls[number] = self.live[number] = call
         self.say(f"{number} asks {process.name} for {call.cost}, {call.slots}, waits {call.wait:g}")

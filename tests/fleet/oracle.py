@@ -3,7 +3,8 @@
 F1  The true balance covers all that was let in, above the floor; less only by what a lost state may cost.
 F2  Nobody is refused while a member that can be reached has slack that would do, and everybody gets an
     answer where nothing goes wrong.
-F3  Every caller is back by `wait + timeout`, not counting for how long its process stood still.
+F3  Every caller is back by `wait + timeout`, not counting for how long its process stood still; after that,
+    there is another `timeout` for a refresh that was lost.
 F4  When all is quiet, every credit is back: nothing leased, nothing pending, free is what is there.
 F5  A member's lease covers what its calls hold, what it may still let in, and what it has not reported.
     One that was given up lets nobody in.
@@ -26,6 +27,9 @@ MICRO = 10**6
 BACKOFF = 65.0
 """Seconds for which a guard may leave the provider alone after an outage."""
 
+SETTLES = 8.0
+"""Seconds after which every member has reached its store again: what is under way, and a pause after it."""
+
 LATE = 0.6
 """Seconds that a caller may come back later than it should."""
 
@@ -41,8 +45,9 @@ class Oracle:
         self.fleet = fleet
         self.allowed = 0
         """What may be overspent by now, because a state was lost with nobody left who knew it."""
-        self.restless = fleet.clock.mono - BACKOFF - 1
+        self.restless = fleet.clock.mono - BACKOFF - SETTLES
         """When something was last wrong."""
+        self._calm = True
         self._epochs: dict[str, str] = {}
 
     def fail(self, words: str) -> None:
@@ -102,7 +107,7 @@ class Oracle:
     def unanswered(self, call: Call) -> None:
         """F2 and F3, for a caller that was told that nothing is known."""
         self._in_time(call)
-        if self.restless + BACKOFF < call.arrived:
+        if self.restless + BACKOFF + SETTLES <= call.arrived:
             self.fail(f"F2: call {call.number} got no answer in the calmest weather")
 
     def returned(self, call: Call) -> None:
@@ -121,19 +126,23 @@ class Oracle:
         fleet = self.fleet
         idle = call.process.idle_for() - call.idle_before
         took = fleet.clock.mono - call.arrived - idle
-        return took - (call.wait + fleet.terms.timeout) * 1.02 - LATE
+        # A refresh that was lost to a stop is made once more.
+        refreshes = 1 + call.process.stops - call.stops_before
+        return took - (call.wait + refreshes * fleet.terms.timeout) * 1.02 - LATE
 
     # Between any two things that happen.
 
     def happened(self) -> None:
         """Note the least that was within reach of each caller since it asked."""
         fleet = self.fleet
-        if not fleet.calm():
+        was_calm, self._calm = self._calm, fleet.calm()
+        if not (was_calm and self._calm):
             self.restless = fleet.clock.mono
         asking = [call for call in fleet.live.values() if call.state == "asking"]
         if not asking:
             return
-        spare = self._within_reach() if fleet.calm() else 0
+        settled = self.restless + SETTLES <= fleet.clock.mono
+        spare = self._within_reach() if settled else 0
         others = spare - sum(call.cost for call in asking)
         for call in asking:
             call.least = min(call.least, others + call.cost)

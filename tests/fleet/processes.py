@@ -127,6 +127,8 @@ class Process:
         self.stopped = False
         self.held: list[asyncio.Handle] = []
         self.tasks: set[asyncio.Task[Any]] = set()
+        self.stops = 0
+        """How often it was stopped."""
         self.idle = 0.0
         """Seconds of the world for which it was stopped, or asleep."""
         self._stopped_at = 0.0
@@ -155,6 +157,7 @@ class Process:
 
     def stop(self) -> None:
         """SIGSTOP, or its machine falls asleep."""
+        self.stops += 1
         self.stopped, self._stopped_at = True, self.loop._virtual.mono
 
     def resume(self, *, slept: bool = False) -> None:

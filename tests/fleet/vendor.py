@@ -23,6 +23,7 @@ class Call:
     wait: float
     arrived: float
     idle_before: float
+    stops_before: int = 0
     state: Literal["asking", "open", "ended"] = "asking"
     held: int = 0
     worked: int = 0

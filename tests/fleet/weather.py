@@ -114,6 +114,8 @@ class Weather:
         if draw() < menu.jumps:
             by = random.choice([-3600.0, -30.0, 30.0, 3600.0])
             process.machine.offset += by
+            # A balance is as old as the clock says that changed most, until there is a newer one.
+            fleet.oracle.restless = fleet.clock.mono
             fleet.counts["wall jump"] += 1
             fleet.say(f"{process.name}: wall clock {by:+g}")
         if draw() < menu.cuts:
