@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from budgetguard import ConfigurationError, Guard, require_credits
+from budgetguard import Guard, require_credits
 from budgetguard._engine.binding import binding_of
 from budgetguard.testing import FakeProvider
 

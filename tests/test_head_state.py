@@ -145,7 +145,7 @@ def full() -> SharedHead:
     """A head in which every attribute of every object differs from what it is without a word."""
     head = SharedHead("e7", regroup=3.5, await_members=["b", "lost"])
     head.clock.now, head.clock.server = 1000.25 + TICK, 1_700_000_000.125
-    head.clock.behind, head.clock.vouched_from = 1.5, 900.5
+    head.clock.behind, head.clock.dropped = 1.5, 900.5
     head.next_order, head.balances, head.changes, head.recall = 5, 6, 7, 8
     head.calm_until, head.busy_until, head.turns = 901.5, 1200.0, 12
     head.refresh = RefreshView(3, 910.0, True, 990.0, 950.0, 2, "no answer", True)

@@ -208,3 +208,16 @@ def test_what_is_told_of_the_time_is_an_age() -> None:
     assert ledger.snapshot is None
     ledger.refuse(Instant(1000.0, 0.0), 5.0)
     assert ledger.snapshot is None
+
+
+def test_the_age_of_a_balance_is_that_of_this_machine_s_clocks() -> None:
+    """A member whose wall clock is an hour ahead may have fetched it; on one machine there is only one."""
+    head, ledger = SharedHead("e1"), LeasedLedger(DrawnBudgets(""))
+    head.handle(Message("b", 1, "", join=Join(None), refresh_after=-1.0), 0.0)
+    landing = Landing("e1", 1, Balance(credits=1), wall=9_000.0)  # type: ignore[arg-type]
+    reply, _ = head.handle(Message("b", 2, "e1", seen=0.0, elapsed=4.0, landing=landing), 4.0)
+    ledger.see(reply.view, 1000.0, anew=True, wall_ahead=500.0)
+    assert ledger.snapshot is not None
+    assert ledger.snapshot.sent == (996.0, 1496.0)
+    ledger.see(reply.view, 1000.0, anew=True)
+    assert ledger.snapshot.sent == (996.0, 9_000.0)

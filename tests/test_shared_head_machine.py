@@ -135,6 +135,7 @@ class Process:
         self.epoch = ""
         self.number = 0
         self.seen = NEVER
+        self.dropped = 0.0
         self.received = now
         self.acknowledged = now
         self.slack = 0
@@ -232,6 +233,7 @@ class Process:
             self.epoch,
             seen=self.seen,
             elapsed=now - self.received,
+            dropped=self.dropped,
             report=report,
             join=join,
             landing=landing,
@@ -248,6 +250,7 @@ class Process:
         assert reply.status != "old"
         before, self.epoch = self.epoch, reply.epoch
         self.seen, self.received = reply.view.now, now
+        self.dropped = reply.view.dropped
         self.sent = self.reply = None
         if before != reply.epoch:
             self.recall = self.told_recall = 0

@@ -6,7 +6,7 @@ balance ever corrects a figure: what a call took remains taken until it ends, an
 Pure: no clock, no lock. Amounts are integer micro-credits.
 """
 
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from budgetguard._core.clock import Instant
 
@@ -134,7 +134,7 @@ class BlockBudget:
 
     __slots__ = ("allowance", "name", "set_aside_in")
 
-    shared: ClassVar[bool] = False
+    shared: bool = False
     valid_until = float("inf")
 
     def __init__(

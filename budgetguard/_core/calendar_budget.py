@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from math import inf
-from typing import ClassVar
 
 from budgetguard._core.allowance import Allowance
 from budgetguard._core.budget_key import Key
@@ -90,7 +89,7 @@ class CalendarBudget:
 
     __slots__ = ("__weakref__", "_window", "allowance", "ident", "limit", "valid_until")
 
-    shared: ClassVar[bool] = False
+    shared: bool = False
 
     def __init__(self, ident: tuple[str, Key, Period], window: CalendarWindow) -> None:
         self.ident = ident

@@ -14,7 +14,6 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable
 from math import inf
-from typing import ClassVar
 from weakref import WeakValueDictionary
 
 from budgetguard._core.allowance import Allowance
@@ -110,7 +109,7 @@ class DrawnBudget:
         "windows",
     )
 
-    shared: ClassVar[bool] = True
+    shared: bool = True
 
     valid_until = -inf
     """Always past: the head is asked about each call."""

@@ -110,7 +110,7 @@ def _account(head: SharedHead) -> dict[str, Any]:
         "now": head.clock.now,
         "server": head.clock.server,
         "behind": head.clock.behind,
-        "vouched_from": _if_ever(head.clock.vouched_from),
+        "dropped": head.clock.dropped,
         "members": list(head.members),
         "awaited": sorted(head.awaited),
         "regroup": head.regroup,
@@ -134,7 +134,7 @@ def _head(state: dict[str, Any]) -> SharedHead:
     head = SharedHead(state["epoch"])
     head.clock.now, head.clock.server = state["now"], state["server"]
     head.clock.behind = state["behind"]
-    head.clock.vouched_from = _or_never(state["vouched_from"])
+    head.clock.dropped = state["dropped"]
     head.awaited = set(state["awaited"])
     head.regroup = state["regroup"]
     head.next_order = state["next_order"]

@@ -16,7 +16,7 @@ monotonic seconds of this process here.
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import ClassVar, TypeAlias
+from typing import TypeAlias
 
 from budgetguard._core.branch import Branch
 from budgetguard._core.clock import Instant
@@ -78,7 +78,7 @@ class LeasedLedger(Branch):
         "view",
     )
 
-    shared: ClassVar[bool] = True
+    shared: bool = True
     head: Unreported
 
     def __init__(self, budgets: DrawnBudgets) -> None:
@@ -400,8 +400,11 @@ class LeasedLedger(Branch):
         self.room = min(self.room, 0)
         return lost
 
-    def see(self, view: View, sent: float, *, anew: bool) -> bool:
+    def see(self, view: View, sent: float, *, anew: bool, wall_ahead: float | None = None) -> bool:
         """Take over what the head sees; `sent` is when its message was, `anew` if it is another head.
+
+        `wall_ahead` is by how much the wall clock here is ahead of the monotonic one, where others may have
+        another wall clock; None on one machine.
 
         Returns whether the balance is another one.
         """
@@ -410,7 +413,7 @@ class LeasedLedger(Branch):
         self.budgets.see(view, sent)
         changed = anew or view.balances != before.balances
         if changed:
-            self._snapshot = self._localized(view.snapshot)
+            self._snapshot = self._localized(view.snapshot, wall_ahead)
             self.answers = next(_ANSWERS)
         if self._snapshot is not None:
             # Some of these are cleared at the head a little later than here, by its own stamps.
@@ -427,13 +430,17 @@ class LeasedLedger(Branch):
         self._limited = {key: self.time_of(at) for key, at in view.limited}
         return changed
 
-    def _localized(self, snapshot: BalanceSnapshot | None) -> BalanceSnapshot | None:
+    def _localized(
+        self, snapshot: BalanceSnapshot | None, wall_ahead: float | None
+    ) -> BalanceSnapshot | None:
         if snapshot is None:
             return None
-        until = snapshot.refused_until
+        until, mono = snapshot.refused_until, self.time_of(snapshot.sent.mono)
+        # Another machine's wall clock says nothing of how old a balance is by this one's.
+        wall = snapshot.sent.wall if wall_ahead is None else mono + wall_ahead
         return replace(
             snapshot,
-            sent=Instant(self.time_of(snapshot.sent.mono), snapshot.sent.wall),
+            sent=Instant(mono, wall),
             refused_until=None if until is None else self.time_of(until),
         )
 

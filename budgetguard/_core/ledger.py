@@ -23,7 +23,7 @@ Nothing here reads a clock, takes a lock or does I/O: the time is passed in. Amo
 micro-credits (`UNLIMITED` where a balance has no bound), times are monotonic seconds.
 """
 
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from budgetguard._core.branch import Branch
 from budgetguard._core.clock import Instant
@@ -200,13 +200,13 @@ class Ledger(Branch):
 
     __slots__ = ()
 
-    shared: ClassVar[bool] = False
-    slack_elsewhere: ClassVar[int] = 0
-    queued: ClassVar[int] = 0
-    queued_slots: ClassVar[int] = 0
-    away: ClassVar[str | None] = None
-    regroups: ClassVar[bool] = False
-    answers: ClassVar[int] = 0
+    shared: bool = False
+    slack_elsewhere: int = 0
+    queued: int = 0
+    queued_slots: int = 0
+    away: str | None = None
+    regroups: bool = False
+    answers: int = 0
     head: Head
 
     def __init__(self) -> None:

@@ -1,7 +1,6 @@
 """Budgets per so many seconds, rolling: what was spent is given back when it is older than that."""
 
 from math import inf
-from typing import ClassVar
 
 from budgetguard._core.allowance import Allowance
 from budgetguard._core.budget_key import Key
@@ -72,7 +71,7 @@ class RollingBudget:
 
     __slots__ = ("__weakref__", "_buckets", "_seconds", "_total", "ident")
 
-    shared: ClassVar[bool] = False
+    shared: bool = False
 
     valid_until = -inf
     """Always past: `current` is called for each admission, as a wall clock may be set back."""

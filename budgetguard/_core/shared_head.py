@@ -204,7 +204,7 @@ class SharedHead(AccountState):
         """
         known = message.seen if message.epoch == self.epoch else NEVER
         others = any(not each.gone for name, each in self.members.items() if name != message.member)
-        self.clock.advance(clock, known, message.elapsed, alone=not others)
+        self.clock.advance(clock, known, message.dropped, message.elapsed, alone=not others)
         woken = self._reap(dead)
         member = self.members.get(message.member)
         status = self._session(message, member)
@@ -545,7 +545,8 @@ class SharedHead(AccountState):
     def _begin_refresh(self, name: str, member: MemberRecord, message: Message) -> RefreshRight:
         assert message.refresh_after is not None
         refresh, now = self.refresh, self.now
-        if refresh.in_flight and now < refresh.expires:
+        others = self.refreshing_member != name
+        if refresh.in_flight and now < refresh.expires and others:
             member.waits_for_refresh = True
             return "wait"
         if now < refresh.blocked_until:
@@ -669,6 +670,7 @@ class SharedHead(AccountState):
         others, belief = self.others, self.others.belief
         return View(
             now=self.now,
+            dropped=self.clock.dropped,
             snapshot=self.snapshot,
             balances=self.balances,
             leased=self.leased,

@@ -241,7 +241,7 @@ class Message:
 
     `number` grows by one with each; one that is sent again has the same number and the same content.
     `epoch` is that of the last reply. `elapsed` seconds passed since the reply with the stamp `seen` was
-    received, by the slower of the member's clocks, when this was sent. `refresh_after` asks for the right
+    received, by the slower of the member's clocks, when this was sent; the same reply said what was `dropped`. `refresh_after` asks for the right
     to refresh, unless a refresh began after that stamp, and for `refresh_timeout` seconds.
     """
 
@@ -257,6 +257,7 @@ class Message:
     landing: Landing | None = None
     news: tuple[News, ...] = ()
     leave: bool = False
+    dropped: float = 0.0
 
 
 RefreshRight: TypeAlias = Literal["yours", "newer", "wait", "blocked", ""]
@@ -345,6 +346,7 @@ class View:
     others: OthersView = OthersView()
     recall: int = 0
     exact: bool = False
+    dropped: float = 0.0
     granting: bool = True
     granting_at: float | None = None
     budgets: tuple[BudgetView, ...] = ()

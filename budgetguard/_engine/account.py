@@ -368,7 +368,8 @@ class Account:
 
     # The changes that `_change` can make; each runs under the lock.
 
-    def _join(self, _: Instant, __: Effects, subscriber: Subscriber) -> None:
+    def _join(self, now: Instant, effects: Effects, subscriber: Subscriber) -> None:
+        del now, effects
         self.subscribers.add(subscriber)
         self._fresh_for = min(self._fresh_for, subscriber.terms.fresh_for)
         self._any_extra = self._any_extra or subscriber.terms.extra > 0
@@ -484,7 +485,8 @@ class Account:
         self.wait_queue.leave(waiter)
         return False
 
-    def _quiet(self, now: Instant, _: Effects) -> bool:
+    def _quiet(self, now: Instant, effects: Effects) -> bool:
+        del effects
         ledger = self.ledger
         stamps = (ledger.settled.last_clears_at, ledger.kept.last_clears_at)
         young = any(stamp is not None and stamp > now.mono for stamp in stamps)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class LocalAccount(Account):
     """The state that all guards of one account share in a process that spends alone, as far as it knows."""
 
-    ledger: Ledger
+    ledger: Ledger  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def forget(self) -> None:
         """Reset, as in a forked child, whose parent had these guards."""

@@ -87,6 +87,7 @@ class Membership:
         self._seen_before = (NEVER, NEVER)
         # The reply that says most of how late it must be by the head's clock.
         self._anchor = (NEVER, NEVER)
+        self._dropped = 0.0
         # Whether the next message has to say everything.
         self._again = True
         # And whether that is about calls, too, which another head has not heard of.
@@ -275,6 +276,7 @@ class Membership:
             number=self._number,
             epoch=self.epoch,
             seen=self._anchor[0],
+            dropped=self._dropped,
             elapsed=max(ticks_down(now.mono - self._anchor[1]), 0.0) if self.epoch else 0.0,
             report=report,
             join=join,
@@ -346,8 +348,10 @@ class Membership:
         stamp, here = self._anchor
         # A reply is received later than the head gave it. Only the one that took the shortest counts, or
         # each message would cost the head's clock the time of a round trip.
-        if anew or now.mono - here > ANCHORED or reply.view.now - now.mono > stamp - here:
-            self._anchor = self._seen
+        late = stamp + self._dropped - here
+        earlier = reply.view.now + reply.view.dropped - now.mono > late
+        if anew or earlier or now.mono - here > ANCHORED:
+            self._anchor, self._dropped = self._seen, reply.view.dropped
         if reply.status == "done":
             self._joined = not message.leave
             self._again = self._again or message.leave
@@ -413,8 +417,8 @@ class Membership:
         """Callers here need a newer balance; None: they do not any more."""
         self.wish, self.following = refresh, False
         self._wished_after = self._ledger.view.refresh.last_began
-        if refresh is None:
-            self._right = ("", 0)
+        # Also for another one: whatever was to use the right was lost, as with a process that was stopped.
+        self._right = ("", 0)
 
     def began_after(self, stamp: float) -> bool:
         """Whether a refresh that began at that stamp is later than what was asked for."""

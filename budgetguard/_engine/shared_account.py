@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 class SharedAccount(Account):
     """The state that all guards of one account share in a process that is a member of a store."""
 
-    ledger: LeasedLedger
+    ledger: LeasedLedger  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(
         self,
@@ -321,7 +321,8 @@ class SharedAccount(Account):
         """Take over the head's view; returns whether the balance is another one."""
         ledger, before, view = self.ledger, self.ledger.snapshot, reply.view
         busy_until = ledger.busy_until
-        changed = ledger.see(view, sent, anew=anew)
+        ahead = now.wall - now.mono if self.store.drift else None
+        changed = ledger.see(view, sent, anew=anew, wall_ahead=ahead)
         snapshot = ledger.snapshot
         if changed and snapshot is not None:
             for subscriber in self.subscribers:

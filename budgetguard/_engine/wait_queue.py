@@ -245,9 +245,7 @@ class WaitQueue:
                     next(windows) if each.shared else each.current(now)
                     for each in call.need.budgets
                 )
-                need = replace(
-                    call.need, granted=True, allowances=filled_up(allowances), over=None
-                )
+                need = replace(call.need, granted=True, allowances=filled_up(allowances), over=None)
                 waiter.call = replace(call, need=need)
                 self._decide_again(waiter, NOBODY, now)
                 if not waiter.done:

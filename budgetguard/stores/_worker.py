@@ -214,7 +214,8 @@ class StoreWorker:
                     deliveries = []
                     self._part(listener)
                 case ("pause" | "resume", _):
-                    self._waiting = [("send", each) for each in deliveries] + items[place:]
+                    sends: list[_Item] = [("send", each) for each in deliveries]
+                    self._waiting = sends + items[place:]
                     self._give_way()
                     return
         self._serve(deliveries)

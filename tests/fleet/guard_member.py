@@ -1,9 +1,8 @@
 """A real guard in one process of the fleet."""
 
 import contextlib
-from collections.abc import Callable
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from processes import Process
 from spenders import Body, NeverConnected, Refused, Terms
@@ -15,6 +14,9 @@ from budgetguard._engine.account_registry import _PROCESS, runtime_of
 from budgetguard._engine.binding import binding_of
 from budgetguard._engine.shared_account import SharedAccount
 from budgetguard.guard import Guard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MICRO = 10**6
 

@@ -78,6 +78,7 @@ class PlainMember:
         self.tickets = self.number = self.recall = 0
         self.epoch, self.joined, self.view = "", False, None
         self.seen, self.seen_at = NEVER, (0.0, 0.0)
+        self.dropped = 0.0
         self.valid = (float("-inf"), float("-inf"))
         self.landing: Landing | None = None
         self.refreshing = False
@@ -284,6 +285,7 @@ class PlainMember:
             refresh_timeout=terms.timeout,
             landing=landing,
             leave=leave,
+            dropped=self.dropped,
         )
 
     def _take(
@@ -298,6 +300,7 @@ class PlainMember:
         assert reply.status != "old", "our own last message is older than one of ours"
         self.epoch, self.view = reply.epoch, view
         self.seen, self.seen_at = view.now, (clock.monotonic(), clock.wall())
+        self.dropped = view.dropped
         if reply.status != "done":
             self.joined = False
             if reply.status == "expired":

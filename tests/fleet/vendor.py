@@ -1,11 +1,13 @@
 """The provider of the fleet: it works, books and answers whatever becomes of the process that asked."""
 
-import asyncio
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from processes import HERE, FleetLoop, Process
 from provider import Provider
+
+if TYPE_CHECKING:
+    import asyncio
 
 FINGERPRINT = "f" * 64
 

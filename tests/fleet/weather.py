@@ -91,7 +91,7 @@ class Weather:
             fleet.counts[f"stopped {point}"] += 1
             self._stop(process)
 
-    def blow(self) -> None:
+    def blow(self) -> None:  # noqa: C901  one branch for each kind of weather
         """Between two calls."""
         fleet, menu, random = self.fleet, self.menu, self._random
         draw = random.random

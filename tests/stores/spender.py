@@ -139,7 +139,7 @@ def main(path: str, account: str = ACCOUNT, timeout: str = "2") -> None:
                 answer |= told(getattr(spender, what)(**order))
         except StoreUnavailable as error:
             answer["unavailable"] = error.reason
-        print(json.dumps(answer), flush=True)  # noqa: T201
+        print(json.dumps(answer), flush=True)
 
 
 def beats(spender: Spender, until: float) -> dict[str, Any]:
