@@ -73,7 +73,9 @@ class GuardMember:
         self.guard.mark_exhausted()
 
     async def refresh(self) -> None:
-        await self.guard.abalance(max_age=0)
+        # The provider is left alone for a while after failures that are over by now.
+        with contextlib.suppress(BalanceUnavailable):
+            await self.guard.abalance(max_age=0)
 
     async def exit(self) -> None:
         await self._process.runtime.farewell()

@@ -16,6 +16,8 @@ class Mutant:
 
 IN_BUDGETS = "tests/simulation/test_simulation.py -k nothing_breaks"
 
+IN_STORES = "tests/test_shared_head.py tests/test_leased_ledger.py tests/test_shared_head_machine.py tests/stores/test_conformance.py tests/stores/test_store_away.py"
+
 MUTANTS = [
     Mutant(
         "check without holding",
@@ -3386,5 +3388,131 @@ MUTANTS = [
         "        reserve.entry.micro -= more\n        self.held -= more\n",
         "        reserve.entry.micro -= more\n        self._hold(0)\n        self.held -= more\n",
         "tests/budgets/test_attacks.py",
+    ),
+    Mutant(
+        "what a turn keeps may be given to others",
+        "_core/member_record.py",
+        "        self.lease = report.used + report.keep\n",
+        "        self.lease = report.used\n",
+        IN_STORES,
+    ),
+    Mutant(
+        "a message that is sent again takes effect again",
+        "_core/shared_head.py",
+        "        if member is not None and message.number == member.number and member.reply is not None:\n",
+        "        if False:\n",
+        IN_STORES,
+    ),
+    Mutant(
+        "an older message takes effect",
+        "_core/shared_head.py",
+        '        return "old" if member is not None and message.number < member.number else "done"',
+        '        return "done"',
+        IN_STORES,
+    ),
+    Mutant(
+        "a message of another epoch takes effect",
+        "_core/shared_head.py",
+        '            if message.epoch != self.epoch:\n                return "reassert"',
+        '            if False:\n                return "reassert"',
+        IN_STORES,
+    ),
+    Mutant(
+        "grants before the members have said what they hold",
+        "_core/shared_head.py",
+        "        return not self.awaited and self.now >= self.regroup",
+        "        return True",
+        IN_STORES,
+    ),
+    Mutant(
+        "a refresh is stamped when it lands",
+        "_core/shared_head.py",
+        "            sent = Instant(refresh.last_began, landing.wall)",
+        "            sent = Instant(self.now, landing.wall)",
+        IN_STORES,
+    ),
+    Mutant(
+        "a late report clears at once",
+        "_core/member_record.py",
+        "            self.settled.add(debit.amount, max(latest + debit.clears_in, first))",
+        "            self.settled.add(debit.amount, latest + debit.clears_in)",
+        IN_STORES,
+    ),
+    Mutant(
+        "the lease of a dead member is free",
+        "_core/member_record.py",
+        "        if self.lease or self.slots:\n            calls",
+        "        if False:\n            calls",
+        IN_STORES,
+    ),
+    Mutant(
+        "nobody vouches for the time",
+        "_core/virtual_clock.py",
+        "        by = min(step, vouched)",
+        "        by = step",
+        IN_STORES,
+    ),
+    Mutant(
+        "dropped time is vouched for",
+        "_core/virtual_clock.py",
+        "            since = seen + ticks_down(elapsed) - (self.dropped - dropped)",
+        "            since = seen + ticks_down(elapsed)",
+        IN_STORES,
+    ),
+    Mutant(
+        "a need is granted below its floor",
+        "_core/shared_head.py",
+        "        return before - need.floor - self._committed - self._ahead",
+        "        return before - self._committed - self._ahead",
+        IN_STORES,
+    ),
+    Mutant(
+        "slack while somebody is short",
+        "_core/shared_head.py",
+        "self.now < self.calm_until or self.somebody_waits:\n            return",
+        "False:\n            return",
+        IN_STORES,
+    ),
+    Mutant(
+        "a need is refused although others have slack",
+        "_core/shared_head.py",
+        "                    and not self._recall_for(queued, line, woken)\n",
+        "",
+        IN_STORES,
+    ),
+    Mutant(
+        "a reply makes slack of what was kept",
+        "_core/leased_ledger.py",
+        "        self.room += reply.lease - told.used - told.keep\n",
+        "        self.room += reply.lease - told.used\n",
+        IN_STORES,
+    ),
+    Mutant(
+        "a message that failed takes its debits with it",
+        "_core/leased_ledger.py",
+        "        self.head.add(self._sent)\n",
+        "",
+        IN_STORES,
+    ),
+    Mutant(
+        "a lease is used for longer than the head keeps it",
+        "_engine/membership.py",
+        "            until = hold_for * (1 - MARGIN)",
+        "            until = hold_for * 2",
+        IN_STORES,
+    ),
+    Mutant(
+        "a failover keeps the balance",
+        "_core/shared_head.py",
+        "        self.snapshot = None\n        self._drop_refresh()",
+        "        self._drop_refresh()",
+        IN_STORES,
+    ),
+    Mutant(
+        "a later need goes past an earlier one of another member",
+        "_core/shared_head.py",
+        "            self._ahead += need.from_account\n",
+        "",
+        IN_STORES,
     ),
 ]
