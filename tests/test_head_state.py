@@ -19,7 +19,7 @@ from budgetguard._core.debits import Bucket, Debits
 from budgetguard._core.head_state import DamagedState, NewerFormat, dump, load
 from budgetguard._core.member_record import MemberRecord, QueuedNeed
 from budgetguard._core.other_spenders import Belief, Checkpoint
-from budgetguard._core.shared_budgets import SharedBudget
+from budgetguard._core.shared_budgets import SharedBudget, SharedBudgets
 from budgetguard._core.shared_head import SharedHead
 from budgetguard._core.snapshot import BalanceSnapshot
 from budgetguard._core.store_messages import (
@@ -83,6 +83,9 @@ def contents(value: Any) -> Any:
         # Any heap of the same keys is as good, and nobody goes through the others in their order.
         inner["_order"] = sorted(inner["_order"])
         inner["_buckets"] = dict(sorted(inner["_buckets"].items()))
+    if isinstance(value, SharedBudgets):
+        # Likewise.
+        inner["_budgets"] = dict(sorted(value._budgets.items()))
     if isinstance(value, Bucket):
         inner["calls"], inner["sessions"] = value.calls or None, value.sessions or None
     if isinstance(value, SharedHead):
@@ -189,6 +192,7 @@ def full() -> SharedHead:
                 kept.add_counted(n, 1011.0 + n, 1, (("TimeoutError", n), (None, 1)), ((None, 1),))
         member.sole_spender, member.words, member.format = False, (("process", "4711"),), 1
     _spend_from_budgets(head)
+    head.budgets.unchecked = 2
     return head
 
 

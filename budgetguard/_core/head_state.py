@@ -78,7 +78,8 @@ def load(state: dict[str, Any]) -> SharedHead:
         # A store that writes a row for each entry of a part has no part without any.
         budgets = state.get("budgets", {})
         _expect_budgets(account["budgets"], budgets)
-        head.budgets = SharedBudgets.load(budgets, account["budget_checked"])
+        checked, unchecked = account["budget_checked"], account["budgets_unchecked"]
+        head.budgets = SharedBudgets.load(budgets, checked, unchecked)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise DamagedState(str(error)) from error
     return head
@@ -125,6 +126,7 @@ def _account(head: SharedHead) -> dict[str, Any]:
         "numbers_at": [[epoch, dict(numbers)] for epoch, numbers in head.numbers_at.items()],
         "budgets": len(head.budgets),
         "budget_checked": head.budgets.checked,
+        "budgets_unchecked": head.budgets.unchecked,
         "state": head.dump(),
     }
 

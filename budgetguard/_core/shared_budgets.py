@@ -215,15 +215,15 @@ class SharedBudgets:
     memory follows the budgets in use, and no message waits while many are dropped.
     """
 
-    __slots__ = ("_budgets", "_names", "_new", "checked")
+    __slots__ = ("_budgets", "_names", "checked", "unchecked")
 
     def __init__(self) -> None:
         self._budgets: dict[str, SharedBudget] = {}
         # In order, so that every process that loads the state checks them in the same turn.
         self._names: list[str] = []
-        self._new = 0
-        # The last one that was checked.
+        # The last one that was checked, and how many are new since then.
         self.checked = ""
+        self.unchecked = 0
 
     def __len__(self) -> int:
         """How many budgets are remembered."""
@@ -331,7 +331,7 @@ class SharedBudgets:
 
     def forget(self, now: float) -> None:
         """Check two budgets, and two more for each that is new, in turn."""
-        checks, self._new = CHECKS_PER_CALL * (1 + self._new), 0
+        checks, self.unchecked = CHECKS_PER_CALL * (1 + self.unchecked), 0
         for _ in range(min(checks, len(self._names))):
             place = bisect_right(self._names, self.checked)
             if place == len(self._names):
@@ -341,14 +341,16 @@ class SharedBudgets:
                 del self._budgets[name], self._names[place]
 
     def dump(self) -> dict[str, BudgetState]:
-        """The state, as values of JSON: what each budget is, by name. `checked` is not in it."""
+        """The state, as values of JSON: what each budget is, by name. `checked` and `unchecked` are not in it."""
         return {name: self._budgets[name].dump() for name in self._names}
 
     @classmethod
-    def load(cls, state: Mapping[str, BudgetState], checked: str = "") -> "SharedBudgets":
-        """The budgets whose `dump` and `checked` these are."""
+    def load(
+        cls, state: Mapping[str, BudgetState], checked: str = "", unchecked: int = 0
+    ) -> "SharedBudgets":
+        """The budgets whose `dump`, `checked` and `unchecked` these are."""
         new = cls()
-        new.checked = checked
+        new.checked, new.unchecked = checked, unchecked
         new._names = sorted(state)
         new._budgets = {name: SharedBudget.load(state[name]) for name in new._names}
         return new
@@ -362,7 +364,7 @@ class SharedBudgets:
     def _known(self, named: BudgetNeed | BudgetUse) -> SharedBudget:
         budget = self._budgets.get(named.budget)
         if budget is None:
-            self._new += 1
+            self.unchecked += 1
             budget = self._budgets[named.budget] = SharedBudget(named.rolling)
             insort(self._names, named.budget)
         return budget

@@ -26,7 +26,11 @@ from paid_provider import PaidAccount
 import budgetguard._io.connections
 import budgetguard._io.refresh_attempts  # noqa: F401
 from budgetguard import BalanceUnavailable, Guard, InsufficientCredits
+from budgetguard._io import loop
 from budgetguard.stores import SQLiteStore
+
+# A process that ends in order tells the store so, however busy the machine is.
+loop._FAREWELL = loop._EXIT_PATIENCE = 30.0
 
 # Set once its calls are to end, in each process its own.
 STOP = threading.Event()

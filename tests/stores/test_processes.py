@@ -223,7 +223,11 @@ import concurrent.futures, multiprocessing, sys
 sys.path[:0] = [{here!r}]
 from paid_provider import PaidAccount
 from budgetguard import Guard
+from budgetguard._io import loop
 from budgetguard.stores import SQLiteStore
+
+# A busy machine may take longer than users are kept waiting.
+loop._FAREWELL = loop._EXIT_PATIENCE = 30.0
 
 guard = Guard(PaidAccount({port}), store=SQLiteStore({path!r}, timeout=10), timeout=60)
 
