@@ -15,7 +15,7 @@ from oracle import COSTS, MICRO, Oracle
 from processes import FleetLoop, Process
 from provider import Nature
 from spenders import NeverConnected, Refused, Spender, Terms, WorkFailed
-from stores import Server, SimStore, brief, copied, shown
+from sim_store import Server, SimStore, brief, copied, shown
 from vendor import Call, Vendor
 from virtual import VirtualClock
 from weather import Menu, Weather

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from processes import Process
 from spenders import Body, NeverConnected, Refused, Terms
-from stores import SimStore
+from sim_store import SimStore
 from vendor import Call, Vendor
 
 from budgetguard._core.errors import BalanceUnavailable, ConcurrencyLimit, InsufficientCredits

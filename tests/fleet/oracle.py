@@ -14,7 +14,7 @@ F6  What a head takes for free is there, besides all that was let in and all tha
 from typing import TYPE_CHECKING
 
 from processes import Process
-from stores import Server
+from sim_store import Server
 from vendor import Call
 
 from budgetguard._core.store_messages import Message, Reply

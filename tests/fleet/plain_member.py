@@ -10,7 +10,7 @@ from typing import Any
 
 from processes import Process
 from spenders import Refused, Terms
-from stores import SimStore
+from sim_store import SimStore
 from vendor import FINGERPRINT, Call, Vendor
 
 from budgetguard._core.balance import Balance
