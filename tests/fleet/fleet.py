@@ -14,8 +14,8 @@ from network import Links, Network
 from oracle import COSTS, MICRO, Oracle
 from processes import FleetLoop, Process
 from provider import Nature
-from spenders import NeverConnected, Refused, Spender, Terms, WorkFailed
 from sim_store import Server, SimStore, brief, copied, shown
+from spenders import NeverConnected, Refused, Spender, Terms, WorkFailed
 from vendor import Call, Vendor
 from virtual import VirtualClock
 from weather import Menu, Weather

@@ -5,8 +5,8 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from processes import Process
-from spenders import Body, NeverConnected, Refused, Terms
 from sim_store import SimStore
+from spenders import Body, NeverConnected, Refused, Terms
 from vendor import Call, Vendor
 
 from budgetguard._core.errors import BalanceUnavailable, ConcurrencyLimit, InsufficientCredits

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from processes import Process
-from spenders import Refused, Terms
 from sim_store import SimStore
+from spenders import Refused, Terms
 from vendor import FINGERPRINT, Call, Vendor
 
 from budgetguard._core.balance import Balance
