@@ -108,6 +108,8 @@ def spend_and_fork(spending: Spending, seed: str, forks: int) -> None:
 def take(spending: Spending, credits: int, wait: float) -> None:
     """Hold so many credits at once, for which it may have to wait."""
     try:
+        # The account may just have been topped up, which a balance of a moment ago does not show.
+        spending.guard.balance(max_age=0)
         spending.guard.acquire(credits, wait=wait).release()
         spending.told["took"] = credits
     except InsufficientCredits as error:

@@ -41,10 +41,12 @@ class World:
         self.clock = VirtualClock()
         self.loop = VirtualLoop(self.clock)
         self.store = MemoryStore(self.clock)
+        self.runtimes: list[VirtualRuntime] = []
 
     def guard(self, provider: Any = None, **terms: Any) -> Guard:
         """A guard in a process of its own."""
-        with runtime_of(VirtualRuntime(self.clock, self.loop, Random(1))):  # type: ignore[arg-type]
+        self.runtimes.append(VirtualRuntime(self.clock, self.loop, Random(1)))
+        with runtime_of(self.runtimes[-1]):  # type: ignore[arg-type]
             return Guard(provider or Provider(), store=self.store, **terms)
 
     def run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -57,6 +59,10 @@ def world() -> Iterator[World]:
     """A new one."""
     world = World()
     yield world
+    for runtime in world.runtimes:
+        runtime.die()
+    # What they were about to do is cancelled.
+    world.loop.run_until_complete(asyncio.sleep(0.01))
     world.loop.close()
 
 
