@@ -27,7 +27,11 @@ from stores import EDGE, STRANDED, strand
 from budgetguard.stores import _store_errors as words
 from budgetguard.stores.members import read_members
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+# They wait for real processes, for minutes on a busy machine.
+pytestmark = pytest.mark.skipif(
+    not (hasattr(os, "fork") and os.environ.get("BUDGETGUARD_LONG")),
+    reason="a long test: set BUDGETGUARD_LONG=1",
+)
 
 HERE = Path(__file__).parent
 SEED = os.environ.get("BUDGETGUARD_SEED", "1")
