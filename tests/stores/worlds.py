@@ -39,6 +39,9 @@ class World:
         self.guards: list[Guard] = []
         self._made: set[Account] = set()
         self.runtimes = [Runtime(clock) for _ in range(members)]
+        for runtime in self.runtimes:
+            # The longest pause each time, so that no test depends on a draw.
+            runtime.jitter = max
         clock.on_turn(self.settle)
         self._turns: Iterator[Guard] = iter(())
 
