@@ -106,12 +106,13 @@ def spend_and_fork(spending: Spending, seed: str, forks: int) -> None:
 
 
 def take(spending: Spending, credits: int, wait: float) -> None:
-    """Hold so many credits at once, for which it may have to wait."""
+    """Hold so many credits at once, for which it may have to wait; tells when it had them, too."""
     try:
         # The account may just have been topped up, which a balance of a moment ago does not show.
         spending.guard.balance(max_age=0)
         spending.guard.acquire(credits, wait=wait).release()
         spending.told["took"] = credits
+        spending.told["at"] = int(1000 * time.monotonic())
     except InsufficientCredits as error:
         spending.told[str(error)] += 1
 

@@ -67,6 +67,11 @@ class PaidAccount:
             found.append(balance)
         return min(found)
 
+    @property
+    def last(self) -> int:
+        """What is left once all work counts that was asked for so far."""
+        return -sum(cost for _, cost in self._records())
+
     def rest(self) -> int:
         """Wait until all work counts; gives the credits that are left."""
         last = max(counts for counts, _ in self._records())
