@@ -130,6 +130,8 @@ def main(path: str, account: str = ACCOUNT, timeout: str = "2") -> None:
                 answer["beats"] = beats(spender, **order)
             elif what == "close":
                 spender.link.close()
+            elif what == "stop_inside":
+                stop_inside(spender)
             elif what == "begin":
                 spender.begin()
             elif what == "touch":
@@ -140,6 +142,19 @@ def main(path: str, account: str = ACCOUNT, timeout: str = "2") -> None:
         except StoreUnavailable as error:
             answer["unavailable"] = error.reason
         print(json.dumps(answer), flush=True)
+
+
+def stop_inside(spender: Spender) -> None:
+    """Have this process stopped in the next transaction, with all locks, right before its end."""
+    file = PROCESS.workers[spender.store.path]._file
+    commit = file.commit
+
+    def stop_first() -> None:
+        file.commit = commit  # type: ignore[method-assign]
+        os.kill(os.getpid(), signal.SIGSTOP)
+        commit()
+
+    file.commit = stop_first  # type: ignore[method-assign]
 
 
 def beats(spender: Spender, until: float) -> dict[str, Any]:
