@@ -1,13 +1,18 @@
 """A process that ends in order tells the store so, whatever was under way when it began to end."""
 
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from member_process import until
 from staging import Caller
 from worlds import World, world_of
+
+from budgetguard._io import loop
 
 
 @pytest.fixture(params=["single", "sqlite"])
@@ -82,3 +87,27 @@ def test_before_the_store_has_answered_for_the_first_time(tmp_path: Path) -> Non
         end(world)
         assert world.store.messages[-1].leave
         assert provider.requests == 0
+
+
+def test_a_store_that_is_locked_does_not_hold_up_the_exit(tmp_path: Path) -> None:
+    """The interpreter waits once, at most 0.3 s, and the loop gives up after 0.2 s."""
+    with world_of("sqlite", tmp_path) as world:
+        world.open()
+        world.guards[0].acquire(10).settle()
+        locks = sqlite3.connect(world.store.path, isolation_level=None)
+        locks.execute("BEGIN IMMEDIATE")
+        # Or the clock would wait for an answer of the store.
+        world.store.hangs = True
+        runtime: Any = world.runtimes[0]
+        thread, waits = runtime._thread, []
+        runtime._thread = SimpleNamespace(join=waits.append)
+        runtime.stop()
+        assert waits == [loop._EXIT_PATIENCE]
+        assert loop._EXIT_PATIENCE <= 0.3
+        until(lambda: world.accounts[0].membership.under_way)  # type: ignore[attr-defined]
+        world.clock.advance(loop._FAREWELL - 0.01)
+        assert thread.is_alive()
+        world.clock.advance(0.01)
+        thread.join(20)
+        assert not thread.is_alive()
+        locks.close()
