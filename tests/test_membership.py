@@ -9,11 +9,12 @@ import pytest
 
 from budgetguard._core.balance import Balance
 from budgetguard._core.branch import LedgerEntry
+from budgetguard._core.budget_windows import RollingPeriod
 from budgetguard._core.clock import Instant
 from budgetguard._core.drawn_budgets import DrawnBudgets
 from budgetguard._core.leased_ledger import LeasedLedger
 from budgetguard._core.policy import GuardTerms
-from budgetguard._core.shared_head import SharedHead
+from budgetguard._core.shared_head import CALM, SharedHead
 from budgetguard._core.store_messages import NEVER, Busy, Join, Landing, Message, Need, Reply
 from budgetguard._engine.membership import (
     BEAT,
@@ -156,14 +157,31 @@ def test_what_finished_is_told_with_the_next_beat(account: Account, ann: Member)
     assert ann.ready()
 
 
-def test_while_somebody_is_short_what_finished_is_told_at_once(ann: Member, bob: Member) -> None:
+def test_while_somebody_is_short_what_finished_is_told_at_once(
+    account: Account, ann: Member, bob: Member
+) -> None:
     """It may be what another process waits for."""
     entry = ann.draw(10)
-    bob.needs = (Need(1, 95, 95, counts=True),)
+    bob.needs = (Need(1, 200, 200),)
     bob.send()
-    ann.send()
-    ann.ledger.release(entry)
+    assert ann.send().view.exact
+    assert ann.ledger.room == 0
+    ann.ledger.settle(entry, 10, account.now + 5)
     assert ann.ready()
+
+
+def test_slack_is_given_back_at_once_where_callers_of_others_wait(ann: Member, bob: Member) -> None:
+    """Also where all slack would not be enough for them, and nobody asks for it."""
+    ann.ledger.release(ann.draw(10))
+    ann.send()
+    bob.needs = (Need(1, 200, 200, counts=True),)
+    bob.send()
+    view = ann.send().view
+    assert (view.queued, view.recall) == (200, 0)
+    assert ann.ledger.room > 0
+    assert ann.ready()
+    ann.send()
+    assert ann.ledger.room == 0
 
 
 def test_idle_slack_is_given_back_and_a_lease_is_renewed(account: Account, ann: Member) -> None:
@@ -194,19 +212,25 @@ def test_callers_that_wait_are_told_of_again_and_again(account: Account, ann: Me
     assert ann.ready()
 
 
-def test_a_recall_is_answered_at_once_and_without_slack(ann: Member, bob: Member) -> None:
-    """As soon as it is heard of, once."""
+def test_a_recall_is_answered_at_once_and_without_slack(
+    account: Account, ann: Member, bob: Member
+) -> None:
+    """As soon as it is heard of, once; also where nobody is short any more."""
     ann.ledger.release(ann.draw(10))
     ann.send()
     bob.needs = (Need(1, 90, 90),)
     bob.send()
-    assert ann.send().view.recall == 1
+    bob.needs = ()
+    bob.send()
+    account.now += 2 * CALM
+    view = ann.send().view
+    assert (view.recall, view.exact) == (1, False)
+    assert ann.ledger.room > 0
     assert ann.ready()
     message = ann.build()
     assert (message.report.keep, message.report.recall) == (0, 1)
-    ann.receive(message, ann.account.handle(message))
+    ann.receive(message, account.handle(message))
     assert not ann.ready()
-    assert bob.send().granted
 
 
 def test_a_need_that_takes_this_process_s_slack_gives_it_back(ann: Member) -> None:
@@ -385,6 +409,24 @@ def test_what_a_member_had_to_report_when_it_was_given_up_is_told(
     assert ann.ready()
     assert ann.send().view.busy_until > account.head.now
     assert (account.head.pending, account.head.leased) == (10, ann.ledger.room)
+
+
+def test_stamps_of_budgets_move_with_the_clock_of_another_head(
+    account: Account, ann: Member
+) -> None:
+    """Or what was spent would be given back at once, by a clock that is ahead."""
+    now = ann.now
+    budget = ann.ledger.budgets.find("user", "ada", RollingPeriod(600.0), 100, now)
+    window = budget.current(now)
+    window.move(0, 30)
+    ann.send()
+    assert window.window is not None
+    left = window.window - account.head.now
+    account.now += 4.0
+    account.head = SharedHead("e2", regroup=10_000.0)
+    account.head.clock.now = 9000.0
+    assert ann.send().status == "reassert"
+    assert window.window == pytest.approx(9000.0 + left - 4.0, abs=10.1)
 
 
 def test_a_number_that_is_too_old_is_left_behind(account: Account, ann: Member) -> None:
