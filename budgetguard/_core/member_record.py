@@ -10,15 +10,20 @@ MOST_BUCKETS = 64
 """Of each kind of debits. The whole state is read and written with a message, so it has to be small."""
 
 
-class QueuedNeed:
-    """A caller's need in the queue of all members: `order` is its place, `turn` the message that it came with."""
+class QueuedNeeds:
+    """Callers in the queue of all members: of one member, in a row, and with the same `need` but for the ticket.
 
-    __slots__ = ("need", "order", "turn")
+    `order` is the place of the first one, `turn` the message that they came with. A crowd of callers is a few
+    of these, so that a message costs by members and not by callers.
+    """
 
-    def __init__(self, need: Need, order: int, turn: int) -> None:
+    __slots__ = ("need", "order", "tickets", "turn")
+
+    def __init__(self, need: Need, order: int, turn: int, tickets: list[int] | None = None) -> None:
         self.need = need
         self.order = order
         self.turn = turn
+        self.tickets = [need.ticket] if tickets is None else tickets
 
 
 class MemberRecord:
@@ -74,7 +79,7 @@ class MemberRecord:
         self.turn = 0
         self.gone = False
         self.waits_for_refresh = False
-        self.needs: dict[int, QueuedNeed] = {}
+        self.needs: list[QueuedNeeds] = []
         self.settled = Debits(MOST_BUCKETS)
         self.kept = Kept(MOST_BUCKETS)
         self.lost = Kept(MOST_BUCKETS)
@@ -137,14 +142,18 @@ class MemberRecord:
 
     def queue(self, needs: tuple[Need, ...], first: int) -> int:
         """Its callers that wait, in place of the last ones; new ones get places from `first` on."""
-        queued: dict[int, QueuedNeed] = {}
+        known = {ticket: each for each in self.needs for ticket in each.tickets}
+        queued: list[QueuedNeeds] = []
+        last: QueuedNeeds | None = None
         for need in needs:
-            known = self.needs.get(need.ticket)
-            if known is None:
-                known = QueuedNeed(need, first, self.turn)
-                first += 1
-            known.need = need
-            queued[need.ticket] = known
+            before = known.get(need.ticket)
+            if queued and before is last and need.like(queued[-1].need):
+                queued[-1].tickets.append(need.ticket)
+            else:
+                order, turn = (first, self.turn) if before is None else (before.order, before.turn)
+                queued.append(QueuedNeeds(need, order, turn))
+            last = before
+            first += before is None
         self.needs = queued
         return first
 
@@ -165,7 +174,7 @@ class MemberRecord:
 
     def _retire(self) -> None:
         self.lease = self.used = self.slots = self.running = 0
-        self.needs = {}
+        self.needs = []
         self.gone, self.waits_for_refresh = True, False
 
     def clear_debits(self, sent: float) -> None:

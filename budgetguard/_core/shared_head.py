@@ -39,7 +39,7 @@ from heapq import merge
 from budgetguard._core.amounts import UNLIMITED
 from budgetguard._core.clock import Instant
 from budgetguard._core.head import AccountState
-from budgetguard._core.member_record import MemberRecord, QueuedNeed
+from budgetguard._core.member_record import MemberRecord, QueuedNeeds
 from budgetguard._core.other_spenders import MOST_CHECKPOINTS
 from budgetguard._core.shared_budgets import SharedBudgets
 from budgetguard._core.snapshot import BalanceSnapshot, Micro
@@ -338,8 +338,7 @@ class SharedHead(AccountState):
         """
         found = set()
         for name, other in self.members.items():
-            newest = next(reversed(other.needs.values()), None)
-            if newest is not None and (answers or newest.turn > last_turn):
+            if other.needs and (answers or other.needs[-1].turn > last_turn):
                 found.add(name)
         return found
 
@@ -409,13 +408,13 @@ class SharedHead(AccountState):
 
     # Grants.
 
-    def _waiting(self) -> list[tuple[str, QueuedNeed]]:
+    def _waiting(self) -> list[tuple[str, QueuedNeeds]]:
         """The needs of all members that answer, in order of arrival."""
         waiting = [
             (queued.order, name, queued)
             for name, member in self.members.items()
             if self._answers(member)
-            for queued in member.needs.values()
+            for queued in member.needs
         ]
         waiting.sort(key=lambda each: each[0])
         return [(name, queued) for _, name, queued in waiting]
@@ -431,7 +430,7 @@ class SharedHead(AccountState):
             self._in_budget(queued.need)
             for member in self.members.values()
             if member.needs and self._answers(member)
-            for queued in member.needs.values()
+            for queued in member.needs
         )
 
     def _in_budget(self, need: Need) -> bool:
@@ -441,60 +440,90 @@ class SharedHead(AccountState):
         """Grant a member's needs as far as they fit."""
         line = _Line(self)
         for whose, queued in self._waiting():
-            need = queued.need
-            over = self.budgets.fits(need, self.now) if need.budgets else None
-            if over is not None:
-                # In nobody's way, and no slack of others would help.
-                if whose == name and self._is_final(need):
-                    answers.over.append((need.ticket, over))
-                    del member.needs[need.ticket]
-                continue
             if whose == name:
-                if line.fits(need):
-                    answers.granted.append(need.ticket)
-                    del member.needs[need.ticket]
-                    member.lease += need.drawn
-                    member.used += need.drawn
-                    member.slots += need.slots
-                    member.running += 1
-                    if need.budgets:
-                        windows = self.budgets.take(name, need, self.now)
-                        answers.windows.append((need.ticket, windows))
-                    line.take(need)
-                    continue
-                if (
-                    self.granting
-                    and self.snapshot is not None
-                    and not self._recall_for(queued, line, woken)
-                ):
-                    answers.refused.append(need.ticket)
-                    if not need.counts:
-                        # Its caller has its answer, and blocks nobody until the member's next message.
-                        del member.needs[need.ticket]
-            line.pass_by(need)
+                self._grant_some(name, member, queued, line, answers, woken)
+            elif self._in_budget(queued.need):
+                line.pass_by(queued)
+        member.needs = [each for each in member.needs if each.tickets]
+
+    def _grant_some(
+        self,
+        name: str,
+        member: MemberRecord,
+        queued: QueuedNeeds,
+        line: "_Line",
+        answers: Answers,
+        woken: set[str],
+    ) -> None:
+        """Answer callers in a row that need the same; those that wait remain in the queue."""
+        need, tickets = queued.need, queued.tickets
+        queued.tickets = []
+        for place, ticket in enumerate(tickets):
+            over = self.budgets.fits(need, self.now) if need.budgets else None
+            if over is None and line.fits(need):
+                answers.granted.append(ticket)
+                member.lease += need.drawn
+                member.used += need.drawn
+                member.slots += need.slots
+                member.running += 1
+                if need.budgets:
+                    windows = self.budgets.take(name, need, self.now)
+                    answers.windows.append((ticket, windows))
+                line.take(need)
+                continue
+            # The others need the same, so they get the same answer.
+            queued.tickets = tickets[place:]
+            if over is None:
+                self._make_wait(queued, line, answers, woken)
+            elif self._is_final(need):
+                # In nobody's way, and no slack of others would help.
+                answers.over += [(each, over) for each in queued.tickets]
+                queued.tickets = []
+            return
+
+    def _make_wait(
+        self,
+        queued: QueuedNeeds,
+        line: "_Line",
+        answers: Answers,
+        woken: set[str],
+    ) -> None:
+        """What is free is not enough: these wait for what members may give back, or are refused."""
+        if self.granting and self.snapshot is not None:
+            helped = self._recall_for(queued, line, woken)
+            answers.refused += queued.tickets[helped:]
+            if not queued.need.counts:
+                # Their callers have their answer, and block nobody until the member's next message.
+                del queued.tickets[helped:]
+        line.pass_by(queued)
 
     def _is_final(self, need: Need) -> bool:
         """Whether a need that its budget has no room for is answered, instead of waiting for open calls to end."""
         return self.granting and not (need.counts and self.budgets.may_free(need, self.now))
 
-    def _recall_for(self, queued: QueuedNeed, line: "_Line", woken: set[str]) -> bool:
-        """Whether members that answer may give back what a need lacks; if so, they are asked to.
+    def _recall_for(self, queued: QueuedNeeds, line: "_Line", woken: set[str]) -> int:
+        """How many of these callers others may help that answer; if any, those are asked to give back.
 
-        The need's own member is one of them: it may have kept slack that the need requires.
+        The callers' own member is one of them: it may have kept slack that they require.
         """
-        need, free, amount = queued.need, line.left(queued.need), queued.need.from_account
-        if amount and free < amount:
+        need, waiting = queued.need, len(queued.tickets)
+        amount, free = need.from_account, line.left(need)
+        if free < amount * (waiting if need.counts else 1):
             self.calm_until = self.now + CALM
         others = line.others(queued.turn)
-        lacks_credits = amount > 0 and free < amount
-        if lacks_credits and free + others.credits < amount:
-            return False
-        if not line.has_slots(need, less=others.slots):
-            return False
+        helped = waiting
+        if amount and free != UNLIMITED:
+            helped = min(helped, int(free + others.credits) // amount)
+        slots = line.slots_left(less=others.slots)
+        if need.slots and slots != UNLIMITED:
+            helped = min(helped, int(slots) // need.slots)
+        if helped <= 0:
+            return 0
         if all(self.members[each].recall >= self.recall for each in others.names):
             self._recall()
         woken.update(others.names)
-        return True
+        # Where nobody blocks others, each may get what there is.
+        return helped if need.counts else waiting
 
     def _recall(self) -> None:
         for member in self.members.values():
@@ -537,7 +566,7 @@ class SharedHead(AccountState):
                 continue
             if name != besides and name not in found and line.fits(queued.need):
                 found.add(name)
-            line.pass_by(queued.need)
+            line.pass_by(queued)
         return found
 
     # Balances and other news.
@@ -660,7 +689,7 @@ class SharedHead(AccountState):
         """What a member sees; with its report, also the budgets that it mentions."""
         members = self.members.values()
         queued = [
-            each.need
+            (each.need, len(each.tickets))
             for whose, each in self._waiting()
             if whose != name and each.need.counts and self._in_budget(each.need)
         ]
@@ -709,8 +738,8 @@ class SharedHead(AccountState):
             granting=self.granting,
             granting_at=self._granting_at(),
             holders=sum(each.lease > 0 for each in members),
-            queued=sum(each.from_account for each in queued),
-            queued_slots=sum(each.slots for each in queued),
+            queued=sum(need.from_account * callers for need, callers in queued),
+            queued_slots=sum(need.slots * callers for need, callers in queued),
             budgets=() if report is None else self._mentioned(report),
         )
 
@@ -806,29 +835,30 @@ class _Line:
             found = self._others[turn] = _Others(tuple(names), credits, slots)
         return found
 
-    def has_slots(self, need: Need, *, less: int = 0) -> bool:
-        """Whether its sessions may be opened; or might be, with so many `less` in use."""
+    def slots_left(self, *, less: int = 0) -> Micro:
+        """How many sessions may be opened; or might be, with so many `less` in use."""
         assert self._snapshot is not None
-        in_use = self._slots + self._slots_ahead - less
-        return not need.slots or in_use + need.slots <= self._snapshot.slots
+        return self._snapshot.slots - self._slots - self._slots_ahead + less
 
     def fits(self, need: Need) -> bool:
         """Whether it may be granted."""
         if self._snapshot is None or not self._granting:
             return False
         amount = need.from_account
-        return (not amount or self.left(need) >= amount) and self.has_slots(need)
+        enough = not amount or self.left(need) >= amount
+        return enough and (not need.slots or self.slots_left() >= need.slots)
 
     def take(self, need: Need) -> None:
         """It is granted."""
         self._committed += need.drawn
         self._slots += need.slots
 
-    def pass_by(self, need: Need) -> None:
-        """It is not, and those behind it must leave what it waits for."""
+    def pass_by(self, queued: QueuedNeeds) -> None:
+        """These are not, and those behind them must leave what they wait for."""
+        need, callers = queued.need, len(queued.tickets)
         if need.counts:
-            self._ahead += need.from_account
-            self._slots_ahead += need.slots
+            self._ahead += need.from_account * callers
+            self._slots_ahead += need.slots * callers
 
 
 def _counted(causes: "Iterable[Counter[str | None]]") -> tuple[tuple[str | None, int], ...]:

@@ -357,9 +357,10 @@ class Membership:
             self._again = self._again or message.leave
             self._recalled = message.report.recall
             report = message.report
-            granted = [need for need in report.needs if need.ticket in reply.granted]
+            tickets = set(reply.granted)
+            granted = [need for need in report.needs if need.ticket in tickets]
             ledger.accept(message, reply, sum(need.drawn for need in granted))
-            answered = {*reply.granted, *(ticket for ticket, _ in reply.over)}
+            answered = tickets.union(ticket for ticket, _ in reply.over)
             self._open = tuple(each for each in self._open if each not in answered)
             # Slack would not spare calls in a budget of the head the way there.
             self._drawn = sum(need.drawn for need in granted if not need.budgets)

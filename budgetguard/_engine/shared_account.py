@@ -282,7 +282,7 @@ class SharedAccount(Account):
         windows = ledger.budgets.granted
         granted = {ticket: windows.get(ticket, ()) for ticket in reply.granted}
         over = {ticket: ledger.budgets.over(budget, now) for ticket, budget in reply.over}
-        self.wait_queue.answered(now, granted, reply.refused, over)
+        self.wait_queue.answered(now, granted, set(reply.refused), over)
         if changed or reply.refused or was_away is not None or reply.status != "done":
             self.wait_queue.review(now)
         else:

@@ -47,7 +47,8 @@ from budgetguard._engine.subscriber import Call, Effects, HoldFigures, Subscribe
 from budgetguard._engine.waiters import AdmissionWaiter, BalanceWaiter, Waiter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from budgetguard._core.allowance import Allowance
     from budgetguard._core.events import Kind
@@ -228,7 +229,7 @@ class WaitQueue:
         self,
         now: Instant,
         granted: "Mapping[int, Sequence[Allowance]]",
-        refused: "Collection[int]",
+        refused: "AbstractSet[int]",
         over: "Mapping[int, OverBudget | None]",
     ) -> None:
         """A shared head has added what some waiters lack to the lease, and refused others.
