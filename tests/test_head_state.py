@@ -180,12 +180,13 @@ def full() -> SharedHead:
         over, windows = ((4, "budget"),), ((1, (3600.0,)),)
         member.reply = Reply("old", "e6", 9, 30, 2, (1, 2), windows, (3,), over, "wait", 3)
         member.floor, member.extra, member.recall, member.asked_at = 31, 32, 7, 900.5
-        member.turn = 11
+        member.turn, member.woken_at = 11, 901.5
         member.gone = member.waits_for_refresh = True
         uses = (BudgetNeed("budget", 100, 3600.0, 7200.0, 60.0, 3600.0),)
         need = Need(5, 40, 41, 1, 42, 43, counts=True, budgets=uses, reserved=True)
         other = Need(7, 2, 3, 1, 4, 5, counts=True, budgets=uses, reserved=True)
         member.needs = [QueuedNeeds(need, 3, 9, [5, 6, 9]), QueuedNeeds(other, 4, 10)]
+        member.needs[0].told, member.needs[1].told = 6, 8
         for n in (3, 1, 2):
             member.settled.add(n, 1010.0 + n / 3, n)
             for kept in member.unresolved:

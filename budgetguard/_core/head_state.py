@@ -198,6 +198,7 @@ def _member(member: MemberRecord) -> dict[str, Any]:
         "recall": member.recall,
         "turn": member.turn,
         "asked_at": _if_ever(member.asked_at),
+        "woken_at": _if_ever(member.woken_at),
         "gone": member.gone,
         "waits_for_refresh": member.waits_for_refresh,
         "needs": [_queued(each) for each in member.needs],
@@ -219,6 +220,7 @@ def _record(state: dict[str, Any], debits: dict[str, Any]) -> MemberRecord:
     member.recall = state["recall"]
     member.turn = state["turn"]
     member.asked_at = _or_never(state["asked_at"])
+    member.woken_at = _or_never(state["woken_at"])
     member.gone, member.waits_for_refresh = state["gone"], state["waits_for_refresh"]
     member.needs = [_needs(each) for each in state["needs"]]
     member.settled.load(debits["settled"])
@@ -267,6 +269,7 @@ def _queued(queued: QueuedNeeds) -> dict[str, Any]:
     return {
         "order": queued.order,
         "turn": queued.turn,
+        "told": queued.told,
         "tickets": list(queued.tickets),
         "amount": need.amount,
         "cost": need.cost,
@@ -301,7 +304,9 @@ def _needs(state: dict[str, Any]) -> QueuedNeeds:
         reserved=state["reserved"],
         budgets=tuple(BudgetNeed(**each) for each in state["budgets"]),
     )
-    return QueuedNeeds(need, state["order"], state["turn"], list(state["tickets"]))
+    queued = QueuedNeeds(need, state["order"], state["turn"], list(state["tickets"]))
+    queued.told = state["told"]
+    return queued
 
 
 # Values.

@@ -13,17 +13,25 @@ MOST_BUCKETS = 64
 class QueuedNeeds:
     """Callers in the queue of all members: of one member, in a row, and with the same `need` but for the ticket.
 
-    `order` is the place of the first one, `turn` the message that they came with. A crowd of callers is a few
-    of these, so that a message costs by members and not by callers.
+    `order` is the place of the first one, `turn` the message that they came with. Their member was told that
+    those from the ticket `told` on cannot be met. A crowd of callers is a few of these, so that a message costs
+    by members and not by callers.
     """
 
-    __slots__ = ("need", "order", "tickets", "turn")
+    __slots__ = ("need", "order", "tickets", "told", "turn")
 
     def __init__(self, need: Need, order: int, turn: int, tickets: list[int] | None = None) -> None:
         self.need = need
         self.order = order
         self.turn = turn
         self.tickets = [need.ticket] if tickets is None else tickets
+        self.told: int | None = None
+
+    @property
+    def untold(self) -> int:
+        """How many of them have no answer at all."""
+        told = self.told
+        return len(self.tickets) if told is None else sum(each < told for each in self.tickets)
 
 
 class MemberRecord:
@@ -32,8 +40,9 @@ class MemberRecord:
     `number` is that of the last message that took effect, `reply` what was answered. `gone` if it died or
     left; the record remains until its debits are cleared. Its `settled` and `kept` debits are those of its own
     calls, so that it can replace them in a new epoch; `lost` is the lease that it had when it was given up.
-    It was asked at `asked_at` to give its slack back, if it has not answered the last recall. `turn` counts
-    the messages of all members up to its last one.
+    It was asked at `asked_at` to give its slack back, if it has not answered the last recall, and last woken
+    for that at `woken_at`, if it has sent nothing since. `turn` counts the messages of all members up to its
+    last one.
     """
 
     __slots__ = (
@@ -59,6 +68,7 @@ class MemberRecord:
         "turn",
         "used",
         "waits_for_refresh",
+        "woken_at",
         "words",
     )
 
@@ -75,7 +85,7 @@ class MemberRecord:
         self.floor = 0
         self.extra = 0
         self.recall = 0
-        self.asked_at = NEVER
+        self.asked_at = self.woken_at = NEVER
         self.turn = 0
         self.gone = False
         self.waits_for_refresh = False
@@ -150,8 +160,10 @@ class MemberRecord:
             if queued and before is last and need.like(queued[-1].need):
                 queued[-1].tickets.append(need.ticket)
             else:
-                order, turn = (first, self.turn) if before is None else (before.order, before.turn)
-                queued.append(QueuedNeeds(need, order, turn))
+                group = QueuedNeeds(need, first, self.turn)
+                if before is not None:
+                    group.order, group.turn, group.told = before.order, before.turn, before.told
+                queued.append(group)
             last = before
             first += before is None
         self.needs = queued

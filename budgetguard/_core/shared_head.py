@@ -31,10 +31,13 @@ Safety rests on these rules; `check` asserts what can be asserted about one stat
 Pure: no clock, no lock, no I/O. The server's clock is an argument. Amounts are integer micro-credits.
 """
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from heapq import merge
+from itertools import accumulate
+from operator import attrgetter
 
 from budgetguard._core.amounts import UNLIMITED
 from budgetguard._core.clock import Instant
@@ -76,6 +79,9 @@ QUEUE_PATIENCE = 2.0
 
 CALM = 0.25
 """Seconds without slack after somebody was short."""
+
+WAKE_AGAIN = 0.25
+"""Seconds after which a member that was woken is woken again, as it may not have heard it."""
 
 GRACE = 1.0
 """Seconds that a refresh may take beyond its deadline before another member may begin one."""
@@ -218,7 +224,7 @@ class SharedHead(AccountState):
             return replace(member.reply, view=view), frozenset(woken)
         reply = self._take(message, woken)
         self._bound_overlap()
-        woken |= self._who_fits(message.member)
+        woken |= self._answerable(message.member)
         self.check()
         return reply, frozenset(woken - {message.member})
 
@@ -261,9 +267,10 @@ class SharedHead(AccountState):
         member = self.members.get(name)
         if member is None:
             member = self.members[name] = MemberRecord()
-        self.turns, before_turn = self.turns + 1, member.turn
+        self.turns += 1
         member.heard, member.number, member.turn = self.clock.latest, message.number, self.turns
-        self._hear_report(message, member, before_turn, woken)
+        member.woken_at = NEVER
+        self._hear_report(message, member)
         self._hear_of_budgets(message)
         if message.leave:
             member.leave(self.clock.latest)
@@ -303,12 +310,10 @@ class SharedHead(AccountState):
         self.budgets.forget(self.now)
         return replace(reply, view=view)
 
-    def _hear_report(
-        self, message: Message, member: MemberRecord, last_turn: int, woken: set[str]
-    ) -> None:
+    def _hear_report(self, message: Message, member: MemberRecord) -> None:
         """A member tells what its calls did, what they use, and what it keeps."""
         report, join = message.report, message.join
-        before, answers = member.lease + member.pending, report.recall > member.recall
+        before = member.lease + member.pending
         if join is not None:
             self._join(message.member, member, join)
         self._save(message.member, report.saved)
@@ -319,7 +324,6 @@ class SharedHead(AccountState):
         if join is not None and join.whole and less > 0:
             # It takes debits for cleared that are not cleared here: it knows balances of another epoch.
             self.forget_charges(less)
-        woken.update(self._waiting_for(last_turn, answers=answers))
 
     def _hear_of_budgets(self, message: Message) -> None:
         """A member tells what its calls hold and spent of keyed budgets."""
@@ -330,17 +334,6 @@ class SharedHead(AccountState):
             self.budgets.reassert(name, uses, self.now)
         if message.leave:
             self.budgets.left(name, self.now)
-
-    def _waiting_for(self, last_turn: int, *, answers: bool) -> set[str]:
-        """The members that wait for the word of one which now answers a recall, or last spoke before they asked.
-
-        They are woken whether or not anything came of it. Its hint may have been heard before the recall.
-        """
-        found = set()
-        for name, other in self.members.items():
-            if other.needs and (answers or other.needs[-1].turn > last_turn):
-                found.add(name)
-        return found
 
     # Members.
 
@@ -379,7 +372,7 @@ class SharedHead(AccountState):
             return set()
         self._settle_on_a_setting()
         self._forget()
-        return self._who_fits("") | waiting
+        return self._answerable("") | waiting
 
     def _end_refresh_of(self, name: str) -> set[str]:
         """A member is gone: if it was refreshing, nobody is now; returns who waits for that."""
@@ -491,7 +484,9 @@ class SharedHead(AccountState):
         """What is free is not enough: these wait for what members may give back, or are refused."""
         if self.granting and self.snapshot is not None:
             helped = self._recall_for(queued, line, woken)
-            answers.refused += queued.tickets[helped:]
+            refused = queued.tickets[helped:]
+            answers.refused += refused
+            queued.told = refused[0] if refused else None
             if not queued.need.counts:
                 # Their callers have their answer, and block nobody until the member's next message.
                 del queued.tickets[helped:]
@@ -507,23 +502,18 @@ class SharedHead(AccountState):
         The callers' own member is one of them: it may have kept slack that they require.
         """
         need, waiting = queued.need, len(queued.tickets)
-        amount, free = need.from_account, line.left(need)
-        if free < amount * (waiting if need.counts else 1):
+        if line.left(need) < need.from_account * (waiting if need.counts else 1):
             self.calm_until = self.now + CALM
-        others = line.others(queued.turn)
-        helped = waiting
-        if amount and free != UNLIMITED:
-            helped = min(helped, int(free + others.credits) // amount)
-        slots = line.slots_left(less=others.slots)
-        if need.slots and slots != UNLIMITED:
-            helped = min(helped, int(slots) // need.slots)
-        if helped <= 0:
-            return 0
-        if all(self.members[each].recall >= self.recall for each in others.names):
-            self._recall()
-        woken.update(others.names)
-        # Where nobody blocks others, each may get what there is.
-        return helped if need.counts else waiting
+        helped = line.helped(queued)
+        if helped:
+            others = line.others(queued.turn)
+            if all(self.members[each].recall >= self.recall for each in others):
+                self._recall()
+            for each in others:
+                if self.now >= self.members[each].woken_at + WAKE_AGAIN:
+                    self.members[each].woken_at = self.now
+                    woken.add(each)
+        return helped
 
     def _recall(self) -> None:
         for member in self.members.values():
@@ -552,19 +542,20 @@ class SharedHead(AccountState):
             living = sum(not each.gone for each in self.members.values())
             member.lease += min(more, int(free) // (2 * living))
 
-    def _who_fits(self, besides: str) -> set[str]:
-        """The members that wait for what could be granted now, or for a budget in vain."""
+    def _answerable(self, besides: str) -> set[str]:
+        """The members whose needs could be granted now, or refused for good, which they have not heard yet."""
         found: set[str] = set()
         if self.snapshot is None or not self.granting:
             return found
         line = _Line(self)
         for name, queued in self._waiting():
+            news = name != besides and name not in found
             if not self._in_budget(queued.need):
                 # No end of an open call can help it any more: it is to hear that.
-                if name != besides and self._is_final(queued.need):
+                if news and self._is_final(queued.need):
                     found.add(name)
                 continue
-            if name != besides and name not in found and line.fits(queued.need):
+            if news and (line.fits(queued.need) or line.helped(queued) < queued.untold):
                 found.add(name)
             line.pass_by(queued)
         return found
@@ -780,15 +771,6 @@ class SharedHead(AccountState):
         assert isinstance(self.pending, int)
 
 
-@dataclass(frozen=True, slots=True)
-class _Others:
-    """What members may give back: those that have slack, or have not reported since a need came."""
-
-    names: tuple[str, ...]
-    credits: int
-    slots: int
-
-
 class _Line:
     """What is left for one need after another, in order of arrival: sums are made once for all of them."""
 
@@ -797,20 +779,25 @@ class _Line:
         "_committed",
         "_granting",
         "_head",
-        "_others",
+        "_slack",
         "_slots",
         "_slots_ahead",
         "_snapshot",
+        "_turns",
+        "_untold",
     )
 
     def __init__(self, head: SharedHead) -> None:
         self._head = head
-        self._others: dict[int, _Others] = {}
         self._snapshot = head.snapshot
         self._granting = head.granting
         self._committed = head.leased + head.pending
         self._slots = head.slots_in_use
         self._ahead = self._slots_ahead = 0
+        # Only where somebody is short: see `_sums`.
+        self._slack: int | None = None
+        self._turns: list[int] = []
+        self._untold: list[tuple[int, int]] = []
 
     def left(self, need: Need) -> Micro:
         """What is free above the floor of a need, behind those that came before it."""
@@ -818,22 +805,52 @@ class _Line:
         before = self._snapshot.before_holds(need.extra)
         return before - need.floor - self._committed - self._ahead
 
-    def others(self, turn: int) -> _Others:
-        """Who may give back what a need lacks that came with the message of that number."""
-        found = self._others.get(turn)
-        if found is None:
-            names, credits, slots = list[str](), 0, 0
-            for name, member in self._head.members.items():
-                # What one used when it reported last, it may have finished since; or it has no more to say.
-                told = member.turn >= turn
-                may = member.slack if told else member.lease
-                sessions = 0 if told else member.slots
-                if (may > 0 or sessions) and not self._head.missing(member):
-                    names.append(name)
-                    credits += may
-                    slots += sessions
-            found = self._others[turn] = _Others(tuple(names), credits, slots)
+    def others(self, turn: int) -> list[str]:
+        """Who may give back what a need lacks that came with the message of that number.
+
+        What a member used when it reported last, it may have finished since; or else it has no more to say.
+        """
+        found = []
+        for name, member in self._head.members.items():
+            told = member.turn >= turn
+            may = member.slack > 0 if told else member.lease > 0 or member.slots > 0
+            if may and not self._head.missing(member):
+                found.append(name)
         return found
+
+    def helped(self, queued: QueuedNeeds) -> int:
+        """How many of these callers could be granted, if others gave back all that they may."""
+        need, helped = queued.need, len(queued.tickets)
+        amount, free = need.from_account, self.left(need)
+        credits, sessions = self._may_give_back(queued.turn)
+        if amount and free != UNLIMITED:
+            helped = min(helped, int(free + credits) // amount)
+        slots = self.slots_left(less=sessions)
+        if need.slots and slots != UNLIMITED:
+            helped = min(helped, int(slots) // need.slots)
+        if need.counts or helped <= 0:
+            return max(helped, 0)
+        # Where nobody blocks others, each may get what there is.
+        return len(queued.tickets)
+
+    def _may_give_back(self, turn: int) -> tuple[int, int]:
+        """Credits and sessions: slack of all, and what those use that have not reported since that turn."""
+        if self._slack is None:
+            self._sum()
+            assert self._slack is not None
+        credits, sessions = self._untold[bisect_left(self._turns, turn)]
+        return self._slack + credits, sessions
+
+    def _sum(self) -> None:
+        """Sum up what members hold, once for all needs, by the turn of their last message."""
+        answering = [each for each in self._head.members.values() if not self._head.missing(each)]
+        answering.sort(key=attrgetter("turn"))
+        self._slack = sum(each.slack for each in answering)
+        self._turns = [each.turn for each in answering]
+        used = accumulate((each.used for each in answering), initial=0)
+        slots = accumulate((each.slots for each in answering), initial=0)
+        # At each place: of those that reported before.
+        self._untold = list(zip(used, slots, strict=True))
 
     def slots_left(self, *, less: int = 0) -> Micro:
         """How many sessions may be opened; or might be, with so many `less` in use."""
