@@ -40,9 +40,8 @@ class MemberRecord:
     `number` is that of the last message that took effect, `reply` what was answered. `gone` if it died or
     left; the record remains until its debits are cleared. Its `settled` and `kept` debits are those of its own
     calls, so that it can replace them in a new epoch; `lost` is the lease that it had when it was given up.
-    It was asked at `asked_at` to give its slack back, if it has not answered the last recall, and last woken
-    for that at `woken_at`, if it has sent nothing since. `turn` counts the messages of all members up to its
-    last one.
+    It was asked at `asked_at` to give its slack back, if it has not answered the last recall. It was woken at
+    `woken_at`, if it has sent nothing since. `turn` counts the messages of all members up to its last one.
     """
 
     __slots__ = (

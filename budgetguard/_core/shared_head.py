@@ -217,16 +217,26 @@ class SharedHead(AccountState):
         if status != "done":
             number = 0 if member is None else member.number
             view = self._view(message.member)
-            return Reply(status, self.epoch, number, view=view), frozenset(woken)
+            return Reply(status, self.epoch, number, view=view), self._wake(woken, message.member)
         if member is not None and message.number == member.number and member.reply is not None:
             member.heard = self.clock.latest
             view = self._view(message.member, message.report)
-            return replace(member.reply, view=view), frozenset(woken)
+            return replace(member.reply, view=view), self._wake(woken, message.member)
         reply = self._take(message, woken)
         self._bound_overlap()
         woken |= self._answerable(message.member)
         self.check()
-        return reply, frozenset(woken - {message.member})
+        return reply, self._wake(woken, message.member)
+
+    def _wake(self, members: set[str], besides: str) -> frozenset[str]:
+        """Those of these that were not woken just now: they have not sent anything since, and are about to."""
+        found = set()
+        for name in members - {besides}:
+            member = self.members.get(name)
+            if member is not None and self.now >= member.woken_at + WAKE_AGAIN:
+                member.woken_at = self.now
+                found.add(name)
+        return frozenset(found)
 
     def fail_over(self, epoch: str) -> None:
         """The state was restored or promoted: members have to say what they hold before anything is granted."""
@@ -509,10 +519,7 @@ class SharedHead(AccountState):
             others = line.others(queued.turn)
             if all(self.members[each].recall >= self.recall for each in others):
                 self._recall()
-            for each in others:
-                if self.now >= self.members[each].woken_at + WAKE_AGAIN:
-                    self.members[each].woken_at = self.now
-                    woken.add(each)
+            woken.update(others)
         return helped
 
     def _recall(self) -> None:

@@ -76,6 +76,9 @@ class WaitQueue:
         # Whether a shared head has to hear of the callers: one came whose needs only it may meet, or one
         # that it knew of no longer blocks those behind it.
         self.drawing = False
+        # Whether a caller came behind one that needs the same and waits for the head's answer: it can wait too.
+        self.gathering = False
+        self._asked: set[tuple[object, ...]] = set()
         # The waiters in budgets.
         self.bounded: dict[AdmissionWaiter, None] = {}
         # Wakes those that the change has decided about, for when its other effects are done.
@@ -205,7 +208,8 @@ class WaitQueue:
 
     def lacking(self, now: Instant) -> list[tuple[AdmissionWaiter, bool]]:
         """The waiters that lack what a shared head may have, in order; and whether they block others."""
-        self.drawing = False
+        self.drawing = self.gathering = False
+        self._asked.clear()
         found: list[tuple[AdmissionWaiter, bool]] = []
         ledger, ahead = self._ledger, NOBODY
         known = ledger.snapshot is not None and ledger.paused is None
@@ -220,6 +224,7 @@ class WaitQueue:
                 # Who waits for a refresh alone has its answer, until that has come.
                 if waits or need.refused_at != ledger.answers:
                     waiter.asked = waits
+                    self._asked.add(_kind(call, counts=waits))
                     found.append((waiter, waits))
             if self._order.counts(waiter):
                 ahead = QueuedAhead(ahead.amount + need.from_account, ahead.slots + need.slots)
@@ -238,6 +243,7 @@ class WaitQueue:
         """
         if not (granted or refused or over):
             return
+        self._asked.clear()
         for waiter in list(self.queue):
             call, ticket = waiter.call, waiter.ticket
             if ticket in granted:
@@ -260,6 +266,8 @@ class WaitQueue:
                 waiter.asked = None
                 self.bounded[waiter] = None
                 self._decide_again(waiter, self._order.ahead_of(waiter), now)
+            elif waiter.asked is not None:
+                self._asked.add(_kind(call, counts=waiter.asked))
 
     def offered(self, now: Instant) -> None:
         """A response carried a balance: nobody requested it, but decisions may use it."""
@@ -439,7 +447,10 @@ class WaitQueue:
         if waiter.call.subscriber.observes:
             return True
         if isinstance(decision, Draw):
-            if not waiter.call.need.draws or waiter.asked != self._may_wait(waiter, now):
+            waits = self._may_wait(waiter, now)
+            if waiter.asked is None and _kind(waiter.call, counts=waits) in self._asked:
+                self.gathering = True
+            elif waiter.asked != waits:
                 self.drawing = True
         elif waiter.extends is not None:
             return True
@@ -567,3 +578,10 @@ class WaitQueue:
             case _:
                 assert_never(decision)
         self.woken.append(reading.wake)
+
+
+def _kind(call: Call, *, counts: bool) -> tuple[object, ...]:
+    """Equal for callers that a shared head gives the same answer, if the one behind is not admitted first."""
+    need, terms = call.need, call.subscriber.terms
+    amounts = (need.from_account, need.amount, need.cost, need.slots)
+    return (*amounts, terms.floor, terms.extra, counts, need.budgets)
