@@ -16,6 +16,7 @@ from budgetguard._core.shared_head import (
     GRACE,
     QUEUE_PATIENCE,
     RECALL_PATIENCE,
+    WAKE_AGAIN,
     SharedHead,
 )
 from budgetguard._core.store_messages import (
@@ -216,6 +217,7 @@ def test_needs_are_met_in_the_order_in_which_they_came(store: Store) -> None:
     assert store.send("bob", used=0, needs=(need(1, 50),)).granted == ()
     reply = store.send("ann", used=60, needs=(need(1, 20),))
     assert (reply.granted, reply.refused) == ((), (1,))
+    assert store.send("bob", used=0, needs=(need(1, 50),)).refused == (1,)
     store.send("ann", used=10)
     assert store.woken == {"bob"}
     assert store.send("ann", used=10, needs=(need(2, 41),)).granted == ()
@@ -250,6 +252,65 @@ def test_a_need_recalls_the_slack_of_others(store: Store) -> None:
     assert (given.lease, given.view.exact) == (0, True)
     assert store.woken == {"ann"}
     assert store.send("ann", needs=(need(1, 90),)).granted == (1,)
+
+
+def test_who_waits_is_woken_by_the_last_report_that_it_needs(store: Store) -> None:
+    """Not by those before, after which the head could only say that it still has to wait."""
+    store.send("cid", join=True)
+    store.send("ann", needs=(need(1, 50),))
+    store.send("cid", needs=(need(1, 40),))
+    lacking = need(1, 20, counts=False)
+    store.send("bob", needs=(lacking,))
+    assert store.woken == {"ann", "cid"}
+    store.send("ann", used=50, recall=1)
+    assert store.woken == frozenset()
+    store.send("cid", used=40, recall=1)
+    assert store.woken == {"bob"}
+    assert store.send("bob", needs=(lacking,)).refused == (1,)
+
+
+def test_who_waits_is_woken_by_the_first_report_that_gives_enough(store: Store) -> None:
+    """Whatever others have to say."""
+    store.send("cid", join=True)
+    store.send("ann", needs=(need(1, 50),))
+    store.send("cid", needs=(need(1, 40),))
+    store.send("bob", needs=(need(1, 20),))
+    store.send("ann", used=10, recall=1)
+    assert store.woken == {"bob"}
+
+
+def test_who_waits_is_told_once_that_it_waits_in_vain(store: Store) -> None:
+    """It then waits for a top-up or for calls to end, and no report that changes nothing wakes it."""
+    store.send("ann", needs=(need(1, 90),))
+    crowd = tuple(need(ticket, 10) for ticket in range(1, 4))
+    assert store.send("bob", needs=crowd).granted == (1,)
+    assert store.woken == {"ann"}
+    store.send("ann", used=90, recall=1)
+    assert store.woken == {"bob"}
+    assert store.send("bob", used=10, recall=1, needs=crowd[1:]).refused == (2, 3)
+    store.send("ann", used=90, recall=1)
+    assert store.woken == frozenset()
+    store.send("ann", used=85, recall=1)
+    assert store.woken == frozenset()
+    store.send("ann", used=80, recall=1)
+    assert store.woken == {"bob"}
+
+
+def test_who_was_woken_is_not_woken_again_at_once(store: Store) -> None:
+    """It is about to report anyway; or else it has not heard it, and is woken again after a while."""
+    store.send("cid", join=True)
+    store.send("ann", needs=(need(1, 100),))
+    store.send("bob", needs=(need(1, 1),))
+    assert store.woken == {"ann"}
+    store.send("cid", needs=(need(1, 1),))
+    assert store.woken == frozenset()
+    store.time += WAKE_AGAIN
+    store.send("cid", needs=(need(1, 1), need(2, 1)))
+    assert store.woken == {"ann"}
+    store.send("ann", used=100, recall=1)
+    assert store.woken == {"bob", "cid"}
+    store.send("bob", needs=(need(1, 1), need(2, 1)))
+    assert store.woken == {"ann"}
 
 
 def test_a_need_is_refused_if_nobody_could_help(store: Store) -> None:

@@ -8,6 +8,7 @@ When a message is due:
     at once      a caller lacks what is not at hand, somebody's refresh is due, news, a recall,
                  or any change while somebody is short
     0.1 s        after the last one, if calls finished or slack was taken
+    0.25 s       after the last one, if callers came behind others that need the same and have no answer yet
     1 s          after the last one, while callers of this process wait, or a member has paused the account
     2 s          after the last call: the slack is given back
     hold_for/3   after the last one, as long as there is a lease
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from budgetguard.stores.base import Store
 
 BEAT = 0.1
+GATHER = 0.25
 WAITING_BEAT = 1.05
 IDLE = 2.0
 LONGEST_CHECK = 1.0
@@ -101,6 +103,8 @@ class Membership:
         self.following = False
         # Whether callers of this process wait, for whatever: only the head tells when a pause has ended.
         self.waits = False
+        # And whether some have come behind those that the head knows of.
+        self.gathers = False
         self._right: tuple[str, int] = ("", 0)
         self.patience = 0.0
         self._levels: set[tuple[int, int]] = set()
@@ -178,6 +182,8 @@ class Membership:
         ledger, due = self._ledger, LATER
         if ledger.budgets.changed:
             due = self._sent + BEAT
+        if self.gathers:
+            due = min(due, self._sent + GATHER)
         moved = ledger.room != self._room_then or ledger.held != self._held_then
         if ledger.head or moved or ledger.slots_free:
             self._active_at = now
@@ -357,9 +363,10 @@ class Membership:
             self._again = self._again or message.leave
             self._recalled = message.report.recall
             report = message.report
-            granted = [need for need in report.needs if need.ticket in reply.granted]
+            tickets = set(reply.granted)
+            granted = [need for need in report.needs if need.ticket in tickets]
             ledger.accept(message, reply, sum(need.drawn for need in granted))
-            answered = {*reply.granted, *(ticket for ticket, _ in reply.over)}
+            answered = tickets.union(ticket for ticket, _ in reply.over)
             self._open = tuple(each for each in self._open if each not in answered)
             # Slack would not spare calls in a budget of the head the way there.
             self._drawn = sum(need.drawn for need in granted if not need.budgets)
