@@ -337,6 +337,21 @@ def test_slack_of_a_member_that_does_not_answer_counts_as_used(store: Store) -> 
     assert (reply.view.missing, reply.view.missing_until) == (1, HOLD_FOR)
 
 
+def test_a_member_that_does_not_answer_keeps_nobody_from_asking_the_others(store: Store) -> None:
+    """What they have may be enough without it."""
+    store.send("cid", join=True)
+    store.send("bob", want=20)
+    store.send("ann", needs=(need(1, 90),))
+    store.time += RECALL_PATIENCE
+    store.send("ann")
+    assert store.send("cid", recall=1, want=10).lease == 10
+    reply = store.send("ann", needs=(need(2, 75),))
+    assert (reply.refused, reply.view.missing, reply.view.recall) == ((), 1, 2)
+    assert store.woken == {"cid"}
+    store.send("cid", recall=2)
+    assert store.send("ann", needs=(need(2, 75),)).granted == (2,)
+
+
 def test_a_second_recall_gives_no_more_time_for_the_first(store: Store) -> None:
     """Or a member that never answers would be waited for as long as others are short."""
     store.send("bob", want=1000)
@@ -376,6 +391,12 @@ def test_who_has_not_answered_the_recall_gets_no_slack(store: Store) -> None:
     store.time += CALM
     assert store.send("bob", keep=slack, want=1000).lease == slack
     assert store.send("bob", keep=0, recall=1, want=1000).lease == slack
+
+
+def test_a_lack_of_sessions_alone_keeps_nobody_from_slack(store: Store) -> None:
+    """No credits would help there."""
+    assert store.send("ann", needs=(need(1, 0, slots=3, counts=False),)).refused == (1,)
+    assert store.send("bob", want=10).lease == 10
 
 
 def test_members_see_what_callers_of_others_wait_for(store: Store) -> None:
