@@ -289,8 +289,6 @@ class SharedAccount(Account):
             self.wait_queue.review(now)
         else:
             self.wait_queue.pass_on(now)
-        if not self.wait_queue.queue:
-            membership.nobody_waits()
 
     def _store_failed(self, now: Instant, effects: Effects, message: Message, reason: str) -> None:
         membership = self.membership
