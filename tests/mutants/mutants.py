@@ -3476,8 +3476,8 @@ MUTANTS = [
     Mutant(
         "a need is refused although others have slack",
         "_core/shared_head.py",
-        "                    and not self._recall_for(queued, line, woken)\n",
-        "",
+        "            helped = self._recall_for(queued, line, woken)\n",
+        "            helped = 0\n",
         IN_STORES,
     ),
     Mutant(
@@ -3511,7 +3511,7 @@ MUTANTS = [
     Mutant(
         "a later need goes past an earlier one of another member",
         "_core/shared_head.py",
-        "            self._ahead += need.from_account\n",
+        "            self._ahead += need.from_account * callers\n",
         "",
         IN_STORES,
     ),
