@@ -197,9 +197,9 @@ class Membership:
         return due
 
     @property
-    def may_leave(self) -> bool:
-        """Whether the head has to hear that this process goes."""
-        return self._joined and self.under_way is None
+    def may_be_known(self) -> bool:
+        """Whether the head may know of this process, and has to hear that it goes."""
+        return self._joined or self.under_way is not None
 
     @property
     def joined(self) -> bool:
