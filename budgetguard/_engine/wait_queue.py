@@ -254,11 +254,11 @@ class WaitQueue:
                     for each in call.need.budgets
                 )
                 need = replace(call.need, granted=True, allowances=filled_up(allowances), over=None)
-                waiter.call = replace(call, need=need)
+                waiter.call, waiter.asked = replace(call, need=need), None
                 self._decide_again(waiter, NOBODY, now)
                 if not waiter.done:
                     # Something else holds it up. What was granted is slack from here on.
-                    waiter.call, waiter.asked = call, None
+                    waiter.call = call
             elif ticket in refused:
                 need = replace(call.need, refused_at=self._ledger.answers)
                 waiter.call, waiter.asked = replace(call, need=need), None
@@ -351,7 +351,11 @@ class WaitQueue:
         return call, decision
 
     def _remove(self, waiter: AdmissionWaiter) -> bool:
+        """Take a waiter out of the queue; returns whether it blocked others."""
         self.bounded.pop(waiter, None)
+        if waiter.asked is not None and waiter.hold is None:
+            # The head still has its need, and lends nothing meanwhile.
+            self.drawing = True
         return self._order.remove(waiter)
 
     def renewal(self, now: Instant) -> float:
