@@ -17,8 +17,9 @@ from budgetguard._core.balance import Balance
 from budgetguard._core.clock import Instant
 from budgetguard._core.debits import Bucket, Debits
 from budgetguard._core.head_state import DamagedState, NewerFormat, dump, load
-from budgetguard._core.member_record import MemberRecord, QueuedNeeds
+from budgetguard._core.member_record import MemberRecord
 from budgetguard._core.other_spenders import Belief, Checkpoint
+from budgetguard._core.queued_needs import QueuedNeeds
 from budgetguard._core.shared_budgets import SharedBudget, SharedBudgets
 from budgetguard._core.shared_head import SharedHead
 from budgetguard._core.snapshot import BalanceSnapshot

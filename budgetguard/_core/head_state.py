@@ -14,7 +14,8 @@ stored reply.
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from budgetguard._core.member_record import MemberRecord, QueuedNeeds
+from budgetguard._core.member_record import MemberRecord
+from budgetguard._core.queued_needs import QueuedNeeds
 from budgetguard._core.shared_budgets import SharedBudgets
 from budgetguard._core.shared_head import SharedHead
 from budgetguard._core.store_messages import (

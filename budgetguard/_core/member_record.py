@@ -4,34 +4,11 @@ from typing import Literal
 
 from budgetguard._core.debits import Debits, Kept
 from budgetguard._core.errors import DIED
+from budgetguard._core.queued_needs import QueuedNeeds
 from budgetguard._core.store_messages import NEVER, TICK, Need, Reply, Report
 
 MOST_BUCKETS = 64
 """Of each kind of debits. The whole state is read and written with a message, so it has to be small."""
-
-
-class QueuedNeeds:
-    """Callers in the queue of all members: of one member, in a row, and with the same `need` but for the ticket.
-
-    `order` is the place of the first one, `turn` the message that they came with. Their member was told that
-    those from the ticket `told` on cannot be met. A crowd of callers is a few of these, so that a message costs
-    by members and not by callers.
-    """
-
-    __slots__ = ("need", "order", "tickets", "told", "turn")
-
-    def __init__(self, need: Need, order: int, turn: int, tickets: list[int] | None = None) -> None:
-        self.need = need
-        self.order = order
-        self.turn = turn
-        self.tickets = [need.ticket] if tickets is None else tickets
-        self.told: int | None = None
-
-    @property
-    def untold(self) -> int:
-        """How many of them have no answer at all."""
-        told = self.told
-        return len(self.tickets) if told is None else sum(each < told for each in self.tickets)
 
 
 class MemberRecord:

@@ -31,19 +31,17 @@ Safety rests on these rules; `check` asserts what can be asserted about one stat
 Pure: no clock, no lock, no I/O. The server's clock is an argument. Amounts are integer micro-credits.
 """
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from heapq import merge
-from itertools import accumulate
-from operator import attrgetter
 
 from budgetguard._core.amounts import UNLIMITED
 from budgetguard._core.clock import Instant
 from budgetguard._core.head import AccountState
-from budgetguard._core.member_record import MemberRecord, QueuedNeeds
+from budgetguard._core.member_record import MemberRecord
 from budgetguard._core.other_spenders import MOST_CHECKPOINTS
+from budgetguard._core.queued_needs import QueuedNeeds, Remainder
 from budgetguard._core.shared_budgets import SharedBudgets
 from budgetguard._core.snapshot import BalanceSnapshot, Micro
 from budgetguard._core.store_messages import (
@@ -441,12 +439,12 @@ class SharedHead(AccountState):
 
     def _grant(self, name: str, member: MemberRecord, answers: Answers, woken: set[str]) -> None:
         """Grant a member's needs as far as they fit."""
-        line = _Line(self)
+        left = self._remainder()
         for whose, queued in self._waiting():
             if whose == name:
-                self._grant_some(name, member, queued, line, answers, woken)
+                self._grant_some(name, member, queued, left, answers, woken)
             elif self._in_budget(queued.need):
-                line.pass_by(queued)
+                left.pass_by(queued)
         member.needs = [each for each in member.needs if each.tickets]
 
     def _grant_some(
@@ -454,7 +452,7 @@ class SharedHead(AccountState):
         name: str,
         member: MemberRecord,
         queued: QueuedNeeds,
-        line: "_Line",
+        left: Remainder,
         answers: Answers,
         woken: set[str],
     ) -> None:
@@ -463,7 +461,7 @@ class SharedHead(AccountState):
         queued.tickets = []
         for place, ticket in enumerate(tickets):
             over = self.budgets.fits(need, self.now) if need.budgets else None
-            if over is None and line.fits(need):
+            if over is None and left.fits(need):
                 answers.granted.append(ticket)
                 member.lease += need.drawn
                 member.used += need.drawn
@@ -472,12 +470,12 @@ class SharedHead(AccountState):
                 if need.budgets:
                     windows = self.budgets.take(name, need, self.now)
                     answers.windows.append((ticket, windows))
-                line.take(need)
+                left.take(need)
                 continue
             # The others need the same, so they get the same answer.
             queued.tickets = tickets[place:]
             if over is None:
-                self._make_wait(queued, line, answers, woken)
+                self._make_wait(queued, left, answers, woken)
             elif self._is_final(need):
                 # In nobody's way, and no slack of others would help.
                 answers.over += [(each, over) for each in queued.tickets]
@@ -487,36 +485,45 @@ class SharedHead(AccountState):
     def _make_wait(
         self,
         queued: QueuedNeeds,
-        line: "_Line",
+        left: Remainder,
         answers: Answers,
         woken: set[str],
     ) -> None:
         """What is free is not enough: these wait for what members may give back, or are refused."""
         if self.granting and self.snapshot is not None:
-            helped = self._recall_for(queued, line, woken)
+            helped = self._recall_for(queued, left, woken)
             refused = queued.tickets[helped:]
             answers.refused += refused
             queued.told = refused[0] if refused else None
             if not queued.need.counts:
                 # Their callers have their answer, and block nobody until the member's next message.
                 del queued.tickets[helped:]
-        line.pass_by(queued)
+        left.pass_by(queued)
+
+    def _remainder(self) -> Remainder:
+        committed = self.leased + self.pending
+        return Remainder(
+            self.snapshot if self.granting else None,
+            committed,
+            self.slots_in_use,
+            lambda: ((name, each) for name, each in self.members.items() if not self.missing(each)),
+        )
 
     def _is_final(self, need: Need) -> bool:
         """Whether a need that its budget has no room for is answered, instead of waiting for open calls to end."""
         return self.granting and not (need.counts and self.budgets.may_free(need, self.now))
 
-    def _recall_for(self, queued: QueuedNeeds, line: "_Line", woken: set[str]) -> int:
+    def _recall_for(self, queued: QueuedNeeds, left: Remainder, woken: set[str]) -> int:
         """How many of these callers others may help that answer; if any, those are asked to give back.
 
         The callers' own member is one of them: it may have kept slack that they require.
         """
         need, waiting = queued.need, len(queued.tickets)
-        if line.left(need) < need.from_account * (waiting if need.counts else 1):
+        if left.above_floor(need) < need.from_account * (waiting if need.counts else 1):
             self.calm_until = self.now + CALM
-        helped = line.helped(queued)
+        helped = left.helped(queued)
         if helped:
-            others = line.others(queued.turn)
+            others = left.others(queued.turn)
             if all(self.members[each].recall >= self.recall for each in others):
                 self._recall()
             woken.update(others)
@@ -554,7 +561,7 @@ class SharedHead(AccountState):
         found: set[str] = set()
         if self.snapshot is None or not self.granting:
             return found
-        line = _Line(self)
+        left = self._remainder()
         for name, queued in self._waiting():
             news = name != besides and name not in found
             if not self._in_budget(queued.need):
@@ -562,9 +569,9 @@ class SharedHead(AccountState):
                 if news and self._is_final(queued.need):
                     found.add(name)
                 continue
-            if news and (line.fits(queued.need) or line.helped(queued) < queued.untold):
+            if news and (left.fits(queued.need) or left.helped(queued) < queued.untold):
                 found.add(name)
-            line.pass_by(queued)
+            left.pass_by(queued)
         return found
 
     # Balances and other news.
@@ -776,113 +783,6 @@ class SharedHead(AccountState):
         assert snapshot is None or max(snapshot.overlap, snapshot.ceiling_overlap) <= committed
         assert isinstance(self.leased, int)
         assert isinstance(self.pending, int)
-
-
-class _Line:
-    """What is left for one need after another, in order of arrival: sums are made once for all of them."""
-
-    __slots__ = (
-        "_ahead",
-        "_committed",
-        "_granting",
-        "_head",
-        "_slack",
-        "_slots",
-        "_slots_ahead",
-        "_snapshot",
-        "_turns",
-        "_untold",
-    )
-
-    def __init__(self, head: SharedHead) -> None:
-        self._head = head
-        self._snapshot = head.snapshot
-        self._granting = head.granting
-        self._committed = head.leased + head.pending
-        self._slots = head.slots_in_use
-        self._ahead = self._slots_ahead = 0
-        # Only where somebody is short: see `_sums`.
-        self._slack: int | None = None
-        self._turns: list[int] = []
-        self._untold: list[tuple[int, int]] = []
-
-    def left(self, need: Need) -> Micro:
-        """What is free above the floor of a need, behind those that came before it."""
-        assert self._snapshot is not None
-        before = self._snapshot.before_holds(need.extra)
-        return before - need.floor - self._committed - self._ahead
-
-    def others(self, turn: int) -> list[str]:
-        """Who may give back what a need lacks that came with the message of that number.
-
-        What a member used when it reported last, it may have finished since; or else it has no more to say.
-        """
-        found = []
-        for name, member in self._head.members.items():
-            told = member.turn >= turn
-            may = member.slack > 0 if told else member.lease > 0 or member.slots > 0
-            if may and not self._head.missing(member):
-                found.append(name)
-        return found
-
-    def helped(self, queued: QueuedNeeds) -> int:
-        """How many of these callers could be granted, if others gave back all that they may."""
-        need, helped = queued.need, len(queued.tickets)
-        amount, free = need.from_account, self.left(need)
-        credits, sessions = self._may_give_back(queued.turn)
-        if amount and free != UNLIMITED:
-            helped = min(helped, int(free + credits) // amount)
-        slots = self.slots_left(less=sessions)
-        if need.slots and slots != UNLIMITED:
-            helped = min(helped, int(slots) // need.slots)
-        if need.counts or helped <= 0:
-            return max(helped, 0)
-        # Where nobody blocks others, each may get what there is.
-        return len(queued.tickets)
-
-    def _may_give_back(self, turn: int) -> tuple[int, int]:
-        """Credits and sessions: slack of all, and what those use that have not reported since that turn."""
-        if self._slack is None:
-            self._sum()
-            assert self._slack is not None
-        credits, sessions = self._untold[bisect_left(self._turns, turn)]
-        return self._slack + credits, sessions
-
-    def _sum(self) -> None:
-        """Sum up what members hold, once for all needs, by the turn of their last message."""
-        answering = [each for each in self._head.members.values() if not self._head.missing(each)]
-        answering.sort(key=attrgetter("turn"))
-        self._slack = sum(each.slack for each in answering)
-        self._turns = [each.turn for each in answering]
-        used = accumulate((each.used for each in answering), initial=0)
-        slots = accumulate((each.slots for each in answering), initial=0)
-        # At each place: of those that reported before.
-        self._untold = list(zip(used, slots, strict=True))
-
-    def slots_left(self, *, less: int = 0) -> Micro:
-        """How many sessions may be opened; or might be, with so many `less` in use."""
-        assert self._snapshot is not None
-        return self._snapshot.slots - self._slots - self._slots_ahead + less
-
-    def fits(self, need: Need) -> bool:
-        """Whether it may be granted."""
-        if self._snapshot is None or not self._granting:
-            return False
-        amount = need.from_account
-        enough = not amount or self.left(need) >= amount
-        return enough and (not need.slots or self.slots_left() >= need.slots)
-
-    def take(self, need: Need) -> None:
-        """It is granted."""
-        self._committed += need.drawn
-        self._slots += need.slots
-
-    def pass_by(self, queued: QueuedNeeds) -> None:
-        """These are not, and those behind them must leave what they wait for."""
-        need, callers = queued.need, len(queued.tickets)
-        if need.counts:
-            self._ahead += need.from_account * callers
-            self._slots_ahead += need.slots * callers
 
 
 def _counted(causes: "Iterable[Counter[str | None]]") -> tuple[tuple[str | None, int], ...]:

@@ -109,7 +109,6 @@ class Membership:
         self.patience = 0.0
         self._levels: set[tuple[int, int]] = set()
         self._sole_spender: SoleSpender = "auto"
-        self._open: tuple[int, ...] = ()
         self._failures = 0
         self._retry_at = NEVER
         self._room_then = 0
@@ -198,9 +197,9 @@ class Membership:
         return due
 
     @property
-    def may_leave(self) -> bool:
-        """Whether the head has to hear that this process goes."""
-        return self._joined and self.under_way is None
+    def may_be_known(self) -> bool:
+        """Whether the head may know of this process, and has to hear that it goes."""
+        return self._joined or self.under_way is not None
 
     @property
     def joined(self) -> bool:
@@ -248,7 +247,6 @@ class Membership:
             again=again,
             whole=whole,
         )
-        self._open = tuple(need.ticket for need in wanted)
         if wanted:
             self._active_at = now.mono
         drawn = (need.drawn for need in wanted if not need.budgets)
@@ -325,10 +323,6 @@ class Membership:
         # At least two of the largest calls: the fast path leaves one in reserve.
         return max(int(self._pace * AHEAD), 2 * self._largest)
 
-    def nobody_waits(self) -> None:
-        """No caller of this process waits for the head any more."""
-        self._open = ()
-
     # The answer.
 
     def receive(self, message: Message, reply: Reply, now: Instant) -> bool:
@@ -366,8 +360,6 @@ class Membership:
             tickets = set(reply.granted)
             granted = [need for need in report.needs if need.ticket in tickets]
             ledger.accept(message, reply, sum(need.drawn for need in granted))
-            answered = tickets.union(ticket for ticket, _ in reply.over)
-            self._open = tuple(each for each in self._open if each not in answered)
             # Slack would not spare calls in a budget of the head the way there.
             self._drawn = sum(need.drawn for need in granted if not need.budgets)
             # What the head knows. What changed while the message was under way is told in the next.
@@ -385,7 +377,6 @@ class Membership:
             if reply.status == "old":
                 self._number = max(self._number, reply.number)
             self.news = [*message.news, *self.news]
-            self._open = ()
         return True
 
     def _vouch(self) -> None:

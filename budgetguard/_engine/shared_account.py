@@ -6,7 +6,6 @@ is due; here it is sent, on the private loop, and its reply becomes changes of t
 is admitted, what was refused is decided, and the balance and all figures are the head's.
 """
 
-import asyncio
 import hashlib
 import os
 import socket
@@ -245,16 +244,20 @@ class SharedAccount(Account):
     async def _farewell(self) -> None:
         """The interpreter exits: tell the head what finished, and that this process holds no more."""
         link = self._link
-        while link is not None and self.membership.joined:
-            message = self._change(self._last_message)
-            if message is not None:
-                self._change(self._receive, message, await link.exchange(message))
-                return
-            # Another message is under way.
-            await asyncio.sleep(0.001)
+        message = None if link is None else self._change(self._last_message)
+        while link is not None and message is not None:
+            message = self._change(self._told_last, message, await link.exchange(message))
+
+    def _told_last(
+        self, now: Instant, effects: Effects, message: Message, reply: Reply
+    ) -> Message | None:
+        self._receive(now, effects, message, reply)
+        # In the same change: others may still call, and what they need would go first.
+        return self._last_message(now, effects)
 
     def _last_message(self, now: Instant, _: Effects) -> Message | None:
-        if not self.membership.may_leave:
+        # If one is under way, that one once more: nothing may be there any more that would send it.
+        if not self.membership.may_be_known:
             return None
         return self.membership.build(now, self._member, tuple, leave=True)
 
@@ -289,8 +292,6 @@ class SharedAccount(Account):
             self.wait_queue.review(now)
         else:
             self.wait_queue.pass_on(now)
-        if not self.wait_queue.queue:
-            membership.nobody_waits()
 
     def _store_failed(self, now: Instant, effects: Effects, message: Message, reason: str) -> None:
         membership = self.membership

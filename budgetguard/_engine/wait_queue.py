@@ -78,7 +78,8 @@ class WaitQueue:
         self.drawing = False
         # Whether a caller came behind one that needs the same and waits for the head's answer: it can wait too.
         self.gathering = False
-        self._asked: set[tuple[object, ...]] = set()
+        # The last of each kind that the head was told of and has not answered yet.
+        self._asked: dict[tuple[object, ...], AdmissionWaiter] = {}
         # The waiters in budgets.
         self.bounded: dict[AdmissionWaiter, None] = {}
         # Wakes those that the change has decided about, for when its other effects are done.
@@ -224,7 +225,7 @@ class WaitQueue:
                 # Who waits for a refresh alone has its answer, until that has come.
                 if waits or need.refused_at != ledger.answers:
                     waiter.asked = waits
-                    self._asked.add(_kind(call, counts=waits))
+                    self._asked[_kind(call, counts=waits)] = waiter
                     found.append((waiter, waits))
             if self._order.counts(waiter):
                 ahead = QueuedAhead(ahead.amount + need.from_account, ahead.slots + need.slots)
@@ -253,11 +254,11 @@ class WaitQueue:
                     for each in call.need.budgets
                 )
                 need = replace(call.need, granted=True, allowances=filled_up(allowances), over=None)
-                waiter.call = replace(call, need=need)
+                waiter.call, waiter.asked = replace(call, need=need), None
                 self._decide_again(waiter, NOBODY, now)
                 if not waiter.done:
                     # Something else holds it up. What was granted is slack from here on.
-                    waiter.call, waiter.asked = call, None
+                    waiter.call = call
             elif ticket in refused:
                 need = replace(call.need, refused_at=self._ledger.answers)
                 waiter.call, waiter.asked = replace(call, need=need), None
@@ -267,7 +268,7 @@ class WaitQueue:
                 self.bounded[waiter] = None
                 self._decide_again(waiter, self._order.ahead_of(waiter), now)
             elif waiter.asked is not None:
-                self._asked.add(_kind(call, counts=waiter.asked))
+                self._asked[_kind(call, counts=waiter.asked)] = waiter
 
     def offered(self, now: Instant) -> None:
         """A response carried a balance: nobody requested it, but decisions may use it."""
@@ -350,7 +351,11 @@ class WaitQueue:
         return call, decision
 
     def _remove(self, waiter: AdmissionWaiter) -> bool:
+        """Take a waiter out of the queue; returns whether it blocked others."""
         self.bounded.pop(waiter, None)
+        if waiter.asked is not None and waiter.hold is None:
+            # The head still has its need, and lends nothing meanwhile.
+            self.drawing = True
         return self._order.remove(waiter)
 
     def renewal(self, now: Instant) -> float:
@@ -448,7 +453,7 @@ class WaitQueue:
             return True
         if isinstance(decision, Draw):
             waits = self._may_wait(waiter, now)
-            if waiter.asked is None and _kind(waiter.call, counts=waits) in self._asked:
+            if waiter.asked is None and self._is_behind_its_like(waiter, counts=waits):
                 self.gathering = True
             elif waiter.asked != waits:
                 self.drawing = True
@@ -457,6 +462,11 @@ class WaitQueue:
         else:
             self._schedule.due_for_callers(decision.refresh_at)
         return False
+
+    def _is_behind_its_like(self, waiter: AdmissionWaiter, *, counts: bool) -> bool:
+        """Whether one that needs the same waits for the head's answer."""
+        like = self._asked.get(_kind(waiter.call, counts=counts))
+        return like is not None and like.asked is not None and not like.done
 
     def _as_it_is(
         self, call: Call, decision: Wait | Draw, ahead: QueuedAhead, now: Instant

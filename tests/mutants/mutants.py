@@ -621,15 +621,15 @@ MUTANTS = [
     Mutant(
         "except Exception, in a wait",
         "_engine/waiters.py",
-        "                if patience.cancelled_caught:\n                    decider.overdue()\n        except BaseException:",
-        "                if patience.cancelled_caught:\n                    decider.overdue()\n        except Exception:",
+        "                        return\n                    decider.overdue()\n        except BaseException:",
+        "                        return\n                    decider.overdue()\n        except Exception:",
         "tests/guard/test_cancellation.py",
     ),
     Mutant(
         "a signal takes effect only at the end of a wait",
         "_engine/waiters.py",
-        "waker.wait(min(patience, SIGNAL_CHECK)) and patience <= SIGNAL_CHECK",
-        "waker.wait(patience)",
+        "if waker.wait(min(patience, SIGNAL_CHECK)):",
+        "if waker.wait(patience):",
         "tests/process/test_interrupts.py",
     ),
     Mutant(
@@ -3461,7 +3461,7 @@ MUTANTS = [
     ),
     Mutant(
         "a need is granted below its floor",
-        "_core/shared_head.py",
+        "_core/queued_needs.py",
         "        return before - need.floor - self._committed - self._ahead",
         "        return before - self._committed - self._ahead",
         IN_STORES,
@@ -3476,8 +3476,8 @@ MUTANTS = [
     Mutant(
         "a need is refused although others have slack",
         "_core/shared_head.py",
-        "                    and not self._recall_for(queued, line, woken)\n",
-        "",
+        "            helped = self._recall_for(queued, left, woken)\n",
+        "            helped = 0\n",
         IN_STORES,
     ),
     Mutant(
@@ -3510,9 +3510,51 @@ MUTANTS = [
     ),
     Mutant(
         "a later need goes past an earlier one of another member",
-        "_core/shared_head.py",
-        "            self._ahead += need.from_account\n",
+        "_core/queued_needs.py",
+        "            self._ahead += need.from_account * callers\n",
         "",
         IN_STORES,
+    ),
+    Mutant(
+        "a caller that was awake returns before its reports",
+        "_engine/waiters.py",
+        "return self.done and (self._woken or self._settled_on == get_ident())",
+        "return self.done",
+        "tests/guard/test_order_of_reports.py",
+    ),
+    Mutant(
+        "a member is woken again before it could answer",
+        "_core/shared_head.py",
+        "if member is not None and self.now >= member.woken_at + WAKE_AGAIN:",
+        "if member is not None:",
+        "tests/test_shared_head.py",
+    ),
+    Mutant(
+        "who waits in vain is told so with every report of others",
+        "_core/shared_head.py",
+        "left.helped(queued) < queued.untold",
+        "left.helped(queued) < len(queued.tickets)",
+        "tests/test_shared_head.py",
+    ),
+    Mutant(
+        "callers that come later stand in for those that have waited",
+        "_core/member_record.py",
+        "if queued and before is last and need.like(queued[-1].need):",
+        "if queued and need.like(queued[-1].need):",
+        "tests/test_needs_in_a_row.py",
+    ),
+    Mutant(
+        "each caller of a crowd sends a message",
+        "_engine/wait_queue.py",
+        "                self.gathering = True\n",
+        "                self.drawing = True\n",
+        "tests/stores/test_crowds.py",
+    ),
+    Mutant(
+        "the head keeps the need of a caller that has left",
+        "_engine/wait_queue.py",
+        "        if waiter.asked is not None and waiter.hold is None:\n",
+        "        if False:\n",
+        "tests/stores/test_crowds.py",
     ),
 ]

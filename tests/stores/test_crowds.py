@@ -99,3 +99,17 @@ def test_a_crowd_whose_head_is_silent_asks_again(world: World) -> None:
     # The other process has had its time to answer by now.
     world.advance(1.5)
     assert all(isinstance(each.outcome(), InsufficientCredits) for each in callers)
+
+
+def test_who_leaves_without_an_answer_is_taken_out_of_the_head(world: World) -> None:
+    """Nothing is lent while somebody is short, and nobody is any more."""
+    world.open()
+    Elsewhere(world)
+    callers = crowd(world, 2, 1)
+    [head] = world.store.heads.values()
+    assert head.somebody_waits
+    world.guards[0].close()
+    for each in callers:
+        assert isinstance(each.outcome(), RuntimeError)
+    world.settle()
+    assert not head.somebody_waits
