@@ -194,8 +194,9 @@ class SharedAccount(Account):
     def _plan(self, now: Instant, launches: Effects) -> None:
         super()._plan(now, launches)
         membership = self.membership
-        membership.waits = bool(self.wait_queue.queue)
-        if membership.ready(now, drawing=self.wait_queue.drawing):
+        queue = self.wait_queue
+        membership.waits, membership.gathers = bool(queue.queue), queue.gathering
+        if membership.ready(now, drawing=queue.drawing):
             message = membership.build(now, self._member, partial(self._needs, now))
             launches.append(partial(self._send, message))
         alarm = membership.alarm(now)
@@ -261,8 +262,9 @@ class SharedAccount(Account):
         return self.membership.build(now, self._member, tuple, leave=True)
 
     def _hear_hint(self) -> None:
-        self.membership.nudged = True
-        self.flush()
+        if self.membership.listens:
+            self.membership.nudged = True
+            self.flush()
 
     def _receive(self, now: Instant, effects: Effects, message: Message, reply: Reply) -> None:
         membership, ledger = self.membership, self.ledger
@@ -285,13 +287,11 @@ class SharedAccount(Account):
         windows = ledger.budgets.granted
         granted = {ticket: windows.get(ticket, ()) for ticket in reply.granted}
         over = {ticket: ledger.budgets.over(budget, now) for ticket, budget in reply.over}
-        self.wait_queue.answered(now, granted, reply.refused, over)
+        self.wait_queue.answered(now, granted, set(reply.refused), over)
         if changed or reply.refused or was_away is not None or reply.status != "done":
             self.wait_queue.review(now)
         else:
             self.wait_queue.pass_on(now)
-        if not self.wait_queue.queue:
-            membership.nobody_waits()
 
     def _store_failed(self, now: Instant, effects: Effects, message: Message, reason: str) -> None:
         membership = self.membership
