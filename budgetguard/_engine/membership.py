@@ -192,11 +192,6 @@ class Membership:
         return due
 
     @property
-    def may_leave(self) -> bool:
-        """Whether the head has to hear that this process goes."""
-        return self._joined and self.under_way is None
-
-    @property
     def joined(self) -> bool:
         """Whether the head knows of this process."""
         return self._joined
@@ -380,6 +375,13 @@ class Membership:
             self.news = [*message.news, *self.news]
             self._open = ()
         return True
+
+    def part(self) -> None:
+        """The link was given up. Whoever still uses the account joins as another member."""
+        if self.under_way is not None:
+            self.under_way = None
+            self._ledger.disregard()
+        self._joined, self._again, self._whole, self.epoch = False, True, True, ""
 
     def _vouch(self) -> None:
         hold_for = self._terms.hold_for

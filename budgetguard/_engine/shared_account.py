@@ -90,6 +90,8 @@ class SharedAccount(Account):
         ledger = LeasedLedger(self._budgets)
         self.membership = Membership(self.store, ledger, self._member_terms)
         self._link: Link | None = None
+        # What carries the message that is under way.
+        self._carrier: asyncio.Task[object] | None = None
         self._landed: Failure | None = None
         self._lease_lost = False
         self._told = _Told()
@@ -228,6 +230,7 @@ class SharedAccount(Account):
         link = self._link
         if link is None or message is not self.membership.under_way:
             return
+        self._carrier = asyncio.current_task()
         try:
             reply = await link.exchange(message)
         except StoreUnavailable as error:
@@ -242,20 +245,48 @@ class SharedAccount(Account):
             link.listen(self._hear_hint if self.membership.listens else None)
 
     async def _farewell(self) -> None:
-        """The interpreter exits: tell the head what finished, and that this process holds no more."""
+        """Tell the head what finished, and that this process holds no more; raises StoreUnavailable."""
         link = self._link
         while link is not None and self.membership.joined:
+            carrier = self._carrier
+            if carrier is not None and not carrier.done():
+                await asyncio.wait([carrier])
+                continue
             message = self._change(self._last_message)
             if message is not None:
                 self._change(self._receive, message, await link.exchange(message))
-                return
-            # Another message is under way.
-            await asyncio.sleep(0.001)
+            else:
+                # It is about to be carried.
+                await asyncio.sleep(0.001)
 
     def _last_message(self, now: Instant, _: Effects) -> Message | None:
-        if not self.membership.may_leave:
+        """The one that was lost, or else the last one; None while another one is to be carried."""
+        if self.membership.under_way is not None and self.ledger.away is None:
             return None
         return self.membership.build(now, self._member, tuple, leave=True)
+
+    def retire(self) -> None:
+        """Nobody in this process uses the account any more: leave the store, and let others forget it."""
+        if self._link is not None:
+            try:
+                self.runtime.submit(self._retire)
+            except Exception:  # noqa: BLE001  no thread for a loop, or it is stopped
+                self._part()
+
+    async def _retire(self) -> None:
+        try:
+            await self._farewell()
+        except StoreUnavailable:
+            pass  # then its members are given up as dead, and had nothing
+        finally:
+            self._part()
+
+    def _part(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            self.membership.part()
+            self.runtime.drop_farewell(self._farewell)
+            link.close()
 
     def _hear_hint(self) -> None:
         self.membership.nudged = True
@@ -424,6 +455,10 @@ class SharedAccount(Account):
     def _quiet(self, now: Instant, effects: Effects) -> bool:
         ledger, membership = self.ledger, self.membership
         told = membership.under_way is None and not (ledger.head or membership.news)
+        history = ledger.history
+        # The head has these, and would hear them again if it lost what it knows.
+        stamps = (history.settled.last_clears_at, history.kept.last_clears_at)
+        told = told and not any(stamp is not None and stamp > now.mono for stamp in stamps)
         return told and ledger.room <= 0 and super()._quiet(now, effects)
 
 

@@ -96,6 +96,7 @@ class MemoryLink:
 
     def __init__(self, store: MemoryStore, account: str, runtime: "Runtime", member: str) -> None:
         self.member = member
+        self.closed = False
         self._store = store
         self._account = account
         self._runtime = runtime
@@ -125,7 +126,7 @@ class MemoryLink:
 
     def close(self) -> None:
         """Nobody listens any more."""
-        self._hear = None
+        self._hear, self.closed = None, True
 
     def _heard(self) -> None:
         if self._hear is not None:
