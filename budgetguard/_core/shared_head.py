@@ -709,6 +709,7 @@ class SharedHead(AccountState):
             granting=self.granting,
             granting_at=self._granting_at(),
             holders=sum(each.lease > 0 for each in members),
+            slot_holders=sum(each.slots > 0 for each in members),
             queued=sum(each.from_account for each in queued),
             queued_slots=sum(each.slots for each in queued),
             budgets=() if report is None else self._mentioned(report),
