@@ -38,11 +38,14 @@ class StoredHeads:
         self._known: dict[str, StoredHead] = {}
         # The last revision that this process was told to be in the file for good.
         self._told: dict[str, int] = {}
+        # What the transaction that is under way has written.
+        self._written: dict[str, int] = {}
         self._version: tuple[int, int] | None = None
         self._fresh: set[str] = set()
 
     def begin(self, connection: sqlite3.Connection) -> bool:
         """A transaction has begun; returns whether another process has written since the last one."""
+        self._written.clear()
         [(version,)] = connection.execute("PRAGMA data_version")
         seen = (self._file.connections, version)
         if seen == self._version:
@@ -107,10 +110,11 @@ class StoredHeads:
             "ON CONFLICT DO UPDATE SET revision = excluded.revision, origin = excluded.origin",
             (account, known.revision, known.origin),
         )
+        self._written[account] = known.revision
 
-    def committed(self, account: str) -> None:
+    def committed(self) -> None:
         """What was written is in the file for good."""
-        self._told[account] = self._known[account].revision
+        self._told.update(self._written)
 
     def drop(self, account: str) -> None:
         """What is known of this head may be wrong."""
