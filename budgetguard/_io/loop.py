@@ -244,6 +244,8 @@ class Runtime:
 
     def stop(self) -> None:
         """Cancel the tasks, close the clients, end the thread and the loop; waits at most 0.3 s."""
+        if self.stopping:  # `at_exit` may call twice
+            return
         self.stopping = True
         loop = self._made.get("loop")
         if loop is None:

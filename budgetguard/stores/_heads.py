@@ -41,7 +41,7 @@ class StoredHeads:
         self._known: dict[str, StoredHead] = {}
         # The last revision that this process was told to be in the file for good.
         self._told: dict[str, int] = {}
-        # What the transaction that is under way has written.
+        # Those that this transaction wrote.
         self._written: dict[str, int] = {}
         self._version: tuple[int, int] | None = None
         self._fresh: set[str] = set()
@@ -123,7 +123,8 @@ class StoredHeads:
 
     def committed(self) -> None:
         """What was written is in the file for good."""
-        self._told.update(self._written)
+        self._told |= self._written
+        self._written.clear()
 
     def unused(self, connection: sqlite3.Connection, most: int, now: float) -> list[str]:
         """Of so many accounts, in turn, those whose last message was `UNUSED_FOR` before `now`, or in another boot."""
@@ -162,6 +163,7 @@ class StoredHeads:
         """What is known of the file may be wrong: it is read again."""
         self._known.clear()
         self._fresh.clear()
+        self._written.clear()
         self._version = None
 
 

@@ -9,17 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from member_process import MemberProcess, lines_of
-from spender import ACCOUNT, MICRO, Spender
+from member_process import MemberProcess, lines_of, until
+from spender import ACCOUNT, Spender
+from staging import Caller
 
-from budgetguard._core.clock import SYSTEM
 from budgetguard._core.errors import ConfigurationError
-from budgetguard._core.store_messages import Join, Message, Reply, Report
 from budgetguard._engine.account_registry import runtime
 from budgetguard.stores import SQLiteStore
-from budgetguard.stores._living import LivingMembers
-from budgetguard.stores._store_file import StoreFile
-from budgetguard.stores._transactions import StoreLetter, StoreTransactions
+from budgetguard.stores._processes import PROCESS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no store in a file there")
 
@@ -153,26 +150,15 @@ def test_a_timeout_is_a_duration(path: Path, timeout: float) -> None:
         SQLiteStore(path, timeout=timeout)
 
 
-def test_one_may_leave_in_the_transaction_in_which_another_one_spends(path: Path) -> None:
-    """Both are members of one process, as when an account was dropped there and is made again."""
-    process = "1" * 16
-    file = StoreFile(str(path), lambda: False)
-    transactions = StoreTransactions(file, LivingMembers(f"{path}-members", process))
-
-    def run(*messages: Message) -> list[Reply]:
-        letters = [StoreLetter(ACCOUNT, each) for each in messages]
-        answers, _ = transactions.run(letters, SYSTEM.monotonic() + 60)
-        return [answer for answer in answers if isinstance(answer, Reply)]
-
-    one, other = (f"{process}.{number}" for number in (1, 2))
-    try:
-        first, _ = run(*(Message(each, 1, "", join=Join(None)) for each in (one, other)))
-        spends = Report(used=MICRO, running=1)
-        replies = run(
-            Message(one, 2, first.epoch, leave=True), Message(other, 2, first.epoch, report=spends)
-        )
-        assert [(each.status, each.lease) for each in replies] == [("done", 0), ("done", MICRO)]
-        [again] = run(Message(other, 3, first.epoch, report=spends))
-        assert (again.epoch, again.view.members, again.view.leased) == (first.epoch, 1, MICRO)
-    finally:
-        file.close()
+def test_members_of_one_process_leave_at_once(path: Path) -> None:
+    """In one transaction, and each of them hears that it has left."""
+    pair = [Spender(str(path)), Spender(str(path))]
+    for each in pair:
+        each.join()
+    worker = PROCESS.workers[str(path)]
+    worker.pause()
+    callers = [Caller(each.leave) for each in pair]
+    until(lambda: len(worker._waiting) == len(pair))
+    worker.resume()
+    assert [caller.outcome().status for caller in callers] == ["done"] * len(pair)
+    assert Spender(str(path)).join().view.members == 1
