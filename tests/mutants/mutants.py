@@ -4328,8 +4328,8 @@ MUTANTS = [
     Mutant(
         "another start of the machine keeps the heads",
         "stores/_heads.py",
-        'here = f"{self._file.inode} {boot_id()}"',
-        'here = f"{self._file.inode}"',
+        'return f"{self._file.inode} {boot_id()}"',
+        'return f"{self._file.inode}"',
         IN_FILES,
     ),
     Mutant(
