@@ -9,6 +9,7 @@ import pytest
 from budgetguard._core.balance import Balance
 from budgetguard._core.clock import SYSTEM
 from budgetguard._core.store_messages import (
+    NEVER,
     BudgetUse,
     Debit,
     Exhausted,
@@ -42,6 +43,7 @@ class Process:
         self.transactions = StoreTransactions(self.file, self.living)
         self.epochs: dict[str, str] = {}
         self.numbers: dict[str, int] = {}
+        self.seen: dict[str, float] = {}
 
     def send(
         self,
@@ -62,6 +64,7 @@ class Process:
             f"{self.token}.1",
             number,
             epoch,
+            self.seen.get(account, NEVER),
             report=report,
             join=None if epoch else Join(None),
             refresh_after=None if epoch else float("-inf"),
@@ -74,7 +77,7 @@ class Process:
         [answer], _ = self.transactions.run([letter], SYSTEM.monotonic() + 60)
         assert isinstance(answer, Reply)
         assert answer.status == "done"
-        self.epochs[account] = answer.epoch
+        self.epochs[account], self.seen[account] = answer.epoch, answer.view.now
         return answer
 
     def spend(self, account: str) -> None:
@@ -163,11 +166,12 @@ def test_whoever_comes_after_it_is_gone_needs_a_new_balance(machine: Machine) ->
 
 
 def test_a_living_member_keeps_its_account(machine: Machine) -> None:
-    """However long it is silent."""
+    """However long it is silent, and nobody else moves its clock on."""
     here = machine.process()
     here.spend(OLD)
     assert machine.visit(400 * DAY) == {OLD, NEW}
-    assert here.send(OLD, report=Report(used=10 * MICRO, running=1)).lease == 10 * MICRO
+    told = here.send(OLD, report=Report(used=10 * MICRO, running=1))
+    assert (told.lease, told.view.now) == (10 * MICRO, pytest.approx(0, abs=60))
 
 
 @pytest.mark.parametrize(
