@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from member_process import MemberProcess, stop
+from member_process import MemberProcess, stop, until
 from spender import ACCOUNT, Spender, reason_of
 
 from budgetguard.stores import _store_errors as words
@@ -87,6 +87,24 @@ def test_an_old_log_is_not_written_over_newer_pages(
     assert reply.view.snapshot is not None
     assert reply.view.snapshot.credits == 70_000_000
     assert revision(path) == 5
+
+
+def test_an_old_log_is_not_written_over_newer_pages_at_the_end(
+    path: Path, member: Callable[..., MemberProcess]
+) -> None:
+    """Likewise where this process only closes the file."""
+    here = Spender(str(path))
+    here.join()
+    touch(path)
+    pass_by(path)
+    other = member()
+    other.do("join")
+    other.do("look", credits=70)
+    other.kill()
+    here.link.close()
+    file = PROCESS.workers[here.store.path]._file
+    until(lambda: file.connection is None)
+    assert member().do("join")["credits"] == 70
 
 
 def test_a_commit_into_a_deleted_log_is_not_told(path: Path) -> None:
