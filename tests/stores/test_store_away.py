@@ -186,9 +186,9 @@ def test_slack_that_the_balance_does_not_cover_any_more_is_not_used(world: World
     provider = world.open()
     lend(world)
     first, second = world.guards[:2]
-    call = first.require_credits(min=2, name="call")(lambda: "done")
+    call = first.require_credits(min=1, name="call")(lambda: "done")
     assert call() == "done"
-    provider.credits = 1
+    provider.credits = 0
     world.clock.advance(1)
     second.balance(max_age=0)
     world.hear(first)
