@@ -254,6 +254,28 @@ def test_a_full_disk(path: Path, written: Spender) -> None:
     assert long[0][1] in state
 
 
+def test_a_disk_that_is_full_at_the_commit(path: Path, written: Spender) -> None:
+    """What was not committed is not taken for written: the message is handled again, and all of it is."""
+    file = PROCESS.workers[str(path)]._file
+    commit, left = file.commit, [None]
+
+    def full() -> None:
+        if left:
+            left.pop()
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+        commit()
+
+    file.commit = full  # type: ignore[method-assign]
+    assert reason_of(lambda: written.beat(used=7)) == words.full(str(path))
+    assert written.again().lease == 7_000_000
+    with sqlite3.connect(path) as reader:
+        [(state,)] = reader.execute("SELECT state FROM parts WHERE part = 'members'")
+    reader.close()
+    assert json.loads(state)["lease"] == 7_000_000
+
+
 def can_mount(folder: Path) -> bool:
     """Whether this process may have a small disk of its own."""
     done = subprocess.run(

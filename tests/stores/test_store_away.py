@@ -91,6 +91,18 @@ def test_nobody_waits_longer_for_a_store_than_its_timeout(world: World) -> None:
     world.guards[0].acquire(10).release()
 
 
+def test_who_waits_for_a_balance_is_told_that_the_store_is_away(world: World) -> None:
+    """At once: nobody gives this process the right to refresh."""
+    store: MemoryStore = world.store
+    world.open()
+    world.clock.advance(6)
+    store.away = AWAY
+    error = Caller(lambda: world.guards[0].balance(max_age=0)).outcome()
+    assert isinstance(error, BalanceUnavailable)
+    assert error.reason == AWAY
+    store.away = None
+
+
 def test_a_caller_with_time_is_let_in_once_the_store_is_back(world: World) -> None:
     """It has not been refused meanwhile, or has been with the store's reason."""
     store: MemoryStore = world.store
