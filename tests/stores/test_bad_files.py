@@ -15,7 +15,7 @@ import pytest
 from spender import ACCOUNT, Spender, reason_of
 
 from budgetguard._core.errors import ConfigurationError
-from budgetguard._core.store_messages import Join
+from budgetguard._core.store_messages import Debit, Join, Report
 from budgetguard.stores import SQLiteStore, _machine, _store_file
 from budgetguard.stores import _store_errors as words
 from budgetguard.stores._processes import PROCESS
@@ -268,12 +268,13 @@ def test_a_disk_that_is_full_at_the_commit(path: Path, written: Spender) -> None
         commit()
 
     file.commit = full  # type: ignore[method-assign]
-    assert reason_of(lambda: written.beat(used=7)) == words.full(str(path))
-    assert written.again().lease == 7_000_000
+    report = Report(settled=(Debit(7_000_000, 60.0),))
+    assert reason_of(lambda: written.send(report=report)) == words.full(str(path))
+    assert written.again().view.settled == 7_000_000
     with sqlite3.connect(path) as reader:
-        [(state,)] = reader.execute("SELECT state FROM parts WHERE part = 'members'")
+        [(state,)] = reader.execute("SELECT state FROM parts WHERE part = 'debits'")
     reader.close()
-    assert json.loads(state)["lease"] == 7_000_000
+    assert "7000000" in state
 
 
 def can_mount(folder: Path) -> bool:
