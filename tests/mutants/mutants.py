@@ -4472,4 +4472,18 @@ MUTANTS = [
         "True",
         IN_HEAD,
     ),
+    Mutant(
+        "a file that was replaced while it was opened is taken",
+        "stores/_store_file.py",
+        "if files[0] is None or files[0] != before or None in files:",
+        "if files[0] is None or None in files:",
+        IN_FILES,
+    ),
+    Mutant(
+        "who waits for a refresh through a store that is away waits on",
+        "_engine/shared_account.py",
+        "            self._schedule.land(refresh, failure, now)\n            membership.ask_to_refresh(None)\n        if first:",
+        "            pass\n        if first:",
+        IN_WORLDS,
+    ),
 ]
