@@ -146,6 +146,16 @@ def test_a_lease_is_what_is_used_what_is_kept_and_what_is_granted(store: Store) 
     assert store.head.free(0, 0) == 75
 
 
+def test_callers_one_after_the_other_are_granted_by_their_own_guards_settings(
+    store: Store,
+) -> None:
+    """Credits that the provider does not report, and a floor, count for those alone that have them."""
+    needs = (need(1, 60, extra=20), need(2, 60))
+    assert store.send("ann", needs=needs).granted == (1,)
+    needs = (need(3, 10), need(4, 10, floor=90))
+    assert store.send("ann", needs=needs).granted == (3,)
+
+
 def test_what_one_message_is_granted_fits_together(store: Store) -> None:
     """Each need leaves less credits and sessions for the next; what is granted is used, and no slack."""
     reply = store.send("ann", needs=(need(1, 60), need(2, 50), need(3, 40)))
@@ -430,6 +440,13 @@ def test_a_need_is_granted_by_the_account_and_its_budget_or_not_at_all(store: St
     reply = store.send("ann", used=100, budgets=use(0, 20), needs=needs[1:2])
     assert (reply.over, reply.refused, reply.lease) == (((2, "user"),), (), 100)
     assert store.head.members["ann"].needs == []
+
+
+def test_what_was_set_aside_before_is_not_drawn_again(store: Store) -> None:
+    """Beside a caller that needs the same and has nothing set aside."""
+    aside = need(1, 20, budgets=user(40), reserved=True)
+    reply = store.send("ann", needs=(aside, need(2, 20, budgets=user(40))))
+    assert (reply.granted, reply.lease) == ((1, 2), 20)
 
 
 def test_a_need_waits_for_what_open_calls_may_free_of_its_budget(store: Store) -> None:
