@@ -66,7 +66,7 @@ class MemberTerms:
     hold_for: float | None
     topup_step: int | None
     unit: str | None
-    words: tuple[tuple[str, str], ...]
+    words: tuple[tuple[str, str], ...] = ()
 
 
 class Membership:

@@ -79,15 +79,16 @@ class SharedAccount(Account):
             hold_for=hold_for if store.expires else None,
             topup_step=provider.topup_step,
             unit=provider.unit,
-            words=described(provider.name),
         )
+        self._provider_name = provider.name
         super().__init__(provider, runtime, find_runtime)
 
     def _new_ledger(self) -> LeasedLedger:
         # Not new ones in a forked child: those that its parent made are as good there.
         self._budgets.begin()
         ledger = LeasedLedger(self._budgets)
-        self.membership = Membership(self.store, ledger, self._member_terms)
+        terms = replace(self._member_terms, words=described(self._provider_name))
+        self.membership = Membership(self.store, ledger, terms)
         self._link: Link | None = None
         self._landed: Failure | None = None
         self._lease_lost = False

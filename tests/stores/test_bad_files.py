@@ -86,6 +86,27 @@ def test_no_directory(tmp_path: Path) -> None:
     )
 
 
+def test_a_file_in_place_of_the_directory(tmp_path: Path) -> None:
+    """Creating a directory would not help."""
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(ConfigurationError, match=r"notes is a file, and no file can be in it"):
+        SQLiteStore(tmp_path / "notes" / "credits.db")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("~/credits.db", 'does not expand "~": pass Path'),
+        ("sqlite:credits.db", "takes the path of a file that its processes share"),
+        ("redis://localhost/0", "takes the path of a file that its processes share"),
+    ],
+)
+def test_what_is_no_path(given: str, said: str) -> None:
+    """A shell's abbreviation and a URL would be taken for directories that do not exist."""
+    with pytest.raises(ConfigurationError, match=said):
+        SQLiteStore(given)
+
+
 def test_not_a_database(path: Path) -> None:
     """The file is left as it is."""
     path.write_text("my notes, which are long enough to be read as the header of a database" * 20)
