@@ -81,6 +81,7 @@ def test_a_dropped_account_has_no_member_in_the_file(tmp_path: Path) -> None:
         worker = PROCESS.workers[world.store.path]
         assert len(worker._open) == ACCOUNTS
         world.advance(5)
+        until(lambda: all(account.quiet() for each in accounts if (account := each()) is not None))
         sweep(world)
         until(lambda: not (worker._open or world.runtimes[0]._farewells))
         world.advance(12)
