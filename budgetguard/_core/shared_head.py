@@ -298,7 +298,8 @@ class SharedHead(AccountState):
         )
         member.reply = reply
         self._forget()
-        view = self._view(name, report, debits=bool(report.needs))
+        unmet = bool(answers.refused or answers.over or member.needs)
+        view = self._view(name, report, debits=unmet)
         # Only now: what is forgotten is as if it had never been there, and is shown once more before.
         self.budgets.forget(self.now)
         return replace(reply, view=view)
@@ -427,12 +428,7 @@ class SharedHead(AccountState):
     @property
     def somebody_waits(self) -> bool:
         """Whether any need is not met, but for those that only their own budgets have no room for."""
-        return any(
-            self._in_budget(queued.need)
-            for member in self.members.values()
-            if member.needs and self._answers(member)
-            for queued in member.needs.values()
-        )
+        return any(self._in_budget(queued.need) for _, queued in self._waiting())
 
     def _in_budget(self, need: Need) -> bool:
         return not need.budgets or self.budgets.fits(need, self.now) is None

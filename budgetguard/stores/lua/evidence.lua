@@ -1,0 +1,263 @@
+-- The balance, and what balances tell about spenders outside the store: see head.py and other_spenders.py.
+
+local MOST_CHECKPOINTS = 4
+local copy, pending, snapshot_from, before_holds, in_unit, lose_track, cost_less, forget_charges, apply,
+    refuse, limit_key, pause
+do
+
+local LONGEST_SPELL, NOISE, CHECKPOINT_EVERY = 86400, 10, 120
+
+function copy(record)
+    local new = {}
+    for name, value in pairs(record) do new[name] = value end
+    return new
+end
+
+function pending() return plus(A.settled, A.kept) end
+
+-- A snapshot from the wire. Its `text` is the balance as the member wrote it, which nobody reads here.
+function snapshot_from(given_, mono, wall)
+    local function bounded(value) return value == nil and huge or amount_from(value) end
+    return {
+        mono = mono, wall = wall, text = given_.text, unit = given_.unit, limit = given_.limit or false,
+        emptied = false, credits = bounded(given_.credits), ceiling = bounded(given_.ceiling),
+        cap = bounded(given_.cap), slots = given_.slots or huge, refused_until = false,
+        overlap = 0, ceiling_overlap = 0,
+    }
+end
+
+function before_holds(snapshot, extra)
+    if snapshot.refused_until then return 0 end
+    return least(
+        plus(plus(snapshot.credits, snapshot.overlap), extra),
+        plus(snapshot.ceiling, snapshot.ceiling_overlap)
+    )
+end
+
+local function refused(snapshot, until_)
+    local new = copy(snapshot)
+    new.emptied, new.refused_until = true, until_
+    return new
+end
+
+function in_unit(snapshot)
+    if not A.unit then A.unit = snapshot.unit end
+    if snapshot.unit == A.unit then return snapshot end
+    if snapshot.unit ~= "credits" then return nil end
+    local new = copy(snapshot)
+    new.unit = A.unit
+    return new
+end
+
+-- Other spenders.
+
+local function forget_residuals() E.residual, E.ceiling_residual, E.checkpoints = 0, 0, {} end
+
+function lose_track()
+    forget_residuals()
+    E.reference = false
+    evidence_changed = true
+end
+
+local function ceiling_after(reference, new) return reference.limit == new.limit and new.ceiling or huge end
+
+local function fall(before, after)
+    if before ~= huge and after ~= huge then return minus(before, after) end
+end
+
+local function shown(fell, residual, step)
+    if fell == nil or not less(fell, 0) then return fell end
+    if step then
+        local hidden = remainder(fell, step)
+        return less(NOISE, minus(step, hidden)) and hidden or 0
+    end
+    return not less(residual, minus(0, fell)) and fell or 0
+end
+
+local function carried(residual, fell, cleared, rest)
+    if fell == nil then return 0 end
+    return least(most(minus(plus(residual, fell), cleared), 0), rest)
+end
+
+local function change_belief(belief)
+    E.belief = belief
+    E.changed = E.setting == "auto"
+end
+
+local function prove(mono, wall, proven)
+    E.contradiction = proven
+    forget_residuals()
+    if E.setting ~= "auto" then return end
+    if not (E.belief and E.belief.others) then
+        change_belief({others = true, mono = mono, wall = wall, proven = proven, spell = E.spell})
+        E.until_ = mono + E.spell
+        E.spell = math.min(2 * E.spell, LONGEST_SPELL)
+    else
+        E.until_ = math.max(E.until_, mono + E.belief.spell)
+    end
+end
+
+local function proven_by(reference, new, committed)
+    local falls = {
+        {E.residual, fall(reference.credits, new.credits)},
+        {E.ceiling_residual, fall(reference.ceiling, ceiling_after(reference, new))},
+    }
+    local direct, rose = nil, 0
+    for at = 1, 2 do
+        local residual, fell = falls[at][1], falls[at][2]
+        local found = fell == nil and 0 or minus(plus(residual, fell), committed)
+        direct = direct == nil and found or most(direct, found)
+        if fell ~= nil then rose = most(rose, minus(0, fell)) end
+    end
+    if E.setting ~= "auto" then return direct end
+    local found = direct
+    for _, checkpoint in ipairs(E.checkpoints) do
+        checkpoint[2] = minus(checkpoint[2], rose)
+        found = most(found, minus(checkpoint[2], checkpoint[3]))
+    end
+    return less(NOISE, found) and found or 0
+end
+
+local function follow(reference, new, cleared, rest)
+    local fell = shown(fall(reference.credits, new.credits), E.residual, E.topup_step)
+    E.residual = carried(E.residual, fell, cleared, rest)
+    fell = shown(fall(reference.ceiling, ceiling_after(reference, new)), E.ceiling_residual, false)
+    E.ceiling_residual = carried(E.ceiling_residual, fell, cleared, rest)
+    if reference.limit ~= new.limit then E.checkpoints = {} end
+end
+
+local function checkpoint_after(sent, rest)
+    if same(rest, 0) then
+        forget_residuals()
+    elseif sent - E.checked_at >= CHECKPOINT_EVERY then
+        E.checked_at = sent
+        E.checkpoints[#E.checkpoints + 1] = {E.epoch, most(E.residual, E.ceiling_residual), rest}
+        while #E.checkpoints > MOST_CHECKPOINTS do table.remove(E.checkpoints, 1) end
+        E.epoch = E.epoch + 1
+    end
+end
+
+local function with_overlap(new, landed, committed, cleared)
+    E.changed, E.contradiction = false, 0
+    if E.setting == false then return new end
+    if not E.belief then E.belief = {others = false, mono = new.mono, wall = new.wall, proven = 0, spell = 0} end
+    if new.refused_until then
+        lose_track()
+        return new
+    end
+    local rest = minus(committed, cleared)
+    E.cleared = plus(E.cleared, cleared)
+    local reference, before = E.reference, new
+    if not reference then
+        E.reference, E.landed, E.cleared = new, landed, 0
+    elseif new.mono < E.landed then
+        new = copy(new)
+        new.overlap = carried(E.residual, fall(reference.credits, new.credits), E.cleared, rest)
+        new.ceiling_overlap = carried(
+            E.ceiling_residual, fall(reference.ceiling, ceiling_after(reference, new)), E.cleared, rest
+        )
+    else
+        local already = E.cleared
+        local proven = proven_by(reference, new, plus(rest, already))
+        if positive(proven) then
+            prove(new.mono, new.wall, proven)
+        else
+            follow(reference, new, already, rest)
+            if E.belief.others and new.mono >= E.until_ then
+                change_belief({others = false, mono = new.mono, wall = new.wall, proven = 0, spell = 0})
+            end
+        end
+        checkpoint_after(new.mono, rest)
+        E.reference, E.landed, E.cleared = before, landed, 0
+        new = copy(new)
+        new.overlap, new.ceiling_overlap = E.residual, E.ceiling_residual
+    end
+    if E.setting == "auto" and E.belief.others then
+        new = copy(new)
+        new.overlap, new.ceiling_overlap = 0, 0
+    end
+    return new
+end
+
+local function others_refused(cached, committed, mono, wall)
+    E.changed, E.contradiction = false, 0
+    local covered = cached and not cached.refused_until and not less(before_holds(cached, 0), committed)
+    if covered and E.setting == "auto" then prove(mono, wall, 0) end
+    lose_track()
+end
+
+function cost_less(epoch, by)
+    for _, checkpoint in ipairs(E.checkpoints) do
+        if epoch <= checkpoint[1] then checkpoint[3] = minus(checkpoint[3], by) end
+    end
+    evidence_changed = true
+end
+
+-- The balance.
+
+local function clear_debits(sent)
+    for _, member in pairs(with_debits_until(sent)) do clear_debits_of(member, sent) end
+end
+
+function forget_charges(by)
+    E.cleared = plus(E.cleared, by)
+    if E.snapshot then
+        local new = copy(E.snapshot)
+        new.overlap = most(minus(new.overlap, by), 0)
+        new.ceiling_overlap = most(minus(new.ceiling_overlap, by), 0)
+        E.snapshot = new
+    end
+    evidence_changed = true
+end
+
+function apply(snapshot, landed, held)
+    local cached = E.snapshot
+    if cached then
+        if snapshot.mono <= cached.mono then return false end
+        local until_ = cached.refused_until
+        if until_ and not less(cached.credits, snapshot.credits) and snapshot.mono < until_ then
+            snapshot = refused(snapshot, until_)
+        end
+        if less(cached.credits, snapshot.credits) then A.limited = {} end
+    end
+    local before = pending()
+    clear_debits(snapshot.mono)
+    E.snapshot = with_overlap(snapshot, landed, plus(held, before), minus(before, pending()))
+    evidence_changed = true
+    return true
+end
+
+function refuse(mono, wall, lag)
+    others_refused(E.snapshot, plus(A.leased, pending()), mono, wall)
+    local cached = E.snapshot or {
+        text = false, born = wall, unit = "credits", limit = false, credits = 0,
+        ceiling = huge, cap = huge, slots = huge,
+    }
+    local new = refused(cached, mono + lag)
+    new.mono, new.wall, new.overlap, new.ceiling_overlap = mono, wall, 0, 0
+    E.snapshot, evidence_changed = new, true
+end
+
+function limit_key(credential, until_)
+    local left, found = {}, false
+    for _, each in ipairs(A.limited) do
+        if each[2] > A.now then
+            if each[1] == credential then each[2], found = math.max(each[2], until_), true end
+            left[#left + 1] = each
+        end
+    end
+    if not found then left[#left + 1] = {credential, until_} end
+    A.limited = left
+end
+
+function pause(by, reason)
+    for place, each in ipairs(A.pauses) do
+        if each[1] == by then
+            if reason then each[2] = reason else table.remove(A.pauses, place) end
+            return
+        end
+    end
+    if reason then A.pauses[#A.pauses + 1] = {by, reason} end
+end
+
+end

@@ -1,0 +1,180 @@
+-- One message of a member, from the wire to the reply.
+
+local function normal_message(text)
+    local message = cjson.decode(text)
+    local report = message.report or {}
+    message.report = report
+    for _, name in ipairs({"used", "keep", "want", "floor", "extra"}) do report[name] = amount_from(report[name]) end
+    for _, name in ipairs({"slots", "running", "recall", "patience"}) do report[name] = report[name] or 0 end
+    report.needs, report.budgets = report.needs or {}, report.budgets or {}
+    for _, need in ipairs(report.needs) do
+        for _, name in ipairs({"amount", "cost", "floor", "extra"}) do need[name] = amount_from(need[name]) end
+        need.slots, need.budgets = need.slots or 0, need.budgets or {}
+        for _, each in ipairs(need.budgets) do each.limit = amount_from(each.limit) end
+    end
+    for _, use in ipairs(report.budgets) do use.held, use.spent = amount_from(use.held), amount_from(use.spent) end
+    message.seen, message.elapsed, message.dropped = message.seen or NEVER, message.elapsed or 0, message.dropped or 0
+    message.refresh_after = time_from(message.refresh_after)
+    return message
+end
+
+local function status_of(message, member)
+    local lives = member ~= nil and not member.gone
+    local stranger = (lives or (member == nil and not granting())) and "reassert" or "expired"
+    if message.join == nil then
+        if message.epoch ~= A.epoch then return stranger end
+        if not lives then return "expired" end
+    elseif message.epoch ~= "" and message.epoch ~= A.epoch then
+        return stranger
+    elseif member ~= nil and message.number == member.number then
+        return member.gone and "expired" or "done"
+    elseif message.epoch == "" and member ~= nil and message.number > member.number then
+        return "expired"
+    end
+    return member ~= nil and message.number < member.number and "old" or "done"
+end
+
+local function take(message)
+    local name, report = message.member, message.report
+    local member = find(name) or new_member(name)
+    A.turns = A.turns + 1
+    local last_turn = member.turn
+    member.heard, member.number, member.turn, member.changed = latest(), message.number, A.turns, true
+    hear_report(message, member, last_turn)
+    if message.join == nil then report_budgets(name, report.budgets) else reassert_budgets(name, report.budgets) end
+    if message.leave then
+        budgets_without(name, false)
+        set_lease(member, member.used)
+        die(member, latest())
+        settle_on_a_setting()
+    end
+    for _, news in ipairs(message.news or {}) do hear(news) end
+    if message.landing ~= nil then land(name, message.landing) end
+    if message.leave then wake_all(end_refresh_of(name)) end
+    local right = ""
+    if message.refresh_after ~= nil and not message.leave then right = begin_refresh(member, message) end
+    local answer = {granted = {}, windows = {}, refused = {}, over = {}}
+    bound_overlap()
+    if not message.leave then
+        queue_needs(member, report.needs)
+        grant(member, answer)
+        lend(member, report)
+    end
+    local reply = {'"status":"done","epoch":' .. quoted(A.epoch) .. ',"number":' .. json_number(message.number)}
+    put_number(reply, "lease", member.lease)
+    put_number(reply, "slots", member.slots)
+    if #answer.granted > 0 then put(reply, "granted", json_numbers(answer.granted)) end
+    if #answer.windows > 0 then
+        put(reply, "windows", json_list(answer.windows, function(each) return "[" .. json_number(each[1]) .. "," .. json_numbers(each[2]) .. "]" end))
+    end
+    if #answer.refused > 0 then put(reply, "refused", json_numbers(answer.refused)) end
+    if #answer.over > 0 then
+        put(reply, "over", json_list(answer.over, function(each) return "[" .. json_number(each[1]) .. "," .. quoted(each[2]) .. "]" end))
+    end
+    if right ~= "" then put(reply, "refresh", quoted(right)) end
+    if right == "yours" then put(reply, "refresh_number", json_number(A.refresh.number)) end
+    member.reply, member.reply_changed = table.concat(reply, ","), true
+    local short = #answer.refused > 0 or #answer.over > 0 or all_needs()[name] ~= nil
+    forget_the_gone()
+    local view = json_view(name, report, short)
+    forget_budgets()
+    return member.reply, view
+end
+
+local function check(member)
+    if member and (less(member.lease, member.used) or less(member.used, 0) or member.slots < 0) then
+        error("the account contradicts itself")
+    end
+end
+
+local function handle(message, clock)
+    local seen = message.epoch == A.epoch and message.seen or NEVER
+    local member = find(message.member)
+    local others = A.living - (member and not member.gone and 1 or 0)
+    advance(clock, seen, message.dropped, message.elapsed, others == 0)
+    reap()
+    member = find(message.member)
+    local status = status_of(message, member)
+    if status ~= "done" then
+        local number = member and member.number or 0
+        local reply = '"status":"' .. status .. '","epoch":' .. quoted(A.epoch) .. ',"number":' .. json_number(number)
+        return reply, json_view(message.member)
+    end
+    if member ~= nil and message.number == member.number then
+        member.heard, member.changed = latest(), true
+        return call("HGET", KEY.replies, message.member), json_view(message.member, message.report)
+    end
+    local reply, view = take(message)
+    bound_overlap()
+    wake_all(who_fits(message.member))
+    woken[message.member] = nil
+    check(loaded[message.member])
+    return reply, view
+end
+
+local function fail_over(run, epoch)
+    A.run, A.epoch, A.server, A.behind = run, epoch, false, 0
+    for _, member in ipairs(all_members()) do
+        if not member.gone then
+            member.heard, member.changed = A.now, true
+            A.awaited[member.name] = true
+        end
+    end
+    E.snapshot = false
+    drop_refresh()
+    A.balances = A.balances + 1
+    lose_track()
+    for _, epoch_ in ipairs(A.epochs) do drop_numbers(epoch_) end
+    A.epochs = {}
+end
+
+local function dumped()
+    local parts, stored = {}, call("HGETALL", KEY.account)
+    for at = 1, #stored, 2 do
+        if stored[at] == "state" then
+            put(parts, "account", json_any(unpacked(stored[at + 1], ACCOUNT)))
+        else
+            put(parts, "evidence", json_any(cmsgpack.unpack(stored[at + 1])))
+        end
+    end
+    local function all(part, key, read)
+        local object, found = {}, call("HGETALL", key)
+        for at = 1, #found, 2 do put(object, found[at], read(found[at + 1])) end
+        put(parts, part, json_object(object))
+    end
+    all("members", KEY.members, function(text) return json_any(unpacked(text, MEMBER)) end)
+    all("debits", KEY.debits, function(text) return json_any(unpack_debits(text)) end)
+    all("replies", KEY.replies, function(text) return "{" .. text .. "}" end)
+    all("words", KEY.words, function(text) return text end)
+    all("needs", KEY.needs, function(text) return json_any(cmsgpack.unpack(text)) end)
+    all("numbers", KEY.numbers, function(text) return text end)
+    all("budgets", KEY.budgets, function(text) return json_any(cmsgpack.unpack(text)) end)
+    return json_object(parts)
+end
+
+if ARGV[1] == "dump" then return dumped() end
+
+local given_options = ARGV[3] and ARGV[3] ~= "" and cjson.decode(ARGV[3]) or {}
+local run = given_options.run or call("INFO", "server"):match("run_id:(%w+)")
+local time = call("TIME")
+local clock = given_options.clock or time[1] + time[2] / 1e6
+local stored = call("HMGET", KEY.account, "state", "evidence")
+local epoch = given_options.epoch or run:sub(1, 12) .. "." .. time[1] .. "." .. time[2]
+local message = normal_message(ARGV[1])
+if stored[1] then
+    A = unpacked(stored[1], ACCOUNT)
+    if A.format > FORMAT then return '{"newer":' .. json_number(A.format) .. "}" end
+    E = cmsgpack.unpack(stored[2])
+    if A.run ~= run then fail_over(run, epoch) end
+else
+    new_account(run, epoch, given_options.regroup or 0)
+end
+local reply, view = handle(message, clock)
+write_all()
+local names = {}
+for name in pairs(woken) do
+    names[#names + 1] = name
+    if not given_options.quiet then call("PUBLISH", ARGV[2] .. name:match("^[^.]*"), name) end
+end
+if given_options.quiet then return "{" .. reply .. ',"woken":' .. json_list(names, quoted) .. ',"view":' .. view .. "}" end
+return "{" .. reply .. ',"view":' .. view .. "}"
