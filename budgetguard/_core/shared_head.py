@@ -369,16 +369,18 @@ class SharedHead(AccountState):
         """Give up the members that died, or were silent for as long as they said that they may be."""
         gone = set(dead)
         self.awaited -= gone - self.members.keys()
-        found, waiting = False, set[str]()
+        found, waiting = set[str](), set[str]()
         for name, member in self.members.items():
             if not member.gone and (name in gone or member.silent(self.now)):
                 member.die(self.clock.latest)
                 self.budgets.died(name, self.now)
                 self.awaited.discard(name)
-                waiting |= self._end_refresh_of(name)
-                found = True
+                found.add(name)
         if not found:
             return set()
+        if self.refreshing_member in found:
+            # Once all are known who died: those wait for nothing any more.
+            waiting = self._end_refresh_of(self.refreshing_member)
         self._settle_on_a_setting()
         self._forget()
         return self._who_fits("") | waiting

@@ -293,16 +293,15 @@ end
 
 local function reap()
     local names = call("ZRANGEBYSCORE", KEY.silence, "-inf", format("%.17g", A.now))
-    local waiting, found = {}, false
+    if #names == 0 then return end
+    local refresher = false
     for _, name in ipairs(names) do
-        local member = find(name)
-        die(member, latest())
+        die(find(name), latest())
         budgets_without(name, true)
         A.awaited[name] = nil
-        for each in pairs(end_refresh_of(name)) do waiting[each] = true end
-        found = true
+        refresher = refresher or name == A.refreshing_member
     end
-    if not found then return end
+    local waiting = refresher and end_refresh_of(A.refreshing_member) or {}
     settle_on_a_setting()
     forget_the_gone()
     wake_all(who_fits(""))
