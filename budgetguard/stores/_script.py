@@ -18,7 +18,7 @@ _FILES = (
 )
 
 _KEYS = (
-    *("account", "members", "debits", "replies", "words", "needs", "numbers", "interested"),
+    *("account", "members", "debits", "words", "needs", "numbers", "interested"),
     *("silence", "unanswered", "clearing", "cleared", "kept_next", "kept_last", "refreshing"),
     *("budgets", "budget_names", "budget_members"),
 )

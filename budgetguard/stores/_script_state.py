@@ -17,12 +17,12 @@ def head_from(text: str) -> SharedHead:
     """The head whose state the script told."""
     told = json.loads(text)
     account, members, debits = told["account"], told["members"], told["debits"]
-    needs, replies, words = told["needs"], told["replies"], told["words"]
+    needs, words = told["needs"], told["words"]
     return load(
         {
             "account": _account(account, told["evidence"], list(members), told["numbers"]),
             "members": {
-                name: _member(each, needs.get(name, []), replies.get(name), words.get(name))
+                name: _member(each, needs.get(name, []), words.get(name))
                 for name, each in members.items()
             },
             "debits": {name: _debits(debits.get(name)) for name in members},
@@ -139,7 +139,7 @@ def _others(told: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _member(told: dict[str, Any], needs: Any, reply: Any, words: Any) -> dict[str, Any]:
+def _member(told: dict[str, Any], needs: Any, words: Any) -> dict[str, Any]:
     amounts = ("lease", "used", "floor", "extra")
     kept = ("slots", "running", "number", "recall", "turn", "gone", "sole_spender", "format")
     return {
@@ -150,7 +150,7 @@ def _member(told: dict[str, Any], needs: Any, reply: Any, words: Any) -> dict[st
         "hold_for": _time(told["hold_for"]),
         "asked_at": _time(told["asked_at"]),
         "waits_for_refresh": told["waits_for_refresh"],
-        "reply": None if reply is None else _reply(reply),
+        "reply": _reply(json.loads(f"{{{told['reply']}}}")) if told["reply"] else None,
         "needs": [_need(each) for each in needs],
         "words": words or [],
     }
@@ -187,35 +187,31 @@ def _need(told: dict[str, Any]) -> dict[str, Any]:
 
 
 def _debits(told: Any) -> dict[str, Any]:
-    told = told or {"settled": [], "kept": [], "lost": []}
+    settled, kept, lost = told or [{}, {}, {}]
+    return {"settled": _columns(settled), "kept": _with_causes(kept), "lost": _with_causes(lost)}
+
+
+def _columns(told: dict[str, Any]) -> dict[str, Any]:
+    amounts = told.get("amounts", [])
     return {
-        "settled": _columns(told["settled"]),
-        "kept": _with_causes(told["kept"]),
-        "lost": _with_causes(told["lost"]),
+        "ticks": told.get("ticks", []),
+        "amounts": [_amount(each) for each in amounts],
+        "slots": told.get("slots") or [0] * len(amounts),
     }
 
 
-def _columns(buckets: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "ticks": [each["clears_at"] * 2**20 for each in buckets],
-        "amounts": [_amount(each["amount"]) for each in buckets],
-        "slots": [each["slots"] for each in buckets],
-    }
-
-
-def _with_causes(buckets: list[dict[str, Any]]) -> dict[str, Any]:
+def _with_causes(told: dict[str, Any]) -> dict[str, Any]:
     causes: list[list[list[Any]]] = []
     places: dict[str, list[int]] = {"calls": [], "sessions": []}
     totals: dict[str, dict[str, int]] = {"calls": {}, "sessions": {}}
-    for each in buckets:
-        for name in places:
-            counts = _table(each.get(name))
-            places[name].append(len(causes))
+    for name, of_each in places.items():
+        for counts in map(_table, told.get(name, [])):
+            of_each.append(len(causes))
             causes.append([[cause or None, calls] for cause, calls in counts.items()])
             for cause, calls in counts.items():
                 totals[name][cause] = totals[name].get(cause, 0) + calls
     return {
-        **_columns(buckets),
+        **_columns(told),
         **{name: [[cause or None, n] for cause, n in totals[name].items()] for name in totals},
         "causes": causes,
         "calls_of": places["calls"],

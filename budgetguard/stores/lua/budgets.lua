@@ -1,8 +1,11 @@
 -- Keyed budgets: see shared_budgets.py and budget_shares.py.
 
-local over_budget, may_free, take_budgets, report_budgets, reassert_budgets, budgets_without, budget_view,
-    forget_budgets, count_budgets, write_budgets
 do
+
+local A, KEY, NEVER, TICKS, call, floor, fmod, huge, json_number, less, minus, plus, positive, quoted, same,
+    ticks_up =
+    H.A, H.KEY, H.NEVER, H.TICKS, H.call, H.floor, H.fmod, H.huge, H.json_number, H.less, H.minus, H.plus,
+    H.positive, H.quoted, H.same, H.ticks_up
 
 local BUCKETS, CHECKS_PER_CALL, MOST_BEHIND_WINDOW, MOST_DEAD = 60, 2, 86400, 64
 
@@ -205,7 +208,7 @@ local function named(need)
 end
 
 -- The first budget that has no room for a need; nil if all have.
-function over_budget(need)
+local function over_budget(need)
     for _, each in ipairs(need.budgets) do
         local budget = named(each)
         if not same(need.amount, 0) then
@@ -215,7 +218,7 @@ function over_budget(need)
     end
 end
 
-function may_free(need)
+local function may_free(need)
     for _, each in ipairs(need.budgets) do
         local budget = named(each)
         local spent = figures(budget, decided_in(budget, each))
@@ -224,7 +227,7 @@ function may_free(need)
     return true
 end
 
-function take_budgets(member, need)
+local function take_budgets(member, need)
     local windows = {}
     for place, each in ipairs(need.budgets) do
         local budget = named(each)
@@ -237,7 +240,7 @@ function take_budgets(member, need)
     return windows
 end
 
-function report_budgets(member, uses)
+local function report_budgets(member, uses)
     for _, use in ipairs(uses) do
         local budget = known(use)
         local _, spent = share_of(budget, use.window, member)
@@ -257,7 +260,7 @@ local function budgets_of(member)
     return found
 end
 
-function reassert_budgets(member, uses)
+local function reassert_budgets(member, uses)
     for name in pairs(budgets_of(member)) do
         local budget = find_budget(name)
         if budget then
@@ -269,7 +272,7 @@ function reassert_budgets(member, uses)
 end
 
 -- What a member held counts as spent; one that died may come back.
-function budgets_without(member, died)
+local function budgets_without(member, died)
     for name in pairs(budgets_of(member)) do
         local budget = find_budget(name)
         if budget then
@@ -294,7 +297,7 @@ function budgets_without(member, died)
     end
 end
 
-function budget_view(name)
+local function budget_view(name)
     local budget = find_budget(name)
     if budget == nil then return nil end
     local stamp, until_ = 0, 0
@@ -310,7 +313,7 @@ function budget_view(name)
     }, ",") .. "]"
 end
 
-function forget_budgets()
+local function forget_budgets()
     local checks = CHECKS_PER_CALL * (1 + A.budgets_unchecked)
     A.budgets_unchecked = 0
     local any = next(budgets) ~= nil or A.budgets > 0
@@ -354,13 +357,13 @@ local function has_share(budget, member)
     return false
 end
 
-function count_budgets()
+local function count_budgets()
     for name in pairs(budgets_changed) do
         A.budgets = A.budgets + (budgets[name] and 1 or 0) - (budgets_stored[name] and 1 or 0)
     end
 end
 
-function write_budgets()
+local function write_budgets()
     for name in pairs(budgets_changed) do
         local budget = budgets[name]
         if budget then
@@ -380,5 +383,10 @@ function write_budgets()
         end
     end
 end
+
+H.budget_view, H.budgets_without, H.count_budgets, H.forget_budgets, H.known, H.may_free, H.over_budget,
+    H.reassert_budgets, H.report_budgets, H.take_budgets, H.write_budgets =
+    budget_view, budgets_without, count_budgets, forget_budgets, known, may_free, over_budget,
+    reassert_budgets, report_budgets, take_budgets, write_budgets
 
 end

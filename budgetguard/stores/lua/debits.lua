@@ -1,17 +1,26 @@
--- Debits in buckets of time: see debits.py. A list of buckets, the one that clears first at the front.
--- A bucket's place in time follows from when it clears, so it is not stored.
+-- Debits in buckets of time: see debits.py. Columns, the bucket that clears first at the front: `ticks` is when
+-- each clears, `amounts`; and unless all are of calls whose cost is known, `slots`, `calls` and `sessions`, which
+-- count by cause. A bucket's place in time follows from when it clears, so it is not stored.
 
-local add_counts, subtract_counts, add_debit, pack_debits, unpack_debits
 do
 
-local BUCKETS_PER_SECOND, MOST_BUCKETS = 16, 64
+local TICKS, floor, plus =
+    H.TICKS, H.floor, H.plus
 
-local function place_in_time(bucket) return floor(bucket.clears_at * BUCKETS_PER_SECOND) end
+local TICKS_OF_BUCKET, MOST_BUCKETS = 2^16, 64
 
-function add_counts(counts, more)
-    if more == nil or next(more) == nil then return counts end
+local function new_debits(counted)
+    local debits = {ticks = {}, amounts = {}}
+    if counted then debits.slots, debits.calls, debits.sessions = {}, {}, {} end
+    return debits
+end
+
+local function place_of(ticks) return floor(ticks / TICKS_OF_BUCKET) end
+
+local function add_counts(counts, more)
+    if next(more) == nil then return counts end
     local sum = {}
-    for cause, count in pairs(counts or {}) do sum[cause] = count end
+    for cause, count in pairs(counts) do sum[cause] = count end
     for cause, count in pairs(more) do
         local total = (sum[cause] or 0) + count
         sum[cause] = total ~= 0 and total or nil
@@ -19,8 +28,8 @@ function add_counts(counts, more)
     return sum
 end
 
-function subtract_counts(counts, fewer)
-    for cause, count in pairs(fewer or {}) do
+local function subtract_counts(counts, fewer)
+    for cause, count in pairs(fewer) do
         local left = (counts[cause] or 0) - count
         counts[cause] = left > 0 and left or nil
     end
@@ -39,83 +48,76 @@ local function last_of_each(places, span)
     return last
 end
 
-local function join_neighbours(buckets)
+local function join_neighbours(debits)
     local places, span = {}, 1
-    for at, bucket in ipairs(buckets) do places[at] = place_in_time(bucket) end
+    for at, ticks in ipairs(debits.ticks) do places[at] = place_of(ticks) end
     local last = last_of_each(places, span)
     while #last > floor(MOST_BUCKETS / 2) do
         span = span * 2
         last = last_of_each(places, span)
     end
-    local joined, run = {}, 1
-    local amount, slots, calls, sessions = 0, 0, nil, nil
-    for at, bucket in ipairs(buckets) do
-        amount, slots = plus(amount, bucket.amount), slots + bucket.slots
-        calls, sessions = add_counts(calls, bucket.calls), add_counts(sessions, bucket.sessions)
-        if places[at] == last[run] then
-            bucket.amount, bucket.slots, bucket.calls, bucket.sessions = amount, slots, calls, sessions
-            joined[run] = bucket
-            run, amount, slots, calls, sessions = run + 1, 0, 0, nil, nil
+    local counted, run = debits.slots ~= nil, 1
+    local joined = new_debits(counted)
+    local amount, slots, calls, sessions = 0, 0, {}, {}
+    for at, place in ipairs(places) do
+        amount = plus(amount, debits.amounts[at])
+        if counted then
+            slots = slots + debits.slots[at]
+            calls, sessions = add_counts(calls, debits.calls[at]), add_counts(sessions, debits.sessions[at])
+        end
+        if place == last[run] then
+            joined.ticks[run], joined.amounts[run] = debits.ticks[at], amount
+            if counted then
+                joined.slots[run], joined.calls[run], joined.sessions[run] = slots, calls, sessions
+            end
+            run, amount, slots, calls, sessions = run + 1, 0, 0, {}, {}
         end
     end
-    for at = #buckets, 1, -1 do buckets[at] = joined[at] end
+    for column, values in pairs(joined) do debits[column] = values end
 end
 
-function add_debit(buckets, amount, clears_at, slots)
-    local place, at = floor(clears_at * BUCKETS_PER_SECOND), #buckets
-    while at > 0 and place_in_time(buckets[at]) > place do at = at - 1 end
-    local bucket = buckets[at]
-    if bucket == nil or place_in_time(bucket) ~= place then
-        if #buckets >= MOST_BUCKETS then
-            join_neighbours(buckets)
-            at = #buckets
-            while at > 0 and place_in_time(buckets[at]) > place do at = at - 1 end
+-- `calls` and `sessions` are nil where the cost is known.
+local function add_debit(debits, amount, clears_at, slots, calls, sessions)
+    local ticks = clears_at * TICKS
+    local place = place_of(ticks)
+    local at = #debits.ticks
+    while at > 0 and place_of(debits.ticks[at]) > place do at = at - 1 end
+    if at == 0 or place_of(debits.ticks[at]) ~= place then
+        if #debits.ticks >= MOST_BUCKETS then
+            join_neighbours(debits)
+            at = #debits.ticks
+            while at > 0 and place_of(debits.ticks[at]) > place do at = at - 1 end
         end
-        bucket = {clears_at = clears_at, amount = 0, slots = 0}
-        table.insert(buckets, at + 1, bucket)
-    elseif bucket.clears_at < clears_at then
-        bucket.clears_at = clears_at
-    end
-    bucket.amount, bucket.slots = plus(bucket.amount, amount), bucket.slots + slots
-    return bucket
-end
-
--- Written flat: a bucket of calls whose cost is known is two numbers.
-
-function pack_debits(debits)
-    local settled = {}
-    for _, bucket in ipairs(debits.settled) do
-        settled[#settled + 1] = bucket.clears_at * TICKS
-        settled[#settled + 1] = bucket.amount
-    end
-    local parts = {settled}
-    for part, name in ipairs({"kept", "lost"}) do
-        local buckets = {}
-        for at, bucket in ipairs(debits[name]) do
-            buckets[at] = {bucket.clears_at * TICKS, bucket.amount, bucket.slots, bucket.calls or false, bucket.sessions or false}
+        at = at + 1
+        table.insert(debits.ticks, at, ticks)
+        table.insert(debits.amounts, at, 0)
+        if calls then
+            table.insert(debits.slots, at, 0)
+            table.insert(debits.calls, at, {})
+            table.insert(debits.sessions, at, {})
         end
-        parts[part + 1] = buckets
+    elseif debits.ticks[at] < ticks then
+        debits.ticks[at] = ticks
     end
-    return cmsgpack.pack(parts)
+    debits.amounts[at] = plus(debits.amounts[at], amount)
+    if calls then
+        debits.slots[at] = debits.slots[at] + slots
+        debits.calls[at] = add_counts(debits.calls[at], calls)
+        debits.sessions[at] = add_counts(debits.sessions[at], sessions)
+    end
 end
 
-function unpack_debits(text)
-    local debits = {settled = {}, kept = {}, lost = {}}
-    if not text then return debits end
-    local parts = cmsgpack.unpack(text)
-    local settled = parts[1]
-    for at = 1, #settled, 2 do
-        debits.settled[(at + 1) / 2] = {clears_at = settled[at] / TICKS, amount = settled[at + 1], slots = 0}
+-- Without the first so many buckets.
+local function drop_first(debits, count)
+    local left = {}
+    for column, values in pairs(debits) do
+        left[column] = {}
+        for at = count + 1, #values do left[column][at - count] = values[at] end
     end
-    for part, name in ipairs({"kept", "lost"}) do
-        for at, bucket in ipairs(parts[part + 1]) do
-            debits[name][at] = {
-                clears_at = bucket[1] / TICKS, amount = bucket[2], slots = bucket[3],
-                calls = bucket[4] or nil, sessions = bucket[5] or nil,
-            }
-        end
-    end
-    return debits
+    return left
 end
+
+H.add_counts, H.add_debit, H.drop_first, H.new_debits, H.subtract_counts =
+    add_counts, add_debit, drop_first, new_debits, subtract_counts
 
 end

@@ -1,22 +1,26 @@
 -- The balance, and what balances tell about spenders outside the store: see head.py and other_spenders.py.
 
-local MOST_CHECKPOINTS = 4
-local copy, pending, snapshot_from, before_holds, in_unit, lose_track, cost_less, forget_charges, apply,
-    refuse, limit_key, pause
 do
+
+local A, E, amount_from, clear_debits_of, huge, least, less, minus, most, plus, positive, remainder, same,
+    with_debits_until =
+    H.A, H.E, H.amount_from, H.clear_debits_of, H.huge, H.least, H.less, H.minus, H.most, H.plus, H.positive,
+    H.remainder, H.same, H.with_debits_until
+
+local MOST_CHECKPOINTS = 4
 
 local LONGEST_SPELL, NOISE, CHECKPOINT_EVERY = 86400, 10, 120
 
-function copy(record)
+local function copy(record)
     local new = {}
     for name, value in pairs(record) do new[name] = value end
     return new
 end
 
-function pending() return plus(A.settled, A.kept) end
+local function pending() return plus(A.settled, A.kept) end
 
 -- A snapshot from the wire. Its `text` is the balance as the member wrote it, which nobody reads here.
-function snapshot_from(given_, mono, wall)
+local function snapshot_from(given_, mono, wall)
     local function bounded(value) return value == nil and huge or amount_from(value) end
     return {
         mono = mono, wall = wall, text = given_.text, unit = given_.unit, limit = given_.limit or false,
@@ -26,7 +30,7 @@ function snapshot_from(given_, mono, wall)
     }
 end
 
-function before_holds(snapshot, extra)
+local function before_holds(snapshot, extra)
     if snapshot.refused_until then return 0 end
     return least(
         plus(plus(snapshot.credits, snapshot.overlap), extra),
@@ -40,7 +44,7 @@ local function refused(snapshot, until_)
     return new
 end
 
-function in_unit(snapshot)
+local function in_unit(snapshot)
     if not A.unit then A.unit = snapshot.unit end
     if snapshot.unit == A.unit then return snapshot end
     if snapshot.unit ~= "credits" then return nil end
@@ -53,10 +57,10 @@ end
 
 local function forget_residuals() E.residual, E.ceiling_residual, E.checkpoints = 0, 0, {} end
 
-function lose_track()
+local function lose_track()
     forget_residuals()
     E.reference = false
-    evidence_changed = true
+    A.evidence_changed = true
 end
 
 local function ceiling_after(reference, new) return reference.limit == new.limit and new.ceiling or huge end
@@ -186,11 +190,11 @@ local function others_refused(cached, committed, mono, wall)
     lose_track()
 end
 
-function cost_less(epoch, by)
+local function cost_less(epoch, by)
     for _, checkpoint in ipairs(E.checkpoints) do
         if epoch <= checkpoint[1] then checkpoint[3] = minus(checkpoint[3], by) end
     end
-    evidence_changed = true
+    A.evidence_changed = true
 end
 
 -- The balance.
@@ -199,7 +203,7 @@ local function clear_debits(sent)
     for _, member in pairs(with_debits_until(sent)) do clear_debits_of(member, sent) end
 end
 
-function forget_charges(by)
+local function forget_charges(by)
     E.cleared = plus(E.cleared, by)
     if E.snapshot then
         local new = copy(E.snapshot)
@@ -207,10 +211,10 @@ function forget_charges(by)
         new.ceiling_overlap = most(minus(new.ceiling_overlap, by), 0)
         E.snapshot = new
     end
-    evidence_changed = true
+    A.evidence_changed = true
 end
 
-function apply(snapshot, landed, held)
+local function apply(snapshot, landed, held)
     local cached = E.snapshot
     if cached then
         if snapshot.mono <= cached.mono then return false end
@@ -223,11 +227,11 @@ function apply(snapshot, landed, held)
     local before = pending()
     clear_debits(snapshot.mono)
     E.snapshot = with_overlap(snapshot, landed, plus(held, before), minus(before, pending()))
-    evidence_changed = true
+    A.evidence_changed = true
     return true
 end
 
-function refuse(mono, wall, lag)
+local function refuse(mono, wall, lag)
     others_refused(E.snapshot, plus(A.leased, pending()), mono, wall)
     local cached = E.snapshot or {
         text = false, born = wall, unit = "credits", limit = false, credits = 0,
@@ -235,10 +239,10 @@ function refuse(mono, wall, lag)
     }
     local new = refused(cached, mono + lag)
     new.mono, new.wall, new.overlap, new.ceiling_overlap = mono, wall, 0, 0
-    E.snapshot, evidence_changed = new, true
+    E.snapshot, A.evidence_changed = new, true
 end
 
-function limit_key(credential, until_)
+local function limit_key(credential, until_)
     local left, found = {}, false
     for _, each in ipairs(A.limited) do
         if each[2] > A.now then
@@ -250,7 +254,7 @@ function limit_key(credential, until_)
     A.limited = left
 end
 
-function pause(by, reason)
+local function pause(by, reason)
     for place, each in ipairs(A.pauses) do
         if each[1] == by then
             if reason then each[2] = reason else table.remove(A.pauses, place) end
@@ -259,5 +263,10 @@ function pause(by, reason)
     end
     if reason then A.pauses[#A.pauses + 1] = {by, reason} end
 end
+
+H.MOST_CHECKPOINTS, H.apply, H.before_holds, H.copy, H.cost_less, H.forget_charges, H.in_unit, H.limit_key,
+    H.lose_track, H.pause, H.pending, H.refuse, H.refused, H.snapshot_from =
+    MOST_CHECKPOINTS, apply, before_holds, copy, cost_less, forget_charges, in_unit, limit_key, lose_track,
+    pause, pending, refuse, refused, snapshot_from
 
 end

@@ -1,5 +1,21 @@
 -- The head: see shared_head.py, which this does step by step. Nothing is decided here that is not decided there.
 
+do
+
+local A, E, KEY, KINDS, MOST_CHECKPOINTS, NEVER, TICK, add_settled, add_unresolved, all_members, all_needs,
+    amount_from, apply, before_holds, budgets_without, call, clears, copy, cost_less, count_spender, debits_of,
+    drop_all, drop_numbers, find, forget_charges, forget_member, format, huge, in_unit, interested, known,
+    least, less, limit_key, loaded, may_free, minus, most, names_with, no_refresh, note_numbers, over_budget,
+    pause, pending, plus, positive, refuse, same, set_lease, set_needs, set_running, set_slots, set_used,
+    share, snapshot_from, take_budgets, ticks_down, ticks_up, unanswered =
+    H.A, H.E, H.KEY, H.KINDS, H.MOST_CHECKPOINTS, H.NEVER, H.TICK, H.add_settled, H.add_unresolved,
+    H.all_members, H.all_needs, H.amount_from, H.apply, H.before_holds, H.budgets_without, H.call, H.clears,
+    H.copy, H.cost_less, H.count_spender, H.debits_of, H.drop_all, H.drop_numbers, H.find, H.forget_charges,
+    H.forget_member, H.format, H.huge, H.in_unit, H.interested, H.known, H.least, H.less, H.limit_key,
+    H.loaded, H.may_free, H.minus, H.most, H.names_with, H.no_refresh, H.note_numbers, H.over_budget, H.pause,
+    H.pending, H.plus, H.positive, H.refuse, H.same, H.set_lease, H.set_needs, H.set_running, H.set_slots,
+    H.set_used, H.share, H.snapshot_from, H.take_budgets, H.ticks_down, H.ticks_up, H.unanswered
+
 local RECALL_PATIENCE, QUEUE_PATIENCE, CALM, GRACE, MOST_DEBITS_SHOWN = 1, 2, 0.25, 1, 32
 local MOST_BEHIND, UNVOUCHED = 20, 2^30
 local DIED = "ProcessDied"
@@ -54,14 +70,18 @@ end
 local function in_budget(need) return #need.budgets == 0 or over_budget(need) == nil end
 
 -- The needs of all members that answer, in order of arrival: lists of the member's name, and the need.
+local NONE = {}
+local function earlier(a, b) return a[2].order < b[2].order end
 local function waiting_needs()
+    local all = all_needs()
+    if next(all) == nil then return NONE end
     local waiting = {}
-    for name, needs in pairs(all_needs()) do
+    for name, needs in pairs(all) do
         if answers(find(name)) then
             for _, queued in ipairs(needs) do waiting[#waiting + 1] = {name, queued} end
         end
     end
-    table.sort(waiting, function(a, b) return a[2].order < b[2].order end)
+    table.sort(waiting, earlier)
     return waiting
 end
 
@@ -88,7 +108,7 @@ local function bound_overlap()
     if snapshot and less(all, most(snapshot.overlap, snapshot.ceiling_overlap)) then
         local new = copy(snapshot)
         new.overlap, new.ceiling_overlap = least(snapshot.overlap, all), least(snapshot.ceiling_overlap, all)
-        E.snapshot, evidence_changed = new, true
+        E.snapshot, A.evidence_changed = new, true
     end
 end
 
@@ -247,7 +267,7 @@ end
 local function settle_on_a_setting()
     local setting = "auto"
     if A.spenders.no > 0 then setting = false elseif A.spenders.yes > 0 then setting = true end
-    if E.setting ~= setting then E.setting, evidence_changed = setting, true end
+    if E.setting ~= setting then E.setting, A.evidence_changed = setting, true end
 end
 
 local function drop_refresh()
@@ -267,9 +287,9 @@ end
 
 local function die(member, at)
     if not same(member.lease, 0) or member.slots ~= 0 then
-        local sessions = member.slots ~= 0 and {[DIED] = member.slots} or nil
+        local sessions = member.slots ~= 0 and {[DIED] = member.slots} or {}
         local calls = {[DIED] = math.max(member.running, 1)}
-        add_to(member, "lost", member.lease, at + member.patience, member.slots, calls, sessions)
+        add_unresolved(member, "lost", member.lease, at + member.patience, member.slots, calls, sessions)
     end
     set_lease(member, 0)
     set_used(member, 0)
@@ -286,21 +306,28 @@ end
 local function forget_the_gone()
     for _, member in pairs(loaded) do
         if member and member.gone and (member.changed or member.debits_changed) then
-            if clears(debits_of(member), KINDS) == nil then forget_member(member) end
+            if not clears(debits_of(member), KINDS) then forget_member(member) end
         end
     end
 end
 
 local function reap()
+    if A.now < A.reap_at then return end
     local names = call("ZRANGEBYSCORE", KEY.silence, "-inf", format("%.17g", A.now))
-    if #names == 0 then return end
-    local refresher = false
+    local first = call("ZRANGEBYSCORE", KEY.silence, "(" .. format("%.17g", A.now), "+inf", "WITHSCORES", "LIMIT", 0, 1)
+    A.reap_at = first[2] and tonumber(first[2]) or huge
+    local found, refresher = false, false
     for _, name in ipairs(names) do
-        die(find(name), latest())
-        budgets_without(name, true)
-        A.awaited[name] = nil
-        refresher = refresher or name == A.refreshing_member
+        local member = find(name)
+        member.changed = true
+        if A.now >= member.heard + member.hold_for then
+            die(member, latest())
+            budgets_without(name, true)
+            A.awaited[name] = nil
+            found, refresher = true, refresher or name == A.refreshing_member
+        end
     end
+    if not found then return end
     local waiting = refresher and end_refresh_of(A.refreshing_member) or {}
     settle_on_a_setting()
     forget_the_gone()
@@ -329,7 +356,7 @@ local function join_in(member, join)
     member.sole_spender = join.sole_spender
     count_spender(member, 1)
     member.words, member.format = join.words, join.format
-    if join.topup_step ~= nil then E.topup_step, evidence_changed = amount_from(join.topup_step), true end
+    if join.topup_step ~= nil then E.topup_step, A.evidence_changed = amount_from(join.topup_step), true end
     if not A.unit and join.unit then A.unit = join.unit end
     settle_on_a_setting()
 end
@@ -337,7 +364,7 @@ end
 local function debts(member)
     local total = 0
     for _, kind in ipairs(KINDS) do
-        for _, bucket in ipairs(debits_of(member)[kind]) do total = plus(total, bucket.amount) end
+        for _, amount in ipairs(debits_of(member)[kind].amounts) do total = plus(total, amount) end
     end
     return total
 end
@@ -357,13 +384,13 @@ end
 local function finish(member, report)
     local at, first = latest(), latest() + TICK
     for _, debit in ipairs(report.settled or {}) do
-        add_to(member, "settled", amount_from(debit[1]), math.max(at + debit[2], first), 0)
+        add_settled(member, amount_from(debit[1]), math.max(at + debit[2], first))
     end
     for _, kept in ipairs(report.kept or {}) do
         local calls, sessions = {}, {}
         for _, each in ipairs(kept[4]) do calls[each[1]] = each[2] end
         for _, each in ipairs(kept[5]) do sessions[each[1]] = each[2] end
-        add_to(member, "kept", amount_from(kept[1]), math.max(at + kept[2], first), kept[3], calls, sessions)
+        add_unresolved(member, "kept", amount_from(kept[1]), math.max(at + kept[2], first), kept[3], calls, sessions)
     end
     member.patience = math.max(member.patience, report.patience)
 end
@@ -486,4 +513,15 @@ local function hear(news)
         adopt_balance(snapshot)
     end
     wake_all(interested_names())
+end
+
+H.MOST_DEBITS_SHOWN, H.RECALL_PATIENCE, H.advance, H.begin_refresh, H.bound_overlap, H.die, H.drop_refresh,
+    H.end_refresh_of, H.forget_the_gone, H.from_account, H.grant, H.granting, H.granting_at, H.hear,
+    H.hear_report, H.in_budget, H.land, H.latest, H.lend, H.members_in, H.missing, H.queue_needs, H.reap,
+    H.settle_on_a_setting, H.somebody_waits, H.waiting_needs, H.wake_all, H.who_fits, H.woken =
+    MOST_DEBITS_SHOWN, RECALL_PATIENCE, advance, begin_refresh, bound_overlap, die, drop_refresh,
+    end_refresh_of, forget_the_gone, from_account, grant, granting, granting_at, hear, hear_report, in_budget,
+    land, latest, lend, members_in, missing, queue_needs, reap, settle_on_a_setting, somebody_waits,
+    waiting_needs, wake_all, who_fits, woken
+
 end

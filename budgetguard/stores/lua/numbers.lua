@@ -4,13 +4,15 @@
 -- high * LIMB + low. Each has one form only. So + and - on amounts are `plus` and `minus`, < is `less`.
 -- No bound at all is `huge`, which may be added to, but never subtracted.
 
+-- What the files have of each other.
+local H = {}
+
+do
+
 local floor, fmod, huge, format = math.floor, math.fmod, math.huge, string.format
 local NEVER = -huge
 local TICKS = 2^20
 local TICK = 1 / TICKS
-local plus, minus, less, same, most, least, positive, share, remainder, amount_from, amount_text, ticks_down,
-    ticks_up
-do
 
 local LIMB, SMALL, SMALL_LIMBS, DIGITS = 1e12, 9007e12, 9007, 1e6
 
@@ -30,7 +32,7 @@ local function amount_of(high, low)
     return {high, low}
 end
 
-function plus(a, b)
+local function plus(a, b)
     if type(a) == "number" and type(b) == "number" then
         local sum = a + b
         if (sum < SMALL and sum >= -SMALL) or sum == huge then return sum end
@@ -41,7 +43,7 @@ function plus(a, b)
     return amount_of(high + more_high, low + more_low)
 end
 
-function minus(a, b)
+local function minus(a, b)
     if type(a) == "number" and type(b) == "number" then
         local rest = a - b
         if (rest < SMALL and rest >= -SMALL) or rest == huge then return rest end
@@ -52,7 +54,7 @@ function minus(a, b)
     return amount_of(high - less_high, low - less_low)
 end
 
-function less(a, b)
+local function less(a, b)
     if type(a) == "number" and type(b) == "number" then return a < b end
     if a == huge then return false end
     if b == huge then return true end
@@ -61,17 +63,17 @@ function less(a, b)
     return high < other_high or (high == other_high and low < other_low)
 end
 
-function same(a, b)
+local function same(a, b)
     if type(a) == "table" and type(b) == "table" then return a[1] == b[1] and a[2] == b[2] end
     return a == b
 end
 
-function most(a, b) return less(a, b) and b or a end
-function least(a, b) return less(b, a) and b or a end
-function positive(a) return less(0, a) end
+local function most(a, b) return less(a, b) and b or a end
+local function least(a, b) return less(b, a) and b or a end
+local function positive(a) return less(0, a) end
 
 -- a // by, for a >= 0 and a whole number `by` up to 10^9.
-function share(a, by)
+local function share(a, by)
     if type(a) == "number" then
         return (a - fmod(a, by)) / by
     end
@@ -86,7 +88,7 @@ function share(a, by)
 end
 
 -- a % by, for by > 0: never negative.
-function remainder(a, by)
+local function remainder(a, by)
     if type(a) == "number" and type(by) == "number" then
         local rest = fmod(a, by)
         return rest < 0 and rest + by or rest
@@ -101,7 +103,7 @@ function remainder(a, by)
 end
 
 -- An amount as JSON has it here: a number, or beyond what a double holds its digits.
-function amount_from(value)
+local function amount_from(value)
     if type(value) ~= "string" then return value or 0 end
     local sign, digits = value:match("^(-?)(%d+)$")
     if #digits <= 12 then return tonumber(value) end
@@ -109,7 +111,7 @@ function amount_from(value)
     return sign == "-" and minus(0, found) or found
 end
 
-function amount_text(amount)
+local function amount_text(amount)
     if type(amount) == "number" then return format("%.17g", amount) end
     if amount[1] >= 0 then return format("%.0f%012.0f", amount[1], amount[2]) end
     return "-" .. amount_text(minus(0, amount))
@@ -117,7 +119,12 @@ end
 
 -- Times are seconds, whole multiples of TICK.
 
-function ticks_down(seconds) return floor(seconds * TICKS) / TICKS end
-function ticks_up(seconds) return math.ceil(seconds * TICKS) / TICKS end
+local function ticks_down(seconds) return floor(seconds * TICKS) / TICKS end
+local function ticks_up(seconds) return math.ceil(seconds * TICKS) / TICKS end
+
+H.NEVER, H.TICK, H.TICKS, H.amount_from, H.amount_text, H.floor, H.fmod, H.format, H.huge, H.least, H.less,
+    H.minus, H.most, H.plus, H.positive, H.remainder, H.same, H.share, H.ticks_down, H.ticks_up =
+    NEVER, TICK, TICKS, amount_from, amount_text, floor, fmod, format, huge, least, less, minus, most, plus,
+    positive, remainder, same, share, ticks_down, ticks_up
 
 end

@@ -1,5 +1,19 @@
 -- One message of a member, from the wire to the reply.
 
+local A, ACCOUNT, E, FORMAT, KEY, MEMBER, NEVER, advance, all_members, all_needs, amount_from, begin_refresh,
+    bound_overlap, budgets_without, call, die, drop_numbers, drop_refresh, end_refresh_of, fill, find,
+    forget_budgets, forget_the_gone, grant, granting, hear, hear_report, json_any, json_list, json_number,
+    json_numbers, json_object, json_view, land, latest, lend, less, loaded, lose_track, new_account,
+    new_member, put, put_number, queue_needs, quoted, reap, reassert_budgets, refused, report_budgets,
+    set_lease, settle_on_a_setting, time_from, unpacked, wake_all, who_fits, woken, write_all =
+    H.A, H.ACCOUNT, H.E, H.FORMAT, H.KEY, H.MEMBER, H.NEVER, H.advance, H.all_members, H.all_needs,
+    H.amount_from, H.begin_refresh, H.bound_overlap, H.budgets_without, H.call, H.die, H.drop_numbers,
+    H.drop_refresh, H.end_refresh_of, H.fill, H.find, H.forget_budgets, H.forget_the_gone, H.grant, H.granting,
+    H.hear, H.hear_report, H.json_any, H.json_list, H.json_number, H.json_numbers, H.json_object, H.json_view,
+    H.land, H.latest, H.lend, H.less, H.loaded, H.lose_track, H.new_account, H.new_member, H.put, H.put_number,
+    H.queue_needs, H.quoted, H.reap, H.reassert_budgets, H.refused, H.report_budgets, H.set_lease,
+    H.settle_on_a_setting, H.time_from, H.unpacked, H.wake_all, H.who_fits, H.woken, H.write_all
+
 local function normal_message(text)
     local message = cjson.decode(text)
     local report = message.report or {}
@@ -73,7 +87,7 @@ local function take(message)
     end
     if right ~= "" then put(reply, "refresh", quoted(right)) end
     if right == "yours" then put(reply, "refresh_number", json_number(A.refresh.number)) end
-    member.reply, member.reply_changed = table.concat(reply, ","), true
+    member.reply = table.concat(reply, ",")
     local short = #answer.refused > 0 or #answer.over > 0 or all_needs()[name] ~= nil
     forget_the_gone()
     local view = json_view(name, report, short)
@@ -102,7 +116,7 @@ local function handle(message, clock)
     end
     if member ~= nil and message.number == member.number then
         member.heard, member.changed = latest(), true
-        return call("HGET", KEY.replies, message.member), json_view(message.member, message.report)
+        return member.reply, json_view(message.member, message.report)
     end
     local reply, view = take(message)
     bound_overlap()
@@ -143,8 +157,7 @@ local function dumped()
         put(parts, part, json_object(object))
     end
     all("members", KEY.members, function(text) return json_any(unpacked(text, MEMBER)) end)
-    all("debits", KEY.debits, function(text) return json_any(unpack_debits(text)) end)
-    all("replies", KEY.replies, function(text) return "{" .. text .. "}" end)
+    all("debits", KEY.debits, function(text) return json_any(cmsgpack.unpack(text)) end)
     all("words", KEY.words, function(text) return text end)
     all("needs", KEY.needs, function(text) return json_any(cmsgpack.unpack(text)) end)
     all("numbers", KEY.numbers, function(text) return text end)
@@ -162,9 +175,9 @@ local stored = call("HMGET", KEY.account, "state", "evidence")
 local epoch = given_options.epoch or run:sub(1, 12) .. "." .. time[1] .. "." .. time[2]
 local message = normal_message(ARGV[1])
 if stored[1] then
-    A = unpacked(stored[1], ACCOUNT)
+    fill(A, unpacked(stored[1], ACCOUNT))
     if A.format > FORMAT then return '{"newer":' .. json_number(A.format) .. "}" end
-    E = cmsgpack.unpack(stored[2])
+    fill(E, cmsgpack.unpack(stored[2]))
     if A.run ~= run then fail_over(run, epoch) end
 else
     new_account(run, epoch, given_options.regroup or 0)
@@ -178,3 +191,4 @@ for name in pairs(woken) do
 end
 if given_options.quiet then return "{" .. reply .. ',"woken":' .. json_list(names, quoted) .. ',"view":' .. view .. "}" end
 return "{" .. reply .. ',"view":' .. view .. "}"
+

@@ -1,11 +1,18 @@
 -- The state of one account, which is read as it is needed and written at the end of a message: so a script
 -- that fails changes nothing, and a member that nothing happened to costs nothing.
 
+do
+
+local NEVER, TICKS, add_counts, add_debit, drop_first, floor, format, huge, minus, new_debits, plus, positive,
+    same, subtract_counts =
+    H.NEVER, H.TICKS, H.add_counts, H.add_debit, H.drop_first, H.floor, H.format, H.huge, H.minus,
+    H.new_debits, H.plus, H.positive, H.same, H.subtract_counts
+
 local KEY = {
-    account = KEYS[1], members = KEYS[2], debits = KEYS[3], replies = KEYS[4], words = KEYS[5],
-    needs = KEYS[6], numbers = KEYS[7], interested = KEYS[8], silence = KEYS[9], unanswered = KEYS[10],
-    clearing = KEYS[11], cleared = KEYS[12], kept_next = KEYS[13], kept_last = KEYS[14],
-    refreshing = KEYS[15], budgets = KEYS[16], budget_names = KEYS[17], budget_members = KEYS[18],
+    account = KEYS[1], members = KEYS[2], debits = KEYS[3], words = KEYS[4], needs = KEYS[5],
+    numbers = KEYS[6], interested = KEYS[7], silence = KEYS[8], unanswered = KEYS[9], clearing = KEYS[10],
+    cleared = KEYS[11], kept_next = KEYS[12], kept_last = KEYS[13], refreshing = KEYS[14],
+    budgets = KEYS[15], budget_names = KEYS[16], budget_members = KEYS[17],
 }
 local call = redis.call
 local FORMAT = 1
@@ -16,12 +23,12 @@ local ACCOUNT = {
     "balances", "changes", "recall", "calm_until", "refresh", "refreshing_member", "unit", "busy_until", "limited",
     "pauses", "epochs", "budget_checked", "budgets_unchecked", "leased", "used", "slots", "running", "living",
     "holders", "settled", "kept", "kept_slots", "kept_calls", "kept_sessions", "spenders", "waiting", "unanswered",
-    "waits_for_refresh", "budgets",
+    "waits_for_refresh", "budgets", "unresolved", "reap_at",
 }
 local MEMBER = {
     "lease", "used", "slots", "running", "number", "heard", "hold_for", "patience", "floor", "extra", "recall",
-    "turn", "asked_at", "gone", "waits_for_refresh", "sole_spender", "format", "has_debits", "is_interested",
-    "unanswered_since", "is_waiting",
+    "turn", "asked_at", "gone", "waits_for_refresh", "sole_spender", "format", "reply", "first_clears", "last_clears",
+    "first_kept", "last_kept", "silent_at", "is_interested", "unanswered_since", "is_waiting",
 }
 
 local function packed(record, names)
@@ -39,8 +46,12 @@ local function unpacked(text, names)
     return record
 end
 
-local A, E                      -- the account, and what it knows of its balance and of other spenders
-local evidence_changed = false
+-- The account, and what it knows of its balance and of other spenders. Always these tables.
+local A, E = {}, {}
+
+local function fill(record, values)
+    for name, value in pairs(values) do record[name] = value end
+end
 
 local function no_refresh(number, last_began)
     return {
@@ -50,21 +61,21 @@ local function no_refresh(number, last_began)
 end
 
 local function new_account(run, epoch, regroup)
-    A = {
+    fill(A, {
         format = FORMAT, run = run, epoch = epoch, now = 0, server = false, behind = 0, dropped = 0, awaited = {},
         regroup = regroup, next_order = 0, turns = 0, balances = 0, changes = 0, recall = 0, calm_until = NEVER,
         refresh = no_refresh(0, NEVER), refreshing_member = "", unit = false,
         busy_until = NEVER, limited = {}, pauses = {}, epochs = {}, budget_checked = "", budgets_unchecked = 0,
         leased = 0, used = 0, slots = 0, running = 0, living = 0, holders = 0, settled = 0, kept = 0, kept_slots = 0,
         kept_calls = {}, kept_sessions = {}, spenders = {no = 0, yes = 0, auto = 0}, waiting = 0, unanswered = 0,
-        waits_for_refresh = 0, budgets = 0,
-    }
-    E = {
+        waits_for_refresh = 0, budgets = 0, unresolved = 0, reap_at = huge,
+    })
+    fill(E, {
         snapshot = false, setting = "auto", topup_step = false, epoch = 0, belief = false, changed = false,
         contradiction = 0, until_ = NEVER, spell = 1800, checked_at = NEVER, reference = false, landed = NEVER,
         cleared = 0, residual = 0, ceiling_residual = 0, checkpoints = {},
-    }
-    evidence_changed = true
+    })
+    A.evidence_changed = true
 end
 
 -- Members. A record that is changed is marked by whoever changes it.
@@ -108,8 +119,9 @@ local function new_member(name)
     local member = {
         name = name, lease = 0, used = 0, slots = 0, running = 0, number = 0, heard = NEVER, hold_for = false,
         patience = 0, floor = 0, extra = 0, recall = 0, turn = 0, asked_at = NEVER, gone = false,
-        waits_for_refresh = false, sole_spender = "auto", format = 0, has_debits = false, is_interested = false,
-        unanswered_since = false, is_waiting = false, reply = false,
+        waits_for_refresh = false, sole_spender = "auto", format = 0, reply = false, first_clears = false,
+        last_clears = false, first_kept = false, last_kept = false, silent_at = false, is_interested = false,
+        unanswered_since = false, is_waiting = false,
     }
     loaded[name] = member
     A.living = A.living + 1
@@ -146,76 +158,71 @@ local function set_running(member, running)
     member.running, member.changed = running, true
 end
 
+local KINDS, UNRESOLVED = {"settled", "kept", "lost"}, {"kept", "lost"}
+
 local function debits_of(member)
     if not member.debits then
-        member.debits = unpack_debits(member.has_debits and call("HGET", KEY.debits, member.name))
+        local stored = member.first_clears and call("HGET", KEY.debits, member.name)
+        local parts = stored and cmsgpack.unpack(stored) or {new_debits(false), new_debits(true), new_debits(true)}
+        member.debits = {settled = parts[1], kept = parts[2], lost = parts[3]}
     end
     return member.debits
 end
 
-local function count_debit(kind, bucket, by)
-    local amount = by > 0 and bucket.amount or minus(0, bucket.amount)
-    if kind == "settled" then
-        A.settled = plus(A.settled, amount)
-    else
-        A.kept = plus(A.kept, amount)
-        A.kept_slots = A.kept_slots + by * bucket.slots
-        if by > 0 then
-            A.kept_calls = add_counts(A.kept_calls, bucket.calls)
-            A.kept_sessions = add_counts(A.kept_sessions, bucket.sessions)
-        else
-            subtract_counts(A.kept_calls, bucket.calls)
-            subtract_counts(A.kept_sessions, bucket.sessions)
+local function drop_buckets(member, kind, count)
+    local debits = debits_of(member)
+    local dropped = debits[kind]
+    local total = 0
+    for at = 1, count do
+        total = plus(total, dropped.amounts[at])
+        if kind ~= "settled" then
+            A.kept_slots = A.kept_slots - dropped.slots[at]
+            subtract_counts(A.kept_calls, dropped.calls[at])
+            subtract_counts(A.kept_sessions, dropped.sessions[at])
         end
     end
+    local sum = kind == "settled" and "settled" or "kept"
+    A[sum] = minus(A[sum], total)
+    debits[kind], member.debits_changed = drop_first(dropped, count), true
 end
 
-local function add_to(member, kind, amount, clears_at, slots, calls, sessions)
-    local bucket = add_debit(debits_of(member)[kind], amount, clears_at, slots)
-    if kind ~= "settled" then
-        bucket.calls, bucket.sessions = add_counts(bucket.calls, calls), add_counts(bucket.sessions, sessions)
-    end
-    count_debit(kind, {amount = amount, slots = slots, calls = calls, sessions = sessions}, 1)
+local function add_settled(member, amount, clears_at)
+    add_debit(debits_of(member).settled, amount, clears_at, 0)
+    A.settled = plus(A.settled, amount)
+    member.debits_changed = true
+end
+
+local function add_unresolved(member, kind, amount, clears_at, slots, calls, sessions)
+    add_debit(debits_of(member)[kind], amount, clears_at, slots, calls, sessions)
+    A.kept, A.kept_slots = plus(A.kept, amount), A.kept_slots + slots
+    A.kept_calls, A.kept_sessions = add_counts(A.kept_calls, calls), add_counts(A.kept_sessions, sessions)
     member.debits_changed = true
 end
 
 local function drop_all(member, kind)
-    local debits = debits_of(member)
-    for _, bucket in ipairs(debits[kind]) do count_debit(kind, bucket, -1) end
-    debits[kind] = {}
-    member.debits_changed = true
+    if member.first_clears or member.debits then
+        local count = #debits_of(member)[kind].ticks
+        if count > 0 then drop_buckets(member, kind, count) end
+    end
 end
-
-local KINDS = {"settled", "kept", "lost"}
 
 local function clear_debits_of(member, sent)
-    local debits = debits_of(member)
     for _, kind in ipairs(KINDS) do
-        local buckets, first = debits[kind], 1
-        while buckets[first] and buckets[first].clears_at <= sent do
-            count_debit(kind, buckets[first], -1)
-            first = first + 1
-        end
-        if first > 1 then
-            local left = {}
-            for at = first, #buckets do left[#left + 1] = buckets[at] end
-            debits[kind], member.debits_changed = left, true
-        end
+        local ticks, count = debits_of(member)[kind].ticks, 0
+        while ticks[count + 1] and ticks[count + 1] <= sent * TICKS do count = count + 1 end
+        if count > 0 then drop_buckets(member, kind, count) end
     end
 end
 
--- When the first and the last debit clear, of these kinds; nil without any.
+-- When the first and the last debit clear, of these kinds; false without any.
 local function clears(debits, kinds)
-    local first, last
+    local first, last = huge, NEVER
     for _, kind in ipairs(kinds) do
-        local buckets = debits[kind]
-        if #buckets > 0 then
-            local soonest, latest = buckets[1].clears_at, buckets[#buckets].clears_at
-            first = first and math.min(first, soonest) or soonest
-            last = last and math.max(last, latest) or latest
-        end
+        local ticks = debits[kind].ticks
+        if #ticks > 0 then first, last = math.min(first, ticks[1]), math.max(last, ticks[#ticks]) end
     end
-    return first, last
+    if last == NEVER then return false, false end
+    return first / TICKS, last / TICKS
 end
 
 -- Members whose debits changed are not in these sets as they will be: so they are looked at, too.
@@ -246,6 +253,9 @@ local function all_needs()
     end
     return queue
 end
+
+-- The same as far as they were looked at; nil if nobody did.
+local function known_needs() return queue end
 
 local function set_needs(name, needs)
     local known = all_needs()
@@ -288,3 +298,16 @@ end
 
 local function drop_numbers(epoch) numbers_dropped[epoch] = true end
 
+H.A, H.ACCOUNT, H.E, H.FORMAT, H.KEY, H.KINDS, H.MEMBER, H.UNRESOLVED, H.add_settled, H.add_unresolved,
+    H.all_members, H.all_needs, H.call, H.clear_debits_of, H.clears, H.count_spender, H.debits_of, H.drop_all,
+    H.drop_numbers, H.fill, H.find, H.interested, H.loaded, H.names_with, H.new_account, H.new_member,
+    H.no_refresh, H.note_numbers, H.numbers_dropped, H.numbers_written, H.packed, H.known_needs, H.queue_changed,
+    H.set_lease, H.set_needs, H.set_running, H.set_slots, H.set_used, H.unanswered, H.unpacked,
+    H.with_debits_until =
+    A, ACCOUNT, E, FORMAT, KEY, KINDS, MEMBER, UNRESOLVED, add_settled, add_unresolved, all_members, all_needs,
+    call, clear_debits_of, clears, count_spender, debits_of, drop_all, drop_numbers, fill, find, interested,
+    loaded, names_with, new_account, new_member, no_refresh, note_numbers, numbers_dropped, numbers_written,
+    packed, known_needs, queue_changed, set_lease, set_needs, set_running, set_slots, set_used, unanswered, unpacked,
+    with_debits_until
+
+end

@@ -1,17 +1,27 @@
 -- What a member sees after a message.
 
-local json_view
 do
 
+local A, E, KEY, KINDS, MOST_DEBITS_SHOWN, NEVER, RECALL_PATIENCE, TICKS, UNRESOLVED, budget_view, call,
+    clears, debits_of, find, format, from_account, granting, granting_at, in_budget, json_counts, json_list,
+    json_number, json_object, less, loaded, members_in, minus, missing, pending, plus, put, put_number,
+    put_time, quoted, same, somebody_waits, waiting_needs =
+    H.A, H.E, H.KEY, H.KINDS, H.MOST_DEBITS_SHOWN, H.NEVER, H.RECALL_PATIENCE, H.TICKS, H.UNRESOLVED,
+    H.budget_view, H.call, H.clears, H.debits_of, H.find, H.format, H.from_account, H.granting, H.granting_at,
+    H.in_budget, H.json_counts, H.json_list, H.json_number, H.json_object, H.less, H.loaded, H.members_in,
+    H.minus, H.missing, H.pending, H.plus, H.put, H.put_number, H.put_time, H.quoted, H.same, H.somebody_waits,
+    H.waiting_needs
+
 -- The first or last of the times in a sorted set, as it will be when this message is written.
-local function extreme(key, command, kinds, place, better)
+local function extreme(key, command, kinds, place, better, stored_any)
     local found
     for _, member in pairs(loaded) do
         if member and member.debits_changed then
-            local at = ({clears(member.debits, kinds)})[place]
+            local at = select(place, clears(member.debits, kinds))
             if at and (found == nil or better(at, found)) then found = at end
         end
     end
+    if not stored_any then return found end
     local from = 0
     while true do
         local stored = call(command, key, from, from + 7, "WITHSCORES")
@@ -29,7 +39,6 @@ local function extreme(key, command, kinds, place, better)
 end
 local function sooner(a, b) return a < b end
 local function later(a, b) return a > b end
-local UNRESOLVED = {"kept", "lost"}
 
 -- When debits clear, with credits and slots. Whoever is among the first has a debit among the first, so the
 -- others need not be read.
@@ -46,7 +55,11 @@ local function json_debits()
     local each = {}
     for _, member in pairs(members) do
         for _, kind in ipairs(KINDS) do
-            for _, bucket in ipairs(debits_of(member)[kind]) do each[#each + 1] = bucket end
+            local debits = debits_of(member)[kind]
+            for at, ticks in ipairs(debits.ticks) do
+                local slots = debits.slots and debits.slots[at] or 0
+                each[#each + 1] = {clears_at = ticks / TICKS, amount = debits.amounts[at], slots = slots}
+            end
         end
     end
     table.sort(each, function(a, b)
@@ -62,7 +75,7 @@ local function json_debits()
         amount, slots = minus(amount, bucket.amount), slots - bucket.slots
     end
     if not whole then
-        local last = extreme(KEY.cleared, "ZREVRANGE", KINDS, 2, later)
+        local last = extreme(KEY.cleared, "ZREVRANGE", KINDS, 2, later, true)
         texts[#texts + 1] = "[" .. json_number(last) .. "," .. json_number(amount) .. "," .. json_number(slots) .. "]"
     end
     return "[" .. table.concat(texts, ",") .. "]"
@@ -106,7 +119,7 @@ local function json_others()
     return json_object(object)
 end
 
-function json_view(name, report, with_debits)
+local function json_view(name, report, with_debits)
     local queued, queued_slots = 0, 0
     for _, each in ipairs(waiting_needs()) do
         local need = each[2].need
@@ -156,8 +169,8 @@ function json_view(name, report, with_debits)
     put_number(view, "kept_slots", A.kept_slots)
     if next(A.kept_calls) ~= nil then put(view, "kept_calls", json_counts(A.kept_calls)) end
     if next(A.kept_sessions) ~= nil then put(view, "kept_sessions", json_counts(A.kept_sessions)) end
-    put_time(view, "kept_next", extreme(KEY.kept_next, "ZRANGE", UNRESOLVED, 1, sooner))
-    put_time(view, "kept_last", extreme(KEY.kept_last, "ZREVRANGE", UNRESOLVED, 2, later))
+    put_time(view, "kept_next", extreme(KEY.kept_next, "ZRANGE", UNRESOLVED, 1, sooner, A.unresolved > 0))
+    put_time(view, "kept_last", extreme(KEY.kept_last, "ZREVRANGE", UNRESOLVED, 2, later, A.unresolved > 0))
     put_number(view, "slots", A.slots)
     if with_debits then put(view, "debits", json_debits()) end
     put_time(view, "busy_until", A.busy_until)
@@ -194,5 +207,8 @@ function json_view(name, report, with_debits)
     end
     return json_object(view)
 end
+
+H.json_view =
+    json_view
 
 end

@@ -1,5 +1,10 @@
 -- Replies are JSON, written here: the encoder that the engines bring rounds to 14 digits.
 
+do
+
+local NEVER, amount_text, format, huge =
+    H.NEVER, H.amount_text, H.format, H.huge
+
 local null = cjson.null
 local quoted = cjson.encode
 
@@ -62,4 +67,11 @@ function json_any(value)
         texts[#texts + 1] = quoted(tostring(name)) .. ":" .. json_any(each)
     end
     return "{" .. table.concat(texts, ",") .. "}"
+end
+
+H.json_any, H.json_counts, H.json_list, H.json_number, H.json_numbers, H.json_object, H.put, H.put_number,
+    H.put_time, H.quoted, H.time_from =
+    json_any, json_counts, json_list, json_number, json_numbers, json_object, put, put_number, put_time,
+    quoted, time_from
+
 end

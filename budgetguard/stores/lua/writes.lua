@@ -1,18 +1,37 @@
 -- What is written. The first write adds to what there is: if there is no memory for that, none is made.
 
-local forget_member, write_all
 do
 
+local A, ACCOUNT, E, KEY, KINDS, MEMBER, UNRESOLVED, call, clears, count_budgets, format, interested, loaded,
+    numbers_dropped, numbers_written, packed, known_needs, queue_changed, unanswered, write_budgets =
+    H.A, H.ACCOUNT, H.E, H.KEY, H.KINDS, H.MEMBER, H.UNRESOLVED, H.call, H.clears, H.count_budgets, H.format,
+    H.interested, H.loaded, H.numbers_dropped, H.numbers_written, H.packed, H.known_needs, H.queue_changed,
+    H.unanswered, H.write_budgets
+
+local CLEARING = {
+    {"first_clears", KEY.clearing}, {"last_clears", KEY.cleared}, {"first_kept", KEY.kept_next},
+    {"last_kept", KEY.kept_last},
+}
 local forgotten = {}
 
-function forget_member(member)
+-- When a member is silent. What is stored may be too early: it need not be written with each message, since
+-- whoever finds it looks at the member.
+local function silent_from(member)
+    if not member.hold_for or member.gone then return false end
+    local at = member.heard + member.hold_for
+    local stored = member.silent_at
+    if stored and stored <= at and at - stored < member.hold_for / 4 then return stored end
+    return at
+end
+
+local function forget_member(member)
     forgotten[#forgotten + 1] = member
     loaded[member.name] = false
 end
 
 local function delete_member(member)
     local name = member.name
-    for _, key in ipairs({KEY.members, KEY.debits, KEY.replies, KEY.words}) do call("HDEL", key, name) end
+    for _, key in ipairs({KEY.members, KEY.debits, KEY.words}) do call("HDEL", key, name) end
     for _, key in ipairs({KEY.silence, KEY.unanswered, KEY.clearing, KEY.cleared, KEY.kept_next, KEY.kept_last}) do
         call("ZREM", key, name)
     end
@@ -23,23 +42,21 @@ end
 local function write_member(member)
     local name = member.name
     if member.debits_changed then
-        local first, last = clears(member.debits, KINDS)
-        local kept_first, kept_last = clears(member.debits, {"kept", "lost"})
-        if first then
-            call("HSET", KEY.debits, name, pack_debits(member.debits))
-        elseif member.has_debits then
+        local debits = member.debits
+        if member.first_clears then
+            call("HSET", KEY.debits, name, cmsgpack.pack({debits.settled, debits.kept, debits.lost}))
+        elseif member.was_clearing[1] then
             call("HDEL", KEY.debits, name)
         end
-        for _, each in ipairs({{KEY.clearing, first}, {KEY.cleared, last}, {KEY.kept_next, kept_first}, {KEY.kept_last, kept_last}}) do
-            if each[2] then
-                call("ZADD", each[1], format("%.17g", each[2]), name)
-            elseif member.has_debits then
-                call("ZREM", each[1], name)
+        for place, column in ipairs(CLEARING) do
+            local at, before = member[column[1]], member.was_clearing[place]
+            if at and at ~= before then
+                call("ZADD", column[2], format("%.17g", at), name)
+            elseif before and not at then
+                call("ZREM", column[2], name)
             end
         end
-        member.has_debits = first ~= nil
     end
-    if member.reply_changed then call("HSET", KEY.replies, name, member.reply) end
     if member.words then call("HSET", KEY.words, name, member.words) end
     if member.is_interested ~= member.was_interested then
         call(member.is_interested and "SADD" or "SREM", KEY.interested, name)
@@ -55,15 +72,18 @@ local function write_member(member)
         call(member.waits_for_refresh and "SADD" or "SREM", KEY.refreshing, name)
         member.is_waiting = member.waits_for_refresh
     end
-    if member.hold_for and not member.gone then
-        call("ZADD", KEY.silence, format("%.17g", member.heard + member.hold_for), name)
-    else
-        call("ZREM", KEY.silence, name)
+    if member.silent_at ~= member.was_silent_at then
+        if member.silent_at then
+            call("ZADD", KEY.silence, format("%.17g", member.silent_at), name)
+        else
+            call("ZREM", KEY.silence, name)
+        end
     end
     call("HSET", KEY.members, name, packed(member, MEMBER))
 end
 
-function write_all()
+local function write_all()
+    local queue = known_needs()
     local changed = {}
     for _, member in pairs(loaded) do
         if member and (member.changed or member.debits_changed) then
@@ -72,6 +92,15 @@ function write_all()
             member.is_interested = interested(member)
             member.unanswered_since = unanswered(member) and member.asked_at
             A.unanswered = A.unanswered + (member.unanswered_since and 1 or 0) - (member.was_unanswered and 1 or 0)
+            if member.debits_changed then
+                member.was_clearing = {member.first_clears, member.last_clears, member.first_kept, member.last_kept}
+                A.unresolved = A.unresolved - (member.first_kept and 1 or 0)
+                member.first_clears, member.last_clears = clears(member.debits, KINDS)
+                member.first_kept, member.last_kept = clears(member.debits, UNRESOLVED)
+                A.unresolved = A.unresolved + (member.first_kept and 1 or 0)
+            end
+            member.was_silent_at, member.silent_at = member.silent_at, silent_from(member)
+            if member.silent_at then A.reap_at = math.min(A.reap_at, member.silent_at) end
             A.waits_for_refresh = A.waits_for_refresh + (member.waits_for_refresh and 1 or 0)
                 - (member.is_waiting and 1 or 0)
         end
@@ -79,13 +108,14 @@ function write_all()
     for _, member in ipairs(forgotten) do
         A.unanswered = A.unanswered - (member.unanswered_since and 1 or 0)
         A.waits_for_refresh = A.waits_for_refresh - (member.is_waiting and 1 or 0)
+        A.unresolved = A.unresolved - (member.first_kept and 1 or 0)
     end
     if queue ~= nil then
         A.waiting = 0
         for _ in pairs(queue) do A.waiting = A.waiting + 1 end
     end
     count_budgets()
-    if evidence_changed then
+    if A.evidence_changed then
         call("HSET", KEY.account, "state", packed(A, ACCOUNT), "evidence", cmsgpack.pack(E))
     else
         call("HSET", KEY.account, "state", packed(A, ACCOUNT))
@@ -109,5 +139,8 @@ function write_all()
     end
     for at = 1, #numbers_written, 2 do call("HSET", KEY.numbers, numbers_written[at], numbers_written[at + 1]) end
 end
+
+H.forget_member, H.write_all =
+    forget_member, write_all
 
 end
