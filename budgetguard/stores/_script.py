@@ -5,16 +5,8 @@ from functools import cache
 from importlib.resources import files
 
 _FILES = (
-    "numbers",
-    "wire",
-    "debits",
-    "state",
-    "evidence",
-    "budgets",
-    "writes",
-    "head",
-    "view",
-    "script",
+    *("numbers", "wire", "debits", "state", "budgets", "known", "grants", "comings", "balances"),
+    *("turn", "writes", "view", "script"),
 )
 
 _KEYS = (

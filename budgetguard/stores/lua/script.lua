@@ -1,18 +1,16 @@
 -- One message of a member, from the wire to the reply.
 
-local A, ACCOUNT, E, FORMAT, KEY, MEMBER, NEVER, advance, all_members, all_needs, amount_from, begin_refresh,
-    bound_overlap, budgets_without, call, die, drop_numbers, drop_refresh, end_refresh_of, fill, find,
-    forget_budgets, forget_the_gone, grant, granting, hear, hear_report, json_any, json_list, json_number,
-    json_numbers, json_object, json_view, land, latest, lend, less, loaded, lose_track, new_account,
-    new_member, put, put_number, queue_needs, quoted, reap, reassert_budgets, refused, report_budgets,
-    set_lease, settle_on_a_setting, time_from, unpacked, wake_all, who_fits, woken, write_all =
-    H.A, H.ACCOUNT, H.E, H.FORMAT, H.KEY, H.MEMBER, H.NEVER, H.advance, H.all_members, H.all_needs,
-    H.amount_from, H.begin_refresh, H.bound_overlap, H.budgets_without, H.call, H.die, H.drop_numbers,
-    H.drop_refresh, H.end_refresh_of, H.fill, H.find, H.forget_budgets, H.forget_the_gone, H.grant, H.granting,
-    H.hear, H.hear_report, H.json_any, H.json_list, H.json_number, H.json_numbers, H.json_object, H.json_view,
-    H.land, H.latest, H.lend, H.less, H.loaded, H.lose_track, H.new_account, H.new_member, H.put, H.put_number,
-    H.queue_needs, H.quoted, H.reap, H.reassert_budgets, H.refused, H.report_budgets, H.set_lease,
-    H.settle_on_a_setting, H.time_from, H.unpacked, H.wake_all, H.who_fits, H.woken, H.write_all
+local A, ACCOUNT, FORMAT, KEY, MEMBER, NEVER, advance, all_members, all_needs, amount_from, begin_refresh,
+    bound_overlap, call, drop_numbers, drop_refresh, fill, find, forget_the_gone, granting, hear_report,
+    json_any, json_list, json_number, json_numbers, json_object, json_view, latest, lend, less, loaded,
+    new_account, new_member, put, put_number, queue_needs, quoted, set_lease, time_from, unpacked, wake_all,
+    woken, write_all =
+    H.A, H.ACCOUNT, H.FORMAT, H.KEY, H.MEMBER, H.NEVER, H.advance, H.all_members, H.all_needs, H.amount_from,
+    H.begin_refresh, H.bound_overlap, H.call, H.drop_numbers, H.drop_refresh, H.fill, H.find,
+    H.forget_the_gone, H.granting, H.hear_report, H.json_any, H.json_list, H.json_number, H.json_numbers,
+    H.json_object, H.json_view, H.latest, H.lend, H.less, H.loaded, H.new_account, H.new_member, H.put,
+    H.put_number, H.queue_needs, H.quoted, H.set_lease, H.time_from, H.unpacked, H.wake_all, H.woken,
+    H.write_all
 
 local function normal_message(text)
     local message = cjson.decode(text)
@@ -55,23 +53,36 @@ local function take(message)
     local last_turn = member.turn
     member.heard, member.number, member.turn, member.changed = latest(), message.number, A.turns, true
     hear_report(message, member, last_turn)
-    if message.join == nil then report_budgets(name, report.budgets) else reassert_budgets(name, report.budgets) end
-    if message.leave then
-        budgets_without(name, false)
-        set_lease(member, member.used)
-        die(member, latest())
-        settle_on_a_setting()
+    if H.budgets_loaded then
+        if message.join == nil then
+            H.report_budgets(name, report.budgets)
+        else
+            H.reassert_budgets(name, report.budgets)
+        end
     end
-    for _, news in ipairs(message.news or {}) do hear(news) end
-    if message.landing ~= nil then land(name, message.landing) end
-    if message.leave then wake_all(end_refresh_of(name)) end
+    if message.leave then
+        if H.budgets_loaded then H.budgets_without(name, false) end
+        H.load_comings()
+        set_lease(member, member.used)
+        H.die(member, latest())
+        H.settle_on_a_setting()
+    end
+    if message.news or message.landing then
+        H.load_balances()
+        for _, news in ipairs(message.news or {}) do H.hear(news) end
+        if message.landing then H.land(name, message.landing) end
+    end
+    if message.leave then wake_all(H.end_refresh_of(name)) end
     local right = ""
     if message.refresh_after ~= nil and not message.leave then right = begin_refresh(member, message) end
     local answer = {granted = {}, windows = {}, refused = {}, over = {}}
     bound_overlap()
     if not message.leave then
         queue_needs(member, report.needs)
-        grant(member, answer)
+        if next(all_needs()) ~= nil then
+            H.load_grants()
+            H.grant(member, answer)
+        end
         lend(member, report)
     end
     local reply = {'"status":"done","epoch":' .. quoted(A.epoch) .. ',"number":' .. json_number(message.number)}
@@ -91,7 +102,7 @@ local function take(message)
     local short = #answer.refused > 0 or #answer.over > 0 or all_needs()[name] ~= nil
     forget_the_gone()
     local view = json_view(name, report, short)
-    forget_budgets()
+    if H.budgets_loaded then H.forget_budgets() end
     return member.reply, view
 end
 
@@ -101,13 +112,25 @@ local function check(member)
     end
 end
 
+local function mentions_budgets(report)
+    if #report.budgets > 0 then return true end
+    for _, need in ipairs(report.needs) do
+        if #need.budgets > 0 then return true end
+    end
+    return false
+end
+
 local function handle(message, clock)
     local seen = message.epoch == A.epoch and message.seen or NEVER
     local member = find(message.member)
     local others = A.living - (member and not member.gone and 1 or 0)
     advance(clock, seen, message.dropped, message.elapsed, others == 0)
-    reap()
-    member = find(message.member)
+    if A.budgets > 0 or A.waiting > 0 or mentions_budgets(message.report) then H.load_budgets() end
+    if A.now >= A.reap_at then
+        H.load_comings()
+        H.reap()
+        member = find(message.member)
+    end
     local status = status_of(message, member)
     if status ~= "done" then
         local number = member and member.number or 0
@@ -120,7 +143,10 @@ local function handle(message, clock)
     end
     local reply, view = take(message)
     bound_overlap()
-    wake_all(who_fits(message.member))
+    if next(all_needs()) ~= nil then
+        H.load_grants()
+        wake_all(H.who_fits(message.member))
+    end
     woken[message.member] = nil
     check(loaded[message.member])
     return reply, view
@@ -134,10 +160,10 @@ local function fail_over(run, epoch)
             A.awaited[member.name] = true
         end
     end
-    E.snapshot = false
+    H.load_balances()
+    H.forget_snapshot()
     drop_refresh()
     A.balances = A.balances + 1
-    lose_track()
     for _, epoch_ in ipairs(A.epochs) do drop_numbers(epoch_) end
     A.epochs = {}
 end
@@ -171,13 +197,12 @@ local given_options = ARGV[3] and ARGV[3] ~= "" and cjson.decode(ARGV[3]) or {}
 local run = given_options.run or call("INFO", "server"):match("run_id:(%w+)")
 local time = call("TIME")
 local clock = given_options.clock or time[1] + time[2] / 1e6
-local stored = call("HMGET", KEY.account, "state", "evidence")
+local stored = call("HGET", KEY.account, "state")
 local epoch = given_options.epoch or run:sub(1, 12) .. "." .. time[1] .. "." .. time[2]
 local message = normal_message(ARGV[1])
-if stored[1] then
-    fill(A, unpacked(stored[1], ACCOUNT))
+if stored then
+    fill(A, unpacked(stored, ACCOUNT))
     if A.format > FORMAT then return '{"newer":' .. json_number(A.format) .. "}" end
-    fill(E, cmsgpack.unpack(stored[2]))
     if A.run ~= run then fail_over(run, epoch) end
 else
     new_account(run, epoch, given_options.regroup or 0)
@@ -191,4 +216,3 @@ for name in pairs(woken) do
 end
 if given_options.quiet then return "{" .. reply .. ',"woken":' .. json_list(names, quoted) .. ',"view":' .. view .. "}" end
 return "{" .. reply .. ',"view":' .. view .. "}"
-

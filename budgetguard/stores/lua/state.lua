@@ -23,7 +23,8 @@ local ACCOUNT = {
     "balances", "changes", "recall", "calm_until", "refresh", "refreshing_member", "unit", "busy_until", "limited",
     "pauses", "epochs", "budget_checked", "budgets_unchecked", "leased", "used", "slots", "running", "living",
     "holders", "settled", "kept", "kept_slots", "kept_calls", "kept_sessions", "spenders", "waiting", "unanswered",
-    "waits_for_refresh", "budgets", "unresolved", "reap_at",
+    "waits_for_refresh", "budgets", "unresolved", "reap_at", "figures",
+    "snapshot_json", "others_json",
 }
 local MEMBER = {
     "lease", "used", "slots", "running", "number", "heard", "hold_for", "patience", "floor", "extra", "recall",
@@ -68,7 +69,8 @@ local function new_account(run, epoch, regroup)
         busy_until = NEVER, limited = {}, pauses = {}, epochs = {}, budget_checked = "", budgets_unchecked = 0,
         leased = 0, used = 0, slots = 0, running = 0, living = 0, holders = 0, settled = 0, kept = 0, kept_slots = 0,
         kept_calls = {}, kept_sessions = {}, spenders = {no = 0, yes = 0, auto = 0}, waiting = 0, unanswered = 0,
-        waits_for_refresh = 0, budgets = 0, unresolved = 0, reap_at = huge,
+        waits_for_refresh = 0, budgets = 0, unresolved = 0, reap_at = huge, figures = false, snapshot_json = "",
+        others_json = "{}",
     })
     fill(E, {
         snapshot = false, setting = "auto", topup_step = false, epoch = 0, belief = false, changed = false,
@@ -298,16 +300,24 @@ end
 
 local function drop_numbers(epoch) numbers_dropped[epoch] = true end
 
+-- Members that are written no more.
+local forgotten = {}
+
+local function forget_member(member)
+    forgotten[#forgotten + 1] = member
+    loaded[member.name] = false
+end
+
 H.A, H.ACCOUNT, H.E, H.FORMAT, H.KEY, H.KINDS, H.MEMBER, H.UNRESOLVED, H.add_settled, H.add_unresolved,
     H.all_members, H.all_needs, H.call, H.clear_debits_of, H.clears, H.count_spender, H.debits_of, H.drop_all,
-    H.drop_numbers, H.fill, H.find, H.interested, H.loaded, H.names_with, H.new_account, H.new_member,
-    H.no_refresh, H.note_numbers, H.numbers_dropped, H.numbers_written, H.packed, H.known_needs, H.queue_changed,
-    H.set_lease, H.set_needs, H.set_running, H.set_slots, H.set_used, H.unanswered, H.unpacked,
-    H.with_debits_until =
+    H.drop_numbers, H.fill, H.find, H.forget_member, H.forgotten, H.interested, H.known_needs, H.loaded,
+    H.names_with, H.new_account, H.new_member, H.no_refresh, H.note_numbers, H.numbers_dropped,
+    H.numbers_written, H.packed, H.queue, H.queue_changed, H.set_lease, H.set_needs, H.set_running,
+    H.set_slots, H.set_used, H.unanswered, H.unpacked, H.with_debits_until =
     A, ACCOUNT, E, FORMAT, KEY, KINDS, MEMBER, UNRESOLVED, add_settled, add_unresolved, all_members, all_needs,
-    call, clear_debits_of, clears, count_spender, debits_of, drop_all, drop_numbers, fill, find, interested,
-    loaded, names_with, new_account, new_member, no_refresh, note_numbers, numbers_dropped, numbers_written,
-    packed, known_needs, queue_changed, set_lease, set_needs, set_running, set_slots, set_used, unanswered, unpacked,
-    with_debits_until
+    call, clear_debits_of, clears, count_spender, debits_of, drop_all, drop_numbers, fill, find, forget_member,
+    forgotten, interested, known_needs, loaded, names_with, new_account, new_member, no_refresh, note_numbers,
+    numbers_dropped, numbers_written, packed, queue, queue_changed, set_lease, set_needs, set_running,
+    set_slots, set_used, unanswered, unpacked, with_debits_until
 
 end

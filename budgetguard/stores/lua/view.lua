@@ -2,15 +2,15 @@
 
 do
 
-local A, E, KEY, KINDS, MOST_DEBITS_SHOWN, NEVER, RECALL_PATIENCE, TICKS, UNRESOLVED, budget_view, call,
-    clears, debits_of, find, format, from_account, granting, granting_at, in_budget, json_counts, json_list,
-    json_number, json_object, less, loaded, members_in, minus, missing, pending, plus, put, put_number,
-    put_time, quoted, same, somebody_waits, waiting_needs =
-    H.A, H.E, H.KEY, H.KINDS, H.MOST_DEBITS_SHOWN, H.NEVER, H.RECALL_PATIENCE, H.TICKS, H.UNRESOLVED,
-    H.budget_view, H.call, H.clears, H.debits_of, H.find, H.format, H.from_account, H.granting, H.granting_at,
-    H.in_budget, H.json_counts, H.json_list, H.json_number, H.json_object, H.less, H.loaded, H.members_in,
-    H.minus, H.missing, H.pending, H.plus, H.put, H.put_number, H.put_time, H.quoted, H.same, H.somebody_waits,
-    H.waiting_needs
+local A, KEY, KINDS, NEVER, TICKS, UNRESOLVED, call, clears, debits_of, find, format, from_account, granting,
+    granting_at, in_budget, json_counts, json_list, json_number, json_object, less, loaded, members_in, minus,
+    missing, pending, plus, put, put_number, put_time, quoted, same, somebody_waits, waiting_needs =
+    H.A, H.KEY, H.KINDS, H.NEVER, H.TICKS, H.UNRESOLVED, H.call, H.clears, H.debits_of, H.find, H.format,
+    H.from_account, H.granting, H.granting_at, H.in_budget, H.json_counts, H.json_list, H.json_number,
+    H.json_object, H.less, H.loaded, H.members_in, H.minus, H.missing, H.pending, H.plus, H.put, H.put_number,
+    H.put_time, H.quoted, H.same, H.somebody_waits, H.waiting_needs
+
+local MOST_DEBITS_SHOWN, RECALL_PATIENCE = 32, 1
 
 -- The first or last of the times in a sorted set, as it will be when this message is written.
 local function extreme(key, command, kinds, place, better, stored_any)
@@ -81,16 +81,6 @@ local function json_debits()
     return "[" .. table.concat(texts, ",") .. "]"
 end
 
-local function json_snapshot(snapshot)
-    return "[" .. table.concat({
-        json_number(snapshot.mono), json_number(snapshot.wall), snapshot.text and quoted(snapshot.text) or "null",
-        quoted(snapshot.unit), json_number(snapshot.born), tostring(snapshot.emptied), json_number(snapshot.credits),
-        json_number(snapshot.ceiling), json_number(snapshot.cap), json_number(snapshot.slots),
-        snapshot.refused_until and json_number(snapshot.refused_until) or "null",
-        json_number(snapshot.overlap), json_number(snapshot.ceiling_overlap),
-    }, ",") .. "]"
-end
-
 local function json_refresh(refresh)
     local object = {}
     put_number(object, "number", refresh.number)
@@ -104,22 +94,11 @@ local function json_refresh(refresh)
     return json_object(object)
 end
 
-local function json_others()
-    local object, belief = {}, E.belief
-    if E.setting ~= "auto" then put(object, "setting", tostring(E.setting)) end
-    if belief then
-        if belief.others then put(object, "others", "true") end
-        put_number(object, "since", belief.mono)
-        put_number(object, "wall", belief.wall)
-        put_number(object, "proven", belief.proven)
-        put_number(object, "spell", belief.spell)
-    end
-    put_number(object, "changes", A.changes)
-    put_number(object, "contradiction", E.contradiction)
-    return json_object(object)
-end
-
 local function json_view(name, report, with_debits)
+    if A.evidence_changed then
+        H.load_balances()
+        H.show()
+    end
     local queued, queued_slots = 0, 0
     for _, each in ipairs(waiting_needs()) do
         local need = each[2].need
@@ -156,7 +135,7 @@ local function json_view(name, report, with_debits)
     local view = {}
     put(view, "now", json_number(A.now))
     put_number(view, "dropped", A.dropped)
-    if E.snapshot then put(view, "snapshot", json_snapshot(E.snapshot)) end
+    if A.snapshot_json ~= "" then put(view, "snapshot", A.snapshot_json) end
     put_number(view, "balances", A.balances)
     put_number(view, "leased", A.leased)
     put_number(view, "used", A.used)
@@ -181,7 +160,7 @@ local function json_view(name, report, with_debits)
         put(view, "pauses", json_list(A.pauses, function(each) return "[" .. quoted(each[1]) .. "," .. quoted(each[2]) .. "]" end))
     end
     put(view, "refresh", json_refresh(A.refresh))
-    put(view, "others", json_others())
+    put(view, "others", A.others_json)
     put_number(view, "recall", A.recall)
     if A.now < A.calm_until or somebody_waits() then put(view, "exact", "true") end
     if not granting() then put(view, "granting", "false") end
@@ -202,7 +181,7 @@ local function json_view(name, report, with_debits)
         end
         for _, use in ipairs(report.budgets) do mention(use) end
         local texts = {}
-        for _, budget in ipairs(names) do texts[#texts + 1] = budget_view(budget) end
+        for _, budget in ipairs(names) do texts[#texts + 1] = H.budget_view(budget) end
         if #texts > 0 then put(view, "budgets", "[" .. table.concat(texts, ",") .. "]") end
     end
     return json_object(view)

@@ -2,8 +2,8 @@
 
 do
 
-local NEVER, amount_text, format, huge =
-    H.NEVER, H.amount_text, H.format, H.huge
+local NEVER, amount_text, floor, format, huge =
+    H.NEVER, H.amount_text, H.floor, H.format, H.huge
 
 local null = cjson.null
 local quoted = cjson.encode
@@ -16,6 +16,8 @@ local function time_from(value) return value == null and NEVER or value end
 local function json_number(value)
     if type(value) == "table" then return amount_text(value) end
     if value == huge or value == NEVER or value == nil then return "null" end
+    -- The former is several times faster.
+    if value == floor(value) then return format("%d", value) end
     return format("%.17g", value)
 end
 
@@ -46,7 +48,7 @@ local function put_number(object, name, value)
     if value ~= 0 then object[#object + 1] = '"' .. name .. '":' .. json_number(value) end
 end
 local function put_time(object, name, value)
-    if value ~= nil and value ~= NEVER then object[#object + 1] = '"' .. name .. '":' .. format("%.17g", value) end
+    if value ~= nil and value ~= NEVER then object[#object + 1] = '"' .. name .. '":' .. json_number(value) end
 end
 local function json_object(object) return "{" .. table.concat(object, ",") .. "}" end
 

@@ -2,18 +2,16 @@
 
 do
 
-local A, ACCOUNT, E, KEY, KINDS, MEMBER, UNRESOLVED, call, clears, count_budgets, format, interested, loaded,
-    numbers_dropped, numbers_written, packed, known_needs, queue_changed, unanswered, write_budgets =
-    H.A, H.ACCOUNT, H.E, H.KEY, H.KINDS, H.MEMBER, H.UNRESOLVED, H.call, H.clears, H.count_budgets, H.format,
-    H.interested, H.loaded, H.numbers_dropped, H.numbers_written, H.packed, H.known_needs, H.queue_changed,
-    H.unanswered, H.write_budgets
+local A, ACCOUNT, E, KEY, KINDS, MEMBER, UNRESOLVED, call, clears, forgotten, format, interested, known_needs,
+    loaded, numbers_dropped, numbers_written, packed, queue, queue_changed, unanswered =
+    H.A, H.ACCOUNT, H.E, H.KEY, H.KINDS, H.MEMBER, H.UNRESOLVED, H.call, H.clears, H.forgotten, H.format,
+    H.interested, H.known_needs, H.loaded, H.numbers_dropped, H.numbers_written, H.packed, H.queue,
+    H.queue_changed, H.unanswered
 
 local CLEARING = {
     {"first_clears", KEY.clearing}, {"last_clears", KEY.cleared}, {"first_kept", KEY.kept_next},
     {"last_kept", KEY.kept_last},
 }
-local forgotten = {}
-
 -- When a member is silent. What is stored may be too early: it need not be written with each message, since
 -- whoever finds it looks at the member.
 local function silent_from(member)
@@ -22,11 +20,6 @@ local function silent_from(member)
     local stored = member.silent_at
     if stored and stored <= at and at - stored < member.hold_for / 4 then return stored end
     return at
-end
-
-local function forget_member(member)
-    forgotten[#forgotten + 1] = member
-    loaded[member.name] = false
 end
 
 local function delete_member(member)
@@ -114,8 +107,10 @@ local function write_all()
         A.waiting = 0
         for _ in pairs(queue) do A.waiting = A.waiting + 1 end
     end
-    count_budgets()
+    if H.budgets_loaded then H.count_budgets() end
     if A.evidence_changed then
+        H.load_balances()
+        H.show()
         call("HSET", KEY.account, "state", packed(A, ACCOUNT), "evidence", cmsgpack.pack(E))
     else
         call("HSET", KEY.account, "state", packed(A, ACCOUNT))
@@ -131,7 +126,7 @@ local function write_all()
             call("HDEL", KEY.needs, name)
         end
     end
-    write_budgets()
+    if H.budgets_loaded then H.write_budgets() end
     for epoch in pairs(numbers_dropped) do
         for _, field in ipairs(call("HKEYS", KEY.numbers)) do
             if field:match("^(%d+) ") == tostring(epoch) then call("HDEL", KEY.numbers, field) end
@@ -140,7 +135,7 @@ local function write_all()
     for at = 1, #numbers_written, 2 do call("HSET", KEY.numbers, numbers_written[at], numbers_written[at + 1]) end
 end
 
-H.forget_member, H.write_all =
-    forget_member, write_all
+H.write_all =
+    write_all
 
 end
