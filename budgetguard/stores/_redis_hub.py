@@ -53,9 +53,7 @@ class RedisProcess:
 
     def _begin(self) -> None:
         self.token = secrets.token_hex(8)
-        self.hubs: weakref.WeakKeyDictionary[Any, dict[Any, RedisHub]] = (
-            weakref.WeakKeyDictionary()
-        )
+        self.hubs: weakref.WeakKeyDictionary[Any, dict[Any, RedisHub]] = weakref.WeakKeyDictionary()
 
     def _in_child(self) -> None:
         self._left.append(list(self.hubs.items()))
@@ -84,6 +82,8 @@ class RedisHub:
         self._prefix = prefix
         self._timeout = timeout
         self._errors = server.errors()
+        # The base class of all, whatever the driver calls it.
+        self._failures: type[Exception] = self._errors.ConnectionError.__mro__[1]
         self._client = server.client(timeout)
         self._channel = f"{prefix}:wake:{token}"
         self._listeners: dict[str, WakeListener] = {}
@@ -101,7 +101,7 @@ class RedisHub:
             raise StoreUnavailable(words.silent(where, self._timeout)) from error
         except OSError as error:
             raise StoreUnavailable(words.unreachable(where)) from error
-        except (self._errors.RedisError if self._server.driver == "redis" else self._errors.ValkeyError) as error:
+        except self._failures as error:
             raise StoreUnavailable(self._reason(error)) from error
         told = json.loads(answer)
         if "newer" in told:
@@ -118,19 +118,19 @@ class RedisHub:
     def _reason(self, error: Exception) -> str:
         """In words. The server's own text may quote what we sent."""
         where, errors = self._server.where, self._errors
-        match error:
-            case errors.TimeoutError():
-                return words.silent(where, self._timeout)
-            case errors.AuthenticationError() | errors.NoPermissionError():
-                return words.denied(where)
-            case errors.BusyLoadingError():
-                return words.loading(where)
-            case errors.ReadOnlyError():
-                return words.read_only(where)
-            case errors.OutOfMemoryError():
-                return words.full(where)
-            case errors.ConnectionError():
-                return words.unreachable(where)
+        if isinstance(error, errors.TimeoutError):
+            return words.silent(where, self._timeout)
+        said = {
+            errors.AuthenticationError: words.denied,
+            errors.NoPermissionError: words.denied,
+            errors.BusyLoadingError: words.loading,
+            errors.ReadOnlyError: words.read_only,
+            errors.OutOfMemoryError: words.full,
+            errors.ConnectionError: words.unreachable,
+        }
+        for kind, reason in said.items():
+            if isinstance(error, kind):
+                return reason(where)
         code = str(error).partition(" ")[0]
         return words.failed(where, code if code.isupper() else type(error).__name__)
 
@@ -150,7 +150,7 @@ class RedisHub:
         try:
             while True:
                 await self._listens.wait()
-                with suppress(OSError, *self._driver_errors()):
+                with suppress(OSError, self._failures):
                     await self._subscribe()
                 await asyncio.sleep(_AGAIN)
         finally:
@@ -181,9 +181,3 @@ class RedisHub:
         listener = self._listeners.get(member)
         if listener is not None:
             listener.notify()
-
-    def _driver_errors(self) -> tuple[type[Exception], ...]:
-        base = "RedisError" if self._server.driver == "redis" else "ValkeyError"
-        return (getattr(self._errors, base),)
-
-

@@ -23,6 +23,7 @@ _KEPT = (
     *("host", "port", "path", "db", "username", "password", "credential_provider"),
     *("client_name", "protocol", "socket_keepalive", "socket_keepalive_options"),
 )
+_POOLS = ("ConnectionPool", "BlockingConnectionPool")
 _PLAIN = ("Connection", "SSLConnection", "UnixDomainSocketConnection")
 
 
@@ -73,7 +74,7 @@ def server_of(url_or_client: object) -> RedisServer:
     if isinstance(url_or_client, str):
         return _from_url(url_or_client)
     driver = type(url_or_client).__module__.partition(".")[0]
-    pool = getattr(url_or_client, "connection_pool", None)
+    pool: Any = getattr(url_or_client, "connection_pool", None)
     if driver not in {"redis", "valkey"} or (pool is None and not _is_cluster(url_or_client)):
         msg = (
             'RedisStore takes a URL such as "redis://localhost:6379", or a client of redis-py or valkey-py, '
@@ -81,7 +82,7 @@ def server_of(url_or_client: object) -> RedisServer:
         )
         raise TypeError(msg)
     kind = "" if pool is None else pool.connection_class.__name__
-    if kind not in _PLAIN or type(pool).__name__ not in {"ConnectionPool", "BlockingConnectionPool"}:
+    if pool is None or kind not in _PLAIN or type(pool).__name__ not in _POOLS:
         msg = (
             f"RedisStore cannot copy a {type(url_or_client).__name__} with connections of its own kind: "
             "give it the URL of the server."
@@ -117,7 +118,9 @@ def _from_url(url: str) -> RedisServer:
         msg = "RedisStore cannot read the URL that it was given: check its port, path and options."
         raise ConfigurationError(msg) from None
     kind = settings.pop("connection_class", connection.Connection).__name__
-    kept = {name: value for name, value in settings.items() if name in _KEPT or name.startswith("ssl_")}
+    kept = {
+        name: value for name, value in settings.items() if name in _KEPT or name.startswith("ssl_")
+    }
     unknown = settings.keys() - kept.keys()
     if unknown:
         msg = f"RedisStore does not take {', '.join(sorted(unknown))} in its URL."
@@ -133,5 +136,5 @@ def _installed(wanted: str) -> str:
         except ImportError:
             continue
         return name
-    reason = words.no_driver()
-    raise ConfigurationError(f"{reason}.")
+    msg = f"{words.no_driver()}."
+    raise ConfigurationError(msg)

@@ -60,7 +60,9 @@ class RedisStore:
         return ""
 
     def __repr__(self) -> str:
-        return f"RedisStore({self.server.where!r}, prefix={self.prefix!r}, timeout={self.timeout:g})"
+        return (
+            f"RedisStore({self.server.where!r}, prefix={self.prefix!r}, timeout={self.timeout:g})"
+        )
 
 
 class RedisLink:

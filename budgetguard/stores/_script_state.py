@@ -109,19 +109,11 @@ def _snapshot(told: Any) -> Any:
 
 
 def _others(told: dict[str, Any]) -> dict[str, Any]:
-    belief = told["belief"]
     return {
         "setting": told["setting"],
         "topup_step": None if told["topup_step"] is False else _amount(told["topup_step"]),
         "epoch": told["epoch"],
-        "belief": belief
-        and {
-            "others": belief["others"],
-            "since": [float(belief["mono"]), float(belief["wall"])],
-            "proven": _amount(belief["proven"]),
-            "spell": float(belief["spell"]),
-        }
-        or None,
+        "belief": _belief(told["belief"]) if told["belief"] else None,
         "changed": told["changed"],
         "contradiction": _amount(told["contradiction"]),
         "until": _time(told["until_"]),
@@ -136,6 +128,15 @@ def _others(told: dict[str, Any]) -> dict[str, Any]:
             [epoch, _amount(residual), _amount(bound)]
             for epoch, residual, bound in told["checkpoints"]
         ],
+    }
+
+
+def _belief(told: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "others": told["others"],
+        "since": [float(told["mono"]), float(told["wall"])],
+        "proven": _amount(told["proven"]),
+        "spell": float(told["spell"]),
     }
 
 
@@ -239,5 +240,3 @@ def _budget(told: dict[str, Any]) -> dict[str, Any]:
             for each in told["windows"]
         ],
     }
-
-

@@ -299,12 +299,12 @@ def _budget(
 
 def _refresh(told: dict[str, Any]) -> RefreshView:
     times = ("last_began", "expires", "blocked_until")
-    return replace(RefreshView(**told), **{name: _time(told.get(name)) for name in times})
+    return RefreshView(**{**told, **{name: _time(told.get(name)) for name in times}})
 
 
 def _others(told: dict[str, Any]) -> OthersView:
     times = ("since", "wall", "spell")
-    return replace(OthersView(**told), **{name: float(told.get(name, 0.0)) for name in times})
+    return OthersView(**{**told, **{name: float(told.get(name, 0.0)) for name in times}})
 
 
 def snapshot_from(told: list[Any]) -> BalanceSnapshot:

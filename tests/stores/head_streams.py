@@ -108,9 +108,7 @@ class Stream:
             self._advance()
             reply, woken = self.head.handle(message, self.clock)
             self._hear(sender, message, reply)
-            yield Step(
-                message, self.clock, f"run{self.servers}", self.epoch, lost, reply, woken
-            )
+            yield Step(message, self.clock, f"run{self.servers}", self.epoch, lost, reply, woken)
 
     def _chance(self, share: float) -> bool:
         return self.random.random() < share
@@ -135,7 +133,12 @@ class Stream:
     def _amount(self) -> int:
         if self._chance(0.05):
             return 0
-        return max(int(self.scale * self.random.choice((0.5, 1, 1, 1, 2.5)) + self.random.randrange(-2, 3)), 0)
+        return max(
+            int(
+                self.scale * self.random.choice((0.5, 1, 1, 1, 2.5)) + self.random.randrange(-2, 3)
+            ),
+            0,
+        )
 
     def _message(self, sender: Sender) -> Message:
         if sender.last is not None and self._chance(self.chaos):
@@ -276,7 +279,9 @@ class Stream:
         if self._chance(0.05):
             self.credits += self.scale * random.choice((10, 100))
         elif self._chance(0.8):
-            self.credits = max(self.credits - self._amount() * random.choice((0, 1, 1, 3)), -self.scale)
+            self.credits = max(
+                self.credits - self._amount() * random.choice((0, 1, 1, 3)), -self.scale
+            )
         credits: Decimal | None = Decimal(min(self.credits, 10**18)).scaleb(-6)
         if self._chance(0.01):
             credits = None
@@ -321,7 +326,11 @@ class Stream:
         if reply.status == "old" or self._chance(self.chaos):
             return  # ... or the reply was lost
         before, sender.epoch = sender.epoch, reply.epoch
-        sender.seen, sender.dropped, sender.received = reply.view.now, reply.view.dropped, self.clock
+        sender.seen, sender.dropped, sender.received = (
+            reply.view.now,
+            reply.view.dropped,
+            self.clock,
+        )
         sender.recall = reply.view.recall if before == reply.epoch else 0
         sender.joins = reply.status != "done" or message.leave
         sender.lease = reply.lease

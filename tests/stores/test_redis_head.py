@@ -42,7 +42,13 @@ def replies(server: Any, keys: tuple[str, ...], steps: list[Step]) -> list[dict[
     for step in steps:
         if step.lost:
             pipeline.delete(*keys)
-        options = {"quiet": True, "clock": step.clock, "run": step.run, "epoch": step.epoch}
+        options = {
+            "quiet": True,
+            "regroup": 0,
+            "clock": step.clock,
+            "run": step.run,
+            "epoch": step.epoch,
+        }
         pipeline.evalsha(
             script_sha(), len(keys), *keys, message_text(step.message), "", json.dumps(options)
         )
@@ -91,8 +97,12 @@ def test_streams_reach_what_matters() -> None:
         for step in stream.steps(MESSAGES // STREAMS):
             reply, view = step.reply, step.reply.view
             seen.add(reply.status)
-            seen |= {name for name in ("granted", "refused", "over", "windows") if getattr(reply, name)}
-            seen |= {name for name in ("missing", "kept", "debits", "queued") if getattr(view, name)}
+            seen |= {
+                name for name in ("granted", "refused", "over", "windows") if getattr(reply, name)
+            }
+            seen |= {
+                name for name in ("missing", "kept", "debits", "queued") if getattr(view, name)
+            }
             seen.add(f"refresh {reply.refresh}")
             if view.others.others:
                 seen.add("others")
@@ -104,11 +114,23 @@ def test_streams_reach_what_matters() -> None:
                 seen.add("regroups")
             if view.snapshot is not None and view.snapshot.overlap:
                 seen.add("overlap")
+            if any(len(each.settled.buckets()) == 64 for each in stream.head.members.values()):
+                seen.add("full")
             if stream.head.numbers_at:
                 seen.add("checkpoint")
     assert seen >= {
         *("done", "old", "expired", "reassert", "granted", "refused", "over", "windows"),
-        *("missing", "kept", "debits", "queued", "others", "many debits", "large", "regroups"),
+        *(
+            "missing",
+            "kept",
+            "debits",
+            "queued",
+            "others",
+            "many debits",
+            "large",
+            "regroups",
+            "full",
+        ),
         *("overlap", "checkpoint", "refresh yours", "refresh wait", "refresh newer"),
         "refresh blocked",
     }

@@ -1,15 +1,17 @@
 -- One message of a member, from the wire to the reply.
 
+local LONGEST_SILENCE = 60
+
 local A, ACCOUNT, FORMAT, KEY, MEMBER, NEVER, advance, all_members, all_needs, amount_from, begin_refresh,
     bound_overlap, call, drop_numbers, drop_refresh, fill, find, forget_the_gone, granting, hear_report,
     json_any, json_list, json_number, json_numbers, json_object, json_view, latest, lend, less, loaded,
-    new_account, new_member, put, put_number, queue_needs, quoted, set_lease, time_from, unpacked, wake_all,
+    new_account, new_member, put, put_number, queue_needs, quoted, set_lease, ticks_up, time_from, unpacked, wake_all,
     woken, write_all =
     H.A, H.ACCOUNT, H.FORMAT, H.KEY, H.MEMBER, H.NEVER, H.advance, H.all_members, H.all_needs, H.amount_from,
     H.begin_refresh, H.bound_overlap, H.call, H.drop_numbers, H.drop_refresh, H.fill, H.find,
     H.forget_the_gone, H.granting, H.hear_report, H.json_any, H.json_list, H.json_number, H.json_numbers,
     H.json_object, H.json_view, H.latest, H.lend, H.less, H.loaded, H.new_account, H.new_member, H.put,
-    H.put_number, H.queue_needs, H.quoted, H.set_lease, H.time_from, H.unpacked, H.wake_all, H.woken,
+    H.put_number, H.queue_needs, H.quoted, H.set_lease, H.ticks_up, H.time_from, H.unpacked, H.wake_all, H.woken,
     H.write_all
 
 local function normal_message(text)
@@ -205,7 +207,9 @@ if stored then
     if A.format > FORMAT then return '{"newer":' .. json_number(A.format) .. "}" end
     if A.run ~= run then fail_over(run, epoch) end
 else
-    new_account(run, epoch, given_options.regroup or 0)
+    -- A member that knows an epoch holds something of an account that is lost here, and others may, too.
+    local lost = message.epoch ~= "" and (message.join and message.join.hold_for or LONGEST_SILENCE)
+    new_account(run, epoch, given_options.regroup or (lost and ticks_up(lost) or 0))
 end
 local reply, view = handle(message, clock)
 write_all()
