@@ -176,9 +176,9 @@ def test_a_server_that_does_not_answer() -> None:
         while await reader.read(4096):
             pass
         writer.close()
-        closed.append(writer)
+        closed.put_nowait(writer)
 
-    closed: list[asyncio.StreamWriter] = []
+    closed: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
 
     async def main() -> None:
         silent = await asyncio.start_server(listen, "127.0.0.1", 0)
@@ -190,9 +190,7 @@ def test_a_server_that_does_not_answer() -> None:
 
         await talking(RedisStore(f"redis://127.0.0.1:{port}", timeout=0.05), work)
         silent.close()
-        while not closed:
-            await asyncio.sleep(0)
-        await closed[0].wait_closed()
+        await (await closed.get()).wait_closed()
 
     asyncio.run(main())
 

@@ -132,7 +132,8 @@ class World:
         (self.told if event.operation is None else self.events).append(event)
 
     def close(self) -> None:
-        """End the members' loops."""
+        """End the members' loops, once what is under way has arrived: their time stands still from now on."""
+        self.settle()
         for runtime in self.runtimes:
             runtime.stop()
         for account in self._made:
