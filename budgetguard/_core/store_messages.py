@@ -72,6 +72,19 @@ class Need:
     budgets: tuple[BudgetNeed, ...] = ()
     reserved: bool = False
 
+    def like(self, other: "Need") -> bool:
+        """Whether only the tickets differ."""
+        return (
+            self.amount == other.amount
+            and self.cost == other.cost
+            and self.counts == other.counts
+            and self.floor == other.floor
+            and self.extra == other.extra
+            and self.slots == other.slots
+            and self.reserved == other.reserved
+            and self.budgets == other.budgets
+        )
+
     @property
     def from_account(self) -> int:
         """What must be available in the account."""

@@ -6,7 +6,6 @@ is due; here it is sent, on the private loop, and its reply becomes changes of t
 is admitted, what was refused is decided, and the balance and all figures are the head's.
 """
 
-import asyncio
 import hashlib
 import os
 import socket
@@ -195,8 +194,9 @@ class SharedAccount(Account):
     def _plan(self, now: Instant, launches: Effects) -> None:
         super()._plan(now, launches)
         membership = self.membership
-        membership.waits = bool(self.wait_queue.queue)
-        if membership.ready(now, drawing=self.wait_queue.drawing):
+        queue = self.wait_queue
+        membership.waits, membership.gathers = bool(queue.queue), queue.gathering
+        if membership.ready(now, drawing=queue.drawing):
             message = membership.build(now, self._member, partial(self._needs, now))
             launches.append(partial(self._send, message))
         alarm = membership.alarm(now)
@@ -244,22 +244,27 @@ class SharedAccount(Account):
     async def _farewell(self) -> None:
         """The interpreter exits: tell the head what finished, and that this process holds no more."""
         link = self._link
-        while link is not None and self.membership.joined:
-            message = self._change(self._last_message)
-            if message is not None:
-                self._change(self._receive, message, await link.exchange(message))
-                return
-            # Another message is under way.
-            await asyncio.sleep(0.001)
+        message = None if link is None else self._change(self._last_message)
+        while link is not None and message is not None:
+            message = self._change(self._told_last, message, await link.exchange(message))
+
+    def _told_last(
+        self, now: Instant, effects: Effects, message: Message, reply: Reply
+    ) -> Message | None:
+        self._receive(now, effects, message, reply)
+        # In the same change: others may still call, and what they need would go first.
+        return self._last_message(now, effects)
 
     def _last_message(self, now: Instant, _: Effects) -> Message | None:
-        if not self.membership.may_leave:
+        # If one is under way, that one once more: nothing may be there any more that would send it.
+        if not self.membership.may_be_known:
             return None
         return self.membership.build(now, self._member, tuple, leave=True)
 
     def _hear_hint(self) -> None:
-        self.membership.nudged = True
-        self.flush()
+        if self.membership.listens:
+            self.membership.nudged = True
+            self.flush()
 
     def _receive(self, now: Instant, effects: Effects, message: Message, reply: Reply) -> None:
         membership, ledger = self.membership, self.ledger
@@ -282,13 +287,11 @@ class SharedAccount(Account):
         windows = ledger.budgets.granted
         granted = {ticket: windows.get(ticket, ()) for ticket in reply.granted}
         over = {ticket: ledger.budgets.over(budget, now) for ticket, budget in reply.over}
-        self.wait_queue.answered(now, granted, reply.refused, over)
+        self.wait_queue.answered(now, granted, set(reply.refused), over)
         if changed or reply.refused or was_away is not None or reply.status != "done":
             self.wait_queue.review(now)
         else:
             self.wait_queue.pass_on(now)
-        if not self.wait_queue.queue:
-            membership.nobody_waits()
 
     def _store_failed(self, now: Instant, effects: Effects, message: Message, reason: str) -> None:
         membership = self.membership

@@ -237,6 +237,8 @@ class Runtime:
 
     def stop(self) -> None:
         """Cancel the tasks, close the clients, end the thread and the loop; waits at most 0.3 s."""
+        if self.stopping:  # `at_exit` may call twice
+            return
         self.stopping = True
         loop = self._made.get("loop")
         if loop is None:
@@ -249,23 +251,8 @@ class Runtime:
             loop.close()
             return
 
-        async def wind_up() -> None:
-            try:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_FAREWELL):
-                        await asyncio.gather(
-                            *(each() for each in self._farewells), return_exceptions=True
-                        )
-                for task in self._tasks:
-                    task.cancel()
-                await asyncio.gather(*self._tasks, return_exceptions=True)
-                if self._clients is not None:
-                    await self._clients.aclose()
-            finally:
-                loop.stop()
-
         def begin() -> None:
-            self._last_task = asyncio.Task(wind_up(), loop=loop)
+            self._last_task = asyncio.Task(self._wind_up(loop), loop=loop)
 
         try:
             loop.call_soon_threadsafe(begin, context=self._context)
@@ -273,6 +260,21 @@ class Runtime:
             return
         if self._thread is not None:
             self._thread.join(_EXIT_PATIENCE)
+
+    async def _wind_up(self, loop: _Loop) -> None:
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_FAREWELL):
+                    await asyncio.gather(
+                        *(each() for each in self._farewells), return_exceptions=True
+                    )
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            if self._clients is not None:
+                await self._clients.aclose()
+        finally:
+            loop.stop()
 
 
 def _safely(callback: Callable[[], object]) -> None:

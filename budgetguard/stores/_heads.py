@@ -38,6 +38,8 @@ class StoredHeads:
         self._known: dict[str, StoredHead] = {}
         # The last revision that this process was told to be in the file for good.
         self._told: dict[str, int] = {}
+        # Those that this transaction wrote.
+        self._written: dict[str, int] = {}
         self._version: tuple[int, int] | None = None
         self._fresh: set[str] = set()
 
@@ -107,10 +109,12 @@ class StoredHeads:
             "ON CONFLICT DO UPDATE SET revision = excluded.revision, origin = excluded.origin",
             (account, known.revision, known.origin),
         )
+        self._written[account] = known.revision
 
-    def committed(self, account: str) -> None:
+    def committed(self) -> None:
         """What was written is in the file for good."""
-        self._told[account] = self._known[account].revision
+        self._told |= self._written
+        self._written.clear()
 
     def drop(self, account: str) -> None:
         """What is known of this head may be wrong."""
@@ -121,6 +125,7 @@ class StoredHeads:
         """What is known of the file may be wrong: it is read again."""
         self._known.clear()
         self._fresh.clear()
+        self._written.clear()
         self._version = None
 
 

@@ -11,7 +11,16 @@ _FILES = (
 
 _KEYS = (
     *("account", "members", "debits", "words", "needs", "numbers", "interested"),
-    *("silence", "unanswered", "clearing", "cleared", "kept_next", "kept_last", "refreshing"),
+    *(
+        "silence",
+        "unanswered",
+        "clearing",
+        "cleared",
+        "kept_next",
+        "kept_last",
+        "refreshing",
+        "woken",
+    ),
     *("budgets", "budget_names", "budget_members"),
 )
 

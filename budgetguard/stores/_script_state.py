@@ -22,7 +22,7 @@ def head_from(text: str) -> SharedHead:
         {
             "account": _account(account, told["evidence"], list(members), told["numbers"]),
             "members": {
-                name: _member(each, needs.get(name, []), words.get(name))
+                name: _member(each, needs.get(name, []), words.get(name), told["woken"].get(name))
                 for name, each in members.items()
             },
             "debits": {name: _debits(debits.get(name)) for name in members},
@@ -140,7 +140,7 @@ def _belief(told: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _member(told: dict[str, Any], needs: Any, words: Any) -> dict[str, Any]:
+def _member(told: dict[str, Any], needs: Any, words: Any, woken: Any) -> dict[str, Any]:
     amounts = ("lease", "used", "floor", "extra")
     kept = ("slots", "running", "number", "recall", "turn", "gone", "sole_spender", "format")
     return {
@@ -150,6 +150,7 @@ def _member(told: dict[str, Any], needs: Any, words: Any) -> dict[str, Any]:
         "heard": _time(told["heard"]),
         "hold_for": _time(told["hold_for"]),
         "asked_at": _time(told["asked_at"]),
+        "woken_at": _time(woken),
         "waits_for_refresh": told["waits_for_refresh"],
         "reply": _reply(json.loads(f"{{{told['reply']}}}")) if told["reply"] else None,
         "needs": [_need(each) for each in needs],
@@ -168,7 +169,8 @@ def _need(told: dict[str, Any]) -> dict[str, Any]:
     return {
         "order": told["order"],
         "turn": told["turn"],
-        "ticket": need["ticket"],
+        "told": told["told"] or None,
+        "tickets": told["tickets"],
         "slots": need["slots"],
         **{name: _amount(need[name]) for name in ("amount", "cost", "floor", "extra")},
         "counts": need.get("counts", False),

@@ -126,10 +126,10 @@ class StoreTransactions:
 
     def _note(self, letters: Sequence[StoreLetter], answers: Sequence[StoreAnswer]) -> None:
         """What was committed is certain now, and is about to be told."""
+        self._heads.committed()
         for letter, answer in zip(letters, answers, strict=True):
             if isinstance(answer, StoreUnavailable):
                 continue
-            self._heads.committed(letter.account)
             if letter.message.leave and answer.status == "done":
                 self._living.go(letter.account, letter.message.member)
                 self._heads.drop(letter.account)

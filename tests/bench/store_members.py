@@ -89,7 +89,9 @@ class Guards:
 
     def __init__(self, path: str, credits: int) -> None:
         self.memory = Guard(Constant("alone", credits), timeout=60)
-        self.leased = Guard(Constant("shared", credits), store=SQLiteStore(path), timeout=60)
+        # The timeouts are for a machine that is busy with other things.
+        store = SQLiteStore(path, timeout=60)
+        self.leased = Guard(Constant("shared", credits), store=store, timeout=PATIENCE)
         self.in_memory = self.memory.require_credits(min=1)(plain)
         self.in_lease = self.leased.require_credits(min=1)(plain)
 

@@ -4,6 +4,7 @@ import asyncio
 import gc
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from random import Random
 from typing import Any
@@ -33,14 +34,23 @@ STATES = 30
 class Fleet:
     """One run of so many `calls`; `trace` has a line for everything that happened, in order.
 
-    `spender` makes what spends in a process.
+    `spender` makes what spends in a process. All else is drawn, but for a `menu` and `terms` that are given;
+    calls have one of the `costs`.
     """
 
     def __init__(
-        self, seed: int, calls: int, spender: Callable[..., Spender], **drawn: Any
+        self,
+        seed: int,
+        calls: int,
+        spender: Callable[..., Spender],
+        *,
+        menu: Menu | None = None,
+        costs: tuple[int, ...] = COSTS,
+        **terms: Any,
     ) -> None:
         self.random = draw = Random(f"fleet {seed}")
         self.steps = calls
+        self.costs = costs
         self.clock = VirtualClock()
         self.loop = FleetLoop(self.clock)
         self.trace: list[str] = []
@@ -65,7 +75,7 @@ class Fleet:
             self.nature, draw.choice([60, 300, 1000, 4000]), self.clock, Random(f"vendor {seed}")
         )
         self.vendor.loop, self.vendor.say = self.loop, self.say
-        self.terms = Terms(
+        drawn = Terms(
             hold_for=draw.choice([6.0, 20.0, 60.0]),
             floor=draw.choice([0, 0, 10]) * MICRO,
             recheck_after=draw.choice([1.0, 5.0]),
@@ -73,13 +83,14 @@ class Fleet:
             fresh_for=draw.choice([20.0, 300.0]),
             lag=self.nature.lag,
             linger=self.nature.linger,
-            **drawn,
         )
+        self.terms = replace(drawn, **terms)
         self.busy = draw.choice([0.02, 0.3, 2.0])
         """Seconds between two calls, on average."""
         self.floor = self.terms.floor
         self.others = False
-        menu = Menu.drawn(draw, expires=self.expires)
+        drawn_menu = Menu.drawn(draw, expires=self.expires)
+        menu = drawn_menu if menu is None else menu
         if menu.lasts:
             # Long enough for a lease to end, and for much to happen before and after.
             self.busy = max(self.busy, self.terms.hold_for / 20)
@@ -189,6 +200,7 @@ class Fleet:
         """A server begins with a state of its own; these are the members that it has to hear of."""
         server.began, server.balance_at = self.clock.mono, balance_at
         server.known = {name for name, each in before.members.items() if not each.gone}
+        server.unsaid = {name for name, each in server.head.members.items() if not each.gone}
         server.unheard = {process.name for process in self.processes}
 
     def process(self, name: str) -> Process:
@@ -356,7 +368,7 @@ class Fleet:
         call = Call(
             number,
             process,
-            cost=random.choice(COSTS) * MICRO,
+            cost=random.choice(self.costs) * MICRO,
             slots=random.choice([0, 0, 1]) if self.nature.slots else 0,
             wait=random.choice([0.0, 0.0, 5.0, 60.0]),
             arrived=self.clock.mono,

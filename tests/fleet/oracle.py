@@ -178,6 +178,7 @@ class Oracle:
         fleet, head = self.fleet, server.head
         if reply.status == "done":
             self._epochs[message.member] = reply.epoch
+            server.unsaid.discard(message.member)
             if message.leave:
                 del self._epochs[message.member]
         if server is not fleet.servers[-1]:
@@ -221,20 +222,24 @@ class Oracle:
         for process in fleet.living():
             record = server.head.members.get(process.name)
             here = self._epochs.get(process.name) == server.head.epoch
-            if here and (record is None or record.gone):
+            lives = record is not None and not record.gone
+            if lives or not (here or process.name in server.unsaid):
+                continue
+            server.unsaid.discard(process.name)
+            if here:
                 del self._epochs[process.name]
                 if process.spender.slack() and fleet.primary[process.name] is server:
                     self.fail(f"F5: {process.name} was given up, and may take more")
-                begun = [
-                    call
-                    for call in fleet.calls.values()
-                    if call.process is process and call.state == "open"
-                ]
-                if begun or process.spender.used:
-                    fleet.counts["lives, and was given up"] += 1
-                nature = fleet.vendor.nature
-                patience = 0.95 * (nature.lag + nature.linger)
-                fleet.loop.outside(patience, self._goes_on, process, begun)
+            begun = [
+                call
+                for call in fleet.calls.values()
+                if call.process is process and call.state == "open"
+            ]
+            if begun or process.spender.used:
+                fleet.counts["lives, and was given up"] += 1
+            nature = fleet.vendor.nature
+            patience = 0.95 * (nature.lag + nature.linger)
+            fleet.loop.outside(patience, self._goes_on, process, begun)
 
     def _goes_on(self, process: Process, begun: list[Call]) -> None:
         micro = sum(call.promised for call in begun if call.state == "open" or call.to_come)

@@ -29,6 +29,8 @@ class Server:
         """When, in the world, its state was promoted or begun anew."""
         self.known: set[str] = set()
         """The members that were in leases then."""
+        self.unsaid: set[str] = set()
+        """The members that its state had then, and has not heard or given up since."""
         self.unheard: set[str] = set()
         """The processes whose word is not in that state, and that have not said it since."""
         self.balance_at = self.refresh_at = float("-inf")

@@ -227,22 +227,26 @@ class Stream:
         if self._chance(0.3):
             sender.needs = [each for each in sender.needs if self._chance(0.7)]
         while self._chance(0.25):
-            sender.tickets += 1
-            amount = self._amount()
-            sender.needs.append(
-                Need(
-                    sender.tickets,
-                    amount,
-                    random.choice((amount, amount, self._amount())),
-                    slots=random.choice((0, 0, 0, 1)),
-                    floor=random.choice((0, 0, self.scale)),
-                    extra=random.choice((0, 0, 0, self.scale)),
-                    counts=self._chance(0.6),
-                    budgets=self._budget_needs(),
-                    reserved=self._chance(0.05),
-                )
-            )
+            need = self._need()
+            # A crowd needs the same.
+            for _ in range(random.choice((1, 1, 1, 2, 6))):
+                sender.tickets += 1
+                sender.needs.append(replace(need, ticket=sender.tickets))
         return tuple(sender.needs)
+
+    def _need(self) -> Need:
+        random, amount = self.random, self._amount()
+        return Need(
+            0,
+            amount,
+            random.choice((amount, amount, self._amount())),
+            slots=random.choice((0, 0, 0, 1)),
+            floor=random.choice((0, 0, self.scale)),
+            extra=random.choice((0, 0, 0, self.scale)),
+            counts=self._chance(0.6),
+            budgets=self._budget_needs(),
+            reserved=self._chance(0.05),
+        )
 
     def _budget_needs(self) -> tuple[BudgetNeed, ...]:
         if not self.budgets or not self._chance(0.25):

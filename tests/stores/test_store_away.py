@@ -152,6 +152,22 @@ def test_a_lease_ends_with_its_time(tmp_path: Path) -> None:
         world.guards[0].acquire(5).release()
 
 
+def test_a_member_that_was_given_up_keeps_no_slack(world: World) -> None:
+    """Others may have been granted it meanwhile. It is told, once."""
+    store: MemoryStore = world.store
+    world.open()
+    lend(world)
+    first = world.accounts[0]._link.member  # type: ignore[attr-defined]
+    store.dead = {first}
+    world.hear(world.guards[1])
+    store.dead = set()
+    world.hear(world.guards[0])
+    world.advance(1)
+    joins = [each for each in store.messages if each.member == first and each.join is not None]
+    assert [each.report.keep for each in joins] == [0, 0]
+    assert kinds(world) == ["lease_lost"]
+
+
 @pytest.mark.parametrize("way", ["restart", "failover"])
 def test_a_head_that_lost_its_state_hears_of_all_that_is_held(world: World, way: str) -> None:
     """Open calls and young debits count as before, and every member tells that it said so."""

@@ -87,6 +87,28 @@ assert here.beat().view.members == 1
     )
 
 
+def test_children_of_a_process_that_never_used_its_store_are_strangers(
+    store_script: Callable[[str], None],
+) -> None:
+    """A server makes the store and forks its workers: each of them has a name of its own."""
+    store_script(
+        """
+def child():
+    os.write(told[1], here.link.member.encode() + b" ")
+    assert here.join().status == "done"
+    assert here.leave().status == "done"
+
+told = os.pipe()
+children = [in_child(child) for _ in range(3)]
+for each in children:
+    done(each)
+names = os.read(told[0], 1000).split()
+assert len({here.link.member.encode(), *names}) == 4
+assert here.join().view.members == 1
+"""
+    )
+
+
 def test_a_child_does_not_keep_its_parent_alive(store_script: Callable[[str], None]) -> None:
     """The parent is killed while its child lives on: the child sees that it is dead."""
     store_script(

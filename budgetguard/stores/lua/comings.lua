@@ -67,7 +67,7 @@ function H.load_comings()
         forget_the_gone()
         if next(all_needs()) ~= nil then
             H.load_grants()
-            wake_all(H.who_fits(""))
+            wake_all(H.answerable(""))
         end
         wake_all(waiting)
     end

@@ -72,6 +72,17 @@ local function most(a, b) return less(a, b) and b or a end
 local function least(a, b) return less(b, a) and b or a end
 local function positive(a) return less(0, a) end
 
+-- a * count, for a whole number `count`.
+local function times(a, count)
+    if type(a) == "number" and a < 1e6 and a > -1e6 and count < 1e6 then return a * count end
+    local product = 0
+    while count > 0 do
+        if fmod(count, 2) == 1 then product = plus(product, a) end
+        a, count = plus(a, a), floor(count / 2)
+    end
+    return product
+end
+
 -- a // by, for a >= 0 and a whole number `by` up to 10^9.
 local function share(a, by)
     if type(a) == "number" then
@@ -123,8 +134,8 @@ local function ticks_down(seconds) return floor(seconds * TICKS) / TICKS end
 local function ticks_up(seconds) return math.ceil(seconds * TICKS) / TICKS end
 
 H.NEVER, H.TICK, H.TICKS, H.amount_from, H.amount_text, H.floor, H.fmod, H.format, H.huge, H.least, H.less,
-    H.minus, H.most, H.plus, H.positive, H.remainder, H.same, H.share, H.ticks_down, H.ticks_up =
+    H.minus, H.most, H.plus, H.positive, H.remainder, H.same, H.share, H.ticks_down, H.ticks_up, H.times =
     NEVER, TICK, TICKS, amount_from, amount_text, floor, fmod, format, huge, least, less, minus, most, plus,
-    positive, remainder, same, share, ticks_down, ticks_up
+    positive, remainder, same, share, ticks_down, ticks_up, times
 
 end

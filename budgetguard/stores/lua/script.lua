@@ -1,18 +1,18 @@
 -- One message of a member, from the wire to the reply.
 
-local LONGEST_SILENCE = 60
+local LONGEST_SILENCE, WAKE_AGAIN, MOST_AT_ONCE = 60, 0.25, 500
 
 local A, ACCOUNT, FORMAT, KEY, MEMBER, NEVER, advance, all_members, all_needs, amount_from, begin_refresh,
     bound_overlap, call, drop_numbers, drop_refresh, fill, find, forget_the_gone, granting, hear_report,
     json_any, json_list, json_number, json_numbers, json_object, json_view, latest, lend, less, loaded,
-    new_account, new_member, put, put_number, queue_needs, quoted, set_lease, ticks_up, time_from, unpacked, wake_all,
-    woken, write_all =
+    new_account, new_member, not_woken, put, put_number, queue_needs, quoted, set_lease, ticks_up, time_from, unpacked, wake_all,
+    woken, woken_changed, write_all =
     H.A, H.ACCOUNT, H.FORMAT, H.KEY, H.MEMBER, H.NEVER, H.advance, H.all_members, H.all_needs, H.amount_from,
     H.begin_refresh, H.bound_overlap, H.call, H.drop_numbers, H.drop_refresh, H.fill, H.find,
     H.forget_the_gone, H.granting, H.hear_report, H.json_any, H.json_list, H.json_number, H.json_numbers,
-    H.json_object, H.json_view, H.latest, H.lend, H.less, H.loaded, H.new_account, H.new_member, H.put,
+    H.json_object, H.json_view, H.latest, H.lend, H.less, H.loaded, H.new_account, H.new_member, H.not_woken, H.put,
     H.put_number, H.queue_needs, H.quoted, H.set_lease, H.ticks_up, H.time_from, H.unpacked, H.wake_all, H.woken,
-    H.write_all
+    H.woken_changed, H.write_all
 
 local function normal_message(text)
     local message = cjson.decode(text)
@@ -52,9 +52,9 @@ local function take(message)
     local name, report = message.member, message.report
     local member = find(name) or new_member(name)
     A.turns = A.turns + 1
-    local last_turn = member.turn
     member.heard, member.number, member.turn, member.changed = latest(), message.number, A.turns, true
-    hear_report(message, member, last_turn)
+    not_woken(name)
+    hear_report(message, member)
     if H.budgets_loaded then
         if message.join == nil then
             H.report_budgets(name, report.budgets)
@@ -147,11 +147,30 @@ local function handle(message, clock)
     bound_overlap()
     if next(all_needs()) ~= nil then
         H.load_grants()
-        wake_all(H.who_fits(message.member))
+        wake_all(H.answerable(message.member))
     end
-    woken[message.member] = nil
     check(loaded[message.member])
     return reply, view
+end
+
+-- Those that should send a message and were not woken just now: they have sent nothing since, and are about to.
+local function to_wake(besides)
+    local names, found = {}, {}
+    for name in pairs(woken) do
+        if name ~= besides and loaded[name] ~= false then names[#names + 1] = name end
+    end
+    for first = 1, #names, MOST_AT_ONCE do
+        local some = {}
+        for at = first, math.min(first + MOST_AT_ONCE - 1, #names) do some[#some + 1] = names[at] end
+        for at, woken_at in ipairs(call("HMGET", KEY.woken, unpack(some))) do
+            if not woken_at or A.now >= woken_at + WAKE_AGAIN then
+                found[#found + 1] = some[at]
+                if not woken_at then A.woken = A.woken + 1 end
+                woken_changed[some[at]] = A.now
+            end
+        end
+    end
+    return found
 end
 
 local function fail_over(run, epoch)
@@ -188,6 +207,7 @@ local function dumped()
     all("debits", KEY.debits, function(text) return json_any(cmsgpack.unpack(text)) end)
     all("words", KEY.words, function(text) return text end)
     all("needs", KEY.needs, function(text) return json_any(cmsgpack.unpack(text)) end)
+    all("woken", KEY.woken, function(text) return text end)
     all("numbers", KEY.numbers, function(text) return text end)
     all("budgets", KEY.budgets, function(text) return json_any(cmsgpack.unpack(text)) end)
     return json_object(parts)
@@ -212,11 +232,10 @@ else
     new_account(run, epoch, given_options.regroup or (lost and ticks_up(lost) or 0))
 end
 local reply, view = handle(message, clock)
+local names = to_wake(message.member)
 write_all()
-local names = {}
-for name in pairs(woken) do
-    names[#names + 1] = name
-    if not given_options.quiet then call("PUBLISH", ARGV[2] .. name:match("^[^.]*"), name) end
+if not given_options.quiet then
+    for _, name in ipairs(names) do call("PUBLISH", ARGV[2] .. name:match("^[^.]*"), name) end
 end
 if given_options.quiet then return "{" .. reply .. ',"woken":' .. json_list(names, quoted) .. ',"view":' .. view .. "}" end
 return "{" .. reply .. ',"view":' .. view .. "}"

@@ -12,7 +12,7 @@ local KEY = {
     account = KEYS[1], members = KEYS[2], debits = KEYS[3], words = KEYS[4], needs = KEYS[5],
     numbers = KEYS[6], interested = KEYS[7], silence = KEYS[8], unanswered = KEYS[9], clearing = KEYS[10],
     cleared = KEYS[11], kept_next = KEYS[12], kept_last = KEYS[13], refreshing = KEYS[14],
-    budgets = KEYS[15], budget_names = KEYS[16], budget_members = KEYS[17],
+    woken = KEYS[15], budgets = KEYS[16], budget_names = KEYS[17], budget_members = KEYS[18],
 }
 local call = redis.call
 local FORMAT = 1
@@ -24,7 +24,7 @@ local ACCOUNT = {
     "pauses", "epochs", "budget_checked", "budgets_unchecked", "leased", "used", "slots", "running", "living",
     "holders", "settled", "kept", "kept_slots", "kept_calls", "kept_sessions", "spenders", "waiting", "unanswered",
     "waits_for_refresh", "budgets", "unresolved", "reap_at", "figures",
-    "snapshot_json", "others_json",
+    "snapshot_json", "others_json", "woken",
 }
 local MEMBER = {
     "lease", "used", "slots", "running", "number", "heard", "hold_for", "patience", "floor", "extra", "recall",
@@ -70,7 +70,7 @@ local function new_account(run, epoch, regroup)
         leased = 0, used = 0, slots = 0, running = 0, living = 0, holders = 0, settled = 0, kept = 0, kept_slots = 0,
         kept_calls = {}, kept_sessions = {}, spenders = {no = 0, yes = 0, auto = 0}, waiting = 0, unanswered = 0,
         waits_for_refresh = 0, budgets = 0, unresolved = 0, reap_at = huge, figures = false, snapshot_json = "",
-        others_json = "{}",
+        others_json = "{}", woken = 0,
     })
     fill(E, {
         snapshot = false, setting = "auto", topup_step = false, epoch = 0, belief = false, changed = false,
@@ -300,6 +300,15 @@ end
 
 local function drop_numbers(epoch) numbers_dropped[epoch] = true end
 
+-- When members were woken that have sent nothing since; false for one that is not any more.
+local woken_changed = {}
+
+local function not_woken(name)
+    if A.woken > 0 and woken_changed[name] == nil and call("HEXISTS", KEY.woken, name) == 1 then
+        A.woken, woken_changed[name] = A.woken - 1, false
+    end
+end
+
 -- Members that are written no more.
 local forgotten = {}
 
@@ -313,11 +322,11 @@ H.A, H.ACCOUNT, H.E, H.FORMAT, H.KEY, H.KINDS, H.MEMBER, H.UNRESOLVED, H.add_set
     H.drop_numbers, H.fill, H.find, H.forget_member, H.forgotten, H.interested, H.known_needs, H.loaded,
     H.names_with, H.new_account, H.new_member, H.no_refresh, H.note_numbers, H.numbers_dropped,
     H.numbers_written, H.packed, H.queue, H.queue_changed, H.set_lease, H.set_needs, H.set_running,
-    H.set_slots, H.set_used, H.unanswered, H.unpacked, H.with_debits_until =
+    H.set_slots, H.set_used, H.unanswered, H.unpacked, H.with_debits_until, H.not_woken, H.woken_changed =
     A, ACCOUNT, E, FORMAT, KEY, KINDS, MEMBER, UNRESOLVED, add_settled, add_unresolved, all_members, all_needs,
     call, clear_debits_of, clears, count_spender, debits_of, drop_all, drop_numbers, fill, find, forget_member,
     forgotten, interested, known_needs, loaded, names_with, new_account, new_member, no_refresh, note_numbers,
     numbers_dropped, numbers_written, packed, queue, queue_changed, set_lease, set_needs, set_running,
-    set_slots, set_used, unanswered, unpacked, with_debits_until
+    set_slots, set_used, unanswered, unpacked, with_debits_until, not_woken, woken_changed
 
 end

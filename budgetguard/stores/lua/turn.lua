@@ -3,11 +3,11 @@
 do
 
 local A, TICK, add_settled, add_unresolved, all_needs, amount_from, before_holds, committed, granting, huge,
-    latest, least, minus, plus, positive, set_lease, set_needs, set_running, set_slots, set_used, share,
-    somebody_waits, ticks_up, woken =
+    latest, least, minus, plus, positive, same, set_lease, set_needs, set_running, set_slots, set_used, share,
+    somebody_waits, ticks_up =
     H.A, H.TICK, H.add_settled, H.add_unresolved, H.all_needs, H.amount_from, H.before_holds, H.committed,
-    H.granting, H.huge, H.latest, H.least, H.minus, H.plus, H.positive, H.set_lease, H.set_needs,
-    H.set_running, H.set_slots, H.set_used, H.share, H.somebody_waits, H.ticks_up, H.woken
+    H.granting, H.huge, H.latest, H.least, H.minus, H.plus, H.positive, H.same, H.set_lease, H.set_needs,
+    H.set_running, H.set_slots, H.set_used, H.share, H.somebody_waits, H.ticks_up
 
 local GRACE = 1
 
@@ -25,9 +25,8 @@ local function finish(member, report)
     member.patience = math.max(member.patience, report.patience)
 end
 
-local function hear_report(message, member, last_turn)
+local function hear_report(message, member)
     local report, join = message.report, message.join
-    local heard_recall = report.recall > member.recall
     if join then H.load_comings() end
     local before = join and join.whole ~= false and plus(member.lease, H.debts(member))
     if join then
@@ -51,23 +50,42 @@ local function hear_report(message, member, last_turn)
             H.forget_charges(fewer)
         end
     end
-    for name, needs in pairs(all_needs()) do
-        if heard_recall or needs[#needs].turn > last_turn then woken[name] = true end
+end
+
+-- Whether only the tickets of two needs differ.
+local function alike(a, b)
+    for _, name in ipairs({"amount", "cost", "floor", "extra"}) do
+        if not same(a[name], b[name]) then return false end
     end
+    if a.slots ~= b.slots or a.counts ~= b.counts or a.reserved ~= b.reserved then return false end
+    if #a.budgets ~= #b.budgets then return false end
+    for at, each in ipairs(a.budgets) do
+        local other = b.budgets[at]
+        if not same(each.limit, other.limit) then return false end
+        for _, name in ipairs({"budget", "window", "until", "rolling", "admitted"}) do
+            if each[name] ~= other[name] then return false end
+        end
+    end
+    return true
 end
 
 local function queue_needs(member, needs)
     if #needs == 0 and A.waiting == 0 then return end
-    local places, queued = {}, {}
-    for _, each in ipairs(all_needs()[member.name] or {}) do places[each.need.ticket] = each end
-    for at, need in ipairs(needs) do
-        local known_ = places[need.ticket]
-        if known_ == nil then
-            known_ = {order = A.next_order, turn = member.turn}
-            A.next_order = A.next_order + 1
+    local known, queued, last = {}, {}, nil
+    for _, each in ipairs(all_needs()[member.name] or {}) do
+        for _, ticket in ipairs(each.tickets) do known[ticket] = each end
+    end
+    for _, need in ipairs(needs) do
+        local before, group = known[need.ticket], queued[#queued]
+        if group and before == last and alike(need, group.need) then
+            group.tickets[#group.tickets + 1] = need.ticket
+        else
+            group = {need = need, order = A.next_order, turn = member.turn, tickets = {need.ticket}, told = false}
+            if before then group.order, group.turn, group.told = before.order, before.turn, before.told end
+            queued[#queued + 1] = group
         end
-        known_.need = need
-        queued[at] = known_
+        last = before
+        if before == nil then A.next_order = A.next_order + 1 end
     end
     set_needs(member.name, queued)
 end

@@ -4,11 +4,11 @@ do
 
 local A, KEY, KINDS, NEVER, TICKS, UNRESOLVED, call, clears, debits_of, find, format, from_account, granting,
     granting_at, in_budget, json_counts, json_list, json_number, json_object, less, loaded, members_in, minus,
-    missing, pending, plus, put, put_number, put_time, quoted, same, somebody_waits, waiting_needs =
+    missing, pending, plus, put, put_number, put_time, quoted, same, somebody_waits, waiting_needs, times =
     H.A, H.KEY, H.KINDS, H.NEVER, H.TICKS, H.UNRESOLVED, H.call, H.clears, H.debits_of, H.find, H.format,
     H.from_account, H.granting, H.granting_at, H.in_budget, H.json_counts, H.json_list, H.json_number,
     H.json_object, H.less, H.loaded, H.members_in, H.minus, H.missing, H.pending, H.plus, H.put, H.put_number,
-    H.put_time, H.quoted, H.same, H.somebody_waits, H.waiting_needs
+    H.put_time, H.quoted, H.same, H.somebody_waits, H.waiting_needs, H.times
 
 local MOST_DEBITS_SHOWN, RECALL_PATIENCE = 32, 1
 
@@ -103,7 +103,9 @@ local function json_view(name, report, with_debits)
     for _, each in ipairs(waiting_needs()) do
         local need = each[2].need
         if each[1] ~= name and need.counts and in_budget(need) then
-            queued, queued_slots = plus(queued, from_account(need)), queued_slots + need.slots
+            local callers = #each[2].tickets
+            queued = plus(queued, times(from_account(need), callers))
+            queued_slots = queued_slots + need.slots * callers
         end
     end
     local number_missing, missing_until = 0, NEVER

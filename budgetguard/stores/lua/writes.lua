@@ -3,10 +3,10 @@
 do
 
 local A, ACCOUNT, E, KEY, KINDS, MEMBER, UNRESOLVED, call, clears, forgotten, format, interested, known_needs,
-    loaded, numbers_dropped, numbers_written, packed, queue, queue_changed, unanswered =
+    loaded, not_woken, numbers_dropped, numbers_written, packed, queue_changed, unanswered, woken_changed =
     H.A, H.ACCOUNT, H.E, H.KEY, H.KINDS, H.MEMBER, H.UNRESOLVED, H.call, H.clears, H.forgotten, H.format,
-    H.interested, H.known_needs, H.loaded, H.numbers_dropped, H.numbers_written, H.packed, H.queue,
-    H.queue_changed, H.unanswered
+    H.interested, H.known_needs, H.loaded, H.not_woken, H.numbers_dropped, H.numbers_written, H.packed,
+    H.queue_changed, H.unanswered, H.woken_changed
 
 local CLEARING = {
     {"first_clears", KEY.clearing}, {"last_clears", KEY.cleared}, {"first_kept", KEY.kept_next},
@@ -102,6 +102,7 @@ local function write_all()
         A.unanswered = A.unanswered - (member.unanswered_since and 1 or 0)
         A.waits_for_refresh = A.waits_for_refresh - (member.is_waiting and 1 or 0)
         A.unresolved = A.unresolved - (member.first_kept and 1 or 0)
+        not_woken(member.name)
     end
     if queue ~= nil then
         A.waiting = 0
@@ -119,6 +120,13 @@ local function write_all()
         if member.stored then delete_member(member) end
     end
     for _, member in ipairs(changed) do write_member(member) end
+    for name, at in pairs(woken_changed) do
+        if at then
+            call("HSET", KEY.woken, name, format("%.17g", at))
+        else
+            call("HDEL", KEY.woken, name)
+        end
+    end
     for name in pairs(queue_changed) do
         if queue[name] then
             call("HSET", KEY.needs, name, cmsgpack.pack(queue[name]))
