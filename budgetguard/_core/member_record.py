@@ -171,6 +171,11 @@ class MemberRecord:
         self.kept.clear(sent)
         self.lost.clear(sent)
 
+    def cleared_by(self, now: float) -> bool:
+        """Whether a balance that is requested at `now` shows all its debits."""
+        last = [each.last_clears_at for each in (self.settled, self.kept, self.lost)]
+        return all(at is None or at <= now for at in last)
+
     @property
     def forgettable(self) -> bool:
         """Whether it is gone and no debit of its remains."""

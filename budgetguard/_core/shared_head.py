@@ -251,6 +251,26 @@ class SharedHead(AccountState):
         self.others.lose_track()
         self.numbers_at.clear()
 
+    def rest(self, clock: float, dead: Iterable[str]) -> bool:
+        """Nobody lives who spends from this account: give up its members, at the server's time.
+
+        Returns whether it may be forgotten, because nothing would change if it began anew. It may not
+        for its age alone: whoever comes next needs a new balance first, and one that is requested from now
+        on clears all debits that are here.
+        """
+        self.clock.advance(clock, NEVER, 0.0, 0.0, alone=True)
+        self._reap(dead)
+        now, refused_until = self.now, None
+        if self.snapshot is not None:
+            refused_until = self.snapshot.refused_until
+        refused = refused_until is not None and refused_until > now
+        if refused or self.any_limited(now) or self.others.distrusted(now):
+            return False
+        members = self.members.values()
+        if self.awaited or self.pauses or any(not each.gone for each in members):
+            return False
+        return all(each.cleared_by(now) for each in members) and self.budgets.forgettable(now)
+
     def _session(self, message: Message, member: MemberRecord | None) -> Status:
         """Whether a message takes effect: "done" if it does or did."""
         lives = member is not None and not member.gone
@@ -743,6 +763,7 @@ class SharedHead(AccountState):
             granting=self.granting,
             granting_at=self._granting_at(),
             holders=sum(each.lease > 0 for each in members),
+            slot_holders=sum(each.slots > 0 for each in members),
             queued=sum(need.from_account * callers for need, callers in queued),
             queued_slots=sum(need.slots * callers for need, callers in queued),
             budgets=() if report is None else self._mentioned(report),

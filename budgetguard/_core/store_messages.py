@@ -326,7 +326,8 @@ class View:
     """The account as its head sees it after a message; all figures are of all members.
 
     `snapshot` has its stamp in `sent.mono`; `balances` grows with each change of it. `leased` is in the
-    leases of all members, `holders` of them, of which `used` is held by open calls as far as reported.
+    leases of all members, `holders` of them, of which `used` is held by open calls as far as reported;
+    `slots` are open sessions, of `slot_holders`.
     `missing` members have not answered the last recall in time, and the last of their leases ends at
     `missing_until`. While it is not `granting`, the head waits for members that it knows to say what they
     hold; without one of them it grants from `granting_at` on, if that is known. Callers of other members
@@ -364,6 +365,7 @@ class View:
     granting_at: float | None = None
     budgets: tuple[BudgetView, ...] = ()
     holders: int = 0
+    slot_holders: int = 0
     queued: int = 0
     queued_slots: int = 0
 

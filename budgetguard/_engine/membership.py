@@ -66,7 +66,7 @@ class MemberTerms:
     hold_for: float | None
     topup_step: int | None
     unit: str | None
-    words: tuple[tuple[str, str], ...]
+    words: tuple[tuple[str, str], ...] = ()
 
 
 class Membership:
@@ -378,6 +378,13 @@ class Membership:
                 self._number = max(self._number, reply.number)
             self.news = [*message.news, *self.news]
         return True
+
+    def part(self) -> None:
+        """The link was given up. Whoever still uses the account joins as another member."""
+        if self.under_way is not None:
+            self.under_way = None
+            self._ledger.disregard()
+        self._joined, self._again, self._whole, self.epoch = False, True, True, ""
 
     def _vouch(self) -> None:
         hold_for = self._terms.hold_for

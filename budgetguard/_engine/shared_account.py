@@ -79,15 +79,16 @@ class SharedAccount(Account):
             hold_for=hold_for if store.expires else None,
             topup_step=provider.topup_step,
             unit=provider.unit,
-            words=described(provider.name),
         )
+        self._provider_name = provider.name
         super().__init__(provider, runtime, find_runtime)
 
     def _new_ledger(self) -> LeasedLedger:
         # Not new ones in a forked child: those that its parent made are as good there.
         self._budgets.begin()
         ledger = LeasedLedger(self._budgets)
-        self.membership = Membership(self.store, ledger, self._member_terms)
+        terms = replace(self._member_terms, words=described(self._provider_name))
+        self.membership = Membership(self.store, ledger, terms)
         self._link: Link | None = None
         self._landed: Failure | None = None
         self._lease_lost = False
@@ -242,7 +243,7 @@ class SharedAccount(Account):
             link.listen(self._hear_hint if self.membership.listens else None)
 
     async def _farewell(self) -> None:
-        """The interpreter exits: tell the head what finished, and that this process holds no more."""
+        """Tell the head what finished, and that this process holds no more; raises StoreUnavailable."""
         link = self._link
         message = None if link is None else self._change(self._last_message)
         while link is not None and message is not None:
@@ -260,6 +261,29 @@ class SharedAccount(Account):
         if not self.membership.may_be_known:
             return None
         return self.membership.build(now, self._member, tuple, leave=True)
+
+    def retire(self) -> None:
+        """Nobody in this process uses the account any more: leave the store, and let others forget it."""
+        if self._link is not None:
+            try:
+                self.runtime.submit(self._retire)
+            except Exception:  # noqa: BLE001  no thread for a loop, or it is stopped
+                self._part()
+
+    async def _retire(self) -> None:
+        try:
+            await self._farewell()
+        except StoreUnavailable:
+            pass  # then its members are given up as dead, and had nothing
+        finally:
+            self._part()
+
+    def _part(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            self.membership.part()
+            self.runtime.drop_farewell(self._farewell)
+            link.close()
 
     def _hear_hint(self) -> None:
         if self.membership.listens:
@@ -427,6 +451,10 @@ class SharedAccount(Account):
     def _quiet(self, now: Instant, effects: Effects) -> bool:
         ledger, membership = self.ledger, self.membership
         told = membership.under_way is None and not (ledger.head or membership.news)
+        history = ledger.history
+        # The head has these, and would hear them again if it lost what it knows.
+        stamps = (history.settled.last_clears_at, history.kept.last_clears_at)
+        told = told and not any(stamp is not None and stamp > now.mono for stamp in stamps)
         return told and ledger.room <= 0 and super()._quiet(now, effects)
 
 

@@ -201,6 +201,6 @@ def _member(
         sessions=record.slots,
         waiting=sum(len(each.tickets) for each in record.needs),
         finished=to_credits(record.settled.total),
-        unresolved=to_credits(record.kept.total),
+        unresolved=to_credits(sum(each.total for each in record.unresolved)),
         heard=heard,
     )
