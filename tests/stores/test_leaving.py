@@ -90,7 +90,7 @@ def test_before_the_store_has_answered_for_the_first_time(tmp_path: Path) -> Non
 
 
 def test_a_store_that_is_locked_does_not_hold_up_the_exit(tmp_path: Path) -> None:
-    """The interpreter waits 0.3 s in all, and the loop gives up farewells after 0.2 s of them."""
+    """The interpreter waits at most 0.3 s in all, and the loop gives up after 0.2 s."""
     with world_of("sqlite", tmp_path) as world:
         world.open()
         world.guards[0].acquire(10).settle()
