@@ -282,6 +282,7 @@ def _view(told: dict[str, Any]) -> View:
         granting_at=_maybe(get("granting_at")),
         budgets=tuple(_budget(*each) for each in get("budgets", ())),
         holders=get("holders", 0),
+        slot_holders=get("slot_holders", 0),
         queued=get("queued", 0),
         queued_slots=get("queued_slots", 0),
     )

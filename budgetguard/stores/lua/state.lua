@@ -22,8 +22,8 @@ local ACCOUNT = {
     "format", "run", "epoch", "now", "server", "behind", "dropped", "awaited", "regroup", "next_order", "turns",
     "balances", "changes", "recall", "calm_until", "refresh", "refreshing_member", "unit", "busy_until", "limited",
     "pauses", "epochs", "budget_checked", "budgets_unchecked", "leased", "used", "slots", "running", "living",
-    "holders", "settled", "kept", "kept_slots", "kept_calls", "kept_sessions", "spenders", "waiting", "unanswered",
-    "waits_for_refresh", "budgets", "unresolved", "reap_at", "figures",
+    "holders", "slot_holders", "settled", "kept", "kept_slots", "kept_calls", "kept_sessions", "spenders", "waiting",
+    "unanswered", "waits_for_refresh", "budgets", "unresolved", "reap_at", "figures",
     "snapshot_json", "others_json", "woken",
 }
 local MEMBER = {
@@ -67,7 +67,8 @@ local function new_account(run, epoch, regroup)
         regroup = regroup, next_order = 0, turns = 0, balances = 0, changes = 0, recall = 0, calm_until = NEVER,
         refresh = no_refresh(0, NEVER), refreshing_member = "", unit = false,
         busy_until = NEVER, limited = {}, pauses = {}, epochs = {}, budget_checked = "", budgets_unchecked = 0,
-        leased = 0, used = 0, slots = 0, running = 0, living = 0, holders = 0, settled = 0, kept = 0, kept_slots = 0,
+        leased = 0, used = 0, slots = 0, running = 0, living = 0, holders = 0, slot_holders = 0, settled = 0, kept = 0,
+        kept_slots = 0,
         kept_calls = {}, kept_sessions = {}, spenders = {no = 0, yes = 0, auto = 0}, waiting = 0, unanswered = 0,
         waits_for_refresh = 0, budgets = 0, unresolved = 0, reap_at = huge, figures = false, snapshot_json = "",
         others_json = "{}", woken = 0,
@@ -152,6 +153,7 @@ end
 
 local function set_slots(member, slots)
     A.slots = A.slots + slots - member.slots
+    A.slot_holders = A.slot_holders + (slots > 0 and 1 or 0) - (member.slots > 0 and 1 or 0)
     member.slots, member.changed = slots, true
 end
 

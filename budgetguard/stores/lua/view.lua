@@ -168,6 +168,7 @@ local function json_view(name, report, with_debits)
     if not granting() then put(view, "granting", "false") end
     put(view, "granting_at", json_number(granting_at()))
     put_number(view, "holders", A.holders)
+    put_number(view, "slot_holders", A.slot_holders)
     put_number(view, "queued", queued)
     put_number(view, "queued_slots", queued_slots)
     if report then
