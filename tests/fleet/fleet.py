@@ -525,7 +525,8 @@ class Fleet:
             call.held += call.cost
             self.beyond += call.cost
             call.earlier = call.worked
-            await self.vendor.serve(call, [draw.randint(0, call.cost)], draw.expovariate(1.0))
+            # What is still to come of it costs at most the rest.
+            await self.vendor.serve(call, [draw.randint(0, call.earlier)], draw.expovariate(1.0))
 
     async def _extends(self, call: Call, handle: Hold, more: int) -> None:
         draw, process, began = self._kinds, call.process, self.clock.mono

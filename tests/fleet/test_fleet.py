@@ -17,6 +17,7 @@ from weather import Menu
 from budgetguard._core.clock import Instant
 from budgetguard._core.leased_ledger import LeasedLedger
 from budgetguard._core.member_record import MemberRecord
+from budgetguard._core.shared_budgets import SharedBudget
 from budgetguard._core.shared_head import SharedHead, _Line
 from budgetguard._core.store_messages import Landing, Message, Need, Report, Status
 from budgetguard._core.virtual_clock import VirtualClock
@@ -25,7 +26,7 @@ from budgetguard._engine.membership import Membership
 
 MICRO = 10**6
 
-HOLD, DIE = MemberRecord.hold, MemberRecord.die
+HOLD, DIE, LEAVE = MemberRecord.hold, MemberRecord.die, MemberRecord.leave
 SESSION, TAKE, ADVANCE = SharedHead._session, SharedHead._take, VirtualClock.advance
 LAND, LEND, LEFT = SharedHead._land, SharedHead._lend, _Line.left
 REPORT = LeasedLedger.report
@@ -114,6 +115,12 @@ def dies_at_once(member: MemberRecord, now: float) -> None:
     DIE(member, now)
 
 
+def leaves_free(member: MemberRecord, now: float) -> None:
+    """What calls still use is free as soon as their process has said that it goes."""
+    member.used = 0
+    LEAVE(member, now)
+
+
 @dataclass(frozen=True)
 class World:
     """Where a safety is missed; whatever is not given is drawn from the seed."""
@@ -200,6 +207,12 @@ SAFETIES = {
         dies_at_once,
         "F6: ",
         plain(101, 30, Menu(crashes=0.1), terms=(("fresh_for", 1.0),)),
+    ),
+    "what the leaving use": Safety(
+        MemberRecord, "leave", leaves_free, "F6: ", guards(8, 60, Menu(), kinds=True)
+    ),
+    "a budget's room": Safety(
+        SharedBudget, "room", lambda *_: 10**15, "F7: ", guards(1, 60, Menu(), kinds=True)
     ),
 }
 
