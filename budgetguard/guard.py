@@ -580,8 +580,12 @@ def _ages(fresh_for: float, stale_for: float) -> tuple[float, float]:
 
 
 def _check_store(store: "Store", profile: Profile) -> None:
-    if not callable(getattr(store, "link", None)):
-        msg = f"store takes a store of budgetguard.stores, or None, not {type(store).__name__}"
+    if isinstance(store, type) or not callable(getattr(store, "link", None)):
+        kind = f"the class {store.__name__}" if isinstance(store, type) else type(store).__name__
+        msg = (
+            f"store takes a store of budgetguard.stores, or None, not {kind}. "
+            "Pass a path to the store: store=SQLiteStore(path)."
+        )
         raise TypeError(msg)
     if profile.fingerprint is None:
         msg = (

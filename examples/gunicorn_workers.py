@@ -45,6 +45,7 @@ def service() -> Callable[[dict[str, Any], Any], Iterable[bytes]]:
     def application(_: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         try:
             status, told = "200 OK", {"cost": fast_spec("A web shop")["creditsUsed"]}
+            told["worker"] = os.getpid()
         except InsufficientCredits as refusal:
             status, told = "402 Payment Required", {"reason": str(refusal)}
         start_response(status, [("content-type", "application/json")])
@@ -67,7 +68,10 @@ def run(key: str, base_url: str, folder: Path) -> None:
         )
         try:
             while not store.exists() or len(members(store)) < WORKERS:
+                if server.poll() is not None:
+                    sys.exit("gunicorn has ended; its own message is above.")
                 time.sleep(0.1)  # until all workers have started
+            spent = {member.pid: 0 for member in members(store)}
 
             url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
             with ThreadPoolExecutor(REQUESTS) as pool:
@@ -76,8 +80,11 @@ def run(key: str, base_url: str, folder: Path) -> None:
         finally:
             server.terminate()
             server.wait()
-    for member in members(store):
-        print(f"The calls of worker {member.pid} cost {member.finished} credits.")
+    for each in answers:
+        if "cost" in each:
+            spent[each["worker"]] += each["cost"]
+    for worker, cost in sorted(spent.items()):
+        print(f"The calls of worker {worker} cost {cost} credits.")
     costs = [each["cost"] for each in answers if "cost" in each]
     refused = [each["reason"] for each in answers if "reason" in each]
     print(f"{len(costs)} specs written for {sum(costs)} credits, {len(refused)} refused.")
@@ -104,7 +111,7 @@ def main() -> None:
             run(sandbox.predev_key, sandbox.url, Path(folder))
             account = sandbox.predev
             print(f"The sandbox charged {account.charged}; {account.died} specs died half-way.")
-            print(f"The balance was requested {sandbox.balance_requests} times.")
+            print(f"Balance requests of all workers: {sandbox.balance_requests}.")
 
 
 if __name__ == "__main__":

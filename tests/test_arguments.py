@@ -7,13 +7,15 @@ import pytest
 
 from budgetguard import Guard, require_credits
 from budgetguard._engine.binding import binding_of
+from budgetguard.stores import SQLiteStore
 from budgetguard.testing import FakeProvider
 
 
 @pytest.mark.parametrize(
     ("terms", "error", "words"),
     [
-        ({"store": "redis"}, TypeError, "store takes a store of budgetguard.stores"),
+        ({"store": "redis"}, TypeError, "not str. Pass a path to the store: store="),
+        ({"store": SQLiteStore}, TypeError, "not the class SQLiteStore. Pass a path"),
         ({"fresh_for": -1}, ValueError, "fresh_for must be at least 0"),
         ({"fresh_for": "5"}, TypeError, "fresh_for takes a number of seconds"),
         ({"fresh_for": 100, "stale_for": 50}, ValueError, "less than fresh_for \\(100\\)"),

@@ -95,6 +95,7 @@ ERRORS = [
         renews_at=datetime(2026, 12, 1, tzinfo=UTC),
         unit="USD",
     ),
+    ConcurrencyLimit("browse", 3, 3, "Anchor", 5.0, processes=2),
     Paused("pre.dev", "the key may have leaked"),
     Paused(provider="pre.dev", reason="the month is over", by="command"),
     insufficient(processes=4, running=7, causes={"ProcessDied": 3}, kept=Decimal(3), unresolved=3),
@@ -623,6 +624,29 @@ def test_messages_of_too_few_credits(figures: dict[str, Any], message: str) -> N
             ),
         ),
         (
+            ConcurrencyLimit(
+                operation="browse",
+                limit=3,
+                in_use=3,
+                provider="Anchor",
+                retry_after=5.0,
+                unresolved=1,
+                processes=2,
+            ),
+            (
+                "browse needs 1 slot, but 3 of the 3 that Anchor allows are in use by 2 processes, "
+                "1 of them unresolved because the outcome of a call is not known. "
+                "Try again when a session has ended, or pass wait=."
+            ),
+        ),
+        (
+            ConcurrencyLimit(operation="browse", limit=1, in_use=2, provider="Anchor", processes=1),
+            (
+                "browse needs 1 slot, but Anchor allows 1, and 2 are in use by 1 process. "
+                "This call can never be admitted: request fewer slots."
+            ),
+        ),
+        (
             BalanceUnavailable(provider="pre.dev", reason="no answer within 10 s", retry_after=2.5),
             "The balance at pre.dev is not known: no answer within 10 s. Next attempt in 2.5 s.",
         ),
@@ -644,6 +668,8 @@ def test_messages_of_too_few_credits(figures: dict[str, Any], message: str) -> N
         "running ones do not suffice",
         "slots of a dead process, and kept",
         "slots of a dead process, and others",
+        "slots of several processes",
+        "more slots than there are, of one process",
         "unavailable, when",
         "unavailable",
         "closed",

@@ -17,8 +17,9 @@ from budgetguard._core.balance import Balance
 from budgetguard._core.clock import Instant
 from budgetguard._core.debits import Bucket, Debits
 from budgetguard._core.head_state import DamagedState, NewerFormat, dump, load
-from budgetguard._core.member_record import MemberRecord, QueuedNeed
+from budgetguard._core.member_record import MemberRecord
 from budgetguard._core.other_spenders import Belief, Checkpoint
+from budgetguard._core.queued_needs import QueuedNeeds
 from budgetguard._core.shared_budgets import SharedBudget, SharedBudgets
 from budgetguard._core.shared_head import SharedHead
 from budgetguard._core.snapshot import BalanceSnapshot
@@ -99,7 +100,7 @@ def default_of(value: Any) -> Any:
     """An object of the same kind that nothing has been said about; absent: it has no defaults at all."""
     plain: dict[type, Callable[[], Any]] = {
         SharedHead: lambda: SharedHead(""),
-        QueuedNeed: lambda: QueuedNeed(Need(0, 0, 0), 0, 0.0),
+        QueuedNeeds: lambda: QueuedNeeds(Need(0, 0, 0), 0, 0.0),
         Bucket: lambda: Bucket(0.0),
         SharedBudget: lambda: SharedBudget(None),
     }
@@ -180,12 +181,13 @@ def full() -> SharedHead:
         over, windows = ((4, "budget"),), ((1, (3600.0,)),)
         member.reply = Reply("old", "e6", 9, 30, 2, (1, 2), windows, (3,), over, "wait", 3)
         member.floor, member.extra, member.recall, member.asked_at = 31, 32, 7, 900.5
-        member.turn = 11
+        member.turn, member.woken_at = 11, 901.5
         member.gone = member.waits_for_refresh = True
         uses = (BudgetNeed("budget", 100, 3600.0, 7200.0, 60.0, 3600.0),)
         need = Need(5, 40, 41, 1, 42, 43, counts=True, budgets=uses, reserved=True)
-        member.needs = {7: QueuedNeed(Need(7, 1, 1), 4, 10), 5: QueuedNeed(need, 3, 9)}
-        member.needs[7].need = Need(7, 2, 3, 1, 4, 5, counts=True, budgets=uses, reserved=True)
+        other = Need(7, 2, 3, 1, 4, 5, counts=True, budgets=uses, reserved=True)
+        member.needs = [QueuedNeeds(need, 3, 9, [5, 6, 9]), QueuedNeeds(other, 4, 10)]
+        member.needs[0].told, member.needs[1].told = 6, 8
         for n in (3, 1, 2):
             member.settled.add(n, 1010.0 + n / 3, n)
             for kept in member.unresolved:

@@ -1,6 +1,7 @@
 """A lease on both sides: whatever happens between two messages, a process uses no more than the head has set aside."""
 
 from dataclasses import replace
+from decimal import Decimal
 from itertools import count
 
 from hypothesis import settings
@@ -221,3 +222,257 @@ def test_the_age_of_a_balance_is_that_of_this_machine_s_clocks() -> None:
     assert ledger.snapshot.sent == (996.0, 1496.0)
     ledger.see(reply.view, 1000.0, anew=True)
     assert ledger.snapshot.sent == (996.0, 9_000.0)
+
+
+# One rule each: what the process sees and may take.
+
+
+class Fleet:
+    """A head that knows the balance, and members whose messages arrive at once."""
+
+    def __init__(self, sessions: int | None = None) -> None:
+        self.now = 0.0
+        self.head = SharedHead("e1")
+        self.sessions = sessions
+        self.told = 0
+        self.tell(BALANCE)
+
+    def tell(self, credits: int) -> None:
+        """Somebody who spends nothing tells the balance, and leaves."""
+        self.told += 1
+        name, epoch = f"teller {self.told}", self.head.epoch
+        first = Message(name, 1, "", join=Join(None), refresh_after=self.head.now)
+        right, _ = self.head.handle(first, self.now)
+        balance = Balance(Decimal(credits).scaleb(-6), max_concurrency=self.sessions)
+        landing = Landing(epoch, right.refresh_number, balance)
+        self.head.handle(Message(name, 2, epoch, landing=landing, leave=True), self.now)
+
+    def member(self, name: str) -> Member:
+        """A member that has joined."""
+        member = Member(name)
+        self.send(member)
+        return member
+
+    def send(self, member: Member, *needs: Need, want: int = 0, give_back: bool = False) -> Reply:
+        """The member's next message takes effect, and is answered."""
+        message = member.message(self.now, give_back=give_back, need=0, want=want)
+        message = replace(message, report=replace(message.report, needs=needs))
+        reply, _ = self.head.handle(message, self.now)
+        member.under_way = None
+        assert reply.status == "done"
+        granted = [each for each in needs if each.ticket in reply.granted]
+        member.ledger.accept(message, reply, sum(each.drawn for each in granted))
+        member.ledger.see(reply.view, self.now, anew=reply.epoch != member.epoch)
+        member.epoch = reply.epoch
+        return reply
+
+    def begin_anew(self, epoch: str, *members: Member) -> None:
+        """Another head, which knows nothing; these members are about to say everything."""
+        self.head = SharedHead(epoch)
+        for member in members:
+            member.again, member.epoch = True, ""
+
+    def open(self, member: Member, amount: int, slots: int = 0) -> LedgerEntry:
+        """A call is granted, and begins."""
+        assert self.send(member, Need(1, amount, amount, slots)).granted
+        entry = LedgerEntry(amount, slots)
+        member.ledger.open(entry)
+        return entry
+
+
+def fail(member: Member) -> None:
+    """The message under way has not taken effect."""
+    member.ledger.disregard()
+    member.under_way = None
+
+
+def figures(ledger: LeasedLedger) -> tuple[int, int, int, int]:
+    """What all members hold, what is pending, the slack of others, and what could be promised."""
+    available = int(ledger.available(0, 0))
+    return ledger.held_by_all, ledger.pending, ledger.slack_elsewhere, available
+
+
+def test_the_figures_are_those_of_all_members_and_as_new_as_can_be() -> None:
+    """What changed here since the last reply is in them, also while a message is under way."""
+    fleet = Fleet()
+    ann, bob = fleet.member("ann"), fleet.member("bob")
+    fleet.open(bob, 30)
+    slack = fleet.send(bob, want=8).lease - 30
+    entry, lost = fleet.open(ann, 10), fleet.open(ann, 5)
+    fleet.send(ann, want=4)
+    assert (slack, ann.ledger.room) == (8, 4)
+    assert figures(ann.ledger) == (45, 0, 8, 55)
+    ann.ledger.settle(entry, 7, 5.0)
+    ann.ledger.keep(lost, 30.0, "Timeout")
+    assert figures(ann.ledger) == (30, 12, 8, 58)
+    assert (ann.ledger.kept.total, ann.ledger.kept.calls) == (5, {"Timeout": 1})
+    assert (ann.ledger.kept.next_clears_at, ann.ledger.kept.last_clears_at) == (30.0, 30.0)
+    ann.message(0.0, give_back=True, need=0, want=0)
+    assert figures(ann.ledger) == (30, 12, 8, 58)
+    assert ann.ledger.kept.total == 5
+    fail(ann)
+    fleet.send(ann)
+    assert figures(ann.ledger) == (30, 12, 8, 58)
+    assert ann.ledger.kept.total == 5
+
+
+def test_what_finished_is_told_again_if_its_message_took_no_effect() -> None:
+    """All of it: what calls cost, those of unknown cost with their sessions."""
+    fleet = Fleet()
+    ann = fleet.member("ann")
+    entry, lost = fleet.open(ann, 10), fleet.open(ann, 5, 1)
+    ann.ledger.settle(entry, 7, 5.0)
+    ann.ledger.keep(lost, 30.0, "Timeout")
+    ann.message(0.0, give_back=False, need=0, want=0)
+    fail(ann)
+    fleet.send(ann)
+    record = fleet.head.members["ann"]
+    assert (record.settled.total, record.kept.total, record.kept.slots) == (7, 5, 1)
+
+
+def test_another_head_hears_of_debits_that_a_balance_cleared_here_a_moment_ago() -> None:
+    """By its own stamps they may clear later; those that no clock can still have open are forgotten."""
+    fleet = Fleet()
+    ann = fleet.member("ann")
+    ann.ledger.settle(fleet.open(ann, 10), 10, 5.0)
+    fleet.send(ann)
+    for now, known in ((6.0, 10), (70.0, 0)):
+        fleet.now = now
+        fleet.send(ann)
+        fleet.head.clock.now = now
+        fleet.tell(90)
+        fleet.send(ann)
+        fleet.begin_anew(f"at {now}", ann)
+        fleet.send(ann)
+        assert fleet.head.pending == known
+        fleet.tell(90)
+        fleet.send(ann)
+
+
+def test_what_calls_saved_is_told_once_and_not_to_another_head() -> None:
+    """It is evidence about balances that this head has seen."""
+    fleet = Fleet()
+    ann = fleet.member("ann")
+    entry, more = fleet.open(ann, 10), fleet.open(ann, 5)
+    ann.ledger.settle(entry, 4, 5.0)
+    ann.ledger.extend(more, 2)
+    assert ann.ledger.head
+    message = ann.message(0.0, give_back=False, need=0, want=0)
+    assert sum(by for _, by in message.report.saved) == 4
+    fail(ann)
+    ann.again = True
+    ann.ledger.release(more)
+    assert ann.message(0.0, give_back=False, need=0, want=0).report.saved == ()
+
+
+def test_each_kind_of_news_of_finished_calls_has_to_be_told() -> None:
+    """Costs, calls of unknown cost, and what calls saved."""
+    ledger = LeasedLedger(DrawnBudgets(""))
+    assert not ledger.head
+    for finish in ("settle", "keep", "release"):
+        entry = LedgerEntry(5)
+        ledger.open(entry)
+        if finish == "settle":
+            ledger.settle(entry, 5, 9.0)
+        elif finish == "keep":
+            ledger.keep(entry, 9.0)
+        else:
+            ledger.release(entry)
+        assert ledger.head, finish
+        ledger.report(Instant(0.0, 0.0), give_back=True, margin=0.0, again=False, whole=False)
+        ledger.remember()
+        assert not ledger.head
+
+
+def test_a_process_in_debt_keeps_no_slack() -> None:
+    """Calls that cost more than they held have used it up, and the head hears how much that was."""
+    fleet = Fleet()
+    ann = fleet.member("ann")
+    ann.ledger.settle(fleet.open(ann, 10), 15, 5.0)
+    assert ann.ledger.room == -5
+    message = ann.message(0.0, give_back=False, need=0, want=0)
+    assert (message.report.keep, ann.ledger.room) == (0, 0)
+
+
+def test_slack_is_at_hand_only_where_it_is_this_process_s_own() -> None:
+    """Not once the lease has lapsed, nor after the provider's refusal, nor below a balance that fell."""
+    fleet = Fleet()
+    ann, bob = fleet.member("ann"), fleet.member("bob")
+    fleet.send(bob, want=20)
+    fleet.send(ann, want=20)
+    assert ann.ledger.at_hand(0, 0) == ann.ledger.room == 20
+    ann.ledger.one_level = False
+    assert (ann.ledger.usable, ann.ledger.at_hand(0, 0)) == (False, 0)
+    ann.ledger.one_level = True
+    assert ann.ledger.at_hand(75, 0) == 5
+    fleet.now += 1.0
+    fleet.head.clock.now += 1.0
+    fleet.tell(35)
+    fleet.send(ann)
+    assert (ann.ledger.room, ann.ledger.at_hand(0, 0)) == (20, 15)
+    ann.ledger.refuse(Instant(1.0, 0.0), 5.0)
+    assert ann.ledger.room == 0
+    assert ann.ledger.available(0, 0) < 0
+    fleet.send(bob)
+    assert (bob.ledger.lapse(), bob.ledger.room) == (20, 0)
+
+
+def test_slack_is_not_taken_from_while_others_are_short() -> None:
+    """What this process's calls free is for whoever has waited longest."""
+    fleet = Fleet()
+    ann, bob = fleet.member("ann"), fleet.member("bob")
+    fleet.send(ann, want=20)
+    fleet.send(bob, Need(1, 101, 101, counts=True))
+    fleet.send(ann)
+    assert ann.ledger.room > 0
+    assert (ann.ledger.usable, ann.ledger.at_hand(0, 0)) == (False, 0)
+
+
+def test_sessions_that_ended_here_are_free_for_this_process_first() -> None:
+    """Not one that may still be open, nor beyond a limit that fell, nor before those who wait elsewhere."""
+    fleet = Fleet(sessions=3)
+    ann, bob = fleet.member("ann"), fleet.member("bob")
+    ended, lost, runs = (fleet.open(ann, 0, 1) for _ in range(3))
+    assert (ann.ledger.slots_in_use, ann.ledger.slots_free) == (3, 0)
+    ann.ledger.release(ended)
+    ann.ledger.keep(lost, 30.0)
+    assert (ann.ledger.slots_in_use, ann.ledger.slots_free, ann.ledger.slots_at_hand) == (2, 1, 1)
+    fleet.send(bob, Need(1, 0, 0, 1, counts=True))
+    ann.message(0.0, give_back=False, need=0, want=0)
+    assert (ann.ledger.slots_in_use, ann.ledger.slots_free) == (2, 0)
+    fail(ann)
+    fleet.send(ann)
+    assert (ann.ledger.slots_in_use, ann.ledger.slots_free) == (2, 0)
+    ann.ledger.release(runs)
+    assert (ann.ledger.slots_free, ann.ledger.slots_at_hand) == (1, 0)
+    fleet.send(bob)
+    fleet.send(ann)
+    more = fleet.open(ann, 0, 1)
+    fleet.now += 1.0
+    fleet.head.clock.now += 1.0
+    fleet.sessions = 1
+    fleet.tell(BALANCE)
+    fleet.send(ann)
+    ann.ledger.release(more)
+    assert (ann.ledger.slots_in_use, ann.ledger.slots_free, ann.ledger.slots_at_hand) == (1, 1, 0)
+
+
+def test_an_answer_counts_until_the_balance_changes() -> None:
+    """A balance of another head is another one, whatever its number."""
+    fleet = Fleet()
+    ann = fleet.member("ann")
+    answers = ann.ledger.answers
+    fleet.send(ann)
+    assert ann.ledger.answers == answers
+    fleet.now += 1.0
+    fleet.head.clock.now += 1.0
+    fleet.tell(90)
+    fleet.send(ann)
+    assert ann.ledger.answers > answers
+    answers, number = ann.ledger.answers, fleet.head.balances
+    fleet.begin_anew("e2", ann)
+    fleet.head.balances = number - 1
+    fleet.tell(70)
+    fleet.send(ann)
+    assert ann.ledger.answers > answers
+    assert ann.ledger.available(0, 0) == 70

@@ -22,7 +22,7 @@ from budgetguard._core.shared_budgets import (
     bucket_end,
     rebased,
 )
-from budgetguard._core.store_messages import TICK, BudgetNeed, BudgetUse, Need
+from budgetguard._core.store_messages import TICK, BudgetNeed, BudgetUse, BudgetView, Need
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 NOON = datetime.fromisoformat("2024-06-03T12:00Z").timestamp()
@@ -305,6 +305,19 @@ def test_a_rolling_budget_gives_back_bucket_by_bucket(budgets: SharedBudgets) ->
     assert budgets.gives_back_in("rolling", 62.0) is None
 
 
+def test_what_was_given_back_is_not_given_back_once_more(budgets: SharedBudgets) -> None:
+    """A member that was believed to be dead comes back when what it held counts no more."""
+    of = rolling()
+    (window,) = budgets.take("ann", need(40, of), 0.0)
+    budgets.take("bob", need(10, of), 0.0)
+    budgets.died("ann", 0.0)
+    assert budgets.figures("rolling", window) == (100, 40, 10)
+    later = window + 60.0
+    assert budgets.fits(need(90, of), later) is None
+    budgets.reassert("ann", (), later)
+    assert budgets.figures("rolling", window) == (100, 0, 10)
+
+
 def test_an_open_call_counts_however_old_it_is(budgets: SharedBudgets) -> None:
     """Once its bucket is past it gives back all that it held, whatever it cost."""
     (window,) = budgets.take("ann", need(70, rolling()), 0.0)
@@ -408,6 +421,16 @@ def test_the_state_is_json(budgets: SharedBudgets) -> None:
     assert loaded.dump() == state == budgets.dump()
     loaded.take("ann", need(1, day(NOON, "new")), 0.0)
     assert state == budgets.dump() != loaded.dump()
+
+
+def test_members_are_shown_the_current_window(budgets: SharedBudgets) -> None:
+    """Of a rolling budget, all of its buckets."""
+    spend(budgets, "ann", 30, day(NOON - DAY))
+    window = spend(budgets, "ann", 20, day(NOON))
+    budgets.take("bob", need(5, day(NOON), rolling()), 7.0)
+    assert budgets.view("daily", 7.0) == BudgetView("daily", 20, 5, window, window + DAY, DAY - 7.0)
+    assert budgets.view("rolling", 7.0) == BudgetView("rolling", 0, 5)
+    assert budgets.view("other", 7.0) is None
 
 
 def test_figures_of_what_is_not_known(budgets: SharedBudgets) -> None:

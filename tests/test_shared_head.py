@@ -16,9 +16,12 @@ from budgetguard._core.shared_head import (
     GRACE,
     QUEUE_PATIENCE,
     RECALL_PATIENCE,
+    WAKE_AGAIN,
     SharedHead,
 )
 from budgetguard._core.store_messages import (
+    BudgetNeed,
+    BudgetUse,
     Busy,
     Debit,
     Exhausted,
@@ -36,7 +39,21 @@ from budgetguard._core.store_messages import (
 from budgetguard._core.virtual_clock import MOST_BEHIND
 
 HOLD_FOR = 60.0
-REPORT = ("used", "keep", "slots", "running", "settled", "kept", "needs", "want", "floor", "recall")
+REPORT = (
+    "used",
+    "keep",
+    "slots",
+    "running",
+    "settled",
+    "kept",
+    "saved",
+    "needs",
+    "want",
+    "floor",
+    "recall",
+    "patience",
+    "budgets",
+)
 
 
 def balance(credits: int, slots: int | None = None) -> Balance:
@@ -60,7 +77,8 @@ class Store:
         """The member's next message."""
         self.numbers[member] = self.numbers.get(member, 0) + 1
         epoch, seen, dropped, at = self.seen.get(member, ("", float("-inf"), 0.0, self.time))
-        report = Report(**{name: what.pop(name) for name in REPORT if name in what}, patience=10.0)
+        told = {name: what.pop(name) for name in REPORT if name in what}
+        report = Report(**{"patience": 10.0, **told})
         first = Join(HOLD_FOR, sole_spender=False) if join is True else join or None
         message = Message(
             member,
@@ -82,6 +100,15 @@ class Store:
         view = reply.view
         self.seen[message.member] = reply.epoch, view.now, view.dropped, self.time
         return reply
+
+    def begin(self, member: str, **what: Any) -> Reply:
+        """The member asks for the right to refresh."""
+        return self.send(member, refresh_after=self.head.now, refresh_timeout=5.0, **what)
+
+    def newcomer(self) -> None:
+        """Somebody joins, who cannot vouch for the time that has passed."""
+        message = Message("new", 1, "", join=Join(HOLD_FOR))
+        _, self.woken = self.head.handle(message, self.time, self.dead)
 
     def know(self, member: str, credits: int, sessions: int | None = None, **what: Any) -> Reply:
         """The member refreshes, without any trouble."""
@@ -117,6 +144,24 @@ def test_a_lease_is_what_is_used_what_is_kept_and_what_is_granted(store: Store) 
     reply = store.send("ann", used=20, needs=(need(2, 5),))
     assert (reply.lease, reply.granted, reply.view.leased) == (25, (2,), 25)
     assert store.head.free(0, 0) == 75
+
+
+def test_callers_one_after_the_other_are_granted_by_their_own_guards_settings(
+    store: Store,
+) -> None:
+    """Credits that the provider does not report, and a floor, count for those alone that have them."""
+    needs = (need(1, 60, extra=20), need(2, 60))
+    assert store.send("ann", needs=needs).granted == (1,)
+    needs = (need(3, 10), need(4, 10, floor=90))
+    assert store.send("ann", needs=needs).granted == (3,)
+
+
+def test_what_one_message_is_granted_fits_together(store: Store) -> None:
+    """Each need leaves less credits and sessions for the next; what is granted is used, and no slack."""
+    reply = store.send("ann", needs=(need(1, 60), need(2, 50), need(3, 40)))
+    assert (reply.granted, reply.lease, reply.view.used) == ((1,), 60, 60)
+    reply = store.send("bob", needs=tuple(need(ticket, 0, slots=1) for ticket in (1, 2, 3)))
+    assert (reply.granted, reply.slots) == ((1, 2), 2)
 
 
 def test_what_is_kept_while_a_message_is_under_way_stays_in_the_lease(store: Store) -> None:
@@ -182,6 +227,7 @@ def test_needs_are_met_in_the_order_in_which_they_came(store: Store) -> None:
     assert store.send("bob", used=0, needs=(need(1, 50),)).granted == ()
     reply = store.send("ann", used=60, needs=(need(1, 20),))
     assert (reply.granted, reply.refused) == ((), (1,))
+    assert store.send("bob", used=0, needs=(need(1, 50),)).refused == (1,)
     store.send("ann", used=10)
     assert store.woken == {"bob"}
     assert store.send("ann", used=10, needs=(need(2, 41),)).granted == ()
@@ -218,6 +264,65 @@ def test_a_need_recalls_the_slack_of_others(store: Store) -> None:
     assert store.send("ann", needs=(need(1, 90),)).granted == (1,)
 
 
+def test_who_waits_is_woken_by_the_last_report_that_it_needs(store: Store) -> None:
+    """Not by those before, after which the head could only say that it still has to wait."""
+    store.send("cid", join=True)
+    store.send("ann", needs=(need(1, 50),))
+    store.send("cid", needs=(need(1, 40),))
+    lacking = need(1, 20, counts=False)
+    store.send("bob", needs=(lacking,))
+    assert store.woken == {"ann", "cid"}
+    store.send("ann", used=50, recall=1)
+    assert store.woken == frozenset()
+    store.send("cid", used=40, recall=1)
+    assert store.woken == {"bob"}
+    assert store.send("bob", needs=(lacking,)).refused == (1,)
+
+
+def test_who_waits_is_woken_by_the_first_report_that_gives_enough(store: Store) -> None:
+    """Whatever others have to say."""
+    store.send("cid", join=True)
+    store.send("ann", needs=(need(1, 50),))
+    store.send("cid", needs=(need(1, 40),))
+    store.send("bob", needs=(need(1, 20),))
+    store.send("ann", used=10, recall=1)
+    assert store.woken == {"bob"}
+
+
+def test_who_waits_is_told_once_that_it_waits_in_vain(store: Store) -> None:
+    """It then waits for a top-up or for calls to end, and no report that changes nothing wakes it."""
+    store.send("ann", needs=(need(1, 90),))
+    crowd = tuple(need(ticket, 10) for ticket in range(1, 4))
+    assert store.send("bob", needs=crowd).granted == (1,)
+    assert store.woken == {"ann"}
+    store.send("ann", used=90, recall=1)
+    assert store.woken == {"bob"}
+    assert store.send("bob", used=10, recall=1, needs=crowd[1:]).refused == (2, 3)
+    store.send("ann", used=90, recall=1)
+    assert store.woken == frozenset()
+    store.send("ann", used=85, recall=1)
+    assert store.woken == frozenset()
+    store.send("ann", used=80, recall=1)
+    assert store.woken == {"bob"}
+
+
+def test_who_was_woken_is_not_woken_again_at_once(store: Store) -> None:
+    """It is about to report anyway; or else it has not heard it, and is woken again after a while."""
+    store.send("cid", join=True)
+    store.send("ann", needs=(need(1, 100),))
+    store.send("bob", needs=(need(1, 1),))
+    assert store.woken == {"ann"}
+    store.send("cid", needs=(need(1, 1),))
+    assert store.woken == frozenset()
+    store.time += WAKE_AGAIN
+    store.send("cid", needs=(need(1, 1), need(2, 1)))
+    assert store.woken == {"ann"}
+    store.send("ann", used=100, recall=1)
+    assert store.woken == {"bob", "cid"}
+    store.send("bob", needs=(need(1, 1), need(2, 1)))
+    assert store.woken == {"ann"}
+
+
 def test_a_need_is_refused_if_nobody_could_help(store: Store) -> None:
     """That is known once all who hold something have reported: their calls may have finished meanwhile."""
     store.send("bob", used=30)
@@ -234,10 +339,157 @@ def test_slack_of_a_member_that_does_not_answer_counts_as_used(store: Store) -> 
     """After a moment; the view says how many such members there are, and when the last lease ends."""
     store.send("bob", want=1000)
     assert store.send("ann", needs=(need(1, 90),)).refused == ()
-    store.time += RECALL_PATIENCE
+    store.time += RECALL_PATIENCE / 2
+    assert store.send("ann", needs=(need(1, 90),)).refused == ()
+    store.time += RECALL_PATIENCE / 2
     reply = store.send("ann", needs=(need(1, 90),))
     assert reply.refused == (1,)
     assert (reply.view.missing, reply.view.missing_until) == (1, HOLD_FOR)
+
+
+def test_a_member_that_does_not_answer_keeps_nobody_from_asking_the_others(store: Store) -> None:
+    """What they have may be enough without it."""
+    store.send("cid", join=True)
+    store.send("bob", want=20)
+    store.send("ann", needs=(need(1, 90),))
+    store.time += RECALL_PATIENCE
+    store.send("ann")
+    assert store.send("cid", recall=1, want=10).lease == 10
+    reply = store.send("ann", needs=(need(2, 75),))
+    assert (reply.refused, reply.view.missing, reply.view.recall) == ((), 1, 2)
+    assert store.woken == {"cid"}
+    store.send("cid", recall=2)
+    assert store.send("ann", needs=(need(2, 75),)).granted == (2,)
+
+
+def test_a_second_recall_gives_no_more_time_for_the_first(store: Store) -> None:
+    """Or a member that never answers would be waited for as long as others are short."""
+    store.send("bob", want=1000)
+    store.send("ann", needs=(need(1, 90),))
+    store.time += RECALL_PATIENCE / 2
+    assert store.send("ann", news=(Exhausted(5.0, 0.0),)).view.recall == 2
+    store.time += RECALL_PATIENCE / 2
+    assert store.send("ann").view.missing == 1
+
+
+def test_who_waits_hears_that_nobody_can_help_any_more(store: Store) -> None:
+    """And nothing as long as others may."""
+    store.send("bob", used=10, want=20)
+    assert store.send("ann", needs=(need(1, 85),)).refused == ()
+    store.send("bob", used=10, keep=20)
+    assert store.woken == set()
+    store.send("bob", used=30, recall=1)
+    assert store.woken == {"ann"}
+    assert store.send("ann", needs=(need(1, 85),)).refused == (1,)
+
+
+def test_a_session_is_waited_for_until_those_that_had_some_have_spoken(store: Store) -> None:
+    """Theirs may have ended since they last reported."""
+    store.send("bob", slots=2)
+    assert store.send("ann", needs=(need(1, 0, slots=1),)).refused == ()
+    assert store.woken == {"bob"}
+    store.send("bob", slots=2, recall=1)
+    assert store.woken == {"ann"}
+    assert store.send("ann", needs=(need(1, 0, slots=1),)).refused == (1,)
+
+
+def test_who_has_not_answered_the_recall_gets_no_slack(store: Store) -> None:
+    """However long ago somebody was short."""
+    slack = store.send("bob", want=1000).lease
+    store.send("ann", needs=(need(1, 90),))
+    store.send("ann")
+    store.time += CALM
+    assert store.send("bob", keep=slack, want=1000).lease == slack
+    assert store.send("bob", keep=0, recall=1, want=1000).lease == slack
+
+
+def test_a_lack_of_sessions_alone_keeps_nobody_from_slack(store: Store) -> None:
+    """No credits would help there."""
+    assert store.send("ann", needs=(need(1, 0, slots=3, counts=False),)).refused == (1,)
+    assert store.send("bob", want=10).lease == 10
+
+
+def test_members_see_what_callers_of_others_wait_for(store: Store) -> None:
+    """And who waits, which debits have to clear for that."""
+    store.send("bob", used=80, settled=(Debit(5, 3.0),), kept=(KeptDebit(4, 9.0, 1),))
+    view = store.send("ann", needs=(need(1, 50, slots=2), need(2, 90, counts=False))).view
+    assert (view.queued, view.queued_slots) == (0, 0)
+    assert view.debits == ((3.0, 5, 0), (9.0, 4, 1))
+    view = store.send("bob", used=80).view
+    assert (view.queued, view.queued_slots, view.debits) == (50, 2, ())
+
+
+# Keyed budgets.
+
+
+def user(limit: int = 30) -> tuple[BudgetNeed, ...]:
+    """A call in somebody's rolling budget."""
+    return (BudgetNeed("user", limit, rolling=60.0),)
+
+
+def use(held: int, spent: int) -> tuple[BudgetUse, ...]:
+    """What a member tells of that budget, in its first window."""
+    return (BudgetUse("user", 1.0, held, spent, rolling=60.0),)
+
+
+def test_a_need_is_granted_by_the_account_and_its_budget_or_not_at_all(store: Store) -> None:
+    """One that its budget has no room for is answered which it is, and blocks nobody."""
+    needs = (need(1, 20, budgets=user()), need(2, 11, budgets=user()), need(3, 80))
+    reply = store.send("ann", needs=needs)
+    assert (reply.granted, reply.windows) == ((1, 3), ((1, (1.0,)),))
+    reply = store.send("ann", used=100, budgets=use(0, 20), needs=needs[1:2])
+    assert (reply.over, reply.refused, reply.lease) == (((2, "user"),), (), 100)
+    assert store.head.members["ann"].needs == []
+
+
+def test_what_was_set_aside_before_is_not_drawn_again(store: Store) -> None:
+    """Beside a caller that needs the same and has nothing set aside."""
+    aside = need(1, 20, budgets=user(40), reserved=True)
+    reply = store.send("ann", needs=(aside, need(2, 20, budgets=user(40))))
+    assert (reply.granted, reply.lease) == ((1, 2), 20)
+
+
+def test_a_need_waits_for_what_open_calls_may_free_of_its_budget(store: Store) -> None:
+    """If its caller does; it is answered once that cannot be any more."""
+    store.send("bob", needs=(need(1, 20, budgets=user()),))
+    waits = need(1, 11, budgets=user())
+    passes = need(2, 11, budgets=user(), counts=False)
+    reply = store.send("ann", needs=(waits, passes))
+    assert (reply.granted, reply.refused, reply.over) == ((), (), ((2, "user"),))
+    store.send("bob", used=0, budgets=use(0, 20))
+    assert store.woken == {"ann"}
+    assert store.send("ann", needs=(waits,)).over == ((1, "user"),)
+
+
+@pytest.mark.parametrize("way", ["it dies", "it leaves"])
+def test_what_a_member_held_of_a_budget_when_it_went_counts_as_spent(
+    store: Store, way: str
+) -> None:
+    """Nobody knows what its calls cost, and who waits for them is told."""
+    store.send("bob", needs=(need(1, 20, budgets=user()),))
+    store.send("ann", needs=(need(1, 11, budgets=user()),))
+    if way == "it dies":
+        store.dead = {"bob"}
+        store.newcomer()
+    else:
+        store.send("bob", used=20, budgets=use(20, 0), leave=True)
+    assert store.woken == {"ann"}
+    assert store.send("ann", needs=(need(1, 11, budgets=user()),)).over == ((1, "user"),)
+    assert store.head.budgets.figures("user", 1.0) == (30, 20, 0)
+
+
+def test_a_member_that_joins_says_all_that_it_holds_and_spent_of_budgets(store: Store) -> None:
+    """In place of what is known of it; and no budget is full before all have said so."""
+    store.send("bob", needs=(need(1, 20, budgets=user()),))
+    store.send("bob", used=0, budgets=use(0, 20))
+    store.head.fail_over("e2")
+    store.send("ann")
+    store.know("ann", 100, join=True)
+    reply = store.send("ann", needs=(need(1, 11, budgets=user()),))
+    assert (reply.granted, reply.over) == ((), ())
+    store.send("bob")
+    store.send("bob", join=True, budgets=use(0, 19))
+    assert store.send("ann", needs=(need(1, 11, budgets=user()),)).granted == (1,)
 
 
 def test_there_is_no_slack_for_a_while_after_somebody_was_short(store: Store) -> None:
@@ -264,6 +516,23 @@ def test_a_message_that_is_sent_again_takes_effect_once(store: Store) -> None:
     store.send("ann", used=30)
     assert store.repeat(message).status == "old"
     assert (store.head.pending, store.head.leased) == (10, 30)
+
+
+def test_who_sends_a_message_again_is_heard(store: Store) -> None:
+    """Its lease goes on, though nothing else happens."""
+    store.send("bob", used=30)
+    message = store.last
+    for _ in range(2):
+        store.time += HOLD_FOR * 2 / 3
+        store.send("ann")
+        store.repeat(message)
+    assert not store.head.members["bob"].gone
+
+
+def test_a_session_begins_once(store: Store) -> None:
+    """Who begins under a higher number than is known has spoken to another state of the account."""
+    assert store.send("ann", epoch="", join=True).status == "expired"
+    assert store.send("new", join=True).status == "done"
 
 
 def test_a_member_that_left_holds_nothing(store: Store) -> None:
@@ -296,6 +565,28 @@ def test_the_lease_of_a_dead_member_counts_until_a_balance_must_show_it(
     assert store.know("bob", 60).view.kept == 0
 
 
+def test_sessions_of_a_dead_member_count_for_as_long_as_it_said(store: Store) -> None:
+    """Also where it held no credits. Its callers wait no more."""
+    store.send("bob", slots=2, needs=(need(1, 101),))
+    store.send("bob", slots=2, needs=(need(1, 101),), patience=30.0)
+    store.dead = {"bob"}
+    view = store.send("ann", needs=(need(1, 0, slots=1),)).view
+    assert (view.kept, view.kept_slots, view.queued) == (0, 2, 0)
+    assert store.send("ann", needs=(need(1, 0, slots=1), need(2, 100))).granted == (2,)
+    store.time += 29.0
+    assert store.know("ann", 100, 2).view.kept_slots == 2
+    store.time += 1.0
+    store.know("ann", 100, 2)
+    assert store.send("ann", needs=(need(1, 0, slots=1),)).granted == (1,)
+
+
+def test_what_a_member_that_left_still_uses_counts_as_lost(store: Store) -> None:
+    """Its slack is free at once."""
+    slack = store.send("bob", used=10, slots=1, want=20).lease - 10
+    view = store.send("bob", used=10, slots=1, keep=slack, leave=True).view
+    assert (view.leased, view.kept, view.kept_slots) == (0, 10, 1)
+
+
 def test_a_member_that_was_given_up_comes_back_without_slack(store: Store) -> None:
     """What it says in place of what was believed counts, even where nothing is free."""
     store.send("ann", needs=(need(1, 80),))
@@ -307,6 +598,23 @@ def test_a_member_that_was_given_up_comes_back_without_slack(store: Store) -> No
     back = store.send("ann", join=True, used=70, settled=(Debit(2, 5.0),))
     assert (back.status, back.lease, store.head.pending) == ("done", 70, 2)
     assert store.send("bob", needs=(need(2, 28),)).granted == (2,)
+
+
+def test_a_member_that_comes_back_in_the_same_epoch_need_not_repeat_its_debits(
+    store: Store,
+) -> None:
+    """They are known; in another epoch it says all of them, in place of what is known."""
+    store.send("bob", settled=(Debit(10, 5.0),), kept=(KeptDebit(3, 9.0),))
+    store.dead = {"bob"}
+    store.send("ann")
+    store.dead = set()
+    assert store.send("bob", used=1).status == "expired"
+    store.send("bob", join=Join(HOLD_FOR, whole=False), settled=(Debit(2, 5.0),))
+    assert store.head.pending == 15
+    store.head.fail_over("e2")
+    store.send("bob")
+    store.send("bob", join=True, settled=(Debit(12, 5.0),), kept=(KeptDebit(3, 9.0),))
+    assert store.head.pending == 15
 
 
 def test_a_join_that_is_sent_again_after_its_member_was_given_up_gets_nothing() -> None:
@@ -341,9 +649,15 @@ def test_a_call_that_is_reported_late_is_not_in_a_balance_from_before(store: Sto
     """Its lag may be over, but the balance was asked for before the head knew of the call."""
     right = store.send("ann", refresh_after=store.head.now, refresh_timeout=30.0)
     store.time += 20.0
-    store.send("bob", settled=(Debit(10, -14.0),))
+    store.send("bob", settled=(Debit(10, -24.0),), kept=(KeptDebit(5, -24.0),))
     landing = Landing("e1", right.refresh_number, balance(100))
-    assert store.send("ann", landing=landing).view.settled == 10
+    view = store.send("ann", landing=landing).view
+    assert (view.settled, view.kept) == (10, 5)
+    view = store.know("ann", 100).view
+    assert (view.settled, view.kept) == (10, 5)
+    store.time += 1.0
+    view = store.know("ann", 100).view
+    assert (view.settled, view.kept) == (0, 0)
 
 
 def test_one_member_refreshes_for_all(store: Store) -> None:
@@ -356,12 +670,117 @@ def test_one_member_refreshes_for_all(store: Store) -> None:
     assert store.woken == {"bob"}
     assert store.send("bob", refresh_after=-1.0).refresh == "newer"
     store.time += 1.0
+    store.know("ann", 80)
+    assert store.woken == set()
+    store.time += 1.0
     store.send("ann", refresh_after=store.head.now, refresh_timeout=5.0)
     store.time += 5.0 + GRACE
     assert store.send("bob", refresh_after=store.head.now).refresh == "yours"
     late = Landing("e1", store.head.refresh.number - 1, balance(7))
     assert store.send("ann", landing=late).view.snapshot == store.head.snapshot
     assert store.head.free(0, 0) == 80
+
+
+def test_who_asks_again_for_the_right_to_refresh_gets_another_one(store: Store) -> None:
+    """Whatever was to use the first was lost, and what it may still tell is not heard."""
+    store.time += 1.0
+    first = store.begin("ann")
+    store.time += 1.0
+    second = store.begin("ann")
+    assert (second.refresh, second.refresh_number) == ("yours", first.refresh_number + 1)
+    store.send("ann", landing=Landing("e1", first.refresh_number, balance(7)))
+    assert store.head.free(0, 0) == 100
+
+
+def test_only_who_has_the_right_lands_a_refresh(store: Store) -> None:
+    """Nobody else does under the same number."""
+    store.time += 1.0
+    landing = Landing("e1", store.begin("ann").refresh_number, balance(7))
+    store.send("bob", landing=landing)
+    assert store.head.free(0, 0) == 100
+    store.send("ann", landing=landing)
+    assert store.head.free(0, 0) == 7
+
+
+def test_a_refresh_that_was_given_up_lands_nowhere(store: Store) -> None:
+    """Its member died meanwhile, as far as the head knew; another one may refresh at once."""
+    store.time += 1.0
+    right = store.begin("ann")
+    store.dead = {"ann"}
+    store.send("bob")
+    store.dead = set()
+    assert store.send("ann").status == "expired"
+    failed = Landing("e1", right.refresh_number, reason="it hung up", delay=60.0)
+    store.send("ann", join=True, landing=failed)
+    assert store.begin("bob").refresh == "yours"
+
+
+def test_a_refresh_of_another_epoch_lands_nowhere(store: Store) -> None:
+    """Two epochs may give the same number; the right is given anew at once."""
+    before = deepcopy(store.head)
+    store.time += 1.0
+    right = store.begin("ann")
+    store.head = before
+    store.begin("bob")
+    store.head.fail_over("e2")
+    store.send("ann")
+    assert store.begin("ann", join=True).refresh == "yours"
+    store.begin("ann")
+    again = store.begin("ann")
+    stale = Landing("e1", again.refresh_number, balance(7))
+    assert right.refresh == "yours"
+    assert store.send("ann", landing=stale).view.snapshot is None
+
+
+def test_a_debit_counts_in_full_from_the_latest_time_that_it_may_be(store: Store) -> None:
+    """Of a call that finished, a member that died, and one that left: nobody vouched for the last 10 seconds."""
+    for name in ("dan", "eve"):
+        store.send(name, join=True, used=30)
+    store.time += 10.0
+    store.dead = {"dan"}
+    store.newcomer()
+    for name in ("bob", "eve"):
+        store.seen[name] = "e1", 0.0, 0.0, store.time
+    store.send("bob", settled=(Debit(5, 8.0),))
+    store.send("eve", used=30, leave=True)
+    assert (store.head.now, store.head.clock.latest) == (0.0, 10.0)
+    store.time += 7.0
+    view = store.know("ann", 100).view
+    assert (view.now, view.settled, view.kept) == (17.0, 5, 60)
+    store.time += 3.0
+    view = store.know("ann", 100).view
+    assert (view.settled, view.kept) == (0, 0)
+
+
+def test_what_the_balance_seemed_to_show_of_slack_is_not_granted_when_that_comes_back() -> None:
+    """It was never charged, so it was somebody else who spent."""
+    store = Store()
+    for name in ("ann", "bob"):
+        store.send(name, join=Join(HOLD_FOR, sole_spender=True))
+    store.know("ann", 100)
+    assert store.send("bob", want=1000).lease == 25
+    store.time += 1.0
+    view = store.know("ann", 75).view
+    assert view.snapshot is not None
+    assert view.snapshot.overlap == 25
+    assert store.send("bob", needs=(need(1, 76, counts=False),)).granted == ()
+
+
+@pytest.mark.parametrize("began_later", [False, True])
+def test_a_call_that_cost_less_than_it_held_is_evidence(*, began_later: bool) -> None:
+    """What the balance showed of the calls of its time is no more than they cost: others spent the rest."""
+    store = Store()
+    for name in ("ann", "bob"):
+        store.send(name, join=Join(HOLD_FOR))
+    store.know("ann", 100)
+    store.send("ann", needs=(need(1, 40),))
+    store.time += 1.0
+    assert store.know("ann", 70, used=40).view.others.others is False
+    number = store.numbers["ann"] + int(began_later)
+    store.send("bob", used=40)
+    store.send("ann", settled=(Debit(10, 60.0),), saved=((number, 30),))
+    store.time += 1.0
+    assert store.know("ann", 70).view.others.others is not began_later
 
 
 def test_a_refresh_that_failed_leaves_the_provider_alone(store: Store) -> None:
@@ -388,6 +807,18 @@ def test_a_balance_in_a_reply_of_the_provider_counts_as_asked_for_when_its_reque
     store.send("ann", news=(Offered(balance(60), "e1", began - 0.5, 0.0),))
     store.send("ann", news=(Offered(balance(60), "e0", began + 1.0, 0.0),))
     assert store.head.free(0, 0) == 70
+
+
+def test_a_balance_in_another_unit_is_not_taken() -> None:
+    """Neither from a refresh, which counts as failed, nor from a reply of the provider."""
+    store = Store()
+    store.send("ann", join=Join(HOLD_FOR, unit="USD"))
+    euros = Balance(Decimal(7), unit="EUR")
+    landing = Landing("e1", store.begin("ann").refresh_number, euros)
+    view = store.send("ann", landing=landing).view
+    assert (view.snapshot, view.refresh.in_flight) == (None, False)
+    assert view.refresh.reason == "it is in EUR, and this account is counted in USD"
+    assert store.send("ann", news=(Offered(euros, "e1", 0.0, 0.0),)).view.snapshot is None
 
 
 # What the provider says.
@@ -421,6 +852,21 @@ def test_pauses_and_limits_are_shown_to_all_members(store: Store) -> None:
     assert store.send("ann", news=(Pausing("guard", None),)).view.pauses == ()
 
 
+def test_an_equal_balance_does_not_end_a_refusal_before_its_lag_is_over(store: Store) -> None:
+    """By the latest time that it may have been when the provider refused."""
+    store.time += 10.0
+    store.newcomer()
+    store.seen["ann"] = "e1", 0.0, 0.0, store.time
+    store.send("ann", news=(Exhausted(5.0, 0.0),))
+    store.seen["ann"] = "e1", 0.0, 0.0, store.time - 10.0
+    store.time += 4.0
+    store.know("ann", 100)
+    assert (store.head.now, store.head.free(0, 0)) == (14.0, 0)
+    store.time += 1.0
+    store.know("ann", 100)
+    assert store.head.free(0, 0) == 100
+
+
 def test_no_member_is_believed_to_be_the_sole_spender_if_one_says_otherwise() -> None:
     """False wins over True, and both over "auto", as long as the member lives."""
     store = Store()
@@ -448,6 +894,97 @@ def test_nothing_is_granted_after_a_failover_until_all_have_said_what_they_hold(
     assert store.send("bob", join=True, used=90).lease == 90
     assert store.send("ann", needs=(need(2, 50),)).refused == (2,)
     assert store.send("ann", needs=(need(3, 10),)).granted == (3,)
+
+
+def test_a_failover_forgets_the_balance(store: Store) -> None:
+    """Members may have seen a later one, and have dropped the debits that it cleared."""
+    balances = store.send("ann", want=10).view.balances
+    store.head.fail_over("e2")
+    for name in ("ann", "bob"):
+        view = store.send(name).view
+        assert (view.snapshot, view.balances) == (None, balances + 1)
+        reply = store.send(name, join=True, needs=(need(1, 5),), want=10)
+        assert (reply.granted, reply.refused, reply.lease) == ((), (), 0)
+    assert store.know("ann", 100, needs=(need(1, 5),)).granted == (1,)
+
+
+def test_a_failover_gives_no_slack_before_all_have_said_what_they_hold(store: Store) -> None:
+    """It tells until when it waits: to the end of the last lease."""
+    store.send("dan", join=Join(HOLD_FOR / 2))
+    store.head.fail_over("e2")
+    store.send("ann")
+    reply = store.know("ann", 100, join=True, want=10)
+    assert (reply.lease, reply.view.granting_at) == (0, HOLD_FOR)
+    store.send("bob")
+    assert store.send("bob", join=True).view.granting_at == HOLD_FOR / 2
+    store.dead = {"dan"}
+    assert store.send("ann", want=10).lease == 10
+
+
+def test_a_death_that_ends_the_wait_after_a_failover_is_heard_of(store: Store) -> None:
+    """By those who wait for credits, whoever's message it was that the store learned it with."""
+    store.head.fail_over("e2")
+    store.send("ann")
+    store.know("ann", 100, join=True, needs=(need(1, 5),))
+    store.dead = {"bob"}
+    assert store.send("new", epoch="e1").status == "expired"
+    assert store.woken == {"ann"}
+
+
+def test_a_lease_lasts_as_long_after_a_failover_as_if_its_member_had_just_been_heard(
+    store: Store,
+) -> None:
+    """The head that is lost may have heard it."""
+    for _ in range(2):
+        store.time += HOLD_FOR * 0.4
+        store.send("ann")
+    store.head.fail_over("e2")
+    store.send("ann")
+    store.know("ann", 100, join=True)
+    store.time += HOLD_FOR * 0.4
+    assert store.send("ann", needs=(need(1, 5),)).granted == ()
+    assert not store.head.members["bob"].gone
+
+
+def test_who_joins_an_earlier_epoch_says_so_again(store: Store) -> None:
+    """What it told was meant for a head that knew more, or less."""
+    store.head.fail_over("e2")
+    store.send("ann")
+    store.head.fail_over("e3")
+    assert store.send("ann", join=True, used=9).status == "reassert"
+    assert store.head.members["ann"].used == 0
+    assert store.send("ann", join=True, used=9).status == "done"
+
+
+def test_a_failover_begins_with_the_evidence_anew() -> None:
+    """What the lost head knew to be cleared is no proof that others spend."""
+    store = Store()
+    store.send("ann", join=Join(HOLD_FOR))
+    store.know("ann", 100)
+    store.head.fail_over("e2")
+    store.send("ann")
+    store.time += 1.0
+    assert store.know("ann", 60, join=Join(HOLD_FOR)).view.others.changes == 0
+
+
+def test_debits_that_another_epoch_cleared_are_not_in_the_overlap() -> None:
+    """A balance shows them, but none that it has to be corrected for."""
+    store = Store()
+    for name in ("ann", "bob"):
+        store.send(name, join=Join(HOLD_FOR, sole_spender=True))
+    store.know("ann", 100)
+    store.send("ann", needs=(need(1, 40),))
+    store.send("bob", needs=(need(1, 40),))
+    store.head.fail_over("e2")
+    store.send("bob")
+    store.know("bob", 100, join=Join(HOLD_FOR, sole_spender=True), used=40)
+    store.time += 1.0
+    view = store.know("bob", 60, used=40).view
+    assert view.snapshot is not None
+    assert view.snapshot.overlap == 40
+    store.send("ann")
+    store.send("ann", join=Join(HOLD_FOR, sole_spender=True))
+    assert store.head.free(0, 0) == 20
 
 
 def test_a_failover_waits_for_a_silent_member_as_long_as_its_lease_lasts(store: Store) -> None:
@@ -500,6 +1037,69 @@ def test_a_jump_of_the_servers_clock_ends_nothing_early(store: Store, jump: floa
     assert store.know("ann", 100).view.settled == 10
     assert 4.0 <= store.head.now < 4.01
     assert not store.head.members["bob"].gone
+
+
+def test_time_that_nobody_vouches_for_ends_no_lease(store: Store) -> None:
+    """Nor is a member that was heard meanwhile given up early, once somebody does."""
+    store.send("dan", join=Join(15.0))
+    store.time += 18.0
+    store.newcomer()
+    assert (store.head.now, store.head.clock.latest) == (0.0, 18.0)
+    assert "dan" in store.head.members
+    store.seen["dan"] = "e1", 0.0, 0.0, store.time
+    store.send("dan")
+    for more, lives in ((14.0, True), (1.0, False)):
+        store.time += more
+        store.send("ann")
+        assert ("dan" in store.head.members) is lives
+
+
+def test_a_restart_reads_another_servers_clock(store: Store) -> None:
+    """Its difference from the last one's is no time that has passed."""
+    store.time += 10.0
+    store.newcomer()
+    store.head.fail_over("e2")
+    store.time += 3600.0
+    store.send("ann")
+    assert (store.head.now, store.head.clock.latest, store.head.clock.dropped) == (0.0, 0.0, 0.0)
+
+
+def test_stamps_of_another_epoch_vouch_for_nothing(store: Store) -> None:
+    """They are from a clock that was further ahead: a jump would bring the time back at once."""
+    before = deepcopy(store.head)
+    store.time += 50.0
+    store.send("ann")
+    store.send("bob")
+    store.head = before
+    store.head.fail_over("e2")
+    store.send("ann")
+    store.time += 3600.0
+    store.send("bob")
+    assert store.head.now == 0.0
+
+
+def test_who_is_alone_vouches_for_all_the_time_that_has_passed(store: Store) -> None:
+    """Nobody else has anything that a jump could end."""
+    for name in ("ann", "bob"):
+        store.send(name, leave=True)
+    store.time += 1000.0
+    store.newcomer()
+    assert store.head.now == 1000.0
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_time_in_which_the_servers_clock_was_set_back_is_lost(store: Store, *, new: bool) -> None:
+    """Whether a member says how much that was or nobody does: a jump does not bring it back."""
+    store.time -= 3600.0
+    if new:
+        store.newcomer()
+    else:
+        store.seen["ann"] = "e1", 0.0, 0.0, store.time - 50.0
+        store.send("ann")
+    store.time += 7200.0
+    store.seen["bob"] = "e1", 0.0, 0.0, store.time - 50.0
+    store.send("bob")
+    assert store.head.now == 0.0
 
 
 def test_time_that_was_lost_is_not_regained_by_a_jump(store: Store) -> None:

@@ -114,7 +114,7 @@ def _balances(options: argparse.Namespace) -> int:
     code = ExitCode.ENOUGH
     for vendor in accounts_in_environment():
         try:
-            guard = Guard(vendor.make(), store=store_of(options))
+            guard = Guard(vendor.make(**_origin(options)), store=store_of(options))
             found = guard.balance()
         except UNKNOWN_BALANCE as error:
             its_code, failed = explain(error)
@@ -131,16 +131,11 @@ def _balances(options: argparse.Namespace) -> int:
     return code
 
 
-def provider_of(options: argparse.Namespace, account: str | None = None) -> Provider:
-    """The provider that is named, or the one in the environment; raises ConfigurationError.
-
-    `account` is the identity of the account instead of the key's, as programs give it to the provider.
-    """
+def provider_of(options: argparse.Namespace) -> Provider:
+    """The provider that is named, or the one in the environment; raises ConfigurationError."""
     named = options.provider
     vendors = [VENDORS[named]] if named else accounts_in_environment()
-    origin = {} if options.base_url is None else {"base_url": options.base_url}
-    if account is not None:
-        origin["account"] = account
+    origin = _origin(options)
     if len(vendors) != 1:
         # Says which variables are set, or that none is.
         return from_environment(f"Set one of them. {_NO_ACCOUNT}", _name_one(), **origin)
@@ -154,17 +149,30 @@ def provider_of(options: argparse.Namespace, account: str | None = None) -> Prov
 def providers_of(options: argparse.Namespace) -> list[Provider]:
     """The provider that is named, or those in the environment: one, several or none."""
     if options.provider is not None:
-        return [provider_of(options, account=options.account)]
+        return [provider_of(options)]
+    return [vendor.make(**_origin(options)) for vendor in accounts_in_environment()]
+
+
+def _origin(options: argparse.Namespace) -> dict[str, str]:
+    """What distinguishes the account but its key, as programs give it to the provider."""
     given = {"base_url": options.base_url, "account": options.account}
-    origin = {name: value for name, value in given.items() if value is not None}
-    return [vendor.make(**origin) for vendor in accounts_in_environment()]
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def store_path(options: argparse.Namespace) -> str:
     """The path of the store's file; raises ConfigurationError if there is none, for it would be made."""
     path: str = options.store
+    if not path:
+        msg = "--store is empty: give it the path that the programs give to SQLiteStore."
+        raise ConfigurationError(msg)
+    if Path(path).is_dir():
+        msg = f"{Path(path).absolute()} is a directory: give --store the path of the file in it."
+        raise ConfigurationError(msg)
     if not Path(path).exists():
-        msg = f"There is no store at {path}. The first process that uses it makes it."
+        msg = (
+            f"There is no store at {Path(path).absolute()}. Give --store the path that the programs give to "
+            "SQLiteStore; the first of them that uses it makes it."
+        )
         raise ConfigurationError(msg)
     return path
 

@@ -131,8 +131,8 @@ def _parser(given: Sequence[str]) -> Parser:
         "End the pause by `budgetguard pause`. One by guard.pause() in a program goes on.",
         f"budgetguard resume --provider {_NAME}",
     )
-    for ours in (listing, pausing, resuming):
-        ours.add_argument(
+    for asking in (balance, check, listing, pausing, resuming):
+        asking.add_argument(
             "--account",
             type=pause.account,
             metavar="NAME",

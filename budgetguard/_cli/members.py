@@ -1,7 +1,7 @@
 """The command `members`: which processes spend from the accounts in a store, and what each of them holds."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC
 from decimal import Decimal
 from typing import Any
@@ -37,7 +37,7 @@ def members(options: argparse.Namespace) -> int:
     """Print each account in the file with its members. Nothing is written, and no request is made."""
     path = store_path(options)
     accounts = read_members(path)
-    mine = {name_in_store(str(each.fingerprint)) for each in providers_of(options)}
+    mine = {name_in_store(str(each.fingerprint)): each.name for each in providers_of(options)}
     if options.json:
         print_json({"store": path, "accounts": [_figures(each, mine) for each in accounts]})
     elif accounts:
@@ -47,11 +47,11 @@ def members(options: argparse.Namespace) -> int:
     return ExitCode.ENOUGH
 
 
-def _figures(account: StoredAccount, mine: set[str]) -> dict[str, Any]:
+def _figures(account: StoredAccount, mine: Mapping[str, str]) -> dict[str, Any]:
     return {
         "account": account.name,
         "yours": account.name in mine,
-        "provider": account.provider,
+        "provider": account.provider or mine.get(account.name),
         "unit": account.unit,
         "credits": number(account.credits),
         "free": number(account.free),
@@ -80,9 +80,11 @@ def _member_figures(member: StoredMember) -> dict[str, Any]:
     }
 
 
-def _shown(account: StoredAccount, mine: set[str]) -> str:
+def _shown(account: StoredAccount, mine: Mapping[str, str]) -> str:
     living = sum(each.state == "lives" for each in account.members)
-    name = f"{account.provider or 'an account'} ({account.name[:_SHOWN_OF_A_NAME]}"
+    # The store knows the provider's name by its members alone.
+    provider = account.provider or mine.get(account.name) or "an account"
+    name = f"{provider} ({account.name[:_SHOWN_OF_A_NAME]}"
     name += ", yours)" if account.name in mine else ")"
     said = [f"{name}: {_money(account)}", _processes(living)]
     if account.waits:

@@ -12,7 +12,7 @@ from budgetguard.providers.base import Provider
 
 def pause(options: argparse.Namespace) -> int:
     """Have all guards of the account stop admitting calls, in every process of this user or of a store."""
-    provider = provider_of(options, account=options.account)
+    provider = provider_of(options)
     store = store_of(options)
     if store is not None:
         pause_members(store, provider, options.reason)
@@ -32,7 +32,7 @@ def pause(options: argparse.Namespace) -> int:
 
 def resume(options: argparse.Namespace) -> int:
     """End such a pause."""
-    provider = provider_of(options, account=options.account)
+    provider = provider_of(options)
     store = store_of(options)
     if store is not None:
         was_paused = pause_members(store, provider, None) is not None

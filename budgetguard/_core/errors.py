@@ -262,7 +262,7 @@ class InsufficientCredits(BudgetGuardError):
         calls = f"{self.running} running call{'s' * (self.running != 1)}"
         if self.processes is None:
             return calls
-        processes = f"{self.processes} process{'es' * (self.processes != 1)}"
+        processes = _in_processes(self.processes)
         return f"{calls} of {processes}" if self.running else processes
 
     def _spell(self, amount: Decimal) -> str:
@@ -392,7 +392,8 @@ class ConcurrencyLimit(BudgetGuardError):
 
     `limit` and `in_use` count sessions. `in_use` includes the `unresolved` ones: sessions that may
     or may not have ended. They no longer count after `unresolved_for` seconds. `causes` counts them
-    by the name of the exception that their call raised.
+    by the name of the exception that their call raised. With a store, all figures are those of all its
+    processes, and `processes` is how many of them have open sessions; None without one.
     """
 
     status_code = 429
@@ -408,6 +409,7 @@ class ConcurrencyLimit(BudgetGuardError):
         unresolved: int = 0,
         causes: Mapping[str, int] | None = None,
         unresolved_for: float | None = None,
+        processes: int | None = None,
     ) -> None:
         self.operation = operation
         self.limit = limit
@@ -418,6 +420,7 @@ class ConcurrencyLimit(BudgetGuardError):
         self.unresolved = unresolved
         self.causes = dict(causes or {})
         self.unresolved_for = unresolved_for
+        self.processes = processes
         self.retryable = retry_after is not None
         super().__init__(
             operation,
@@ -429,6 +432,7 @@ class ConcurrencyLimit(BudgetGuardError):
             unresolved,
             dict(self.causes),
             unresolved_for,
+            processes,
         )
 
     def __str__(self) -> str:
@@ -438,6 +442,8 @@ class ConcurrencyLimit(BudgetGuardError):
             used = f"{self.provider} allows {self.limit}, and {self.in_use} {are} in use"
         else:
             used = f"{self.in_use} of the {self.limit} that {self.provider} allows {are} in use"
+        if self.processes:
+            used += f" by {_in_processes(self.processes)}"
         if self.unresolved:
             because = _sessions_raised(self.unresolved, self.causes)
             those = "" if self.unresolved == self.in_use else f"{self.unresolved} of them "
@@ -583,6 +589,10 @@ def amount_of(amount: Decimal, unit: str) -> str:
 def ago(age: float) -> str:
     """How long ago the balance was requested, in words."""
     return "just now" if age < 1 else f"{age:.0f} s ago"
+
+
+def _in_processes(processes: int) -> str:
+    return f"{processes} process{'es' * (processes != 1)}"
 
 
 def _unresolved(for_seconds: float | None, because: str) -> str:

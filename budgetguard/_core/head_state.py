@@ -14,7 +14,8 @@ stored reply.
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from budgetguard._core.member_record import MemberRecord, QueuedNeed
+from budgetguard._core.member_record import MemberRecord
+from budgetguard._core.queued_needs import QueuedNeeds
 from budgetguard._core.shared_budgets import SharedBudgets
 from budgetguard._core.shared_head import SharedHead
 from budgetguard._core.store_messages import (
@@ -198,9 +199,10 @@ def _member(member: MemberRecord) -> dict[str, Any]:
         "recall": member.recall,
         "turn": member.turn,
         "asked_at": _if_ever(member.asked_at),
+        "woken_at": _if_ever(member.woken_at),
         "gone": member.gone,
         "waits_for_refresh": member.waits_for_refresh,
-        "needs": [_queued(each) for each in member.needs.values()],
+        "needs": [_queued(each) for each in member.needs],
         "sole_spender": member.sole_spender,
         "words": [list(each) for each in member.words],
         "format": member.format,
@@ -219,8 +221,9 @@ def _record(state: dict[str, Any], debits: dict[str, Any]) -> MemberRecord:
     member.recall = state["recall"]
     member.turn = state["turn"]
     member.asked_at = _or_never(state["asked_at"])
+    member.woken_at = _or_never(state["woken_at"])
     member.gone, member.waits_for_refresh = state["gone"], state["waits_for_refresh"]
-    member.needs = {each["ticket"]: _need(each) for each in state["needs"]}
+    member.needs = [_needs(each) for each in state["needs"]]
     member.settled.load(debits["settled"])
     member.kept.load(debits["kept"])
     member.lost.load(debits["lost"])
@@ -262,12 +265,13 @@ def _answer(state: dict[str, Any]) -> Reply:
     )
 
 
-def _queued(queued: QueuedNeed) -> dict[str, Any]:
+def _queued(queued: QueuedNeeds) -> dict[str, Any]:
     need = queued.need
     return {
         "order": queued.order,
         "turn": queued.turn,
-        "ticket": need.ticket,
+        "told": queued.told,
+        "tickets": list(queued.tickets),
         "amount": need.amount,
         "cost": need.cost,
         "slots": need.slots,
@@ -289,9 +293,9 @@ def _queued(queued: QueuedNeed) -> dict[str, Any]:
     }
 
 
-def _need(state: dict[str, Any]) -> QueuedNeed:
+def _needs(state: dict[str, Any]) -> QueuedNeeds:
     need = Need(
-        ticket=state["ticket"],
+        ticket=state["tickets"][0],
         amount=state["amount"],
         cost=state["cost"],
         slots=state["slots"],
@@ -301,7 +305,9 @@ def _need(state: dict[str, Any]) -> QueuedNeed:
         reserved=state["reserved"],
         budgets=tuple(BudgetNeed(**each) for each in state["budgets"]),
     )
-    return QueuedNeed(need, state["order"], state["turn"])
+    queued = QueuedNeeds(need, state["order"], state["turn"], list(state["tickets"]))
+    queued.told = state["told"]
+    return queued
 
 
 # Values.

@@ -73,6 +73,7 @@ class LeasedLedger(Branch):
         "history",
         "message",
         "mine",
+        "my_sessions",
         "one_level",
         "retry_at",
         "view",
@@ -103,6 +104,8 @@ class LeasedLedger(Branch):
         self._slack_there = 0
         # Whether the head counts this process among those that have a lease.
         self.mine = False
+        # And among those that have open sessions.
+        self.my_sessions = False
         self._slots = 0
         self._offset = 0.0
         self._snapshot: BalanceSnapshot | None = None
@@ -172,6 +175,11 @@ class LeasedLedger(Branch):
     def holders(self) -> int:
         """How many members hold what is held by all: this process only if it has open calls."""
         return self.view.holders - self.mine + bool(self.held)
+
+    @property
+    def slot_holders(self) -> int:
+        """How many members have open sessions, this one as it is now."""
+        return self.view.slot_holders - self.my_sessions + bool(self.slots_held)
 
     @property
     def queued(self) -> int:
@@ -374,7 +382,7 @@ class LeasedLedger(Branch):
         self._slack_there = reply.lease - told.used - drawn
         self.room += reply.lease - told.used - told.keep
         self._slots += reply.slots - told.slots
-        self.mine = reply.lease > 0
+        self.mine, self.my_sessions = reply.lease > 0, reply.slots > 0
         self.budgets.accept(message.report.needs, reply)
         if message.leave:
             self.budgets.leave()

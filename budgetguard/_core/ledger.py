@@ -117,6 +117,11 @@ class LedgerView(Protocol):
         ...
 
     @property
+    def slot_holders(self) -> int | None:
+        """With a shared head, how many of its members have open sessions."""
+        ...
+
+    @property
     def room(self) -> Micro:
         """What calls may take: `available(0, 0)`, kept up to date; 0 without a balance.
 
@@ -245,6 +250,11 @@ class Ledger(Branch):
     @property
     def holders(self) -> None:
         """Nobody else holds anything by this head."""
+        return None
+
+    @property
+    def slot_holders(self) -> None:
+        """Likewise."""
         return None
 
     @property

@@ -4,21 +4,11 @@ from typing import Literal
 
 from budgetguard._core.debits import Debits, Kept
 from budgetguard._core.errors import DIED
+from budgetguard._core.queued_needs import QueuedNeeds
 from budgetguard._core.store_messages import NEVER, TICK, Need, Reply, Report
 
 MOST_BUCKETS = 64
 """Of each kind of debits. The whole state is read and written with a message, so it has to be small."""
-
-
-class QueuedNeed:
-    """A caller's need in the queue of all members: `order` is its place, `turn` the message that it came with."""
-
-    __slots__ = ("need", "order", "turn")
-
-    def __init__(self, need: Need, order: int, turn: int) -> None:
-        self.need = need
-        self.order = order
-        self.turn = turn
 
 
 class MemberRecord:
@@ -27,8 +17,8 @@ class MemberRecord:
     `number` is that of the last message that took effect, `reply` what was answered. `gone` if it died or
     left; the record remains until its debits are cleared. Its `settled` and `kept` debits are those of its own
     calls, so that it can replace them in a new epoch; `lost` is the lease that it had when it was given up.
-    It was asked at `asked_at` to give its slack back, if it has not answered the last recall. `turn` counts
-    the messages of all members up to its last one.
+    It was asked at `asked_at` to give its slack back, if it has not answered the last recall. It was woken at
+    `woken_at`, if it has sent nothing since. `turn` counts the messages of all members up to its last one.
     """
 
     __slots__ = (
@@ -54,6 +44,7 @@ class MemberRecord:
         "turn",
         "used",
         "waits_for_refresh",
+        "woken_at",
         "words",
     )
 
@@ -70,11 +61,11 @@ class MemberRecord:
         self.floor = 0
         self.extra = 0
         self.recall = 0
-        self.asked_at = NEVER
+        self.asked_at = self.woken_at = NEVER
         self.turn = 0
         self.gone = False
         self.waits_for_refresh = False
-        self.needs: dict[int, QueuedNeed] = {}
+        self.needs: list[QueuedNeeds] = []
         self.settled = Debits(MOST_BUCKETS)
         self.kept = Kept(MOST_BUCKETS)
         self.lost = Kept(MOST_BUCKETS)
@@ -137,14 +128,20 @@ class MemberRecord:
 
     def queue(self, needs: tuple[Need, ...], first: int) -> int:
         """Its callers that wait, in place of the last ones; new ones get places from `first` on."""
-        queued: dict[int, QueuedNeed] = {}
+        known = {ticket: each for each in self.needs for ticket in each.tickets}
+        queued: list[QueuedNeeds] = []
+        last: QueuedNeeds | None = None
         for need in needs:
-            known = self.needs.get(need.ticket)
-            if known is None:
-                known = QueuedNeed(need, first, self.turn)
-                first += 1
-            known.need = need
-            queued[need.ticket] = known
+            before = known.get(need.ticket)
+            if queued and before is last and need.like(queued[-1].need):
+                queued[-1].tickets.append(need.ticket)
+            else:
+                group = QueuedNeeds(need, first, self.turn)
+                if before is not None:
+                    group.order, group.turn, group.told = before.order, before.turn, before.told
+                queued.append(group)
+            last = before
+            first += before is None
         self.needs = queued
         return first
 
@@ -165,7 +162,7 @@ class MemberRecord:
 
     def _retire(self) -> None:
         self.lease = self.used = self.slots = self.running = 0
-        self.needs = {}
+        self.needs = []
         self.gone, self.waits_for_refresh = True, False
 
     def clear_debits(self, sent: float) -> None:
@@ -173,6 +170,11 @@ class MemberRecord:
         self.settled.clear(sent)
         self.kept.clear(sent)
         self.lost.clear(sent)
+
+    def cleared_by(self, now: float) -> bool:
+        """Whether a balance that is requested at `now` shows all its debits."""
+        last = [each.last_clears_at for each in (self.settled, self.kept, self.lost)]
+        return all(at is None or at <= now for at in last)
 
     @property
     def forgettable(self) -> bool:

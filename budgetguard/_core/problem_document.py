@@ -39,6 +39,7 @@ _FIGURES = (
     "limit",
     "spent",
     "in_use",
+    "processes",
     "top_up_url",
     "renews_at",
 )
@@ -65,6 +66,10 @@ SCHEMA: dict[str, Any] = {
         },
         "spent": {"type": "number", "description": "What was spent of the budget, in `unit`."},
         "in_use": {"type": "integer", "description": "Sessions that count as open."},
+        "processes": {
+            "type": "integer",
+            "description": "With a store: how many processes hold credits, or have open sessions.",
+        },
         "top_up_url": {"type": "string"},
         "renews_at": {
             "type": "string",

@@ -329,6 +329,10 @@ class SharedBudgets:
         gives_back_in = found.gives_back_in(now) if window or found.rolling is not None else None
         return BudgetView(budget, spent, held, window, until, gives_back_in)
 
+    def forgettable(self, now: float) -> bool:
+        """Whether nothing would change if all of them began anew."""
+        return all(each.forgettable(now) for each in self._budgets.values())
+
     def forget(self, now: float) -> None:
         """Check two budgets, and two more for each that is new, in turn."""
         checks, self.unchecked = CHECKS_PER_CALL * (1 + self.unchecked), 0

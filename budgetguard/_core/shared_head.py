@@ -33,14 +33,15 @@ Pure: no clock, no lock, no I/O. The server's clock is an argument. Amounts are 
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from heapq import merge
 
 from budgetguard._core.amounts import UNLIMITED
 from budgetguard._core.clock import Instant
 from budgetguard._core.head import AccountState
-from budgetguard._core.member_record import MemberRecord, QueuedNeed
+from budgetguard._core.member_record import MemberRecord
 from budgetguard._core.other_spenders import MOST_CHECKPOINTS
+from budgetguard._core.queued_needs import QueuedNeeds, Remainder
 from budgetguard._core.shared_budgets import SharedBudgets
 from budgetguard._core.snapshot import BalanceSnapshot, Micro
 from budgetguard._core.store_messages import (
@@ -76,6 +77,9 @@ QUEUE_PATIENCE = 2.0
 
 CALM = 0.25
 """Seconds without slack after somebody was short."""
+
+WAKE_AGAIN = 0.25
+"""Seconds after which a member that was woken is woken again, as it may not have heard it."""
 
 GRACE = 1.0
 """Seconds that a refresh may take beyond its deadline before another member may begin one."""
@@ -211,16 +215,26 @@ class SharedHead(AccountState):
         if status != "done":
             number = 0 if member is None else member.number
             view = self._view(message.member)
-            return Reply(status, self.epoch, number, view=view), frozenset(woken)
+            return Reply(status, self.epoch, number, view=view), self._wake(woken, message.member)
         if member is not None and message.number == member.number and member.reply is not None:
             member.heard = self.clock.latest
             view = self._view(message.member, message.report)
-            return replace(member.reply, view=view), frozenset(woken)
+            return replace(member.reply, view=view), self._wake(woken, message.member)
         reply = self._take(message, woken)
         self._bound_overlap()
-        woken |= self._who_fits(message.member)
+        woken |= self._answerable(message.member)
         self.check()
-        return reply, frozenset(woken - {message.member})
+        return reply, self._wake(woken, message.member)
+
+    def _wake(self, members: set[str], besides: str) -> frozenset[str]:
+        """Those of these that were not woken just now: they have not sent anything since, and are about to."""
+        found = set()
+        for name in members - {besides}:
+            member = self.members.get(name)
+            if member is not None and self.now >= member.woken_at + WAKE_AGAIN:
+                member.woken_at = self.now
+                found.add(name)
+        return frozenset(found)
 
     def fail_over(self, epoch: str) -> None:
         """The state was restored or promoted: members have to say what they hold before anything is granted."""
@@ -236,6 +250,26 @@ class SharedHead(AccountState):
         self.balances += 1
         self.others.lose_track()
         self.numbers_at.clear()
+
+    def rest(self, clock: float, dead: Iterable[str]) -> bool:
+        """Nobody lives who spends from this account: give up its members, at the server's time.
+
+        Returns whether it may be forgotten, because nothing would change if it began anew. It may not
+        for its age alone: whoever comes next needs a new balance first, and one that is requested from now
+        on clears all debits that are here.
+        """
+        self.clock.advance(clock, NEVER, 0.0, 0.0, alone=True)
+        self._reap(dead)
+        now, refused_until = self.now, None
+        if self.snapshot is not None:
+            refused_until = self.snapshot.refused_until
+        refused = refused_until is not None and refused_until > now
+        if refused or self.any_limited(now) or self.others.distrusted(now):
+            return False
+        members = self.members.values()
+        if self.awaited or self.pauses or any(not each.gone for each in members):
+            return False
+        return all(each.cleared_by(now) for each in members) and self.budgets.forgettable(now)
 
     def _session(self, message: Message, member: MemberRecord | None) -> Status:
         """Whether a message takes effect: "done" if it does or did."""
@@ -261,9 +295,10 @@ class SharedHead(AccountState):
         member = self.members.get(name)
         if member is None:
             member = self.members[name] = MemberRecord()
-        self.turns, before_turn = self.turns + 1, member.turn
+        self.turns += 1
         member.heard, member.number, member.turn = self.clock.latest, message.number, self.turns
-        self._hear_report(message, member, before_turn, woken)
+        member.woken_at = NEVER
+        self._hear_report(message, member)
         self._hear_of_budgets(message)
         if message.leave:
             member.leave(self.clock.latest)
@@ -303,12 +338,10 @@ class SharedHead(AccountState):
         self.budgets.forget(self.now)
         return replace(reply, view=view)
 
-    def _hear_report(
-        self, message: Message, member: MemberRecord, last_turn: int, woken: set[str]
-    ) -> None:
+    def _hear_report(self, message: Message, member: MemberRecord) -> None:
         """A member tells what its calls did, what they use, and what it keeps."""
         report, join = message.report, message.join
-        before, answers = member.lease + member.pending, report.recall > member.recall
+        before = member.lease + member.pending
         if join is not None:
             self._join(message.member, member, join)
         self._save(message.member, report.saved)
@@ -319,7 +352,6 @@ class SharedHead(AccountState):
         if join is not None and join.whole and less > 0:
             # It takes debits for cleared that are not cleared here: it knows balances of another epoch.
             self.forget_charges(less)
-        woken.update(self._waiting_for(last_turn, answers=answers))
 
     def _hear_of_budgets(self, message: Message) -> None:
         """A member tells what its calls hold and spent of keyed budgets."""
@@ -330,18 +362,6 @@ class SharedHead(AccountState):
             self.budgets.reassert(name, uses, self.now)
         if message.leave:
             self.budgets.left(name, self.now)
-
-    def _waiting_for(self, last_turn: int, *, answers: bool) -> set[str]:
-        """The members that wait for the word of one which now answers a recall, or last spoke before they asked.
-
-        They are woken whether or not anything came of it. Its hint may have been heard before the recall.
-        """
-        found = set()
-        for name, other in self.members.items():
-            newest = next(reversed(other.needs.values()), None)
-            if newest is not None and (answers or newest.turn > last_turn):
-                found.add(name)
-        return found
 
     # Members.
 
@@ -380,7 +400,7 @@ class SharedHead(AccountState):
             return set()
         self._settle_on_a_setting()
         self._forget()
-        return self._who_fits("") | waiting
+        return self._answerable("") | waiting
 
     def _end_refresh_of(self, name: str) -> set[str]:
         """A member is gone: if it was refreshing, nobody is now; returns who waits for that."""
@@ -409,13 +429,13 @@ class SharedHead(AccountState):
 
     # Grants.
 
-    def _waiting(self) -> list[tuple[str, QueuedNeed]]:
+    def _waiting(self) -> list[tuple[str, QueuedNeeds]]:
         """The needs of all members that answer, in order of arrival."""
         waiting = [
             (queued.order, name, queued)
             for name, member in self.members.items()
             if self._answers(member)
-            for queued in member.needs.values()
+            for queued in member.needs
         ]
         waiting.sort(key=lambda each: each[0])
         return [(name, queued) for _, name, queued in waiting]
@@ -431,7 +451,7 @@ class SharedHead(AccountState):
             self._in_budget(queued.need)
             for member in self.members.values()
             if member.needs and self._answers(member)
-            for queued in member.needs.values()
+            for queued in member.needs
         )
 
     def _in_budget(self, need: Need) -> bool:
@@ -439,62 +459,95 @@ class SharedHead(AccountState):
 
     def _grant(self, name: str, member: MemberRecord, answers: Answers, woken: set[str]) -> None:
         """Grant a member's needs as far as they fit."""
-        line = _Line(self)
+        left = self._remainder()
         for whose, queued in self._waiting():
-            need = queued.need
-            over = self.budgets.fits(need, self.now) if need.budgets else None
-            if over is not None:
-                # In nobody's way, and no slack of others would help.
-                if whose == name and self._is_final(need):
-                    answers.over.append((need.ticket, over))
-                    del member.needs[need.ticket]
-                continue
             if whose == name:
-                if line.fits(need):
-                    answers.granted.append(need.ticket)
-                    del member.needs[need.ticket]
-                    member.lease += need.drawn
-                    member.used += need.drawn
-                    member.slots += need.slots
-                    member.running += 1
-                    if need.budgets:
-                        windows = self.budgets.take(name, need, self.now)
-                        answers.windows.append((need.ticket, windows))
-                    line.take(need)
-                    continue
-                if (
-                    self.granting
-                    and self.snapshot is not None
-                    and not self._recall_for(queued, line, woken)
-                ):
-                    answers.refused.append(need.ticket)
-                    if not need.counts:
-                        # Its caller has its answer, and blocks nobody until the member's next message.
-                        del member.needs[need.ticket]
-            line.pass_by(need)
+                self._grant_some(name, member, queued, left, answers, woken)
+            elif self._in_budget(queued.need):
+                left.pass_by(queued)
+        member.needs = [each for each in member.needs if each.tickets]
+
+    def _grant_some(
+        self,
+        name: str,
+        member: MemberRecord,
+        queued: QueuedNeeds,
+        left: Remainder,
+        answers: Answers,
+        woken: set[str],
+    ) -> None:
+        """Answer callers in a row that need the same; those that wait remain in the queue."""
+        need, tickets = queued.need, queued.tickets
+        queued.tickets = []
+        for place, ticket in enumerate(tickets):
+            over = self.budgets.fits(need, self.now) if need.budgets else None
+            if over is None and left.fits(need):
+                answers.granted.append(ticket)
+                member.lease += need.drawn
+                member.used += need.drawn
+                member.slots += need.slots
+                member.running += 1
+                if need.budgets:
+                    windows = self.budgets.take(name, need, self.now)
+                    answers.windows.append((ticket, windows))
+                left.take(need)
+                continue
+            # The others need the same, so they get the same answer.
+            queued.tickets = tickets[place:]
+            if over is None:
+                self._make_wait(queued, left, answers, woken)
+            elif self._is_final(need):
+                # In nobody's way, and no slack of others would help.
+                answers.over += [(each, over) for each in queued.tickets]
+                queued.tickets = []
+            return
+
+    def _make_wait(
+        self,
+        queued: QueuedNeeds,
+        left: Remainder,
+        answers: Answers,
+        woken: set[str],
+    ) -> None:
+        """What is free is not enough: these wait for what members may give back, or are refused."""
+        if self.granting and self.snapshot is not None:
+            helped = self._recall_for(queued, left, woken)
+            refused = queued.tickets[helped:]
+            answers.refused += refused
+            queued.told = refused[0] if refused else None
+            if not queued.need.counts:
+                # Their callers have their answer, and block nobody until the member's next message.
+                del queued.tickets[helped:]
+        left.pass_by(queued)
+
+    def _remainder(self) -> Remainder:
+        committed = self.leased + self.pending
+        return Remainder(
+            self.snapshot if self.granting else None,
+            committed,
+            self.slots_in_use,
+            lambda: ((name, each) for name, each in self.members.items() if not self.missing(each)),
+        )
 
     def _is_final(self, need: Need) -> bool:
         """Whether a need that its budget has no room for is answered, instead of waiting for open calls to end."""
         return self.granting and not (need.counts and self.budgets.may_free(need, self.now))
 
-    def _recall_for(self, queued: QueuedNeed, line: "_Line", woken: set[str]) -> bool:
-        """Whether members that answer may give back what a need lacks; if so, they are asked to.
+    def _recall_for(self, queued: QueuedNeeds, left: Remainder, woken: set[str]) -> int:
+        """How many of these callers others may help that answer; if any, those are asked to give back.
 
-        The need's own member is one of them: it may have kept slack that the need requires.
+        The callers' own member is one of them: it may have kept slack that they require.
         """
-        need, free, amount = queued.need, line.left(queued.need), queued.need.from_account
-        if amount and free < amount:
+        need, waiting = queued.need, len(queued.tickets)
+        if left.above_floor(need) < need.from_account * (waiting if need.counts else 1):
             self.calm_until = self.now + CALM
-        others = line.others(queued.turn)
-        lacks_credits = amount > 0 and free < amount
-        if lacks_credits and free + others.credits < amount:
-            return False
-        if not line.has_slots(need, less=others.slots):
-            return False
-        if all(self.members[each].recall >= self.recall for each in others.names):
-            self._recall()
-        woken.update(others.names)
-        return True
+        helped = left.helped(queued)
+        if helped:
+            others = left.others(queued.turn)
+            if all(self.members[each].recall >= self.recall for each in others):
+                self._recall()
+            woken.update(others)
+        return helped
 
     def _recall(self) -> None:
         for member in self.members.values():
@@ -523,21 +576,22 @@ class SharedHead(AccountState):
             living = sum(not each.gone for each in self.members.values())
             member.lease += min(more, int(free) // (2 * living))
 
-    def _who_fits(self, besides: str) -> set[str]:
-        """The members that wait for what could be granted now, or for a budget in vain."""
+    def _answerable(self, besides: str) -> set[str]:
+        """The members whose needs could be granted now, or refused for good, which they have not heard yet."""
         found: set[str] = set()
         if self.snapshot is None or not self.granting:
             return found
-        line = _Line(self)
+        left = self._remainder()
         for name, queued in self._waiting():
+            news = name != besides and name not in found
             if not self._in_budget(queued.need):
                 # No end of an open call can help it any more: it is to hear that.
-                if name != besides and self._is_final(queued.need):
+                if news and self._is_final(queued.need):
                     found.add(name)
                 continue
-            if name != besides and name not in found and line.fits(queued.need):
+            if news and (left.fits(queued.need) or left.helped(queued) < queued.untold):
                 found.add(name)
-            line.pass_by(queued.need)
+            left.pass_by(queued)
         return found
 
     # Balances and other news.
@@ -660,7 +714,7 @@ class SharedHead(AccountState):
         """What a member sees; with its report, also the budgets that it mentions."""
         members = self.members.values()
         queued = [
-            each.need
+            (each.need, len(each.tickets))
             for whose, each in self._waiting()
             if whose != name and each.need.counts and self._in_budget(each.need)
         ]
@@ -709,8 +763,9 @@ class SharedHead(AccountState):
             granting=self.granting,
             granting_at=self._granting_at(),
             holders=sum(each.lease > 0 for each in members),
-            queued=sum(each.from_account for each in queued),
-            queued_slots=sum(each.slots for each in queued),
+            slot_holders=sum(each.slots > 0 for each in members),
+            queued=sum(need.from_account * callers for need, callers in queued),
+            queued_slots=sum(need.slots * callers for need, callers in queued),
             budgets=() if report is None else self._mentioned(report),
         )
 
@@ -749,86 +804,6 @@ class SharedHead(AccountState):
         assert snapshot is None or max(snapshot.overlap, snapshot.ceiling_overlap) <= committed
         assert isinstance(self.leased, int)
         assert isinstance(self.pending, int)
-
-
-@dataclass(frozen=True, slots=True)
-class _Others:
-    """What members may give back: those that have slack, or have not reported since a need came."""
-
-    names: tuple[str, ...]
-    credits: int
-    slots: int
-
-
-class _Line:
-    """What is left for one need after another, in order of arrival: sums are made once for all of them."""
-
-    __slots__ = (
-        "_ahead",
-        "_committed",
-        "_granting",
-        "_head",
-        "_others",
-        "_slots",
-        "_slots_ahead",
-        "_snapshot",
-    )
-
-    def __init__(self, head: SharedHead) -> None:
-        self._head = head
-        self._others: dict[int, _Others] = {}
-        self._snapshot = head.snapshot
-        self._granting = head.granting
-        self._committed = head.leased + head.pending
-        self._slots = head.slots_in_use
-        self._ahead = self._slots_ahead = 0
-
-    def left(self, need: Need) -> Micro:
-        """What is free above the floor of a need, behind those that came before it."""
-        assert self._snapshot is not None
-        before = self._snapshot.before_holds(need.extra)
-        return before - need.floor - self._committed - self._ahead
-
-    def others(self, turn: int) -> _Others:
-        """Who may give back what a need lacks that came with the message of that number."""
-        found = self._others.get(turn)
-        if found is None:
-            names, credits, slots = list[str](), 0, 0
-            for name, member in self._head.members.items():
-                # What one used when it reported last, it may have finished since; or it has no more to say.
-                told = member.turn >= turn
-                may = member.slack if told else member.lease
-                sessions = 0 if told else member.slots
-                if (may > 0 or sessions) and not self._head.missing(member):
-                    names.append(name)
-                    credits += may
-                    slots += sessions
-            found = self._others[turn] = _Others(tuple(names), credits, slots)
-        return found
-
-    def has_slots(self, need: Need, *, less: int = 0) -> bool:
-        """Whether its sessions may be opened; or might be, with so many `less` in use."""
-        assert self._snapshot is not None
-        in_use = self._slots + self._slots_ahead - less
-        return not need.slots or in_use + need.slots <= self._snapshot.slots
-
-    def fits(self, need: Need) -> bool:
-        """Whether it may be granted."""
-        if self._snapshot is None or not self._granting:
-            return False
-        amount = need.from_account
-        return (not amount or self.left(need) >= amount) and self.has_slots(need)
-
-    def take(self, need: Need) -> None:
-        """It is granted."""
-        self._committed += need.drawn
-        self._slots += need.slots
-
-    def pass_by(self, need: Need) -> None:
-        """It is not, and those behind it must leave what it waits for."""
-        if need.counts:
-            self._ahead += need.from_account
-            self._slots_ahead += need.slots
 
 
 def _counted(causes: "Iterable[Counter[str | None]]") -> tuple[tuple[str | None, int], ...]:

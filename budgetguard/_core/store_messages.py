@@ -72,6 +72,19 @@ class Need:
     budgets: tuple[BudgetNeed, ...] = ()
     reserved: bool = False
 
+    def like(self, other: "Need") -> bool:
+        """Whether only the tickets differ."""
+        return (
+            self.amount == other.amount
+            and self.cost == other.cost
+            and self.counts == other.counts
+            and self.floor == other.floor
+            and self.extra == other.extra
+            and self.slots == other.slots
+            and self.reserved == other.reserved
+            and self.budgets == other.budgets
+        )
+
     @property
     def from_account(self) -> int:
         """What must be available in the account."""
@@ -313,7 +326,8 @@ class View:
     """The account as its head sees it after a message; all figures are of all members.
 
     `snapshot` has its stamp in `sent.mono`; `balances` grows with each change of it. `leased` is in the
-    leases of all members, `holders` of them, of which `used` is held by open calls as far as reported.
+    leases of all members, `holders` of them, of which `used` is held by open calls as far as reported;
+    `slots` are open sessions, of `slot_holders`.
     `missing` members have not answered the last recall in time, and the last of their leases ends at
     `missing_until`. While it is not `granting`, the head waits for members that it knows to say what they
     hold; without one of them it grants from `granting_at` on, if that is known. Callers of other members
@@ -351,6 +365,7 @@ class View:
     granting_at: float | None = None
     budgets: tuple[BudgetView, ...] = ()
     holders: int = 0
+    slot_holders: int = 0
     queued: int = 0
     queued_slots: int = 0
 

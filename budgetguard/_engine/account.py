@@ -260,6 +260,9 @@ class Account:
         """Decide about waiters whose deadline has passed; called by one that was not woken in time."""
         self._change(self._expire)
 
+    def retire(self) -> None:
+        """Nobody in this process uses the account any more."""
+
     def quiet(self) -> bool:
         """Whether the account can be dropped: no hold, waiter, debit, proof or pause would be lost."""
         if get_ident() in CHANGING:

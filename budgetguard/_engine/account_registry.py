@@ -143,13 +143,15 @@ def _sweep() -> None:
     # Also not under the lock.
     quiet = [(key, account) for key, account in idle if account.quiet()]
 
-    def forget() -> None:
-        for key, account in quiet:
-            if not (account.subscribers or account.joining):
-                named.pop(key, None)
+    def forget() -> list[Account]:
+        gone = [(key, each) for key, each in quiet if not (each.subscribers or each.joining)]
+        for key, _ in gone:
+            named.pop(key, None)
         _PROCESS.sweep_above = max(_SWEEP_ABOVE, 2 * len(named))
+        return [account for _, account in gone]
 
-    _alone(forget)
+    for account in _alone(forget):
+        account.retire()
 
 
 def _after_fork() -> None:

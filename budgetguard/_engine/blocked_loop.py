@@ -9,7 +9,10 @@ from budgetguard._engine.call_site import caller
 _WARNED: "WeakKeyDictionary[object, set[tuple[str, int]]]" = WeakKeyDictionary()
 
 
-def warn_if_looped(operation: str) -> None:
+_ADMISSIONS = "Use `async with guard.require_credits(...)`, `await guard.aacquire(...)` or an `async def` function"
+
+
+def warn_if_looped(operation: str, use: str = _ADMISSIONS) -> None:
     """Warn that `operation` blocks this thread's event loop, and say what to use instead.
 
     Does nothing if no loop runs in this thread, as in worker threads. The wait may also be futile:
@@ -27,8 +30,7 @@ def warn_if_looped(operation: str) -> None:
     warned.add(place)
     msg = (
         f"{operation} has to wait, which blocks the {library} event loop that runs in this thread: "
-        "no other task can run meanwhile. Use `async with guard.require_credits(...)`, "
-        "`await guard.aacquire(...)` or an `async def` function, or call it in another thread."
+        f"no other task can run meanwhile. {use}, or call it in another thread."
     )
     warnings.warn(msg, RuntimeWarning, stacklevel=depth + 1)
 

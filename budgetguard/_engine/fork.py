@@ -5,6 +5,8 @@ import threading
 import weakref
 from collections.abc import Callable
 
+from budgetguard._engine.running_imports import await_imports
+
 _AFRESH: list[Callable[[], None]] = []
 _HOOKED: list[None] = []
 
@@ -31,7 +33,7 @@ def hook() -> None:
     # If two threads register at the same time, running the handler twice is harmless.
     if not _HOOKED and hasattr(os, "register_at_fork"):
         _HOOKED.append(None)
-        os.register_at_fork(after_in_child=_in_child)
+        os.register_at_fork(before=await_imports, after_in_child=_in_child)
 
 
 def _in_child() -> None:

@@ -15,6 +15,7 @@ from budgetguard._core.errors import BudgetGuardError, HoldClosed
 from budgetguard._core.events import spell_id
 from budgetguard._core.policy import CallNeed
 from budgetguard._core.reentrancy import ATOMIC, CHANGING
+from budgetguard._engine.blocked_loop import warn_if_looped
 from budgetguard._engine.reservation import NUMBERS, Reservation
 from budgetguard._engine.subscriber import Call, Subscriber
 
@@ -27,6 +28,8 @@ _Ending: TypeAlias = tuple[State, tuple[Any, ...]]
 
 class PendingAnswer(Protocol):
     """What a caller waits for that requested more for its hold."""
+
+    done: bool
 
     def wait(self, decider: Any) -> None:
         """Block this thread until the answer is there."""
@@ -55,6 +58,10 @@ class Owner(Protocol):
 
     def extend(self, call: Call, hold: "Hold") -> "BudgetGuardError | PendingAnswer | None":
         """Hold more credits for `hold`; returns the error if it is refused."""
+        ...
+
+    def abandon(self, waiter: Any) -> None:
+        """A caller no longer waits for this answer."""
         ...
 
     def post(self, change: Callable[..., bool], *args: Any) -> None:
@@ -275,12 +282,22 @@ class Hold(Reservation):
         """Set more credits aside for a call that runs longer than expected.
 
         Decides on the cached balance and starts a refresh, but does not wait for it. With a store it
-        may wait for the store, for at most its `timeout`. Raises InsufficientCredits, BalanceUnavailable or Paused like any admission, HoldClosed if the hold has
+        may wait for the store, for at most its `timeout`: async code uses `aextend`. Raises
+        InsufficientCredits, BalanceUnavailable or Paused like any admission, HoldClosed if the hold has
         already ended, TypeError or ValueError for a value that is not a valid cost, and RuntimeError
         in a forked child, because these credits are held by its parent.
         """
         waiter = self._extend(credits)
         if waiter is not None:
+            if not waiter.done:
+                try:
+                    warn_if_looped(
+                        f"hold.extend() of {self.operation}", "Use `await hold.aextend(...)`"
+                    )
+                except BaseException:
+                    # A warning raises where warnings are turned into errors.
+                    self._account.abandon(waiter)
+                    raise
             waiter.wait(self._account)
             waiter.check()
             self._must_be_open("extend")

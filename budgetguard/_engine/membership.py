@@ -8,6 +8,7 @@ When a message is due:
     at once      a caller lacks what is not at hand, somebody's refresh is due, news, a recall,
                  or any change while somebody is short
     0.1 s        after the last one, if calls finished or slack was taken
+    0.25 s       after the last one, if callers came behind others that need the same and have no answer yet
     1 s          after the last one, while callers of this process wait, or a member has paused the account
     2 s          after the last call: the slack is given back
     hold_for/3   after the last one, as long as there is a lease
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from budgetguard.stores.base import Store
 
 BEAT = 0.1
+GATHER = 0.25
 WAITING_BEAT = 1.05
 IDLE = 2.0
 LONGEST_CHECK = 1.0
@@ -64,7 +66,7 @@ class MemberTerms:
     hold_for: float | None
     topup_step: int | None
     unit: str | None
-    words: tuple[tuple[str, str], ...]
+    words: tuple[tuple[str, str], ...] = ()
 
 
 class Membership:
@@ -101,11 +103,12 @@ class Membership:
         self.following = False
         # Whether callers of this process wait, for whatever: only the head tells when a pause has ended.
         self.waits = False
+        # And whether some have come behind those that the head knows of.
+        self.gathers = False
         self._right: tuple[str, int] = ("", 0)
         self.patience = 0.0
         self._levels: set[tuple[int, int]] = set()
         self._sole_spender: SoleSpender = "auto"
-        self._open: tuple[int, ...] = ()
         self._failures = 0
         self._retry_at = NEVER
         self._room_then = 0
@@ -178,6 +181,8 @@ class Membership:
         ledger, due = self._ledger, LATER
         if ledger.budgets.changed:
             due = self._sent + BEAT
+        if self.gathers:
+            due = min(due, self._sent + GATHER)
         moved = ledger.room != self._room_then or ledger.held != self._held_then
         if ledger.head or moved or ledger.slots_free:
             self._active_at = now
@@ -192,9 +197,9 @@ class Membership:
         return due
 
     @property
-    def may_leave(self) -> bool:
-        """Whether the head has to hear that this process goes."""
-        return self._joined and self.under_way is None
+    def may_be_known(self) -> bool:
+        """Whether the head may know of this process, and has to hear that it goes."""
+        return self._joined or self.under_way is not None
 
     @property
     def joined(self) -> bool:
@@ -242,7 +247,6 @@ class Membership:
             again=again,
             whole=whole,
         )
-        self._open = tuple(need.ticket for need in wanted)
         if wanted:
             self._active_at = now.mono
         drawn = (need.drawn for need in wanted if not need.budgets)
@@ -319,10 +323,6 @@ class Membership:
         # At least two of the largest calls: the fast path leaves one in reserve.
         return max(int(self._pace * AHEAD), 2 * self._largest)
 
-    def nobody_waits(self) -> None:
-        """No caller of this process waits for the head any more."""
-        self._open = ()
-
     # The answer.
 
     def receive(self, message: Message, reply: Reply, now: Instant) -> bool:
@@ -357,10 +357,9 @@ class Membership:
             self._again = self._again or message.leave
             self._recalled = message.report.recall
             report = message.report
-            granted = [need for need in report.needs if need.ticket in reply.granted]
+            tickets = set(reply.granted)
+            granted = [need for need in report.needs if need.ticket in tickets]
             ledger.accept(message, reply, sum(need.drawn for need in granted))
-            answered = {*reply.granted, *(ticket for ticket, _ in reply.over)}
-            self._open = tuple(each for each in self._open if each not in answered)
             # Slack would not spare calls in a budget of the head the way there.
             self._drawn = sum(need.drawn for need in granted if not need.budgets)
             # What the head knows. What changed while the message was under way is told in the next.
@@ -378,8 +377,14 @@ class Membership:
             if reply.status == "old":
                 self._number = max(self._number, reply.number)
             self.news = [*message.news, *self.news]
-            self._open = ()
         return True
+
+    def part(self) -> None:
+        """The link was given up. Whoever still uses the account joins as another member."""
+        if self.under_way is not None:
+            self.under_way = None
+            self._ledger.disregard()
+        self._joined, self._again, self._whole, self.epoch = False, True, True, ""
 
     def _vouch(self) -> None:
         hold_for = self._terms.hold_for

@@ -92,6 +92,7 @@ def _too_many(
         unresolved=ledger.kept.slots,
         causes=_named(ledger.kept.sessions),
         unresolved_for=_until(ledger.kept.last_slot_clears_at, now),
+        processes=ledger.slot_holders,
     )
 
 

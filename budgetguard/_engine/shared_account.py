@@ -6,7 +6,6 @@ is due; here it is sent, on the private loop, and its reply becomes changes of t
 is admitted, what was refused is decided, and the balance and all figures are the head's.
 """
 
-import asyncio
 import hashlib
 import os
 import socket
@@ -80,15 +79,16 @@ class SharedAccount(Account):
             hold_for=hold_for if store.expires else None,
             topup_step=provider.topup_step,
             unit=provider.unit,
-            words=described(provider.name),
         )
+        self._provider_name = provider.name
         super().__init__(provider, runtime, find_runtime)
 
     def _new_ledger(self) -> LeasedLedger:
         # Not new ones in a forked child: those that its parent made are as good there.
         self._budgets.begin()
         ledger = LeasedLedger(self._budgets)
-        self.membership = Membership(self.store, ledger, self._member_terms)
+        terms = replace(self._member_terms, words=described(self._provider_name))
+        self.membership = Membership(self.store, ledger, terms)
         self._link: Link | None = None
         self._landed: Failure | None = None
         self._lease_lost = False
@@ -195,8 +195,9 @@ class SharedAccount(Account):
     def _plan(self, now: Instant, launches: Effects) -> None:
         super()._plan(now, launches)
         membership = self.membership
-        membership.waits = bool(self.wait_queue.queue)
-        if membership.ready(now, drawing=self.wait_queue.drawing):
+        queue = self.wait_queue
+        membership.waits, membership.gathers = bool(queue.queue), queue.gathering
+        if membership.ready(now, drawing=queue.drawing):
             message = membership.build(now, self._member, partial(self._needs, now))
             launches.append(partial(self._send, message))
         alarm = membership.alarm(now)
@@ -242,24 +243,52 @@ class SharedAccount(Account):
             link.listen(self._hear_hint if self.membership.listens else None)
 
     async def _farewell(self) -> None:
-        """The interpreter exits: tell the head what finished, and that this process holds no more."""
+        """Tell the head what finished, and that this process holds no more; raises StoreUnavailable."""
         link = self._link
-        while link is not None and self.membership.joined:
-            message = self._change(self._last_message)
-            if message is not None:
-                self._change(self._receive, message, await link.exchange(message))
-                return
-            # Another message is under way.
-            await asyncio.sleep(0.001)
+        message = None if link is None else self._change(self._last_message)
+        while link is not None and message is not None:
+            message = self._change(self._told_last, message, await link.exchange(message))
+
+    def _told_last(
+        self, now: Instant, effects: Effects, message: Message, reply: Reply
+    ) -> Message | None:
+        self._receive(now, effects, message, reply)
+        # In the same change: others may still call, and what they need would go first.
+        return self._last_message(now, effects)
 
     def _last_message(self, now: Instant, _: Effects) -> Message | None:
-        if not self.membership.may_leave:
+        # If one is under way, that one once more: nothing may be there any more that would send it.
+        if not self.membership.may_be_known:
             return None
         return self.membership.build(now, self._member, tuple, leave=True)
 
+    def retire(self) -> None:
+        """Nobody in this process uses the account any more: leave the store, and let others forget it."""
+        if self._link is not None:
+            try:
+                self.runtime.submit(self._retire)
+            except Exception:  # noqa: BLE001  no thread for a loop, or it is stopped
+                self._part()
+
+    async def _retire(self) -> None:
+        try:
+            await self._farewell()
+        except StoreUnavailable:
+            pass  # then its members are given up as dead, and had nothing
+        finally:
+            self._part()
+
+    def _part(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            self.membership.part()
+            self.runtime.drop_farewell(self._farewell)
+            link.close()
+
     def _hear_hint(self) -> None:
-        self.membership.nudged = True
-        self.flush()
+        if self.membership.listens:
+            self.membership.nudged = True
+            self.flush()
 
     def _receive(self, now: Instant, effects: Effects, message: Message, reply: Reply) -> None:
         membership, ledger = self.membership, self.ledger
@@ -282,13 +311,11 @@ class SharedAccount(Account):
         windows = ledger.budgets.granted
         granted = {ticket: windows.get(ticket, ()) for ticket in reply.granted}
         over = {ticket: ledger.budgets.over(budget, now) for ticket, budget in reply.over}
-        self.wait_queue.answered(now, granted, reply.refused, over)
+        self.wait_queue.answered(now, granted, set(reply.refused), over)
         if changed or reply.refused or was_away is not None or reply.status != "done":
             self.wait_queue.review(now)
         else:
             self.wait_queue.pass_on(now)
-        if not self.wait_queue.queue:
-            membership.nobody_waits()
 
     def _store_failed(self, now: Instant, effects: Effects, message: Message, reason: str) -> None:
         membership = self.membership
@@ -424,6 +451,10 @@ class SharedAccount(Account):
     def _quiet(self, now: Instant, effects: Effects) -> bool:
         ledger, membership = self.ledger, self.membership
         told = membership.under_way is None and not (ledger.head or membership.news)
+        history = ledger.history
+        # The head has these, and would hear them again if it lost what it knows.
+        stamps = (history.settled.last_clears_at, history.kept.last_clears_at)
+        told = told and not any(stamp is not None and stamp > now.mono for stamp in stamps)
         return told and ledger.room <= 0 and super()._quiet(now, effects)
 
 

@@ -47,7 +47,8 @@ from budgetguard._engine.subscriber import Call, Effects, HoldFigures, Subscribe
 from budgetguard._engine.waiters import AdmissionWaiter, BalanceWaiter, Waiter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from budgetguard._core.allowance import Allowance
     from budgetguard._core.events import Kind
@@ -75,6 +76,10 @@ class WaitQueue:
         # Whether a shared head has to hear of the callers: one came whose needs only it may meet, or one
         # that it knew of no longer blocks those behind it.
         self.drawing = False
+        # Whether a caller came behind one that needs the same and waits for the head's answer: it can wait too.
+        self.gathering = False
+        # The last of each kind that the head was told of and has not answered yet.
+        self._asked: dict[tuple[object, ...], AdmissionWaiter] = {}
         # The waiters in budgets.
         self.bounded: dict[AdmissionWaiter, None] = {}
         # Wakes those that the change has decided about, for when its other effects are done.
@@ -204,7 +209,8 @@ class WaitQueue:
 
     def lacking(self, now: Instant) -> list[tuple[AdmissionWaiter, bool]]:
         """The waiters that lack what a shared head may have, in order; and whether they block others."""
-        self.drawing = False
+        self.drawing = self.gathering = False
+        self._asked.clear()
         found: list[tuple[AdmissionWaiter, bool]] = []
         ledger, ahead = self._ledger, NOBODY
         known = ledger.snapshot is not None and ledger.paused is None
@@ -219,6 +225,7 @@ class WaitQueue:
                 # Who waits for a refresh alone has its answer, until that has come.
                 if waits or need.refused_at != ledger.answers:
                     waiter.asked = waits
+                    self._asked[_kind(call, counts=waits)] = waiter
                     found.append((waiter, waits))
             if self._order.counts(waiter):
                 ahead = QueuedAhead(ahead.amount + need.from_account, ahead.slots + need.slots)
@@ -228,7 +235,7 @@ class WaitQueue:
         self,
         now: Instant,
         granted: "Mapping[int, Sequence[Allowance]]",
-        refused: "Collection[int]",
+        refused: "AbstractSet[int]",
         over: "Mapping[int, OverBudget | None]",
     ) -> None:
         """A shared head has added what some waiters lack to the lease, and refused others.
@@ -237,6 +244,7 @@ class WaitQueue:
         """
         if not (granted or refused or over):
             return
+        self._asked.clear()
         for waiter in list(self.queue):
             call, ticket = waiter.call, waiter.ticket
             if ticket in granted:
@@ -246,11 +254,11 @@ class WaitQueue:
                     for each in call.need.budgets
                 )
                 need = replace(call.need, granted=True, allowances=filled_up(allowances), over=None)
-                waiter.call = replace(call, need=need)
+                waiter.call, waiter.asked = replace(call, need=need), None
                 self._decide_again(waiter, NOBODY, now)
                 if not waiter.done:
                     # Something else holds it up. What was granted is slack from here on.
-                    waiter.call, waiter.asked = call, None
+                    waiter.call = call
             elif ticket in refused:
                 need = replace(call.need, refused_at=self._ledger.answers)
                 waiter.call, waiter.asked = replace(call, need=need), None
@@ -259,6 +267,8 @@ class WaitQueue:
                 waiter.asked = None
                 self.bounded[waiter] = None
                 self._decide_again(waiter, self._order.ahead_of(waiter), now)
+            elif waiter.asked is not None:
+                self._asked[_kind(call, counts=waiter.asked)] = waiter
 
     def offered(self, now: Instant) -> None:
         """A response carried a balance: nobody requested it, but decisions may use it."""
@@ -341,7 +351,11 @@ class WaitQueue:
         return call, decision
 
     def _remove(self, waiter: AdmissionWaiter) -> bool:
+        """Take a waiter out of the queue; returns whether it blocked others."""
         self.bounded.pop(waiter, None)
+        if waiter.asked is not None and waiter.hold is None:
+            # The head still has its need, and lends nothing meanwhile.
+            self.drawing = True
         return self._order.remove(waiter)
 
     def renewal(self, now: Instant) -> float:
@@ -438,13 +452,21 @@ class WaitQueue:
         if waiter.call.subscriber.observes:
             return True
         if isinstance(decision, Draw):
-            if not waiter.call.need.draws or waiter.asked != self._may_wait(waiter, now):
+            waits = self._may_wait(waiter, now)
+            if waiter.asked is None and self._is_behind_its_like(waiter, counts=waits):
+                self.gathering = True
+            elif waiter.asked != waits:
                 self.drawing = True
         elif waiter.extends is not None:
             return True
         else:
             self._schedule.due_for_callers(decision.refresh_at)
         return False
+
+    def _is_behind_its_like(self, waiter: AdmissionWaiter, *, counts: bool) -> bool:
+        """Whether one that needs the same waits for the head's answer."""
+        like = self._asked.get(_kind(waiter.call, counts=counts))
+        return like is not None and like.asked is not None and not like.done
 
     def _as_it_is(
         self, call: Call, decision: Wait | Draw, ahead: QueuedAhead, now: Instant
@@ -566,3 +588,10 @@ class WaitQueue:
             case _:
                 assert_never(decision)
         self.woken.append(reading.wake)
+
+
+def _kind(call: Call, *, counts: bool) -> tuple[object, ...]:
+    """Equal for callers that a shared head gives the same answer, if the one behind is not admitted first."""
+    need, terms = call.need, call.subscriber.terms
+    amounts = (need.from_account, need.amount, need.cost, need.slots)
+    return (*amounts, terms.floor, terms.extra, counts, need.budgets)

@@ -3,6 +3,7 @@
 import contextlib
 import threading
 from dataclasses import replace
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol
 
 from budgetguard._io.exit import EXIT
@@ -89,14 +90,16 @@ class _TaskWaker:
 class Waiter:
     """The answer to one caller, available at once or later.
 
-    The decider calls `settle` once. The caller calls one of the two waits, and then `check`. The
-    waits notify the decider when the caller's deadline has passed and when it stops waiting.
+    The decider calls `settle` once, and `wake` if it was not on the caller's thread. The caller calls one
+    of the two waits, and then `check`. The waits notify the decider when the caller's deadline has passed and
+    when it stops waiting.
     """
 
-    __slots__ = ("_decider", "_waker", "done", "error")
+    __slots__ = ("_decider", "_settled_on", "_waker", "_woken", "done", "error")
 
     def __init__(self) -> None:
-        self.done = False
+        self.done = self._woken = False
+        self._settled_on = 0
         self.error: BudgetGuardError | RuntimeError | None = None
         self._waker: ThreadWaker | _TaskWaker | None = None
         self._decider: Decider | None = None
@@ -109,6 +112,7 @@ class Waiter:
         """Set the answer. The caller is woken later, outside the lock."""
         assert not self.done
         self.error = error
+        self._settled_on = get_ident()
         self.done = True
 
     def check(self) -> None:
@@ -127,7 +131,8 @@ class Waiter:
         """Deliver what another thread has decided about this caller."""
 
     def wake(self) -> None:
-        """Wake the caller; harmless if it no longer waits."""
+        """Wake the caller, after what led to its answer was reported; harmless if it no longer waits."""
+        self._woken = True
         waker = self._waker
         if waker is not None and not waker.ring() and self._decider is not None:
             self._decider.abandon(self)
@@ -135,17 +140,22 @@ class Waiter:
     def wait(self, decider: Decider) -> None:
         """Block this thread until the answer is there. An interrupted caller has stopped waiting."""
         self._decider = decider
-        if self.done:
+        if self._has_answer():
             return
         try:
             waker = self._waker = ThreadWaker()
-            # `done` is read after `_waker` was set, and set before `_waker` is read, so one side
+            # `_woken` is read after `_waker` was set, and set before `_waker` is read, so one side
             # always notices the other.
-            while not self.done:
+            while not self._woken:
                 patience = self._patience(decider)
                 # In short parts: a signal that arrives right before the lock's own wait, or on
                 # another thread, does not interrupt it, and a Ctrl-C would take effect only at its end.
-                if not waker.wait(min(patience, SIGNAL_CHECK)) and patience <= SIGNAL_CHECK:
+                if waker.wait(min(patience, SIGNAL_CHECK)):
+                    continue
+                if self.done:
+                    # Who decided takes long to report it, such as to a slow listener.
+                    return
+                if patience <= SIGNAL_CHECK:
                     decider.overdue()
         except BaseException:
             decider.abandon(self)
@@ -158,7 +168,7 @@ class Waiter:
         time the answer arrives.
         """
         self._decider = decider
-        if self.done:
+        if self._has_answer():
             return
         try:
             import anyio
@@ -170,14 +180,20 @@ class Waiter:
         try:
             woken = anyio.Event()
             self._waker = _TaskWaker(woken, current_token().native_token)
-            while not self.done:
+            while not self._woken:
                 with anyio.move_on_after(self._patience(decider)) as patience:
                     await woken.wait()
                 if patience.cancelled_caught:
+                    if self.done:
+                        return
                     decider.overdue()
         except BaseException:
             decider.abandon(self)
             raise
+
+    def _has_answer(self) -> bool:
+        """Whether there is nothing to wait for: it was decided here, or everything has been reported."""
+        return self.done and (self._woken or self._settled_on == get_ident())
 
     def _patience(self, decider: Decider) -> float:
         """Seconds until the caller requests a decision itself."""

@@ -124,7 +124,10 @@ class Runtime:
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_task: asyncio.Task[None] | None = None
         self._clients: Clients | None = None
-        self._farewells: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        # In order; each only once.
+        self._farewells: dict[Callable[[], Coroutine[Any, Any, None]], None] = {}
+        self._parting: asyncio.Future[Any] | None = None
+        self._hurries = False
         # Not the caller's context: a sniffio variable in it could make asyncio code believe in trio.
         self._context = contextvars.Context()
 
@@ -162,7 +165,11 @@ class Runtime:
 
     def before_exit(self, farewell: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a coroutine on the loop when the interpreter exits; it has at most 0.2 s."""
-        self._farewells.append(farewell)
+        self._farewells[farewell] = None
+
+    def drop_farewell(self, farewell: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do not run it after all."""
+        self._farewells.pop(farewell, None)
 
     def nudge(self, callback: Callable[[], object]) -> bool:
         """Call `callback` soon, if there is a loop; takes no lock, so finalizers may use it."""
@@ -237,6 +244,8 @@ class Runtime:
 
     def stop(self) -> None:
         """Cancel the tasks, close the clients, end the thread and the loop; waits at most 0.3 s."""
+        if self.stopping:  # `at_exit` may call twice
+            return
         self.stopping = True
         loop = self._made.get("loop")
         if loop is None:
@@ -249,30 +258,39 @@ class Runtime:
             loop.close()
             return
 
-        async def wind_up() -> None:
-            try:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_FAREWELL):
-                        await asyncio.gather(
-                            *(each() for each in self._farewells), return_exceptions=True
-                        )
-                for task in self._tasks:
-                    task.cancel()
-                await asyncio.gather(*self._tasks, return_exceptions=True)
-                if self._clients is not None:
-                    await self._clients.aclose()
-            finally:
-                loop.stop()
-
         def begin() -> None:
-            self._last_task = asyncio.Task(wind_up(), loop=loop)
+            self._last_task = asyncio.Task(self._wind_up(loop), loop=loop)
 
         try:
             loop.call_soon_threadsafe(begin, context=self._context)
+            if self._thread is not None:
+                # Not a time-out on the loop, whose clock a test may have stopped.
+                self._thread.join(_FAREWELL)
+                loop.call_soon_threadsafe(self._hurry, context=self._context)
+                self._thread.join(_EXIT_PATIENCE - _FAREWELL)
         except RuntimeError:  # closed in between
             return
-        if self._thread is not None:
-            self._thread.join(_EXIT_PATIENCE)
+
+    async def _wind_up(self, loop: _Loop) -> None:
+        try:
+            if not self._hurries:
+                farewells = [each() for each in list(self._farewells)]
+                self._parting = asyncio.gather(*farewells, return_exceptions=True)
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._parting
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            if self._clients is not None:
+                await self._clients.aclose()
+        finally:
+            loop.stop()
+
+    def _hurry(self) -> None:
+        """No more time is left for farewells."""
+        self._hurries = True
+        if self._parting is not None:
+            self._parting.cancel()
 
 
 def _safely(callback: Callable[[], object]) -> None:

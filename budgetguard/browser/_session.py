@@ -132,6 +132,10 @@ class BrowserSession:
         """
         self.hold.extend(credits)
 
+    async def aextend(self, credits: Amount) -> None:
+        """`extend`, for async code: with a store it may wait for that."""
+        await self.hold.aextend(credits)
+
     def refresh(self) -> Decimal | None:
         """Fetch what the session has used so far, in credits, and adjust its hold.
 
@@ -140,11 +144,17 @@ class BrowserSession:
         InsufficientCredits if the credits to continue are not available: leave the block then. Also raises the
         SDK's errors, and TimeoutError if the answer takes longer than `patience.each`.
         """
-        return self._life.keep_up(self._life.snapshot(awaits=False).answer())
+        used, more = self._life.keep_up(self._life.snapshot(awaits=False).answer())
+        if more > 0:
+            self.hold.extend(more)
+        return used
 
     async def arefresh(self) -> Decimal | None:
         """`refresh`, for async code."""
-        return self._life.keep_up(await self._life.snapshot(awaits=True).aanswer())
+        used, more = self._life.keep_up(await self._life.snapshot(awaits=True).aanswer())
+        if more > 0:
+            await self.hold.aextend(more)
+        return used
 
     def __repr__(self) -> str:
         return f"<BrowserSession {self.id}, {self.hold!r}>"
@@ -294,17 +304,14 @@ class _Life:
             raise TypeError(msg)
         return Ask(partial(self._sessions.get_session, self._id), self._options.patience.each)
 
-    def keep_up(self, seen: Any) -> Decimal | None:
-        """Adjust the hold to what the session has used."""
+    def keep_up(self, seen: Any) -> tuple[Decimal | None, Decimal]:
+        """Tell the hold what the session has used; returns that, and by how much to extend the hold."""
         used = _figure(getattr(seen.data, "credits_used", None))
         if used is None:
-            return None
+            return None, Decimal(0)
         self.hold.charged(used)
         rest = max(self._options.minutes - self._minutes(), 0)
-        more = used + _price(rest) - self.hold.amount
-        if more > 0:
-            self.hold.extend(more)
-        return used
+        return used, used + _price(rest) - self.hold.amount
 
     def _settle(self, ending: Ending) -> None:
         if not ending.gone:

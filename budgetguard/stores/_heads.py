@@ -13,6 +13,9 @@ from budgetguard.stores._living import Living
 from budgetguard.stores._machine import boot_id
 from budgetguard.stores._store_file import StoreFile
 
+UNUSED_FOR = 86_400.0
+"""Seconds after its last message before an account is checked whether it may be removed."""
+
 # What of a state has no entry for each member.
 _WHOLE = "account"
 
@@ -38,11 +41,19 @@ class StoredHeads:
         self._known: dict[str, StoredHead] = {}
         # The last revision that this process was told to be in the file for good.
         self._told: dict[str, int] = {}
+        # Those that this transaction wrote.
+        self._written: dict[str, int] = {}
         self._version: tuple[int, int] | None = None
         self._fresh: set[str] = set()
+        # How many accounts this transaction has added.
+        self.added = 0
+        # The last account that was checked for being unused. Each process begins somewhere else.
+        self._checked = secrets.token_hex(32)
 
     def begin(self, connection: sqlite3.Connection) -> bool:
         """A transaction has begun; returns whether another process has written since the last one."""
+        self._written.clear()
+        self.added = 0
         [(version,)] = connection.execute("PRAGMA data_version")
         seen = (self._file.connections, version)
         if seen == self._version:
@@ -58,7 +69,7 @@ class StoredHeads:
         known = self._known.get(account)
         if known is not None and account in self._fresh:
             return known.head
-        here = f"{self._file.inode} {boot_id()}"
+        here = self._here()
         rows = connection.execute(
             "SELECT revision, origin FROM heads WHERE account = ?", (account,)
         ).fetchall()
@@ -67,6 +78,7 @@ class StoredHeads:
                 return None
             head = SharedHead(_epoch(), await_members=living.holders.get(account, ()))
             known = StoredHead(head)
+            self.added += 1
         else:
             [(revision, origin)] = rows
             if known is None or (known.revision, known.origin) != (revision, origin):
@@ -107,10 +119,40 @@ class StoredHeads:
             "ON CONFLICT DO UPDATE SET revision = excluded.revision, origin = excluded.origin",
             (account, known.revision, known.origin),
         )
+        self._written[account] = known.revision
 
-    def committed(self, account: str) -> None:
+    def committed(self) -> None:
         """What was written is in the file for good."""
-        self._told[account] = self._known[account].revision
+        self._told |= self._written
+        self._written.clear()
+
+    def unused(self, connection: sqlite3.Connection, most: int, now: float) -> list[str]:
+        """Of so many accounts, in turn, those whose last message was `UNUSED_FOR` before `now`, or in another boot."""
+        after = "SELECT account, origin FROM heads WHERE account > ? ORDER BY account LIMIT ?"
+        rows = connection.execute(after, (self._checked, most)).fetchall()
+        if len(rows) < most:
+            rows += connection.execute(after, ("", most - len(rows))).fetchall()
+        found = []
+        for account, origin in dict(rows).items():
+            self._checked = account
+            # Not all of its rows: there may be many.
+            parts = connection.execute(
+                "SELECT state FROM parts WHERE account = ? AND part = ?", (account, _WHOLE)
+            ).fetchall()
+            if origin != self._here() or _unused_since(parts) <= now - UNUSED_FOR:
+                found.append(account)
+        return found
+
+    def delete(self, connection: sqlite3.Connection, account: str) -> None:
+        """Remove all that is in the file of an account."""
+        connection.execute("DELETE FROM heads WHERE account = ?", (account,))
+        connection.execute("DELETE FROM parts WHERE account = ?", (account,))
+        connection.execute("DELETE FROM wakes WHERE account = ?", (account,))
+        self._told.pop(account, None)
+        self._written.pop(account, None)
+
+    def _here(self) -> str:
+        return f"{self._file.inode} {boot_id()}"
 
     def drop(self, account: str) -> None:
         """What is known of this head may be wrong."""
@@ -121,6 +163,7 @@ class StoredHeads:
         """What is known of the file may be wrong: it is read again."""
         self._known.clear()
         self._fresh.clear()
+        self._written.clear()
         self._version = None
 
 
@@ -132,6 +175,16 @@ def stored_states(connection: sqlite3.Connection) -> dict[str, dict[str, Any]]:
     ):
         found.setdefault(account, {})[part, member] = text
     return {account: _joined(rows) for account, rows in found.items()}
+
+
+def _unused_since(parts: list[tuple[str]]) -> float:
+    """By the machine's clock, when the last message came; long ago where nobody can tell."""
+    try:
+        [(text,)] = parts
+        server = json.loads(text)["server"]
+    except (LookupError, TypeError, ValueError):
+        return float("-inf")
+    return server if isinstance(server, float | int) else float("-inf")
 
 
 def _split(state: dict[str, Any]) -> Iterator[tuple[tuple[str, str], str]]:

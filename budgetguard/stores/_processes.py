@@ -20,14 +20,17 @@ class StoreThreads:
     def __init__(self) -> None:
         # Of the parents: never used, and never collected, which would close what is in them.
         self._left: list[StoreWorker] = []
-        self._hooked: list[None] = []
         self._unusable: frozenset[str] = frozenset()
         self.numbers = itertools.count(1)
         self._begin()
+        # Not with the first use: a child of a process that never used its store would have the same name.
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(
+                before=self._before, after_in_parent=self._in_parent, after_in_child=self._in_child
+            )
 
     def of(self, path: str) -> StoreWorker:
         """The thread for a file; raises StoreUnavailable where a fork has made that impossible."""
-        self._hook()
         if path in self._unusable:
             raise StoreUnavailable(words.copied_by_a_fork(path))
         # A signal handler or a finalizer may have made one in the meantime.
@@ -38,14 +41,6 @@ class StoreThreads:
     def _begin(self) -> None:
         self.token = secrets.token_hex(8)
         self.workers: dict[str, StoreWorker] = {}
-
-    def _hook(self) -> None:
-        # If two threads register at the same time, running the handlers twice is harmless.
-        if not self._hooked and hasattr(os, "register_at_fork"):
-            self._hooked.append(None)
-            os.register_at_fork(
-                before=self._before, after_in_parent=self._in_parent, after_in_child=self._in_child
-            )
 
     def _before(self) -> None:
         for worker in list(self.workers.values()):

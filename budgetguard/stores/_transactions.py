@@ -19,6 +19,8 @@ from budgetguard.stores.base import StoreUnavailable
 
 # Seconds between two surveys of who lives: without a reason, and where somebody lacks credits.
 _SURVEY_EVERY, _SURVEY_WHEN_SHORT = 1.0, 0.05
+# How many accounts are checked for being unused.
+_CHECKS_PER_CONNECTION, _CHECKS_PER_ACCOUNT = 8, 2
 # How often a machine says that it uses the file, and until when no other one may take it over.
 _SEEN_EVERY, _SEEN_LATELY = 5.0, 60.0
 
@@ -42,6 +44,8 @@ class StoreTransactions:
         self._living = living
         self._heads = StoredHeads(file)
         self._surveyed = self._seen = float("-inf")
+        # The connection with which some accounts were checked for being unused.
+        self._tidied = 0
 
     def run(
         self, letters: Sequence[StoreLetter], deadline: float
@@ -62,6 +66,7 @@ class StoreTransactions:
             woken: set[tuple[str, str]] = set()
             answers = [self._answer(connection, each, living, woken) for each in letters]
             self._wake(connection, woken)
+            self._tidy(connection)
             self._say_seen(connection)
             self.file.commit()
         except BaseException:
@@ -108,6 +113,32 @@ class StoreTransactions:
         woken.update((member, account) for member in others)
         return reply
 
+    def _tidy(self, connection: sqlite3.Connection) -> None:
+        """Remove accounts that nobody uses any more: some with each connection, and two with each new one."""
+        most = _CHECKS_PER_ACCOUNT * self._heads.added
+        if self._tidied != self.file.connections:
+            self._tidied = self.file.connections
+            most += _CHECKS_PER_CONNECTION
+        if not most:
+            return
+        unused = self._heads.unused(connection, most, since_boot())
+        living = self._living.survey() if unused else None
+        for account in unused:
+            assert living is not None
+            try:
+                head = self._heads.find(connection, account, living)
+                assert head is not None
+                if living.members.isdisjoint(head.members.keys() | head.awaited):
+                    if head.rest(since_boot(), _dead(head, living)):
+                        self._heads.delete(connection, account)
+                    else:
+                        self._heads.write(connection, account)
+            except (sqlite3.Error, OSError):
+                raise
+            except Exception:  # noqa: BLE001, S110  whoever uses it is told
+                pass
+            self._heads.drop(account)
+
     def _survey(self, letters: Iterable[StoreLetter]) -> Living | None:
         """Who lives, if it is time to ask. Only what is asked inside a transaction tells who is dead."""
         age = SYSTEM.monotonic() - self._surveyed
@@ -126,10 +157,10 @@ class StoreTransactions:
 
     def _note(self, letters: Sequence[StoreLetter], answers: Sequence[StoreAnswer]) -> None:
         """What was committed is certain now, and is about to be told."""
+        self._heads.committed()
         for letter, answer in zip(letters, answers, strict=True):
             if isinstance(answer, StoreUnavailable):
                 continue
-            self._heads.committed(letter.account)
             if letter.message.leave and answer.status == "done":
                 self._living.go(letter.account, letter.message.member)
                 self._heads.drop(letter.account)

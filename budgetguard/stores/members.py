@@ -199,8 +199,8 @@ def _member(
         slack=to_credits(record.slack),
         calls=record.running,
         sessions=record.slots,
-        waiting=len(record.needs),
+        waiting=sum(len(each.tickets) for each in record.needs),
         finished=to_credits(record.settled.total),
-        unresolved=to_credits(record.kept.total),
+        unresolved=to_credits(sum(each.total for each in record.unresolved)),
         heard=heard,
     )

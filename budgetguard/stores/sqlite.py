@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from budgetguard.stores._worker import StoreWorker
 
 
+# A database in memory, and URLs.
+_NO_PATHS = (":memory:", "file:", "sqlite:")
+
+
 class SQLiteStore:
     """A file on a local disk that all processes of one user on one machine can share.
 
@@ -45,11 +49,14 @@ class SQLiteStore:
             msg = "SQLiteStore needs locks that end with their process; Windows has none."
             raise ConfigurationError(msg)
         given = os.fspath(path)
-        if not given or "\0" in given or given.startswith((":memory:", "file:")):
+        if not given or "\0" in given or given.startswith(_NO_PATHS) or "://" in given:
             msg = (
                 "SQLiteStore takes the path of a file that its processes share, such as "
                 '"/var/lib/my-service/credits.db".'
             )
+            raise ConfigurationError(msg)
+        if given.startswith("~"):
+            msg = 'SQLiteStore does not expand "~": pass Path(path).expanduser().'
             raise ConfigurationError(msg)
         # One file is one store, whatever name it is reached by.
         self.path = os.path.realpath(given)
@@ -139,6 +146,9 @@ def _check_place(path: str) -> None:
             raise ConfigurationError(msg)
     except OSError:
         pass  # it is not there yet, or that is told when it is opened
+    if os.path.isfile(folder):  # noqa: PTH113  likewise
+        msg = f"{folder} is a file, and no file can be in it: give SQLiteStore another path."
+        raise ConfigurationError(msg)
     if not os.path.isdir(folder):  # noqa: PTH112  likewise
         msg = f"There is no directory {folder}: create it, because SQLiteStore does not."
         raise ConfigurationError(msg)

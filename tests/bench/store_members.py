@@ -89,7 +89,9 @@ class Guards:
 
     def __init__(self, path: str, credits: int) -> None:
         self.memory = Guard(Constant("alone", credits), timeout=60)
-        self.leased = Guard(Constant("shared", credits), store=SQLiteStore(path), timeout=60)
+        # The timeouts are for a machine that is busy with other things.
+        store = SQLiteStore(path, timeout=60)
+        self.leased = Guard(Constant("shared", credits), store=store, timeout=PATIENCE)
         self.in_memory = self.memory.require_credits(min=1)(plain)
         self.in_lease = self.leased.require_credits(min=1)(plain)
 
@@ -180,6 +182,8 @@ def stir(guards: Guards, want: int) -> int:
     """
     membership, before = guards.membership, guards.messages
     membership._want = lambda: want * MICRO  # type: ignore[method-assign]
+    # Or it would give back its slack while others are told to take theirs, on a machine that is slow.
+    membership._active_at = float("inf")
     membership.nudged = True
     guards.account.flush()
     end = time.monotonic() + PATIENCE

@@ -40,7 +40,8 @@ sys.stdout.flush()
 SHARED = """
 import sqlite3, tempfile
 from budgetguard.stores import SQLiteStore
-folder = tempfile.TemporaryDirectory()
+# On a busy machine the store may still be tidying up.
+folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
 path = f"{folder.name}/credits.db"
 shared = Guard(FakeProvider(100), store=SQLiteStore(path))
 """
@@ -125,6 +126,14 @@ shared.acquire(10).release()
 locks = sqlite3.connect(path, isolation_level=None, timeout=60)
 locks.execute("BEGIN IMMEDIATE")
 start(lambda: shared.acquire(95).release())
+""",
+    "twenty accounts in a locked store": SHARED
+    + """
+accounts = [Guard(FakeProvider(100), store=SQLiteStore(path)) for _ in range(20)]
+for each in accounts:
+    each.acquire(10).release()
+locks = sqlite3.connect(path, isolation_level=None, timeout=60)
+locks.execute("BEGIN IMMEDIATE")
 """,
     "a name that is not resolved": """
 def hang(*_, **__):

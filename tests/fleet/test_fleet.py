@@ -17,8 +17,9 @@ from weather import Menu
 from budgetguard._core.clock import Instant
 from budgetguard._core.leased_ledger import LeasedLedger
 from budgetguard._core.member_record import MemberRecord
+from budgetguard._core.queued_needs import Remainder
 from budgetguard._core.shared_budgets import SharedBudget
-from budgetguard._core.shared_head import SharedHead, _Line
+from budgetguard._core.shared_head import SharedHead
 from budgetguard._core.store_messages import Landing, Message, Need, Report, Status
 from budgetguard._core.virtual_clock import VirtualClock
 from budgetguard._engine import membership
@@ -28,7 +29,7 @@ MICRO = 10**6
 
 HOLD, DIE, LEAVE = MemberRecord.hold, MemberRecord.die, MemberRecord.leave
 SESSION, TAKE, ADVANCE = SharedHead._session, SharedHead._take, VirtualClock.advance
-LAND, LEND, LEFT = SharedHead._land, SharedHead._lend, _Line.left
+LAND, LEND, LEFT = SharedHead._land, SharedHead._lend, Remainder.above_floor
 REPORT = LeasedLedger.report
 
 pytestmark = pytest.mark.usefixtures("few_to_collect")
@@ -81,9 +82,9 @@ def nothing_forced(member: MemberRecord, report: Report) -> None:
     HOLD(member, replace(report, used=min(report.used, member.lease)))
 
 
-def floors_ignored(line: _Line, need: Need) -> Any:
+def floors_ignored(left: Remainder, need: Need) -> Any:
     """Needs are granted from what lies below their floor."""
-    return LEFT(line, replace(need, floor=0))
+    return LEFT(left, replace(need, floor=0))
 
 
 def slack_below_the_floor(head: SharedHead, member: MemberRecord, report: Report) -> None:
@@ -185,7 +186,7 @@ SAFETIES = {
         VirtualClock, "advance", by_the_server_alone, "F5: ", plain(2, 40, Menu(server_jumps=0.1))
     ),
     "forced amounts": Safety(MemberRecord, "hold", nothing_forced, "F5: ", plain(27, 30)),
-    "a need's floor": Safety(_Line, "left", floors_ignored, "F1: ", plain(0, 20)),
+    "a need's floor": Safety(Remainder, "above_floor", floors_ignored, "F1: ", plain(0, 20)),
     # Somebody who needs much is short long before: only small calls go down to the floor.
     "a floor below slack": Safety(
         SharedHead,

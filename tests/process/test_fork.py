@@ -718,3 +718,94 @@ assert guard.available == 70
 """,
         flags=FORKING,
     )
+
+
+@pytest.mark.parametrize(
+    ("imports", "what"),
+    [
+        ("guard.balance()", "budgetguard._io.refresh_attempts"),
+        ("guard.balance()", "budgetguard._io.connections"),
+        ("guard.balance()", "httpcore"),
+        ("import httpcore", "httpcore"),
+        ("import httpcore", "httpcore._async"),
+    ],
+)
+def test_a_fork_while_another_thread_imports(script: Script, imports: str, what: str) -> None:
+    """A child can import what its first refresh needs; the lock of an import would never be released there."""
+    script(
+        HEAD
+        + f"""
+import signal
+from budgetguard._engine import running_imports
+# However slow the machine is.
+running_imports._PATIENCE = 600
+importing, forking = threading.Event(), threading.Event()
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == {what!r} and not importing.is_set():
+            importing.set()
+            assert forking.wait(60)
+
+def another():
+    {imports}
+
+sys.meta_path.insert(0, Finder())
+# Before whatever the library does about forks.
+os.register_at_fork(before=forking.set)
+thread = threading.Thread(target=another)
+thread.start()
+assert importing.wait(60)
+
+def child():
+    signal.alarm(60)
+    assert guard.balance().credits == 100
+
+in_child(child)
+thread.join()
+""",
+        flags=FORKING,
+    )
+
+
+def test_a_fork_waits_for_an_import_once(script: Script) -> None:
+    """A module may serve requests while it is imported: a fork gives up on it, and so do all later ones."""
+    script(
+        HEAD
+        + """
+from importlib.util import spec_from_loader
+from budgetguard._engine import running_imports
+
+importing, done = threading.Event(), threading.Event()
+
+class Served:
+    def find_spec(self, name, *_):
+        return spec_from_loader(name, self) if name == "serves" else None
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        importing.set()
+        done.wait(600)
+
+def serve():
+    import serves
+
+sys.meta_path.insert(0, Served())
+thread = threading.Thread(target=serve)
+thread.start()
+assert importing.wait(60)
+running_imports._PATIENCE = 0.05
+in_child(lambda: guard.acquire(1).settle())
+# More than the script may take.
+running_imports._PATIENCE = 10_000
+in_child(lambda: guard.acquire(1).settle())
+assert running_imports._NOT_WAITED_FOR
+done.set()
+thread.join()
+in_child(lambda: guard.acquire(1).settle())
+assert not running_imports._NOT_WAITED_FOR
+""",
+        flags=FORKING,
+    )

@@ -23,6 +23,7 @@ class MemoryStore:
 
     - `away`: why there are no answers at present; None while there are.
     - `hangs`: whether an exchange takes `timeout` seconds of its runtime's clock to fail while away.
+    - `takes`: how many seconds of its runtime's clock an exchange takes.
     - `loses`: how many of the next messages take effect without an answer.
     - `messages`: every message that took effect or was answered, in order.
     - `dead`: members whose processes are known to have died.
@@ -37,6 +38,7 @@ class MemoryStore:
         self.timeout = timeout
         self.away: str | None = None
         self.hangs = False
+        self.takes = 0.0
         self.loses = 0
         self.messages: list[Message] = []
         self.attempts = 0
@@ -96,6 +98,7 @@ class MemoryLink:
 
     def __init__(self, store: MemoryStore, account: str, runtime: "Runtime", member: str) -> None:
         self.member = member
+        self.closed = False
         self._store = store
         self._account = account
         self._runtime = runtime
@@ -109,6 +112,8 @@ class MemoryLink:
             if store.hangs:
                 await asyncio.sleep(store.timeout)
             raise StoreUnavailable(store.away)
+        if store.takes:
+            await asyncio.sleep(store.takes)
         reply = store.handle(self._account, message)
         if store.loses:
             store.loses -= 1
@@ -125,7 +130,7 @@ class MemoryLink:
 
     def close(self) -> None:
         """Nobody listens any more."""
-        self._hear = None
+        self._hear, self.closed = None, True
 
     def _heard(self) -> None:
         if self._hear is not None:

@@ -1,6 +1,6 @@
 """A program that forks processes which spend from a shared account, as it is told, without a new interpreter.
 
-    python nursery.py FILE PORT FOLDER
+    python nursery.py FILE ACCOUNT FOLDER
 
 It reads a JSON object a line, and answers each with one. A process that it started writes what became of
 its calls to `FOLDER/<pid>` when it ends in order, which it does on SIGTERM.
@@ -30,23 +30,23 @@ from budgetguard._io import loop
 from budgetguard.stores import SQLiteStore
 
 # A process that ends in order tells the store so, however busy the machine is.
-loop._FAREWELL = loop._EXIT_PATIENCE = 30.0
+loop._FAREWELL = loop._EXIT_PATIENCE = 60.0
 
 # Set once its calls are to end, in each process its own.
 STOP = threading.Event()
 THREADS = 3
 LONGEST_WORK = 0.05
-STORE_TIMEOUT = 10.0
+STORE_TIMEOUT = 60.0
 
 
 class Spending:
     """A guard of the account, and calls that cost a little."""
 
-    def __init__(self, path: str, port: int) -> None:
-        self.account = PaidAccount(port)
+    def __init__(self, path: str, account: str) -> None:
+        self.account = PaidAccount(account)
         # The timeouts are for a machine that is busy with other tests.
         store = SQLiteStore(path, timeout=STORE_TIMEOUT)
-        self.guard = Guard(self.account, store=store, recheck_after=0.05, timeout=60)
+        self.guard = Guard(self.account, store=store, recheck_after=0.05, timeout=120)
         self.told: Counter[str] = Counter()
 
     def call(self, random: Random) -> None:
@@ -106,12 +106,13 @@ def spend_and_fork(spending: Spending, seed: str, forks: int) -> None:
 
 
 def take(spending: Spending, credits: int, wait: float) -> None:
-    """Hold so many credits at once, for which it may have to wait."""
+    """Hold so many credits at once, for which it may have to wait; tells when it had them, too."""
     try:
         # The account may just have been topped up, which a balance of a moment ago does not show.
         spending.guard.balance(max_age=0)
         spending.guard.acquire(credits, wait=wait).release()
         spending.told["took"] = credits
+        spending.told["at"] = int(1000 * time.monotonic())
     except InsufficientCredits as error:
         spending.told[str(error)] += 1
 
@@ -119,13 +120,13 @@ def take(spending: Spending, credits: int, wait: float) -> None:
 ACTS: dict[str, Callable[..., None]] = {"spend": spend, "fork": spend_and_fork, "take": take}
 
 
-def in_a_child(path: str, port: str, folder: str, act: str, *args: Any) -> int:
+def in_a_child(path: str, account: str, folder: str, act: str, *args: Any) -> int:
     """Fork a process that does something; gives its pid."""
     pid = os.fork()
     if not pid:
         os.close(0)
         os.close(1)
-        spending = Spending(path, int(port))
+        spending = Spending(path, account)
         ACTS[act](spending, *args)
         Path(folder, str(os.getpid())).write_text(json.dumps(spending.told), encoding="utf-8")
         # As any program ends; the nursery's loop is not here.
@@ -146,7 +147,7 @@ def fill(path: str) -> None:
 
 def main() -> None:
     """Do what each line says."""
-    path, port, folder = sys.argv[1:]
+    path, account, folder = sys.argv[1:]
     # In all threads of all children, too: it waits until the main thread asks for it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     for line in sys.stdin:
@@ -159,7 +160,7 @@ def main() -> None:
         elif act == "empty":
             Path(path).with_name("filler").unlink()
         else:
-            answer = in_a_child(path, port, folder, act, *args)
+            answer = in_a_child(path, account, folder, act, *args)
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 

@@ -1,123 +1,89 @@
-"""A provider with the one true balance, in the test's process; processes that spend ask it over a socket.
+"""A provider with the one true balance, for processes that spend and may be killed at any moment.
 
-It books a call's work a moment after that is done, whether or not the process that asked still lives. And
-it never refuses: if processes admit too much, the balance goes below zero, and `lowest` tells.
+Its books are a file to which whoever has work done appends a record, which no kill can tear. A record counts
+from a moment after its work is done, whether or not the process that asked still lives; how long the machine
+takes for anything makes no difference. And it never refuses: if processes admit too much, the balance goes below
+zero, and `lowest` tells.
 """
 
-import asyncio
-import contextlib
-import socket
-import socketserver
-import threading
-from collections.abc import Callable
+import os
+import struct
+import time
+from pathlib import Path
 from random import Random
-from typing import Any, Self
+from typing import Any
 
 from budgetguard import Balance
 
 LAG = LINGER = 0.5
-"""Seconds, several times what there ever is, because the machine may be busy."""
 
 _LATEST, _LONGEST = 0.15, 0.15
-
-
-class PaidProvider:
-    """The account, behind a port on loopback."""
-
-    def __init__(self, credits: int) -> None:
-        self._changed = threading.Condition()
-        self._random = Random(credits)
-        self._works = 0
-        self.credits = self.lowest = credits
-        account = self
-
-        class Handler(socketserver.StreamRequestHandler):
-            def handle(self) -> None:
-                with contextlib.suppress(ConnectionError, ValueError):
-                    for line in self.rfile:
-                        self.wfile.write(account.answer(*line.decode().split()).encode() + b"\n")
-
-        self._server = _Server(("127.0.0.1", 0), Handler)
-        self.port = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-
-    def answer(self, what: str, *words: str) -> str:
-        """Tell the balance, or do a call's work: so many credits, in so many seconds."""
-        if what == "work":
-            cost, seconds = int(words[0]), float(words[1])
-            assert seconds <= _LONGEST
-            done = threading.Event()
-            with self._changed:
-                self._works += 1
-            _later(seconds, done.set)
-            _later(seconds + self._random.uniform(0, _LATEST), lambda: self._book(cost))
-            done.wait(60)
-        with self._changed:
-            return str(self.credits)
-
-    def _book(self, cost: int) -> None:
-        with self._changed:
-            self._works -= 1
-            self.credits -= cost
-            self.lowest = min(self.lowest, self.credits)
-            self._changed.notify_all()
-
-    def top_up(self, credits: int) -> None:
-        with self._changed:
-            self.credits += credits
-
-    def rest(self) -> int:
-        """Wait until all work is booked; gives the credits that are left."""
-        with self._changed:
-            assert self._changed.wait_for(lambda: not self._works, 60)
-            return self.credits
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-
-def _later(seconds: float, act: Callable[[], None]) -> None:
-    timer = threading.Timer(seconds, act)
-    timer.daemon = True
-    timer.start()
-
-
-class _Server(socketserver.ThreadingTCPServer):
-    daemon_threads = True
-    block_on_close = False
-    allow_reuse_address = True
-    request_queue_size = 128
+# From when on it counts, on the clock that all processes share, and how much.
+_RECORD = struct.Struct("<dq")
 
 
 class PaidAccount:
-    """The provider as a guard sees it, in any process."""
+    """The account, in any process; a guard's provider."""
 
     name = fingerprint = "a paid account"
     extra_credits = 0
     lag, linger = LAG, LINGER
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, path: str | Path) -> None:
+        self.path = path
+        self._random = Random()
 
     async def fetch(self, _: Any) -> Balance:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        try:
-            writer.write(b"balance\n")
-            return Balance(credits=int(await reader.readline()))
-        finally:
-            writer.close()
+        return Balance(credits=self.credits)
 
     def work(self, cost: int, seconds: float) -> None:
         """Have that much done, in that many seconds."""
-        with (
-            socket.create_connection(("127.0.0.1", self.port), 60) as connection,
-            connection.makefile("rb") as answer,
-        ):
-            connection.sendall(f"work {cost} {seconds}\n".encode())
-            assert answer.readline()
+        assert seconds <= _LONGEST
+        # Each process, also one that was forked since, has a moment of its own.
+        self._random.seed(os.urandom(8))
+        self._append(time.monotonic() + seconds + self._random.uniform(0, _LATEST), cost)
+        time.sleep(seconds)
+
+    def top_up(self, credits: int) -> None:
+        self._append(time.monotonic(), -credits)
+
+    @property
+    def credits(self) -> int:
+        """What is left by now."""
+        now = time.monotonic()
+        return -sum(cost for counts, cost in self._records() if counts <= now)
+
+    @property
+    def works(self) -> int:
+        """How much work was asked for."""
+        return sum(cost > 0 for _, cost in self._records())
+
+    @property
+    def lowest(self) -> int:
+        """The lowest balance that there ever was."""
+        balance, found = 0, []
+        for _, cost in sorted(self._records(), key=lambda record: record[0]):
+            balance -= cost
+            found.append(balance)
+        return min(found)
+
+    @property
+    def last(self) -> int:
+        """What is left once all work counts that was asked for so far."""
+        return -sum(cost for _, cost in self._records())
+
+    def rest(self) -> int:
+        """Wait until all work counts; gives the credits that are left."""
+        last = max(counts for counts, _ in self._records())
+        time.sleep(max(last - time.monotonic(), 0.0))
+        return self.credits
+
+    def _append(self, counts: float, cost: int) -> None:
+        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(file, _RECORD.pack(counts, cost))
+        finally:
+            os.close(file)
+
+    def _records(self) -> list[tuple[float, int]]:
+        return list(_RECORD.iter_unpack(Path(self.path).read_bytes()))

@@ -5,7 +5,9 @@ Run as a program, it does so in a process of its own: it reads a JSON object a l
 
 import json
 import queue
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from decimal import Decimal
@@ -16,6 +18,7 @@ from budgetguard._core.clock import SYSTEM
 from budgetguard._core.store_messages import NEVER, Join, Landing, Message, Need, Reply, Report
 from budgetguard._engine.account_registry import runtime
 from budgetguard.stores import SQLiteStore
+from budgetguard.stores._processes import PROCESS
 from budgetguard.stores.base import StoreUnavailable
 
 ACCOUNT = "a" * 64
@@ -130,6 +133,8 @@ def main(path: str, account: str = ACCOUNT, timeout: str = "2") -> None:
                 answer["beats"] = beats(spender, **order)
             elif what == "close":
                 spender.link.close()
+            elif what == "stop_inside":
+                stop_inside(spender)
             elif what == "begin":
                 spender.begin()
             elif what == "touch":
@@ -140,6 +145,20 @@ def main(path: str, account: str = ACCOUNT, timeout: str = "2") -> None:
         except StoreUnavailable as error:
             answer["unavailable"] = error.reason
         print(json.dumps(answer), flush=True)
+
+
+def stop_inside(spender: Spender) -> None:
+    """Have this process stopped in the next transaction, with all locks, right before its end."""
+    file = PROCESS.workers[spender.store.path]._file
+    commit = file.commit
+
+    def stop_first() -> None:
+        file.commit = commit  # type: ignore[method-assign]
+        # To this very thread: it would go on for a moment if another one took the signal.
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+        commit()
+
+    file.commit = stop_first  # type: ignore[method-assign]
 
 
 def beats(spender: Spender, until: float) -> dict[str, Any]:

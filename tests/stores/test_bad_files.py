@@ -15,7 +15,7 @@ import pytest
 from spender import ACCOUNT, Spender, reason_of
 
 from budgetguard._core.errors import ConfigurationError
-from budgetguard._core.store_messages import Join
+from budgetguard._core.store_messages import Debit, Join, Report
 from budgetguard.stores import SQLiteStore, _machine, _store_file
 from budgetguard.stores import _store_errors as words
 from budgetguard.stores._processes import PROCESS
@@ -84,6 +84,27 @@ def test_no_directory(tmp_path: Path) -> None:
     assert reason_of(here.join) == (
         f"the directory of the store at {here.store.path} is gone; create {folder} again"
     )
+
+
+def test_a_file_in_place_of_the_directory(tmp_path: Path) -> None:
+    """Creating a directory would not help."""
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(ConfigurationError, match=r"notes is a file, and no file can be in it"):
+        SQLiteStore(tmp_path / "notes" / "credits.db")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("~/credits.db", 'does not expand "~": pass Path'),
+        ("sqlite:credits.db", "takes the path of a file that its processes share"),
+        ("redis://localhost/0", "takes the path of a file that its processes share"),
+    ],
+)
+def test_what_is_no_path(given: str, said: str) -> None:
+    """A shell's abbreviation and a URL would be taken for directories that do not exist."""
+    with pytest.raises(ConfigurationError, match=said):
+        SQLiteStore(given)
 
 
 def test_not_a_database(path: Path) -> None:
@@ -252,6 +273,29 @@ def test_a_full_disk(path: Path, written: Spender) -> None:
         [(state,)] = reader.execute("SELECT state FROM parts WHERE part = 'members'")
     reader.close()
     assert long[0][1] in state
+
+
+def test_a_disk_that_is_full_at_the_commit(path: Path, written: Spender) -> None:
+    """What was not committed is not taken for written: the message is handled again, and all of it is."""
+    file = PROCESS.workers[str(path)]._file
+    commit, left = file.commit, [None]
+
+    def full() -> None:
+        if left:
+            left.pop()
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+        commit()
+
+    file.commit = full  # type: ignore[method-assign]
+    report = Report(settled=(Debit(7_000_000, 60.0),))
+    assert reason_of(lambda: written.send(report=report)) == words.full(str(path))
+    assert written.again().view.settled == 7_000_000
+    with sqlite3.connect(path) as reader:
+        [(state,)] = reader.execute("SELECT state FROM parts WHERE part = 'debits'")
+    reader.close()
+    assert "7000000" in state
 
 
 def can_mount(folder: Path) -> bool:

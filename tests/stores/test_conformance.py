@@ -371,14 +371,17 @@ def test_sessions_count_in_every_member(world: World) -> None:
     error = limited(lambda: world.turn().acquire(1, slots=2, name="session"))
     assert (error.operation, error.limit, error.in_use, error.needed) == ("session", 3, 2, 2)
     assert (error.retryable, error.retry_after, error.unresolved) == (True, 5, 0)
+    assert error.processes == (1 if world.shared else None)
     assert limited(lambda: world.turn().acquire(slots=4)).retryable is False
     second = world.turn().acquire(slots=1)
     second.keep()
     error = limited(lambda: world.turn().acquire(slots=2, name="session"))
     assert (error.in_use, error.unresolved, error.retry_after) == (3, 1, 5)
+    assert error.processes == (1 if world.shared else None)
     first.keep()
     error = limited(lambda: world.turn().acquire(slots=2, name="session"))
     assert (error.in_use, error.unresolved) == (3, 3)
+    assert error.processes == (0 if world.shared else None)
     assert error.retry_after == pytest.approx(307 - 0.25, abs=0.3)
     world.rest(308)
     for _ in range(3):

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from member_process import MemberProcess, lines_of
+from member_process import MemberProcess, lines_of, until
 from spender import ACCOUNT, Spender
+from staging import Caller
 
 from budgetguard._core.errors import ConfigurationError
 from budgetguard._engine.account_registry import runtime
 from budgetguard.stores import SQLiteStore
+from budgetguard.stores._processes import PROCESS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no store in a file there")
 
@@ -146,3 +148,17 @@ def test_a_timeout_is_a_duration(path: Path, timeout: float) -> None:
     """It has to be above 0 and finite."""
     with pytest.raises(ValueError, match="timeout must be above 0"):
         SQLiteStore(path, timeout=timeout)
+
+
+def test_members_of_one_process_leave_at_once(path: Path) -> None:
+    """In one transaction, and each of them hears that it has left."""
+    pair = [Spender(str(path)), Spender(str(path))]
+    for each in pair:
+        each.join()
+    worker = PROCESS.workers[str(path)]
+    worker.pause()
+    callers = [Caller(each.leave) for each in pair]
+    until(lambda: len(worker._waiting) == len(pair))
+    worker.resume()
+    assert [caller.outcome().status for caller in callers] == ["done"] * len(pair)
+    assert Spender(str(path)).join().view.members == 1

@@ -12,6 +12,9 @@ from spender import Spender
 
 from budgetguard.stores._living import LivingMembers
 
+if sys.platform != "win32":
+    import fcntl
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no store in a file there")
 
 
@@ -92,6 +95,26 @@ def test_files_of_others_are_left_alone(path: Path) -> None:
     os.mkfifo(folder / ("0" * 16))
     Spender(str(path)).join()
     assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_who_looks_at_a_dead_process_s_file_is_not_taken_for_its_owner(path: Path) -> None:
+    """Two may look at the same moment, and neither may believe that it lives."""
+    folder = f"{path}-members"
+    victim, here = LivingMembers(folder, "0" * 16), LivingMembers(folder, "1" * 16)
+    for each, name in ((victim, "dead"), (here, "here")):
+        each.enter()
+        each.come("a" * 64, name)
+    victim.let_go()
+    looks = os.open(f"{folder}/{'0' * 16}", os.O_RDONLY)
+    try:
+        fcntl.flock(looks, fcntl.LOCK_SH)
+        assert here.survey().members == {"here"}
+    finally:
+        os.close(looks)
+    assert len(lines_of(path)) == 2
+    assert here.survey().members == {"here"}
+    assert len(lines_of(path)) == 1
+    here.leave()
 
 
 def test_many_lines_are_used_again(path: Path) -> None:

@@ -4,16 +4,18 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from member_process import MemberProcess, stop
+from member_process import MemberProcess, stop, until
 from spender import ACCOUNT, Spender, reason_of
 
 from budgetguard.stores import _store_errors as words
 from budgetguard.stores._living import LivingMembers
 from budgetguard.stores._processes import PROCESS
+from budgetguard.stores._store_file import FileMoved, StoreFile
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no store in a file there")
 
@@ -89,6 +91,24 @@ def test_an_old_log_is_not_written_over_newer_pages(
     assert revision(path) == 5
 
 
+def test_an_old_log_is_not_written_over_newer_pages_at_the_end(
+    path: Path, member: Callable[..., MemberProcess]
+) -> None:
+    """Likewise where this process only closes the file."""
+    here = Spender(str(path))
+    here.join()
+    touch(path)
+    pass_by(path)
+    other = member()
+    other.do("join")
+    other.do("look", credits=70)
+    other.kill()
+    here.link.close()
+    file = PROCESS.workers[here.store.path]._file
+    until(lambda: file.connection is None)
+    assert member().do("join")["credits"] == 70
+
+
 def test_a_commit_into_a_deleted_log_is_not_told(path: Path) -> None:
     """The log is deleted while a transaction is under way: the message is handled again where others see it."""
     here = Spender(str(path))
@@ -123,6 +143,31 @@ def test_what_was_answered_is_missing(path: Path) -> None:
         Path(f"{path}{rest}").unlink()
     assert here.beat(used=60).status == "reassert"
     assert here.join(used=60).lease == lease
+
+
+def test_a_file_that_is_replaced_while_it_is_opened(path: Path) -> None:
+    """The connection is to the one that others do not see any more."""
+    here = Spender(str(path))
+    here.join()
+    here.leave()
+    until(lambda: PROCESS.workers[here.store.path]._file.connection is None)
+    newer = path.with_name("newer.db")
+    shutil.copy(path, newer)
+    file = StoreFile(str(path), lambda: False)
+    opened = file._open
+
+    def late(mode: str) -> sqlite3.Connection:
+        connection = opened(mode)
+        if newer.exists():
+            newer.replace(path)
+        return connection
+
+    file._open = late  # type: ignore[method-assign]
+    with pytest.raises(FileMoved):
+        file.connect(time.monotonic() + 10)
+    file.connect(time.monotonic() + 10)
+    assert file.inode == path.stat().st_ino
+    file.close()
 
 
 @pytest.mark.parametrize("rest", ["", "-wal"])

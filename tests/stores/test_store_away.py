@@ -8,7 +8,8 @@ import pytest
 from staging import Caller, until, waiting
 from worlds import World, refused, world_of
 
-from budgetguard import BalanceUnavailable
+from budgetguard import BalanceUnavailable, InsufficientCredits
+from budgetguard._engine.shared_account import SharedAccount
 
 if TYPE_CHECKING:
     from in_memory import MemoryStore
@@ -90,6 +91,18 @@ def test_nobody_waits_longer_for_a_store_than_its_timeout(world: World) -> None:
     world.guards[0].acquire(10).release()
 
 
+def test_who_waits_for_a_balance_is_told_that_the_store_is_away(world: World) -> None:
+    """At once: nobody gives this process the right to refresh."""
+    store: MemoryStore = world.store
+    world.open()
+    world.clock.advance(6)
+    store.away = AWAY
+    error = Caller(lambda: world.guards[0].balance(max_age=0)).outcome()
+    assert isinstance(error, BalanceUnavailable)
+    assert error.reason == AWAY
+    store.away = None
+
+
 def test_a_caller_with_time_is_let_in_once_the_store_is_back(world: World) -> None:
     """It has not been refused meanwhile, or has been with the store's reason."""
     store: MemoryStore = world.store
@@ -150,6 +163,50 @@ def test_a_lease_ends_with_its_time(tmp_path: Path) -> None:
         held.release()
         world.advance(1)
         world.guards[0].acquire(5).release()
+
+
+def test_a_member_that_was_given_up_keeps_no_slack(world: World) -> None:
+    """Others may have been granted it meanwhile. It is told, once."""
+    store: MemoryStore = world.store
+    world.open()
+    lend(world)
+    first = world.accounts[0]._link.member  # type: ignore[attr-defined]
+    store.dead = {first}
+    world.hear(world.guards[1])
+    store.dead = set()
+    world.hear(world.guards[0])
+    world.advance(1)
+    joins = [each for each in store.messages if each.member == first and each.join is not None]
+    assert [each.report.keep for each in joins] == [0, 0]
+    assert kinds(world) == ["lease_lost"]
+
+
+def test_calls_without_a_decision_end_with_the_lease(tmp_path: Path) -> None:
+    """By either clock: nobody else would notice there that it has lapsed."""
+    with world_of("trio", tmp_path) as world:
+        world.open(hold_for=10, fresh_for=300)
+        lend(world)
+        account = world.accounts[0]
+        assert isinstance(account, SharedAccount)
+        session = account.membership
+        until = session.until_mono, session.until_wall
+        assert (account.fresh_until_mono, account.fresh_until_wall) == until
+
+
+def test_slack_that_the_balance_does_not_cover_any_more_is_not_used(world: World) -> None:
+    """Somebody else has spent it; also a call that needs no decision finds that out."""
+    provider = world.open()
+    lend(world)
+    first, second = world.guards[:2]
+    call = first.require_credits(min=1, name="call")(lambda: "done")
+    assert call() == "done"
+    provider.credits = 0
+    world.clock.advance(1)
+    second.balance(max_age=0)
+    world.hear(first)
+    assert world.accounts[0].ledger.room >= 2_000_000
+    with pytest.raises(InsufficientCredits):
+        call()
 
 
 @pytest.mark.parametrize("way", ["restart", "failover"])

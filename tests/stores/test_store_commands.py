@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 from member_process import MemberProcess, until
 
+from budgetguard import Guard, PreDev
 from budgetguard._cli.main import main
+from budgetguard._engine.shared_account import name_in_store
+from budgetguard.stores import SQLiteStore
 from budgetguard.stores.base import StoreUnavailable
 from budgetguard.stores.members import read_members
 from budgetguard.testing.sandbox import Sandbox
@@ -101,6 +104,20 @@ def test_members(
     assert columns.split()[:3] == ["pid", "host", "version"]
     [row] = [row for row in rows if row.split()[0] == str(second.process.pid)]
     assert "  gone, " in row
+
+
+def test_an_account_whose_members_do_not_name_its_provider(
+    path: Path, sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is named all the same, if it is the one in the environment: all its members may have gone."""
+    del sandbox
+    member = MemberProcess(path, name_in_store(str(PreDev().fingerprint)))
+    member.do("join")
+    assert main(["members", "--store", str(path)]) == 0
+    heading = capsys.readouterr().out.splitlines()[0]
+    member.kill()
+    assert heading.startswith("pre.dev (")
+    assert heading.endswith(", yours): the balance is not known yet; 1 process")
 
 
 def test_balance_and_check(
@@ -196,10 +213,43 @@ def test_there_is_no_store(
     """A path that was mistyped is wrong usage: no file is made, and nothing is asked."""
     assert main([*command.split(), "--store", str(path)]) == 2
     assert capsys.readouterr().err == (
-        f"budgetguard: There is no store at {path}. The first process that uses it makes it.\n"
+        f"budgetguard: There is no store at {path}. Give --store the path that the programs give to "
+        "SQLiteStore; the first of them that uses it makes it.\n"
     )
     assert not [*path.parent.iterdir()]
     assert not sandbox.balance_requests
+
+
+@pytest.mark.parametrize("command", ["members", "balance", "check --min 1", "pause", "resume"])
+@pytest.mark.parametrize(
+    ("given", "said"), [("", "--store is empty"), ("{}", "is a directory: give --store the path")]
+)
+def test_a_path_that_names_no_file(
+    command: str,
+    given: str,
+    said: str,
+    path: Path,
+    sandbox: Sandbox,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is wrong usage, and the sentence says what to give."""
+    del sandbox
+    assert main([*command.split(), "--store", given.format(path.parent)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_account_with_a_name(
+    path: Path, sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`balance` and `check` answer for the account that programs name, and not for another one with its key."""
+    store = SQLiteStore(path)
+    with Guard(PreDev(account="team"), store=store).acquire(40):
+        assert main(["balance", "--store", str(path), "--account", "team"]) == 0
+        assert "; 60 available, " in capsys.readouterr().out
+        assert main(["check", "--min", "61", "--store", str(path), "--account", "team"]) == 1
+        assert "40 are held by 1 running call" in capsys.readouterr().out
+    assert len(read_members(path)) == 1
+    del sandbox
 
 
 def test_a_store_that_nobody_used(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

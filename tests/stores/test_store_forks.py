@@ -87,6 +87,50 @@ assert here.beat().view.members == 1
     )
 
 
+def test_children_of_a_process_that_never_used_its_store_are_strangers(
+    store_script: Callable[[str], None],
+) -> None:
+    """A server makes the store and forks its workers: each of them has a name of its own."""
+    store_script(
+        """
+def child():
+    os.write(told[1], here.link.member.encode() + b" ")
+    assert here.join().status == "done"
+    assert here.leave().status == "done"
+
+told = os.pipe()
+children = [in_child(child) for _ in range(3)]
+for each in children:
+    done(each)
+names = os.read(told[0], 1000).split()
+assert len({here.link.member.encode(), *names}) == 4
+assert here.join().view.members == 1
+"""
+    )
+
+
+def test_a_child_is_shown_as_the_process_that_it_is(store_script: Callable[[str], None]) -> None:
+    """Its guard was made by its parent, and whoever reads the store sees the child's own id."""
+    store_script(
+        """
+from budgetguard import Guard, PreDev
+from budgetguard.stores import SQLiteStore
+from budgetguard.stores.members import read_members
+from budgetguard.testing.sandbox import Sandbox
+
+with Sandbox(credits=100) as sandbox:
+    guard = Guard(PreDev(sandbox.predev_key, base_url=sandbox.url), store=SQLiteStore(PATH), timeout=60)
+
+    def child():
+        guard.acquire(10).settle()
+        (account,) = read_members(PATH)
+        assert [each.pid for each in account.members] == [os.getpid()]
+
+    done(in_child(child))
+"""
+    )
+
+
 def test_a_child_does_not_keep_its_parent_alive(store_script: Callable[[str], None]) -> None:
     """The parent is killed while its child lives on: the child sees that it is dead."""
     store_script(
