@@ -9,6 +9,7 @@ from itertools import count
 from random import Random
 from typing import Any
 
+from allowances import Allowed
 from clocks import Machine
 from guard_member import forget
 from network import Links, Network
@@ -21,12 +22,14 @@ from vendor import Call, Vendor
 from virtual import VirtualClock
 from weather import Menu, Weather
 
-from budgetguard._core.errors import BalanceUnavailable
+from budgetguard._core.errors import BalanceUnavailable, InsufficientCredits
 from budgetguard._core.shared_head import SharedHead
 from budgetguard._core.store_messages import Message, Reply
+from budgetguard._engine.hold import Hold
 
 COLLECT_EVERY = 100
 MOST_SERVERS = 4
+LIMITS = (5, 20, 100, 400)
 STATES = 30
 """How many earlier states of a head a failover can go back to."""
 
@@ -35,10 +38,10 @@ class Fleet:
     """One run of so many `calls`; `trace` has a line for everything that happened, in order.
 
     `spender` makes what spends in a process. All else is drawn, but for a `menu` and `terms` that are given;
-    calls have one of the `costs`.
+    calls have one of the `costs`, and are of several `kinds`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0915  all that a seed draws
         self,
         seed: int,
         calls: int,
@@ -46,11 +49,29 @@ class Fleet:
         *,
         menu: Menu | None = None,
         costs: tuple[int, ...] = COSTS,
+        kinds: bool | None = None,
         **terms: Any,
     ) -> None:
         self.random = draw = Random(f"fleet {seed}")
         self.steps = calls
         self.costs = costs
+        # Apart, so that fleets of one kind of call are what they were before there were others.
+        self._kinds = Random(f"kinds {seed}")
+        drawn_kinds = getattr(spender, "every_kind", False) and self._kinds.random() < 0.6
+        self.kinds = drawn_kinds if kinds is None else kinds
+        self.budgets = [
+            Allowed(
+                name,
+                self._kinds.choice(LIMITS) * MICRO,
+                per=self._kinds.choice([20.0, 60.0, 300.0]),
+            )
+            for name in ("ada", "bob")
+        ]
+        self._blocks: dict[Process, Allowed] = {}
+        self.beyond = 0
+        """What was counted as held although the account may not have it: further attempts of calls."""
+        self.forgotten = float("-inf")
+        """Until when there were heads that did not know what calls took from keyed budgets."""
         self.clock = VirtualClock()
         self.loop = FleetLoop(self.clock)
         self.trace: list[str] = []
@@ -140,6 +161,25 @@ class Fleet:
     def kill(self, process: Process) -> None:
         """SIGKILL, and another process in its place; the provider goes on with what it has begun."""
         self.say(f"{process.name} is killed")
+        self._ends(process)
+
+    def exit(self, process: Process) -> None:
+        """The process exits in good order, and leaves its open calls as they are."""
+        self.counts["exit"] += 1
+        self.say(f"{process.name} exits")
+        process.leaving = process.runtime.stopping = True
+        process.start(self._exits(process), f"{process.name} exits")
+
+    async def _exits(self, process: Process) -> None:
+        await process.spender.exit()
+        self.loop.outside(0.0, self._exited, process)
+
+    def _exited(self, process: Process) -> None:
+        if process.alive:
+            self.say(f"{process.name} is gone")
+            self._ends(process)
+
+    def _ends(self, process: Process) -> None:
         process.kill()
         self.weather.disturbed.discard(process.name)
         for call in self.calls.values():
@@ -168,6 +208,7 @@ class Fleet:
         self._begins(server, old.head, self.clock.mono)
         self.primary = dict.fromkeys(self.primary, server)
         self._states.clear()
+        self.forgotten = self.clock.mono + self.terms.hold_for
         self.counts["restart"] += 1
         self.say(f"the store restarts empty: {epoch}")
 
@@ -188,6 +229,7 @@ class Fleet:
             old.up = False
         self.primary = {name: old if name in stay else server for name in self.primary}
         self._states.clear()
+        self.forgotten = self.clock.mono + self.terms.hold_for
         self.counts["failover"] += 1
         self.say(f"failover to {epoch}, {stay} stay with the old one")
         if stay:
@@ -215,6 +257,7 @@ class Fleet:
         """All members hear of the primary, and there is no other any more."""
         if not self.united():
             self.say("all members know the primary")
+            self.forgotten = max(self.forgotten, self.clock.mono)
             for server in self.servers[:-1]:
                 server.up = False
             self.primary = dict.fromkeys(self.primary, self.servers[-1])
@@ -302,7 +345,7 @@ class Fleet:
 
     def excused(self) -> int:
         """What others have spent, and what calls have cost beyond what they held."""
-        return self.vendor.spent_by_others
+        return self.vendor.spent_by_others + self.beyond
 
     def slots_excused(self) -> int:
         """Sessions whose members were lost with a state."""
@@ -362,7 +405,10 @@ class Fleet:
 
     def _start_a_call(self, number: int) -> None:
         process = self.random.choice(self.living())
-        if not process.runs:
+        if not process.runs or process.leaving:
+            return
+        if self.kinds and self._kinds.random() < 0.01:
+            self.exit(process)
             return
         random = self.random
         call = Call(
@@ -375,11 +421,26 @@ class Fleet:
             idle_before=process.idle_for(),
             stops_before=process.stops,
         )
+        if self.kinds:
+            call.kind = self._kinds.choice(["", "", "charged", "extend", "attempt"])
+            call.budgets = tuple(self._budgets_of(process))
         self.calls[number] = self.live[number] = call
         self.say(f"{number} asks {process.name} for {call.cost}, {call.slots}, waits {call.wait:g}")
         task = process.start(self._caller(call), f"call {number:06}")
         if random.random() < 0.05:
             self.loop.outside(random.expovariate(1 / 5), process.call, task.cancel)
+
+    def _budgets_of(self, process: Process) -> Iterator[Allowed]:
+        """Those that a call is in: of a block that lasts for a while, of a key."""
+        draw = self._kinds
+        if draw.random() < 0.2:
+            block = self._blocks.get(process)
+            if block is None or draw.random() < 0.1:
+                limit = draw.choice(LIMITS) * MICRO
+                block = self._blocks[process] = Allowed(f"a block of {process.name}", limit)
+            yield block
+        if draw.random() < 0.2:
+            yield draw.choice(self.budgets)
 
     def _forget(self) -> None:
         """Forget the calls that have ended."""
@@ -427,7 +488,7 @@ class Fleet:
             finally:
                 self.say(f"{call.number} out after {call.worked}")
                 call.state = "ended"
-            return call.worked
+            return call.worked - call.earlier
 
         return body
 
@@ -445,6 +506,47 @@ class Fleet:
                 await self.vendor.serve(call, request, seconds / len(requests))
             if random.random() < 0.02:
                 raise WorkFailed
+            if call.kind and handle is not None:
+                await self._goes_on(call, handle)
+
+    async def _goes_on(self, call: Call, handle: Hold) -> None:
+        """The call costs more than was expected, or tells what it has cost so far."""
+        draw = self._kinds
+        if call.kind == "charged":
+            self.counts["charged"] += 1
+            handle.charged(call.worked / MICRO)
+        elif call.kind == "extend":
+            await self._extends(call, handle, draw.choice(self.costs) * MICRO)
+        elif draw.random() < 0.2 and not call.earlier:
+            # The request before may still be working, for all that is known.
+            self.counts["another attempt"] += 1
+            self.say(f"{call.number} tries again, {call.cost} for the attempt before")
+            handle.keep_attempt()
+            call.held += call.cost
+            self.beyond += call.cost
+            call.earlier = call.worked
+            # What is still to come of it costs at most the rest.
+            await self.vendor.serve(call, [draw.randint(0, call.earlier)], draw.expovariate(1.0))
+
+    async def _extends(self, call: Call, handle: Hold, more: int) -> None:
+        draw, process, began = self._kinds, call.process, self.clock.mono
+        idle = process.idle_for()
+        self.say(f"{call.number} asks for {more} more")
+        try:
+            await handle.aextend(more / MICRO)
+        except (InsufficientCredits, BalanceUnavailable) as error:
+            self.counts["not extended"] += 1
+            self.say(f"{call.number} gets no more: {error}")
+            return
+        finally:
+            idle = process.idle_for() - idle
+            self.oracle.answered_extension(call, self.clock.mono - began - idle)
+        self.counts["extended"] += 1
+        call.held += more
+        self.say(f"{call.number} holds {call.held}")
+        self.oracle.covered(call)
+        self.oracle.within(call)
+        await self.vendor.serve(call, [draw.randint(0, more)], draw.expovariate(1.0))
 
     def _shares(self, total: int) -> Iterator[int]:
         if self.nature.books != "per inference" or total < 4 * MICRO:

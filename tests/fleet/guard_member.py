@@ -1,15 +1,22 @@
 """A real guard in one process of the fleet."""
 
 import contextlib
+from contextvars import Context
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from allowances import Allowed
 from processes import Process
 from sim_store import SimStore
 from spenders import Body, NeverConnected, Refused, Terms
 from vendor import Call, Vendor
 
-from budgetguard._core.errors import BalanceUnavailable, ConcurrencyLimit, InsufficientCredits
+from budgetguard._core.errors import (
+    BalanceUnavailable,
+    BudgetExceeded,
+    ConcurrencyLimit,
+    InsufficientCredits,
+)
 from budgetguard._engine.account_registry import _PROCESS, runtime_of
 from budgetguard._engine.binding import binding_of
 from budgetguard._engine.shared_account import SharedAccount
@@ -18,11 +25,15 @@ from budgetguard.guard import Guard
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from budgetguard.budget import Budget
+
 MICRO = 10**6
 
 
 class GuardMember:
     """A guard whose account is in the simulated store, with callers in every way there is."""
+
+    every_kind = True
 
     def __init__(self, process: Process, store: SimStore, vendor: Vendor, terms: Terms) -> None:
         also: dict[str, Any] = {"hold_for": terms.hold_for} if store.expires else {}
@@ -46,6 +57,7 @@ class GuardMember:
         self.account = account
         self._clock = process.machine
         self._process = process
+        self._blocks: dict[Allowed, Budget] = {}
         self._guarded: dict[tuple[int, float, int], Callable[..., Any]] = {}
 
     @property
@@ -82,7 +94,12 @@ class GuardMember:
 
     async def call(self, call: Call, body: Body) -> None:
         try:
-            await self._random.choice([self._block, self._function, self._acquired])(call, body)
+            with contextlib.ExitStack() as inside:
+                for allowed in call.budgets:
+                    inside.enter_context(self._budget(allowed))
+                await self._random.choice([self._block, self._function, self._acquired])(call, body)
+        except BudgetExceeded as error:
+            raise Refused(str(error), "budget") from None
         except InsufficientCredits as error:
             raise Refused(
                 str(error), "credits", final=not error.retryable, queued=float(error.queued)
@@ -91,6 +108,20 @@ class GuardMember:
             raise Refused(str(error), "slots", final=not error.retryable) from None
         except BalanceUnavailable as error:
             raise Refused(error.reason, "an answer") from None
+
+    def _budget(self, allowed: Allowed) -> contextlib.AbstractContextManager[Any]:
+        limit = allowed.limit / MICRO
+        if allowed.per is not None:
+            return self.guard.budget(limit, name="fleet", key=allowed.name, per=allowed.per)
+        block = self._blocks.get(allowed)
+        if block is None:
+            block = self._blocks[allowed] = self.guard.budget(limit, name=allowed.name)
+            # It lasts: calls are in it that come later.
+            Context().run(block.__enter__)
+        return block.use()
+
+    def held_in_blocks(self) -> float:
+        return float(sum(block.held for block in self._blocks.values()))
 
     async def _block(self, call: Call, body: Body) -> None:
         block = self.guard.require_credits(

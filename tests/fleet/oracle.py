@@ -9,12 +9,13 @@ F4  When all is quiet, every credit is back: nothing leased, nothing pending, fr
 F5  A member's lease covers what its calls hold, what it may still let in, and what it has not reported.
     One that was given up lets nobody in.
 F6  What a head takes for free is there, besides all that was let in and all that members may let in.
+F7  What calls in a budget hold and have cost is within its limit, but for what a lost state knew.
 """
 
 from typing import TYPE_CHECKING
 
 from processes import Process
-from sim_store import Server
+from sim_store import TIMEOUT, Server
 from vendor import Call
 
 from budgetguard._core.store_messages import Message, Reply
@@ -66,12 +67,10 @@ class Oracle:
         fleet = self.fleet
         fleet.counts["admitted"] += 1
         self._in_time(call)
-        short = fleet.floor - self.spare() - self.allowed - fleet.excused()
-        if short > 0:
-            self.fail(
-                f"F1: call {call.number} of {call.cost} is not covered, {short / MICRO:g} short"
-                f" ({self.allowed / MICRO:g} allowed)"
-            )
+        self.covered(call)
+        for budget in call.budgets:
+            budget.calls.append((call.arrived, call))
+            self.within(call)
         limit = fleet.vendor.nature.slots
         if call.slots and limit:
             using = sum(
@@ -81,6 +80,28 @@ class Oracle:
             )
             if using > limit + fleet.slots_excused():
                 self.fail(f"F1: {using} sessions at once, {limit} allowed")
+
+    def covered(self, call: Call) -> None:
+        """F1, for a call that holds more than a moment ago."""
+        short = self.fleet.floor - self.spare() - self.allowed - self.fleet.excused()
+        if short > 0:
+            self.fail(
+                f"F1: call {call.number} of {call.held / MICRO:g} is not covered,"
+                f" {short / MICRO:g} short ({self.allowed / MICRO:g} allowed)"
+            )
+
+    def within(self, call: Call) -> None:
+        """F7, for a call that holds more than a moment ago."""
+        fleet, now = self.fleet, self.fleet.clock.mono
+        for budget in call.budgets:
+            if budget.per is not None and now < fleet.forgotten + budget.per:
+                continue
+            taken = budget.taken(now)
+            if taken > budget.limit + fleet.beyond:
+                self.fail(
+                    f"F7: with call {call.number}, {taken / MICRO:g} are taken from"
+                    f" {budget.name} of {budget.limit / MICRO:g}"
+                )
 
     def lost(self, micro: int, why: str) -> None:
         """That much may be overspent from now on: nobody is left who knew of it."""
@@ -109,6 +130,12 @@ class Oracle:
         self._in_time(call)
         if self.restless + BACKOFF + SETTLES <= call.arrived:
             self.fail(f"F2: call {call.number} got no answer in the calmest weather")
+
+    def answered_extension(self, call: Call, took: float) -> None:
+        """F3, for a call that asked for more: it waits for the store, and for nothing else."""
+        late = took - TIMEOUT * 1.02 - LATE
+        if late > 0:
+            self.fail(f"F3: call {call.number} was told {late:.2f} s late whether it gets more")
 
     def returned(self, call: Call) -> None:
         """F3, for a caller that got any other answer."""
@@ -181,6 +208,7 @@ class Oracle:
             server.unsaid.discard(message.member)
             if message.leave:
                 del self._epochs[message.member]
+                self._lives_on(fleet.process(message.member))
         if server is not fleet.servers[-1]:
             record = head.members.get(message.member)
             drawn = 0 if record is None else record.lease + record.pending
@@ -230,16 +258,20 @@ class Oracle:
                 del self._epochs[process.name]
                 if process.spender.slack() and fleet.primary[process.name] is server:
                     self.fail(f"F5: {process.name} was given up, and may take more")
-            begun = [
-                call
-                for call in fleet.calls.values()
-                if call.process is process and call.state == "open"
-            ]
-            if begun or process.spender.used:
-                fleet.counts["lives, and was given up"] += 1
-            nature = fleet.vendor.nature
-            patience = 0.95 * (nature.lag + nature.linger)
-            fleet.loop.outside(patience, self._goes_on, process, begun)
+            self._lives_on(process)
+
+    def _lives_on(self, process: Process) -> None:
+        fleet = self.fleet
+        begun = [
+            call
+            for call in fleet.calls.values()
+            if call.process is process and call.state == "open"
+        ]
+        if begun or process.spender.used:
+            fleet.counts["lives, and was given up"] += 1
+        nature = fleet.vendor.nature
+        patience = 0.95 * (nature.lag + nature.linger)
+        fleet.loop.outside(patience, self._goes_on, process, begun)
 
     def _goes_on(self, process: Process, begun: list[Call]) -> None:
         micro = sum(call.promised for call in begun if call.state == "open" or call.to_come)
@@ -286,6 +318,10 @@ class Oracle:
         waiting = [each for member in head.members.values() for each in member.needs]
         if waiting:
             msg = f"F4: {len(waiting)} still wait"
+            raise Broken(msg)
+        held = [each.spender.held_in_blocks() for each in fleet.living() if fleet.kinds]
+        if any(held):
+            msg = f"F4: {sum(held)} are held in budgets"
             raise Broken(msg)
         free = None if head.snapshot is None else head.free(0, 0)
         if free != fleet.vendor.true:

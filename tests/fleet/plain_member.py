@@ -66,6 +66,8 @@ class Ended:
 class PlainMember:
     """One member; `room` is what callers may take now, `used` what open calls hold."""
 
+    every_kind = False
+
     def __init__(self, process: Process, store: SimStore, vendor: Vendor, terms: Terms) -> None:
         self.process, self.vendor, self.terms = process, vendor, terms
         self.link = store.link(FINGERPRINT, process.runtime)

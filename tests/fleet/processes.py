@@ -125,6 +125,8 @@ class Process:
         self.loop = loop
         self.alive = True
         self.stopped = False
+        self.leaving = False
+        """Whether it is about to exit."""
         self.held: list[asyncio.Handle] = []
         self.tasks: set[asyncio.Task[Any]] = set()
         self.stops = 0

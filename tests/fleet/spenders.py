@@ -27,6 +27,9 @@ class Terms:
 class Spender(Protocol):
     """A guard of one process, or a member written from the protocol."""
 
+    every_kind: bool
+    """Whether it knows budgets, and calls whose holds change."""
+
     used: int
     """What open calls hold."""
 

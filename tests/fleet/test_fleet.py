@@ -18,6 +18,7 @@ from budgetguard._core.clock import Instant
 from budgetguard._core.leased_ledger import LeasedLedger
 from budgetguard._core.member_record import MemberRecord
 from budgetguard._core.queued_needs import Remainder
+from budgetguard._core.shared_budgets import SharedBudget
 from budgetguard._core.shared_head import SharedHead
 from budgetguard._core.store_messages import Landing, Message, Need, Report, Status
 from budgetguard._core.virtual_clock import VirtualClock
@@ -26,7 +27,7 @@ from budgetguard._engine.membership import Membership
 
 MICRO = 10**6
 
-HOLD, DIE = MemberRecord.hold, MemberRecord.die
+HOLD, DIE, LEAVE = MemberRecord.hold, MemberRecord.die, MemberRecord.leave
 SESSION, TAKE, ADVANCE = SharedHead._session, SharedHead._take, VirtualClock.advance
 LAND, LEND, LEFT = SharedHead._land, SharedHead._lend, Remainder.above_floor
 REPORT = LeasedLedger.report
@@ -115,6 +116,12 @@ def dies_at_once(member: MemberRecord, now: float) -> None:
     DIE(member, now)
 
 
+def leaves_free(member: MemberRecord, now: float) -> None:
+    """What calls still use is free as soon as their process has said that it goes."""
+    member.used = 0
+    LEAVE(member, now)
+
+
 @dataclass(frozen=True)
 class World:
     """Where a safety is missed; whatever is not given is drawn from the seed."""
@@ -125,6 +132,7 @@ class World:
     menu: Menu | None = None
     costs: tuple[int, ...] = COSTS
     terms: tuple[tuple[str, Any], ...] = ()
+    kinds: bool = False
 
     def run(self) -> Fleet:
         """Run it to its end."""
@@ -134,6 +142,7 @@ class World:
             self.spender,
             menu=self.menu,
             costs=self.costs,
+            kinds=self.kinds,
             **dict(self.terms),
         )
         fleet.run()
@@ -200,6 +209,12 @@ SAFETIES = {
         "F6: ",
         plain(101, 30, Menu(crashes=0.1), terms=(("fresh_for", 1.0),)),
     ),
+    "what the leaving use": Safety(
+        MemberRecord, "leave", leaves_free, "F6: ", guards(8, 60, Menu(), kinds=True)
+    ),
+    "a budget's room": Safety(
+        SharedBudget, "room", lambda *_: 10**15, "F7: ", guards(1, 60, Menu(), kinds=True)
+    ),
 }
 
 SEEDS = 20
@@ -224,6 +239,6 @@ def test_nothing_breaks_there(name: str) -> None:
 
 def test_the_same_seed_is_the_same_trace() -> None:
     """A failing seed can be run again: the trace is the same, line by line."""
-    first, second = (guards(4, 30).run().trace for _ in range(2))
+    first, second = (guards(4, 30, kinds=True).run().trace for _ in range(2))
     assert first == second
     assert len(first) > 100

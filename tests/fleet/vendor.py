@@ -27,8 +27,11 @@ class Call:
     state: Literal["asking", "open", "ended"] = "asking"
     held: int = 0
     worked: int = 0
-    beyond: int = 0
-    """How much more it has cost than it held."""
+    earlier: int = 0
+    """What was worked in attempts before the last."""
+    kind: str = ""
+    """What else is done with its hold."""
+    budgets: tuple[Any, ...] = ()
     answered: bool = False
     least: float = float("inf")
     """The least that was free or in slack at any moment since it asked, besides what others asked for."""
@@ -38,6 +41,13 @@ class Call:
     def worked_since(self, moment: float) -> int:
         """What the provider has worked for it since then."""
         return sum(micro for at, micro in self.work if at >= moment)
+
+    @property
+    def holds_or_costs(self) -> int:
+        """What it takes from a budget, at least."""
+        if self.state == "open" and self.process.alive:
+            return self.held
+        return self.worked + self.to_come
 
     @property
     def to_come(self) -> int:
