@@ -362,6 +362,17 @@ def test_a_member_that_does_not_answer_keeps_nobody_from_asking_the_others(store
     assert store.send("ann", needs=(need(2, 75),)).granted == (2,)
 
 
+def test_a_recall_begins_when_it_is_sent_though_the_clock_stood_still_before(store: Store) -> None:
+    """Time that passed before it counts for nobody, also if a member vouches for it only afterwards."""
+    store.send("bob", want=1000)
+    store.time += 5 * RECALL_PATIENCE
+    assert store.send("new", join=True, needs=(need(1, 90),)).refused == ()
+    assert store.send("ann").view.missing == 0
+    assert store.send("new", needs=(need(1, 90),)).refused == ()
+    store.send("bob", recall=1)
+    assert store.send("new", needs=(need(1, 90),)).granted == (1,)
+
+
 def test_a_second_recall_gives_no_more_time_for_the_first(store: Store) -> None:
     """Or a member that never answers would be waited for as long as others are short."""
     store.send("bob", want=1000)

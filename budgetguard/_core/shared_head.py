@@ -551,7 +551,7 @@ class SharedHead(AccountState):
         for member in self.members.values():
             # Who has not answered the last one is not given more time by the next.
             if (member.lease > 0 or member.slots) and member.recall >= self.recall:
-                member.asked_at = self.now
+                member.asked_at = self.clock.latest
         self.recall += 1
         self.calm_until = max(self.calm_until, self.now + CALM)
 

@@ -166,7 +166,7 @@ SAFETIES = {
     "what a member keeps": Safety(MemberRecord, "hold", takes_back_all, "F5: ", plain(1, 20)),
     "what it takes from": Safety(LeasedLedger, "report", goes_on_with_all, "F5: ", guards(1, 20)),
     "message numbers": Safety(SharedHead, "_session", any_number, "F5: ", plain(14, 20)),
-    "stored replies": Safety(SharedHead, "_take", no_stored_reply, "F5: ", plain(14, 50)),
+    "stored replies": Safety(SharedHead, "_take", no_stored_reply, "F5: ", plain(64, 60)),
     "regrouping": Safety(SharedHead, "granting", property(lambda _: True), "F6: ", plain(0, 20)),
     "stamps before requests": Safety(
         SharedHead, "_land", stamped_when_it_lands, "F6: ", plain(22, 50)
@@ -196,18 +196,24 @@ SAFETIES = {
         plain(136, 65, Menu(), costs=(1,), terms=(("floor", 30 * MICRO),)),
     ),
     "no slack while short": Safety(
-        SharedHead, "_lend", slack_while_short, "F2: ", plain(421, 15, Menu(top_ups=0.1))
+        SharedHead,
+        "_lend",
+        slack_while_short,
+        "F2: .* got no answer",
+        plain(1480, 60, Menu(top_ups=0.1), costs=(1, 10, 50)),
     ),
     "recalls": Safety(
         SharedHead, "_recall_for", lambda *_: False, "F2: ", plain(101, 15, Menu(top_ups=0.1))
     ),
-    "what the dead held": Safety(MemberRecord, "die", dies_free, "F6: ", plain(1, 20)),
+    "what the dead held": Safety(
+        MemberRecord, "die", dies_free, "F6: ", plain(1, 60, Menu(crashes=0.1))
+    ),
     "patience with the dead": Safety(
         MemberRecord,
         "die",
         dies_at_once,
         "F6: ",
-        plain(101, 30, Menu(crashes=0.1), terms=(("fresh_for", 1.0),)),
+        plain(722, 30, Menu(crashes=0.1), terms=(("fresh_for", 1.0),)),
     ),
     "what the leaving use": Safety(
         MemberRecord, "leave", leaves_free, "F6: ", guards(8, 60, Menu(), kinds=True)
