@@ -5,11 +5,11 @@ function H.load_grants()
     if H.grants_loaded then return end
     H.grants_loaded = true
 
-    local A, all_members, all_needs, before_holds, committed, floor, from_account, granting, huge, in_budget, least,
-        less, minus, missing, most, plus, positive, same, set_lease, set_needs, set_running, set_slots, set_used,
+    local A, all_members, all_needs, before_holds, committed, floor, from_account, granting, huge, in_budget, latest,
+        least, less, minus, missing, most, plus, positive, same, set_lease, set_needs, set_running, set_slots, set_used,
         slots_in_use, times, waiting_needs, woken =
         H.A, H.all_members, H.all_needs, H.before_holds, H.committed, H.floor, H.from_account, H.granting, H.huge,
-        H.in_budget, H.least, H.less, H.minus, H.missing, H.most, H.plus, H.positive, H.same, H.set_lease,
+        H.in_budget, H.latest, H.least, H.less, H.minus, H.missing, H.most, H.plus, H.positive, H.same, H.set_lease,
         H.set_needs, H.set_running, H.set_slots, H.set_used, H.slots_in_use, H.times, H.waiting_needs, H.woken
 
     local CALM = 0.25
@@ -138,7 +138,7 @@ function H.load_grants()
     local function recall_all()
         for _, member in ipairs(all_members()) do
             if positive(member.lease) or member.slots ~= 0 then
-                if member.recall >= A.recall then member.asked_at = A.now end
+                if member.recall >= A.recall then member.asked_at = latest() end
                 member.changed = true
             end
         end
