@@ -333,7 +333,8 @@ class SharedHead(AccountState):
         )
         member.reply = reply
         self._forget()
-        view = self._view(name, report, debits=bool(report.needs))
+        unmet = bool(answers.refused or answers.over or member.needs)
+        view = self._view(name, report, debits=unmet)
         # Only now: what is forgotten is as if it had never been there, and is shown once more before.
         self.budgets.forget(self.now)
         return replace(reply, view=view)
@@ -388,16 +389,18 @@ class SharedHead(AccountState):
         """Give up the members that died, or were silent for as long as they said that they may be."""
         gone = set(dead)
         self.awaited -= gone - self.members.keys()
-        found, waiting = False, set[str]()
+        found, waiting = set[str](), set[str]()
         for name, member in self.members.items():
             if not member.gone and (name in gone or member.silent(self.now)):
                 member.die(self.clock.latest)
                 self.budgets.died(name, self.now)
                 self.awaited.discard(name)
-                waiting |= self._end_refresh_of(name)
-                found = True
+                found.add(name)
         if not found:
             return set()
+        if self.refreshing_member in found:
+            # Once all are known who died: those wait for nothing any more.
+            waiting = self._end_refresh_of(self.refreshing_member)
         self._settle_on_a_setting()
         self._forget()
         return self._answerable("") | waiting
@@ -447,12 +450,7 @@ class SharedHead(AccountState):
     @property
     def somebody_waits(self) -> bool:
         """Whether any need is not met, but for those that only their own budgets have no room for."""
-        return any(
-            self._in_budget(queued.need)
-            for member in self.members.values()
-            if member.needs and self._answers(member)
-            for queued in member.needs
-        )
+        return any(self._in_budget(queued.need) for _, queued in self._waiting())
 
     def _in_budget(self, need: Need) -> bool:
         return not need.budgets or self.budgets.fits(need, self.now) is None

@@ -75,7 +75,7 @@ class BalanceSnapshot:
         """The snapshot as JSON values; what has no bound is null."""
         return {
             "sent": list(self.sent),
-            "balance": _dumped(self.balance),
+            "balance": balance_to_json(self.balance),
             "credits": _bounded(self.credits),
             "ceiling": _bounded(self.ceiling),
             "cap": _bounded(self.cap),
@@ -90,7 +90,7 @@ class BalanceSnapshot:
         """The snapshot that `dump` gave."""
         return cls(
             sent=Instant(*state["sent"]),
-            balance=_loaded(state["balance"]),
+            balance=balance_from_json(state["balance"]),
             credits=_unbounded(state["credits"]),
             ceiling=_unbounded(state["ceiling"]),
             cap=_unbounded(state["cap"]),
@@ -111,7 +111,7 @@ def refused(snapshot: BalanceSnapshot, until: float) -> BalanceSnapshot:
     return replace(snapshot, balance=empty, refused_until=until)
 
 
-def _dumped(balance: Balance) -> dict[str, Any]:
+def balance_to_json(balance: Balance) -> dict[str, Any]:
     """A balance as JSON values, without its monotonic stamp, which means nothing to another process."""
     limit, used, renews = balance.cost_limit, balance.credits_used, balance.renews_at
     tier: object = balance.tier  # whatever a provider gave: nothing has checked it
@@ -127,7 +127,7 @@ def _dumped(balance: Balance) -> dict[str, Any]:
     }
 
 
-def _loaded(state: dict[str, Any]) -> Balance:
+def balance_from_json(state: dict[str, Any]) -> Balance:
     renews = state["renews_at"]
     return Balance(
         credits=state["credits"],

@@ -1,12 +1,14 @@
 """The worlds in which the same scenarios run: without a store, and with members that take turns."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import cycle
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
+import redis_servers
 from in_memory import MemoryStore
 
 from budgetguard import Event, Guard, InsufficientCredits
@@ -16,6 +18,7 @@ from budgetguard._engine.binding import binding_of
 from budgetguard._engine.shared_account import SharedAccount
 from budgetguard._io.loop import Runtime
 from budgetguard.stores import SQLiteStore, _transactions
+from budgetguard.stores._redis_store import RedisStore
 from budgetguard.testing import FakeProvider, HandClock
 from budgetguard.testing.clock import settle
 
@@ -23,6 +26,7 @@ from budgetguard.testing.clock import settle
 BEATS = 0.25
 # What a world may need in real seconds until nobody has anything left to do.
 _PATIENCE = 10.0
+_NUMBERS = count(1)
 
 
 class World:
@@ -128,7 +132,8 @@ class World:
         (self.told if event.operation is None else self.events).append(event)
 
     def close(self) -> None:
-        """End the members' loops."""
+        """End the members' loops, once what is under way has arrived: their time stands still from now on."""
+        self.settle()
         for runtime in self.runtimes:
             runtime.stop()
         for account in self._made:
@@ -158,12 +163,32 @@ def _sqlite(_: HandClock, folder: Path) -> Any:
     return SQLiteStore(folder / "credits.db")
 
 
+class ClockedRedisStore(RedisStore):
+    """A store whose server goes by a test's clock."""
+
+    clock: HandClock
+
+    def options(self) -> str:
+        """The server's time is the test's."""
+        return json.dumps({"clock": self.clock.monotonic()})
+
+
+def _redis(clock: HandClock, folder: Path) -> Any:
+    redis_servers.driver()
+    store = ClockedRedisStore(
+        f"redis://127.0.0.1:{redis_servers.redis_server()}", prefix=f"test-{next(_NUMBERS)}"
+    )
+    store.clock = clock
+    return store
+
+
 WORLDS: dict[str, tuple[Callable[[HandClock, Path], Any], int]] = {
     "alone": (_no_store, 1),
     "single": (_memory, 1),
     "pair": (_memory, 2),
     "trio": (_memory_that_expires, 3),
     "sqlite": (_sqlite, 2),
+    "redis": (_redis, 2),
 }
 """Names, stores and numbers of members."""
 

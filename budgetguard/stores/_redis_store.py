@@ -1,0 +1,116 @@
+"""The store in a server that speaks Redis's protocol: for processes on many machines."""
+
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING
+
+from budgetguard._core.clean_tracebacks import clean_traceback
+from budgetguard._core.durations import seconds
+from budgetguard._core.errors import ConfigurationError
+from budgetguard.stores._redis_server import server_of
+
+if TYPE_CHECKING:
+    from budgetguard._core.store_messages import Message, Reply
+    from budgetguard._io.loop import Runtime
+    from budgetguard.stores._redis_hub import RedisHub
+
+
+class RedisStore:
+    """A Redis (7.0 or newer) or Valkey server that processes on many machines share.
+
+    - `url_or_client`: such as "redis://localhost:6379", or a client of redis-py or valkey-py, of which the
+      store takes the address and the credentials, and nothing else.
+    - `prefix`: of all keys and channels.
+    - `timeout`: seconds that one exchange may take, connecting included.
+    """
+
+    expires = True
+    drift = 0.0
+
+    @clean_traceback
+    def __init__(
+        self,
+        url_or_client: object,
+        *,
+        prefix: str = "budgetguard",
+        confirm: int = 0,
+        timeout: float = 2,
+    ) -> None:
+        self.timeout = seconds(timeout, "timeout", positive=True)
+        if not isinstance(prefix, str) or not prefix or set(prefix) & set("{} \r\n"):
+            msg = 'prefix takes a name such as "budgetguard", without spaces and braces.'
+            raise ConfigurationError(msg)
+        if confirm != 0:
+            msg = "confirm takes 0 for now."
+            raise ConfigurationError(msg)
+        self.prefix = prefix
+        self.server = server_of(url_or_client)
+        self.name = f"the store at {self.server.where}"
+
+    @property
+    def identity(self) -> Hashable:
+        """Equal for two objects with the same server and prefix."""
+        return ("redis", self.server.identity, self.prefix)
+
+    def link(self, account: str, runtime: "Runtime") -> "RedisLink":
+        """A link for the account with that fingerprint. Nothing is started before the first exchange."""
+        return RedisLink(self, account, runtime)
+
+    def options(self) -> str:
+        """What the script is told beside the message: nothing, but in tests."""
+        return ""
+
+    def __repr__(self) -> str:
+        return (
+            f"RedisStore({self.server.where!r}, prefix={self.prefix!r}, timeout={self.timeout:g})"
+        )
+
+
+class RedisLink:
+    """One account of this process in a server."""
+
+    def __init__(self, store: RedisStore, account: str, runtime: "Runtime") -> None:
+        # Imported late: most programs that could have a store have none.
+        from budgetguard.stores._redis_hub import PROCESS
+
+        PROCESS.hook()
+        self._process = PROCESS
+        self._number = next(PROCESS.numbers)
+        self._store = store
+        self._account = account
+        self._runtime = runtime
+        self._hear: Callable[[], None] | None = None
+        self._attended: tuple[RedisHub, str] | None = None
+
+    @property
+    def member(self) -> str:
+        """The process and a number; another one in a forked child."""
+        return f"{self._process.token}.{self._number}"
+
+    async def exchange(self, message: "Message") -> "Reply":
+        """Send a message, on the private loop; raises StoreUnavailable within the store's timeout."""
+        return await self._hub().exchange(self._account, message, self._store.options())
+
+    def listen(self, hear: Callable[[], None] | None) -> None:
+        """While set, have `hear` called on the private loop when this member should send a message."""
+        self._hear = hear
+        if hear is not None:
+            hub, member = self._hub(), self.member
+            if self._attended != (hub, member):
+                self._attended = hub, member
+                hub.attend(member, self)
+
+    def close(self) -> None:
+        """Give up the link. A member that did not leave counts as dead from now on."""
+        self._hear = None
+        if self._attended is not None:
+            hub, member = self._attended
+            self._runtime.nudge(lambda: hub.part(member))
+
+    def notify(self) -> None:
+        """Tell whoever listens; on the private loop."""
+        if self._hear is not None:
+            self._hear()
+
+    def _hub(self) -> "RedisHub":
+        store = self._store
+        return self._process.hub(store.server, store.prefix, store.timeout, self._runtime)
