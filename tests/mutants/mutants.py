@@ -3710,6 +3710,13 @@ MUTANTS = [
         IN_HEAD,
     ),
     Mutant(
+        "a recall's time counts from before it was sent, where the clock stood still",
+        "_core/shared_head.py",
+        "member.asked_at = self.clock.latest",
+        "member.asked_at = self.now",
+        IN_HEAD,
+    ),
+    Mutant(
         "a recall counts only what others have",
         "_core/queued_needs.py",
         "helped = min(helped, int(free + credits) // amount)",
