@@ -1536,11 +1536,11 @@ MUTANTS = [
         "tests/stores/test_leaving.py",
     ),
     Mutant(
-        "a loop that is stopped twice says goodbye twice",
+        "a loop that is stopped twice is waited for twice",
         "_io/loop.py",
         "        if self.stopping:  # `at_exit` may call twice\n            return\n",
         "",
-        "tests/process/test_exit.py",
+        "tests/stores/test_leaving.py",
     ),
     Mutant(
         "a fork does not wait for imports",
