@@ -286,8 +286,10 @@ class SharedAccount(Account):
             link.close()
 
     def _hear_hint(self) -> None:
-        if self.membership.listens:
-            self.membership.nudged = True
+        membership = self.membership
+        # The reply to a message that is under way may bring the slack that the hint is about.
+        if membership.listens or membership.under_way is not None:
+            membership.nudged = True
             self.flush()
 
     def _receive(self, now: Instant, effects: Effects, message: Message, reply: Reply) -> None:

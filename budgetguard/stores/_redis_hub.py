@@ -136,9 +136,12 @@ class RedisHub:
 
     # Wake-ups.
 
-    def attend(self, member: str, listener: WakeListener) -> None:
-        """Tell a link when its member is woken."""
+    def register(self, member: str, listener: WakeListener) -> None:
+        """From now on, tell a link when its member is woken."""
         self._listeners[member] = listener
+
+    def attend(self) -> None:
+        """Somebody wants to hear it: subscribe, if that is not done yet."""
         self._listens.set()
 
     def part(self, member: str) -> None:

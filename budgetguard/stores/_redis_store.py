@@ -79,7 +79,9 @@ class RedisLink:
         self._account = account
         self._runtime = runtime
         self._hear: Callable[[], None] | None = None
-        self._attended: tuple[RedisHub, str] | None = None
+        # Whether a hint came while nobody wanted to hear it: it may be about the reply to come.
+        self._missed = False
+        self._known: tuple[RedisHub, str] | None = None
 
     @property
     def member(self) -> str:
@@ -88,27 +90,34 @@ class RedisLink:
 
     async def exchange(self, message: "Message") -> "Reply":
         """Send a message, on the private loop; raises StoreUnavailable within the store's timeout."""
-        return await self._hub().exchange(self._account, message, self._store.options())
+        hub, member = self._hub(), self.member
+        if self._known != (hub, member):
+            self._known = hub, member
+            hub.register(member, self)
+        self._missed = False
+        return await hub.exchange(self._account, message, self._store.options())
 
     def listen(self, hear: Callable[[], None] | None) -> None:
         """While set, have `hear` called on the private loop when this member should send a message."""
         self._hear = hear
         if hear is not None:
-            hub, member = self._hub(), self.member
-            if self._attended != (hub, member):
-                self._attended = hub, member
-                hub.attend(member, self)
+            self._hub().attend()
+            if self._missed:
+                self._missed = False
+                self._runtime.nudge(self.notify)
 
     def close(self) -> None:
         """Give up the link. A member that did not leave counts as dead from now on."""
         self._hear = None
-        if self._attended is not None:
-            hub, member = self._attended
+        if self._known is not None:
+            hub, member = self._known
             self._runtime.nudge(lambda: hub.part(member))
 
     def notify(self) -> None:
         """Tell whoever listens; on the private loop."""
-        if self._hear is not None:
+        if self._hear is None:
+            self._missed = True
+        else:
             self._hear()
 
     def _hub(self) -> "RedisHub":

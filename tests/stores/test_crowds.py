@@ -113,3 +113,20 @@ def test_who_leaves_without_an_answer_is_taken_out_of_the_head(world: World) -> 
         assert isinstance(each.outcome(), RuntimeError)
     world.settle()
     assert not head.somebody_waits
+
+
+def test_a_hint_that_is_faster_than_a_reply_is_heard(world: World) -> None:
+    """It may be about the slack that the reply brings, and came over another connection."""
+    world.open()
+    store: MemoryStore = world.store
+    account: Any = world.accounts[0]
+    store.takes, store.hangs = 0.01, True
+    account.membership.nudged = True
+    account.flush()
+    before = len(store.messages)
+    until(lambda: account.membership.under_way is not None)
+    assert not account.membership.listens
+    account._hear_hint()
+    for _ in range(4):
+        world.advance(0.01)
+    assert len(store.messages) == before + 2

@@ -143,7 +143,8 @@ def test_who_should_send_a_message_is_woken(port: int) -> None:
             def notify(self) -> None:
                 heard.set()
 
-        one.hub.attend(one.name, Listener())
+        one.hub.register(one.name, Listener())
+        one.hub.attend()
         await heard.wait()  # it listens now, and may have missed something before
         await one.say(join=Join(60.0))
         await other.say(join=Join(60.0))
