@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Seconds until a lost subscription is made again.
 _AGAIN = 1.0
+# Without one of its own, redis-py 5 ends a subscription that hears nothing for the connection's time-out.
+_PATIENCE = 3600.0
 
 
 class WakeListener(Protocol):
@@ -166,7 +168,7 @@ class RedisHub:
         try:
             await subscription.subscribe(self._channel)
             while True:
-                heard = await subscription.get_message(timeout=None)
+                heard = await subscription.get_message(timeout=_PATIENCE)
                 if heard is None:
                     continue
                 if heard["type"] == "subscribe":

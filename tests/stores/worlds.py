@@ -193,7 +193,7 @@ WORLDS: dict[str, tuple[Callable[[HandClock, Path], Any], int]] = {
 """Names, stores and numbers of members."""
 
 if os.environ.get("BUDGETGUARD_REDIS") == "1":
-    # Only on request: with a clock that stands still, a caller whose hint is lost waits for ever.
+    # Only on request, until the store is public: a hint that is lost hangs where the clock stands still.
     WORLDS["redis"] = (_redis, 2)
 
 
