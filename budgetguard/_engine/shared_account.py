@@ -309,11 +309,12 @@ class SharedAccount(Account):
         if epoch and reply.epoch != epoch:
             self._emit_all(effects, "regrouped", now, self.store.name)
         changed = self._see(now, effects, reply, sent, anew=reply.epoch != epoch)
-        self._follow(now, effects, message, reply)
         windows = ledger.budgets.granted
         granted = {ticket: windows.get(ticket, ()) for ticket in reply.granted}
         over = {ticket: ledger.budgets.over(budget, now) for ticket, budget in reply.over}
+        # First: what was granted is in the lease already, and others must not take it.
         self.wait_queue.answered(now, granted, set(reply.refused), over)
+        self._follow(now, effects, message, reply)
         if changed or reply.refused or was_away is not None or reply.status != "done":
             self.wait_queue.review(now)
         else:

@@ -248,3 +248,9 @@ def test_the_same_seed_is_the_same_trace() -> None:
     first, second = (guards(4, 30, kinds=True).run().trace for _ in range(2))
     assert first == second
     assert len(first) > 100
+
+
+@pytest.mark.parametrize("seed", [438, 488])
+def test_what_was_granted_is_taken_by_nobody_else(seed: int) -> None:
+    """Also where the same reply ends a refresh that callers of that process wait for."""
+    Fleet(seed, 200, GuardMember).run()
