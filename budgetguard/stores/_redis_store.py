@@ -32,15 +32,11 @@ class RedisStore:
         url_or_client: object,
         *,
         prefix: str = "budgetguard",
-        confirm: int = 0,
         timeout: float = 2,
     ) -> None:
         self.timeout = seconds(timeout, "timeout", positive=True)
         if not isinstance(prefix, str) or not prefix or set(prefix) & set("{} \r\n"):
             msg = 'prefix takes a name such as "budgetguard", without spaces and braces.'
-            raise ConfigurationError(msg)
-        if confirm != 0:
-            msg = "confirm takes 0 for now."
             raise ConfigurationError(msg)
         self.prefix = prefix
         self.server = server_of(url_or_client)

@@ -7,8 +7,7 @@ Each is the end of a sentence: "The balance at ... is not known: <reason>." None
 def no_driver() -> str:
     """Neither package is installed."""
     return (
-        "RedisStore needs redis or valkey, which are not installed: "
-        '`python -m pip install "budgetguard-preflight[redis]"`'
+        "RedisStore needs redis or valkey, which are not installed: `python -m pip install redis`"
     )
 
 

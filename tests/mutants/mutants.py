@@ -4521,4 +4521,18 @@ MUTANTS = [
         "            pass\n        if first:",
         IN_WORLDS,
     ),
+    Mutant(
+        "what was granted can be taken by others of the process",
+        "_engine/shared_account.py",
+        "        self.wait_queue.answered(now, granted, set(reply.refused), over)\n        self._follow(now, effects, message, reply)\n",
+        "        self._follow(now, effects, message, reply)\n        self.wait_queue.answered(now, granted, set(reply.refused), over)\n",
+        "tests/fleet/test_fleet.py",
+    ),
+    Mutant(
+        "a hint that is faster than its reply is dropped",
+        "_engine/shared_account.py",
+        "        if membership.listens or membership.under_way is not None:\n",
+        "        if membership.listens:\n",
+        "tests/stores/test_crowds.py",
+    ),
 ]

@@ -26,7 +26,7 @@ MOUNTS = """\
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 23 22 0:50 / /srv/team rw,relatime - nfs4 server:/team rw
 24 23 8:2 / /srv/team/local\\040disk rw,relatime - xfs /dev/sdb1 rw
-25 22 0:51 / /home/me/far rw - fuse.sshfs me@far: rw
+25 22 0:51 / /media/far rw - fuse.sshfs me@far: rw
 """
 
 
@@ -394,7 +394,7 @@ def test_a_network_file_system(path: Path, tmp_path: Path, monkeypatch: pytest.M
         "/srv/team/credits.db": "nfs4",
         "/srv/team/local disk/credits.db": None,
         "/srv/teams/credits.db": None,
-        "/home/me/far/a/credits.db": "fuse.sshfs",
+        "/media/far/a/credits.db": "fuse.sshfs",
         "/credits.db": None,
     }
     assert {each: _machine.network_file_system(each) for each in kinds} == kinds
