@@ -4,6 +4,7 @@ A guard without a store keeps its ledger in the memory of its process. With one,
 the same store and the same account share its credits.
 """
 
+from budgetguard.stores.redis import RedisStore
 from budgetguard.stores.sqlite import SQLiteStore
 
-__all__ = ["SQLiteStore"]
+__all__ = ["RedisStore", "SQLiteStore"]

@@ -11,7 +11,7 @@ import redis_servers
 from budgetguard import ConfigurationError
 from budgetguard._core.store_messages import NEVER, Join, Message, Need, Pausing, Reply, Report
 from budgetguard.stores._redis_hub import RedisHub
-from budgetguard.stores._redis_store import RedisStore
+from budgetguard.stores.redis import RedisStore
 from budgetguard.stores.base import StoreUnavailable
 
 SERVERS: dict[str, Callable[[], int]] = {

@@ -19,7 +19,7 @@ from budgetguard._engine.binding import binding_of
 from budgetguard._engine.shared_account import SharedAccount
 from budgetguard._io.loop import Runtime
 from budgetguard.stores import SQLiteStore, _transactions
-from budgetguard.stores._redis_store import RedisStore
+from budgetguard.stores.redis import RedisStore
 from budgetguard.testing import FakeProvider, HandClock
 from budgetguard.testing.clock import settle
 
