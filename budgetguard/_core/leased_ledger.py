@@ -406,7 +406,13 @@ class LeasedLedger(Branch):
         """The slack is no longer this process's; returns how much it was."""
         lost = int(max(self.room, 0))
         self.room = min(self.room, 0)
+        self._slots -= max(self.slots_free, 0)
         return lost
+
+    @property
+    def has_slack(self) -> bool:
+        """Whether there are credits or sessions that no call holds."""
+        return self.room > 0 or self.slots_free > 0
 
     def see(self, view: View, sent: float, *, anew: bool, wall_ahead: float | None = None) -> bool:
         """Take over what the head sees; `sent` is when its message was, `anew` if it is another head.

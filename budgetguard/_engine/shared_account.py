@@ -187,7 +187,7 @@ class SharedAccount(Account):
 
     def _take_in(self, now: Instant, effects: Effects) -> bool:
         freed = super()._take_in(now, effects)
-        if self.ledger.room > 0 and self.membership.lapsed(now):
+        if self.ledger.has_slack and self.membership.lapsed(now):
             self._lose_lease(now, effects)
             return False
         return freed
@@ -302,15 +302,19 @@ class SharedAccount(Account):
             self._emit_all(effects, "store_back", now, self.store.name)
             report = partial(logger.info, "%s answers again", self.store.name)
             effects.append(report)
-        if reply.status == "expired":
+        too_late = reply.status == "done" and membership.lapsed(now)
+        if reply.status == "expired" or too_late:
             self._lose_lease(now, effects)
-        elif reply.status == "done" and not membership.lapsed(now):
+        elif reply.status == "done":
             self._lease_lost = False
         if epoch and reply.epoch != epoch:
             self._emit_all(effects, "regrouped", now, self.store.name)
         changed = self._see(now, effects, reply, sent, anew=reply.epoch != epoch)
         windows = ledger.budgets.granted
         granted = {ticket: windows.get(ticket, ()) for ticket in reply.granted}
+        if too_late:
+            # The head may have given it to others meanwhile, so it is asked for again.
+            granted, membership.nudged = {}, True
         over = {ticket: ledger.budgets.over(budget, now) for ticket, budget in reply.over}
         # First: what was granted is in the lease already, and others must not take it.
         self.wait_queue.answered(now, granted, set(reply.refused), over)

@@ -22,8 +22,10 @@ class MemoryStore:
     """Heads of accounts, shared by the guards that are made with this store, each a member.
 
     - `away`: why there are no answers at present; None while there are.
-    - `hangs`: whether an exchange takes `timeout` seconds of its runtime's clock to fail while away.
+    - `hangs`: whether an exchange takes `timeout` seconds of its runtime's clock to fail while away. Worlds do
+      not wait for what is under way then.
     - `takes`: how many seconds of its runtime's clock an exchange takes.
+    - `tells_after`: how many seconds pass until a reply is heard, as where a process is stopped meanwhile.
     - `loses`: how many of the next messages take effect without an answer.
     - `messages`: every message that took effect or was answered, in order.
     - `dead`: members whose processes are known to have died.
@@ -39,6 +41,7 @@ class MemoryStore:
         self.away: str | None = None
         self.hangs = False
         self.takes = 0.0
+        self.tells_after = 0.0
         self.loses = 0
         self.messages: list[Message] = []
         self.attempts = 0
@@ -114,10 +117,13 @@ class MemoryLink:
             raise StoreUnavailable(store.away)
         if store.takes:
             await asyncio.sleep(store.takes)
+        late = store.tells_after
         reply = store.handle(self._account, message)
         if store.loses:
             store.loses -= 1
             raise StoreUnavailable(_LOST)
+        if late:
+            await asyncio.sleep(late)
         return reply
 
     def listen(self, hear: Callable[[], None] | None) -> None:

@@ -10,6 +10,7 @@ from worlds import World, refused, world_of
 
 from budgetguard import BalanceUnavailable, InsufficientCredits
 from budgetguard._engine.shared_account import SharedAccount
+from budgetguard.testing import FakeProvider
 
 if TYPE_CHECKING:
     from in_memory import MemoryStore
@@ -163,6 +164,41 @@ def test_a_lease_ends_with_its_time(tmp_path: Path) -> None:
         held.release()
         world.advance(1)
         world.guards[0].acquire(5).release()
+
+
+def asked(store: "MemoryStore") -> int:
+    """How many messages said that callers need something."""
+    return sum(bool(each.report.needs) for each in store.messages)
+
+
+@pytest.mark.parametrize(("cost", "slots"), [(60, 0), (1, 1)])
+def test_what_was_granted_too_long_ago_is_asked_for_again(
+    tmp_path: Path, cost: int, slots: int
+) -> None:
+    """A process that was stopped with the reply in its hands lets nobody in by it: others have that by now."""
+    with world_of("trio", tmp_path) as world:
+        store: MemoryStore = world.store
+        provider = FakeProvider(100, max_concurrency=1, lag=1, linger=0)
+        world.open(provider, hold_for=10)
+        first, second = world.guards[:2]
+        # Nothing is sent once more meanwhile: the process stands still.
+        store.timeout = store.tells_after = 20.0
+        store.hangs = True
+        caller = Caller(lambda: first.acquire(cost, slots=slots, wait=300))
+        until(lambda: asked(store) == 1)
+        store.tells_after = 0.0
+        for _ in range(14):
+            world.clock.advance(1)
+            world.hear(second)
+        second.balance(max_age=0)
+        held = second.acquire(cost, slots=slots)
+        for _ in range(10):
+            world.advance(1)
+        assert asked(store) > 2
+        assert caller.is_alive()
+        held.release()
+        world.advance(2)
+        caller.outcome().release()
 
 
 def test_a_member_that_was_given_up_keeps_no_slack(world: World) -> None:
