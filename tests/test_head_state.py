@@ -46,6 +46,7 @@ from budgetguard._core.store_messages import (
     Report,
     View,
 )
+from budgetguard._core.virtual_clock import VirtualClock
 
 
 def written(head: SharedHead) -> str:
@@ -200,16 +201,17 @@ def full() -> SharedHead:
 
 def _spend_from_budgets(head: SharedHead) -> None:
     """Two members hold and spent something in several windows, one of them is dead, and one came back."""
-    budgets = head.budgets
+    budgets, clock = head.budgets, VirtualClock()
+    clock.now = 5.0
     daily = BudgetNeed("daily", 100, 86_400.0, 172_800.0)
     for name, cost in (("b", 30), ("a", 40), ("lost", 7)):
         need = Need(1, cost, cost, budgets=(daily, BudgetNeed("rolling", 200, rolling=60.0)))
-        (day, bucket) = budgets.take(name, need, 5.0)
+        (day, bucket) = budgets.take(name, need, clock)
         uses = (
             BudgetUse("daily", day, cost - 5, 3, daily.until),
             BudgetUse("rolling", bucket, cost - 6, 4, rolling=60.0),
         )
-        budgets.report(name, uses, 6.0)
+        budgets.report(name, uses, clock)
     budgets.died("lost", 7.0)
     budgets.forget(8.0)
 

@@ -23,6 +23,7 @@ from budgetguard._core.shared_budgets import (
     rebased,
 )
 from budgetguard._core.store_messages import TICK, BudgetNeed, BudgetUse, BudgetView, Need
+from budgetguard._core.virtual_clock import VirtualClock
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 NOON = datetime.fromisoformat("2024-06-03T12:00Z").timestamp()
@@ -53,9 +54,16 @@ def spend(
     budgets: SharedBudgets, member: str, cost: int, of: BudgetNeed, now: float = 0.0
 ) -> float:
     """A call is granted and reported as finished; returns the window that admitted it."""
-    (window,) = budgets.take(member, need(cost, of), now)
-    budgets.report(member, (use(of, window, 0, cost),), now)
+    (window,) = budgets.take(member, need(cost, of), at(now))
+    budgets.report(member, (use(of, window, 0, cost),), at(now))
     return window
+
+
+def at(now: float, behind: float = 0.0) -> VirtualClock:
+    """The account's time, which may be so many seconds later."""
+    clock = VirtualClock()
+    clock.now, clock.behind = now, behind
+    return clock
 
 
 @pytest.fixture
@@ -69,29 +77,29 @@ def budgets() -> SharedBudgets:
 def test_what_all_members_hold_and_spent_counts(budgets: SharedBudgets) -> None:
     """There is room for as much as the limit leaves beside it."""
     spend(budgets, "ann", 30, day(NOON))
-    budgets.take("bob", need(20, day(NOON)), 0.0)
+    budgets.take("bob", need(20, day(NOON)), at(0.0))
     assert budgets.figures("daily", NOON - 12 * HOUR) == (100, 30, 20)
-    assert budgets.fits(need(50, day(NOON)), 0.0) is None
-    assert budgets.fits(need(51, day(NOON)), 0.0) == "daily"
-    assert budgets.fits(need(10, day(NOON), amount=51), 0.0) == "daily"
+    assert budgets.fits(need(50, day(NOON)), at(0.0)) is None
+    assert budgets.fits(need(51, day(NOON)), at(0.0)) == "daily"
+    assert budgets.fits(need(10, day(NOON), amount=51), at(0.0)) == "daily"
 
 
 def test_the_first_budget_without_room_is_named(budgets: SharedBudgets) -> None:
     """Budgets are given from the innermost on, and a call that needs nothing fits in any."""
     inner, outer = rolling(limit=10), day(NOON, limit=5)
-    assert budgets.fits(need(11, inner, outer), 0.0) == "rolling"
-    assert budgets.fits(need(7, inner, outer), 0.0) == "daily"
-    assert budgets.fits(need(5, inner, outer), 0.0) is None
-    budgets.take("ann", need(20, inner, outer), 0.0)
-    assert budgets.fits(need(0, inner, outer), 0.0) is None
+    assert budgets.fits(need(11, inner, outer), at(0.0)) == "rolling"
+    assert budgets.fits(need(7, inner, outer), at(0.0)) == "daily"
+    assert budgets.fits(need(5, inner, outer), at(0.0)) is None
+    budgets.take("ann", need(20, inner, outer), at(0.0))
+    assert budgets.fits(need(0, inner, outer), at(0.0)) is None
 
 
 @pytest.mark.parametrize("of", [day(NOON), rolling()])
 def test_a_call_is_forced_beyond_the_limit(budgets: SharedBudgets, of: BudgetNeed) -> None:
     """An account may let calls in although their cost is not covered: they count all the same."""
-    (window,) = budgets.take("ann", need(130, of), 0.0)
+    (window,) = budgets.take("ann", need(130, of), at(0.0))
     assert budgets.figures(of.budget, window) == (100, 0, 130)
-    assert budgets.fits(need(1, of), 0.0) == of.budget
+    assert budgets.fits(need(1, of), at(0.0)) == of.budget
 
 
 @pytest.mark.parametrize("kind", ["daily", "rolling"])
@@ -104,18 +112,18 @@ def test_a_limit_counts_from_the_moment_at_which_it_is_named(
         return day(NOON, limit=limit) if kind == "daily" else rolling(budget=kind, limit=limit)
 
     window = spend(budgets, "ann", 60, of(100))
-    assert budgets.fits(need(1, of(50)), 0.0) == kind
+    assert budgets.fits(need(1, of(50)), at(0.0)) == kind
     assert budgets.figures(kind, window) == (50, 60, 0)
-    assert budgets.fits(need(140, of(200)), 0.0) is None
+    assert budgets.fits(need(140, of(200)), at(0.0)) is None
 
 
 def test_open_calls_may_free_what_is_missing(budgets: SharedBudgets) -> None:
     """And what is spent may not, so that nobody waits for it."""
-    budgets.take("ann", need(70, day(NOON)), 0.0)
+    budgets.take("ann", need(70, day(NOON)), at(0.0))
     spend(budgets, "bob", 20, day(NOON))
-    assert budgets.may_free(need(80, day(NOON)), 0.0)
-    assert not budgets.may_free(need(81, day(NOON)), 0.0)
-    assert budgets.may_free(need(0, day(NOON, limit=0)), 0.0)
+    assert budgets.may_free(need(80, day(NOON)), at(0.0))
+    assert not budgets.may_free(need(81, day(NOON)), at(0.0))
+    assert budgets.may_free(need(0, day(NOON, limit=0)), at(0.0))
 
 
 # Reports.
@@ -126,21 +134,21 @@ def test_a_report_says_what_is_held_in_all_and_spent_since_the_last(
     budgets: SharedBudgets, of: BudgetNeed
 ) -> None:
     """So what is granted with the next reply adds to it."""
-    (window,) = budgets.take("ann", need(40, of), 0.0)
-    budgets.report("ann", (use(of, window, 30, 12),), 0.0)
+    (window,) = budgets.take("ann", need(40, of), at(0.0))
+    budgets.report("ann", (use(of, window, 30, 12),), at(0.0))
     assert budgets.figures(of.budget, window) == (100, 12, 30)
-    budgets.take("ann", need(5, of), 0.0)
-    budgets.report("ann", (use(of, window, 5, 25),), 0.0)
+    budgets.take("ann", need(5, of), at(0.0))
+    budgets.report("ann", (use(of, window, 5, 25),), at(0.0))
     assert budgets.figures(of.budget, window) == (100, 37, 5)
-    budgets.report("ann", (), 0.0)
+    budgets.report("ann", (), at(0.0))
     assert budgets.figures(of.budget, window) == (100, 37, 5)
 
 
 @pytest.mark.parametrize("of", [day(NOON), rolling()])
 def test_what_a_dead_member_held_counts_as_spent(budgets: SharedBudgets, of: BudgetNeed) -> None:
     """Nobody knows what its calls cost, and no balance will tell."""
-    (window,) = budgets.take("ann", need(40, of), 0.0)
-    budgets.report("ann", (use(of, window, 40, 3),), 0.0)
+    (window,) = budgets.take("ann", need(40, of), at(0.0))
+    budgets.report("ann", (use(of, window, 40, 3),), at(0.0))
     budgets.died("ann", 0.0)
     assert budgets.figures(of.budget, window) == (100, 43, 0)
     budgets.died("ann", 0.0)
@@ -152,12 +160,12 @@ def test_a_member_that_comes_back_says_what_it_holds_and_spent(
     budgets: SharedBudgets, of: BudgetNeed
 ) -> None:
     """All of it, in place of what was believed."""
-    (window,) = budgets.take("ann", need(40, of), 0.0)
+    (window,) = budgets.take("ann", need(40, of), at(0.0))
     spend(budgets, "bob", 7, of)
     budgets.died("ann", 0.0)
-    budgets.reassert("ann", (use(of, window, 10, 5),), 0.0)
+    budgets.reassert("ann", (use(of, window, 10, 5),), at(0.0))
     assert budgets.figures(of.budget, window) == (100, 12, 10)
-    budgets.reassert("ann", (), 0.0)
+    budgets.reassert("ann", (), at(0.0))
     assert budgets.figures(of.budget, window) == (100, 7, 0)
 
 
@@ -165,10 +173,10 @@ def test_a_member_that_left_holds_nothing(budgets: SharedBudgets) -> None:
     """What it spent remains, what it still held counts as spent, and nothing is its own any more."""
     of = day(NOON)
     window = spend(budgets, "ann", 30, of)
-    budgets.take("ann", need(20, of), 0.0)
+    budgets.take("ann", need(20, of), at(0.0))
     budgets.left("ann", 0.0)
     assert budgets.figures("daily", window) == (100, 50, 0)
-    budgets.reassert("ann", (use(of, window, 0, 5),), 0.0)
+    budgets.reassert("ann", (use(of, window, 0, 5),), at(0.0))
     assert budgets.figures("daily", window) == (100, 55, 0)
 
 
@@ -176,21 +184,21 @@ def test_a_process_that_dies_again_and_again_takes_little_memory(budgets: Shared
     """Of many dead members only the last are told apart; what the others spent is a sum."""
     of = day(NOON)
     for n in range(10 * MOST_DEAD):
-        budgets.take(f"p{n}", need(1, of), 0.0)
+        budgets.take(f"p{n}", need(1, of), at(0.0))
         budgets.died(f"p{n}", 0.0)
     assert budgets.figures("daily", of.window) == (100, 10 * MOST_DEAD, 0)
     assert json.dumps(budgets.dump()).count('"p') == MOST_DEAD
-    budgets.reassert(f"p{10 * MOST_DEAD - 1}", (), 0.0)
+    budgets.reassert(f"p{10 * MOST_DEAD - 1}", (), at(0.0))
     assert budgets.figures("daily", of.window) == (100, 10 * MOST_DEAD - 1, 0)
 
 
 def test_an_empty_head_learns_from_the_members(budgets: SharedBudgets) -> None:
     """After a restart without any state: what the living hold and spent, and which day it is."""
-    budgets.reassert("ann", (use(day(NOON), NOON - 12 * HOUR, 0, 60),), 0.0)
-    budgets.reassert("bob", (use(day(NOON), NOON - 12 * HOUR, 15, 5),), 0.0)
-    assert budgets.fits(need(21, day(NOON)), 0.0) == "daily"
-    assert budgets.fits(need(21, day(NOON - DAY)), 0.0) == "daily"
-    assert budgets.fits(need(20, day(NOON)), 0.0) is None
+    budgets.reassert("ann", (use(day(NOON), NOON - 12 * HOUR, 0, 60),), at(0.0))
+    budgets.reassert("bob", (use(day(NOON), NOON - 12 * HOUR, 15, 5),), at(0.0))
+    assert budgets.fits(need(21, day(NOON)), at(0.0)) == "daily"
+    assert budgets.fits(need(21, day(NOON - DAY)), at(0.0)) == "daily"
+    assert budgets.fits(need(20, day(NOON)), at(0.0)) is None
 
 
 # Hours, days and months: whose clock counts.
@@ -199,11 +207,11 @@ def test_an_empty_head_learns_from_the_members(budgets: SharedBudgets) -> None:
 def test_the_first_clock_that_reaches_a_day_begins_it(budgets: SharedBudgets) -> None:
     """For all members; one whose clock is behind is decided in the new day and reopens nothing."""
     yesterday = spend(budgets, "ann", 100, day(NOON))
-    assert budgets.fits(need(1, day(NOON)), 5.0) == "daily"
-    assert budgets.fits(need(1, day(NOON + DAY)), 5.0) is None
+    assert budgets.fits(need(1, day(NOON)), at(5.0)) == "daily"
+    assert budgets.fits(need(1, day(NOON + DAY)), at(5.0)) is None
     spend(budgets, "bob", 99, day(NOON + DAY), 5.0)
-    assert budgets.fits(need(2, day(NOON)), 6.0) == "daily"
-    assert budgets.take("ann", need(1, day(NOON)), 6.0) == (yesterday + DAY,)
+    assert budgets.fits(need(2, day(NOON)), at(6.0)) == "daily"
+    assert budgets.take("ann", need(1, day(NOON)), at(6.0)) == (yesterday + DAY,)
     assert budgets.figures("daily", yesterday + DAY) == (100, 99, 1)
 
 
@@ -211,24 +219,24 @@ def test_what_a_call_costs_after_midnight_belongs_to_the_day_that_admitted_it(
     budgets: SharedBudgets,
 ) -> None:
     """It neither counts in the new day nor gives anything back there."""
-    (window,) = budgets.take("ann", need(80, day(NOON)), 0.0)
-    assert budgets.fits(need(100, day(NOON + DAY)), 1.0) is None
-    budgets.report("ann", (use(day(NOON), window, 50, 300),), 1.0)
+    (window,) = budgets.take("ann", need(80, day(NOON)), at(0.0))
+    assert budgets.fits(need(100, day(NOON + DAY)), at(1.0)) is None
+    budgets.report("ann", (use(day(NOON), window, 50, 300),), at(1.0))
     assert budgets.figures("daily", window) == (100, 300, 50)
-    assert budgets.fits(need(100, day(NOON + DAY)), 1.0) is None
-    budgets.report("ann", (use(day(NOON), window, 0, 50),), 1.0)
+    assert budgets.fits(need(100, day(NOON + DAY)), at(1.0)) is None
+    budgets.report("ann", (use(day(NOON), window, 0, 50),), at(1.0))
     assert budgets.figures("daily", window) == (100, 0, 0)
-    assert budgets.fits(need(100, day(NOON + DAY)), 1.0) is None
+    assert budgets.fits(need(100, day(NOON + DAY)), at(1.0)) is None
 
 
 def test_a_call_is_extended_in_the_day_that_admitted_it(budgets: SharedBudgets) -> None:
     """However much is left of the new one."""
-    (window,) = budgets.take("ann", need(80, day(NOON)), 0.0)
+    (window,) = budgets.take("ann", need(80, day(NOON)), at(0.0))
     spend(budgets, "bob", 100, day(NOON + DAY), 1.0)
     more = BudgetNeed("daily", 100, window, window + DAY, admitted=window)
-    assert budgets.fits(need(20, more), 2.0) is None
-    assert budgets.fits(need(21, more), 2.0) == "daily"
-    assert budgets.take("ann", need(20, more), 2.0) == (window,)
+    assert budgets.fits(need(20, more), at(2.0)) is None
+    assert budgets.fits(need(21, more), at(2.0)) == "daily"
+    assert budgets.take("ann", need(20, more), at(2.0)) == (window,)
     assert budgets.figures("daily", window) == (100, 0, 100)
     assert budgets.window("daily") == (window + DAY, window + 2 * DAY)
 
@@ -239,10 +247,10 @@ def test_a_clock_that_is_ahead_costs_the_others_one_day_at_most(
 ) -> None:
     """They are decided in the day that it began, until that has lasted a day by the account's clock."""
     spend(budgets, "ann", 100, day(NOON + ahead))
-    assert budgets.fits(need(1, day(NOON)), 1.0) == "daily"
-    assert budgets.fits(need(1, day(NOON + DAY)), DAY - TICK) == "daily"
-    assert budgets.fits(need(1, day(NOON + DAY)), DAY) is (None if ahead > DAY else "daily")
-    assert budgets.fits(need(1, day(NOON + 2 * DAY)), 2 * DAY) is None
+    assert budgets.fits(need(1, day(NOON)), at(1.0)) == "daily"
+    assert budgets.fits(need(1, day(NOON + DAY)), at(DAY - TICK)) == "daily"
+    assert budgets.fits(need(1, day(NOON + DAY)), at(DAY)) is (None if ahead > DAY else "daily")
+    assert budgets.fits(need(1, day(NOON + 2 * DAY)), at(2 * DAY)) is None
 
 
 def test_clocks_that_disagree_for_ever_do_not_take_turns(budgets: SharedBudgets) -> None:
@@ -251,7 +259,7 @@ def test_clocks_that_disagree_for_ever_do_not_take_turns(budgets: SharedBudgets)
     for minute in range(30 * 24 * 6):
         now = minute * 10 * MINUTE
         for ahead in (0.0, 4000 * DAY):
-            budgets.fits(need(1, day(NOON + now + ahead)), now)
+            budgets.fits(need(1, day(NOON + now + ahead)), at(now))
             if budgets.window("daily") not in began[-1:]:
                 began.append(budgets.window("daily"))
     assert 30 <= len(began) <= 33
@@ -260,11 +268,11 @@ def test_clocks_that_disagree_for_ever_do_not_take_turns(budgets: SharedBudgets)
 def test_a_late_report_does_not_begin_a_day_again(budgets: SharedBudgets) -> None:
     """A call that was admitted by a clock that was far ahead ends when the others are back in their day."""
     ahead = day(NOON + 400 * DAY)
-    (window,) = budgets.take("ann", need(10, ahead), 0.0)
+    (window,) = budgets.take("ann", need(10, ahead), at(0.0))
     spend(budgets, "bob", 5, day(NOON + DAY), DAY)
-    budgets.report("ann", (use(ahead, window, 8, 0),), 2.5 * DAY)
+    budgets.report("ann", (use(ahead, window, 8, 0),), at(2.5 * DAY))
     assert budgets.window("daily") == (NOON + 12 * HOUR, NOON + 36 * HOUR)
-    assert budgets.fits(need(96, day(NOON + 1.4 * DAY)), 2.5 * DAY) == "daily"
+    assert budgets.fits(need(96, day(NOON + 1.4 * DAY)), at(2.5 * DAY)) == "daily"
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.sampled_from([0, 7, 24, 24 * 500])), max_size=60))
@@ -276,7 +284,7 @@ def test_a_day_that_nobody_is_behind_begins_at_once(steps: list[tuple[int, int]]
         now += hours * HOUR
         clocks.add(ahead)
         asked = day(NOON + now + ahead * HOUR)
-        budgets.fits(need(1, asked), now)
+        budgets.fits(need(1, asked), at(now))
         current = budgets.window("daily")
         assert current is not None
         if len(clocks) == 1:
@@ -292,49 +300,62 @@ def test_a_day_that_nobody_is_behind_begins_at_once(steps: list[tuple[int, int]]
 # Rolling budgets.
 
 
+def test_a_clock_that_catches_up_ends_no_window_early(budgets: SharedBudgets) -> None:
+    """A call may be as late as the account's time may be, and what it took is given back as late."""
+    budgets.take("ann", need(100, rolling()), at(0.5, behind=15.0))
+    assert budgets.fits(need(1, rolling()), at(76.0 - TICK)) == "rolling"
+    budgets.report("ann", (use(rolling(), 16.0, 0, 100),), at(20.0))
+    assert budgets.fits(need(1, rolling()), at(76.0 - TICK)) == "rolling"
+    assert budgets.fits(need(100, rolling()), at(76.0)) is None
+    hour = day(NOON, "hourly", length=HOUR)
+    budgets.take("ann", need(60, hour), at(100.0, behind=15.0))
+    assert budgets.fits(need(41, day(NOON - HOUR, "hourly", length=HOUR)), at(3714.0)) == "hourly"
+    assert budgets.fits(need(41, day(NOON - HOUR, "hourly", length=HOUR)), at(3715.0)) is None
+
+
 def test_a_rolling_budget_gives_back_bucket_by_bucket(budgets: SharedBudgets) -> None:
     """Not before a call's admission is as old as the window, and a 60th of it later at most."""
     first = spend(budgets, "ann", 60, rolling(), 0.5)
     second = spend(budgets, "bob", 40, rolling(), 1.0)
     assert (first, second) == (1.0, 2.0)
     assert budgets.gives_back_in("rolling", 1.0) == 60.0
-    assert budgets.fits(need(1, rolling()), 61.0 - TICK) == "rolling"
-    assert budgets.fits(need(60, rolling()), 61.0) is None
-    assert budgets.fits(need(61, rolling()), 61.0) == "rolling"
-    assert budgets.fits(need(100, rolling()), 62.0) is None
+    assert budgets.fits(need(1, rolling()), at(61.0 - TICK)) == "rolling"
+    assert budgets.fits(need(60, rolling()), at(61.0)) is None
+    assert budgets.fits(need(61, rolling()), at(61.0)) == "rolling"
+    assert budgets.fits(need(100, rolling()), at(62.0)) is None
     assert budgets.gives_back_in("rolling", 62.0) is None
 
 
 def test_what_was_given_back_is_not_given_back_once_more(budgets: SharedBudgets) -> None:
     """A member that was believed to be dead comes back when what it held counts no more."""
     of = rolling()
-    (window,) = budgets.take("ann", need(40, of), 0.0)
-    budgets.take("bob", need(10, of), 0.0)
+    (window,) = budgets.take("ann", need(40, of), at(0.0))
+    budgets.take("bob", need(10, of), at(0.0))
     budgets.died("ann", 0.0)
     assert budgets.figures("rolling", window) == (100, 40, 10)
     later = window + 60.0
-    assert budgets.fits(need(90, of), later) is None
-    budgets.reassert("ann", (), later)
+    assert budgets.fits(need(90, of), at(later)) is None
+    budgets.reassert("ann", (), at(later))
     assert budgets.figures("rolling", window) == (100, 0, 10)
 
 
 def test_an_open_call_counts_however_old_it_is(budgets: SharedBudgets) -> None:
     """Once its bucket is past it gives back all that it held, whatever it cost."""
-    (window,) = budgets.take("ann", need(70, rolling()), 0.0)
-    assert budgets.fits(need(31, rolling()), 500.0) == "rolling"
-    budgets.report("ann", (use(rolling(), window, 20, 50),), 500.0)
-    assert budgets.fits(need(80, rolling()), 500.0) is None
+    (window,) = budgets.take("ann", need(70, rolling()), at(0.0))
+    assert budgets.fits(need(31, rolling()), at(500.0)) == "rolling"
+    budgets.report("ann", (use(rolling(), window, 20, 50),), at(500.0))
+    assert budgets.fits(need(80, rolling()), at(500.0)) is None
     assert budgets.figures("rolling", window) == (100, 0, 20)
-    budgets.report("ann", (use(rolling(), window, 0, 20),), 500.0)
+    budgets.report("ann", (use(rolling(), window, 0, 20),), at(500.0))
     assert budgets.figures("rolling", window) == (100, 0, 0)
 
 
 def test_a_call_that_holds_nothing_keeps_its_bucket(budgets: SharedBudgets) -> None:
     """What it turns out to cost is given back when its admission is as old as the window."""
-    (window,) = budgets.take("ann", need(0, rolling()), 0.0)
-    budgets.report("ann", (use(rolling(), window, 0, 100),), 50.0)
-    assert budgets.fits(need(1, rolling()), 60.0) == "rolling"
-    assert budgets.fits(need(100, rolling()), 61.0) is None
+    (window,) = budgets.take("ann", need(0, rolling()), at(0.0))
+    budgets.report("ann", (use(rolling(), window, 0, 100),), at(50.0))
+    assert budgets.fits(need(1, rolling()), at(60.0)) == "rolling"
+    assert budgets.fits(need(100, rolling()), at(61.0)) is None
 
 
 @pytest.mark.parametrize("seconds", [TICK, 0.1, 1.0, 3600.0, 366 * DAY])
@@ -368,8 +389,8 @@ def test_a_bucket_moves_to_another_clock_late_and_never_early(
 def test_whole_budgets_are_forgotten(budgets: SharedBudgets) -> None:
     """A budget in which nothing was spent goes after a few messages."""
     for n in range(1000):
-        budgets.fits(need(1, day(NOON, f"d{n}"), rolling(budget=f"r{n}")), 0.0)
-        budgets.take("ann", need(1, day(NOON, "held")), 0.0)
+        budgets.fits(need(1, day(NOON, f"d{n}"), rolling(budget=f"r{n}")), at(0.0))
+        budgets.take("ann", need(1, day(NOON, "held")), at(0.0))
         budgets.forget(0.0)
     assert len(budgets) <= 8
     assert budgets.figures("held", NOON - 12 * HOUR) == (100, 0, 1000)
@@ -384,7 +405,7 @@ def test_a_window_is_forgotten_when_no_clock_can_reopen_it(
     spend(budgets, "ann", 100, of)
     late = length + min(length, MOST_BEHIND)
     budgets.forget(late - TICK)
-    assert budgets.fits(need(1, of), late - TICK) == "daily"
+    assert budgets.fits(need(1, of), at(late - TICK)) == "daily"
     budgets.forget(late)
     assert len(budgets) == 0
 
@@ -392,15 +413,15 @@ def test_a_window_is_forgotten_when_no_clock_can_reopen_it(
 def test_a_day_without_calls_does_not_reopen_the_last_one(budgets: SharedBudgets) -> None:
     """It is remembered although nothing was spent in it, as a clock may be behind."""
     spend(budgets, "ann", 100, day(NOON))
-    budgets.fits(need(1, day(NOON + DAY)), 12 * HOUR)
+    budgets.fits(need(1, day(NOON + DAY)), at(12 * HOUR))
     budgets.forget(12 * HOUR)
-    assert budgets.take("bob", need(1, day(NOON)), 13 * HOUR) == (NOON + 12 * HOUR,)
+    assert budgets.take("bob", need(1, day(NOON)), at(13 * HOUR)) == (NOON + 12 * HOUR,)
 
 
 def test_what_is_held_is_never_forgotten(budgets: SharedBudgets) -> None:
     """A call may be open for longer than any window."""
-    (window,) = budgets.take("ann", need(10, day(NOON)), 0.0)
-    budgets.take("ann", need(10, rolling()), 0.0)
+    (window,) = budgets.take("ann", need(10, day(NOON)), at(0.0))
+    budgets.take("ann", need(10, rolling()), at(0.0))
     for _ in range(5):
         budgets.forget(400 * DAY)
     assert (len(budgets), budgets.figures("daily", window)) == (2, (100, 0, 10))
@@ -409,17 +430,17 @@ def test_what_is_held_is_never_forgotten(budgets: SharedBudgets) -> None:
 def test_the_state_is_json(budgets: SharedBudgets) -> None:
     """Budgets that are loaded from it have the same state, and go on in the same way."""
     assert SharedBudgets.load({}).dump() == budgets.dump() == {}
-    budgets.fits(need(1, rolling(limit=7)), 0.0)
+    budgets.fits(need(1, rolling(limit=7)), at(0.0))
     spend(budgets, "ann", 5, day(NOON + 400 * DAY))
     spend(budgets, "ann", 5, day(NOON + DAY), DAY)
-    budgets.take("bob", need(3, day(NOON + DAY), rolling(1 / 3, "short")), DAY)
+    budgets.take("bob", need(3, day(NOON + DAY), rolling(1 / 3, "short")), at(DAY))
     spend(budgets, "bob", 3, rolling(0.1, "shorter"), DAY + TICK)
     budgets.died("bob", DAY + TICK)
-    budgets.reassert("cid", (use(day(NOON, "new"), NOON, 1, 2),), DAY + TICK)
+    budgets.reassert("cid", (use(day(NOON, "new"), NOON, 1, 2),), at(DAY + TICK))
     state = json.loads(json.dumps(budgets.dump(), allow_nan=False))
     loaded = SharedBudgets.load(state)
     assert loaded.dump() == state == budgets.dump()
-    loaded.take("ann", need(1, day(NOON, "new")), 0.0)
+    loaded.take("ann", need(1, day(NOON, "new")), at(0.0))
     assert state == budgets.dump() != loaded.dump()
 
 
@@ -427,7 +448,7 @@ def test_members_are_shown_the_current_window(budgets: SharedBudgets) -> None:
     """Of a rolling budget, all of its buckets."""
     spend(budgets, "ann", 30, day(NOON - DAY))
     window = spend(budgets, "ann", 20, day(NOON))
-    budgets.take("bob", need(5, day(NOON), rolling()), 7.0)
+    budgets.take("bob", need(5, day(NOON), rolling()), at(7.0))
     assert budgets.view("daily", 7.0) == BudgetView("daily", 20, 5, window, window + DAY, DAY - 7.0)
     assert budgets.view("rolling", 7.0) == BudgetView("rolling", 0, 5)
     assert budgets.view("other", 7.0) is None
@@ -442,7 +463,7 @@ def test_figures_of_what_is_not_known(budgets: SharedBudgets) -> None:
 
 def test_the_end_of_a_day_is_certain_by_the_accounts_clock(budgets: SharedBudgets) -> None:
     """Its wall time may be far away, by the clock of a member that was ahead."""
-    budgets.fits(need(1, day(NOON)), 5.0)
+    budgets.fits(need(1, day(NOON)), at(5.0))
     assert budgets.gives_back_in("daily", 6.0) == DAY - 1.0
     assert budgets.gives_back_in("daily", 2 * DAY) == 0.0
 
@@ -498,7 +519,7 @@ class EveryCall(RuleBasedStateMachine):
         if len(self.ahead) < 5:
             self.born += 1
             self.ahead[f"m{self.born}"] = ahead
-            self.budgets.reassert(f"m{self.born}", (), self.now)
+            self.budgets.reassert(f"m{self.born}", (), at(self.now))
 
     @rule(
         seconds=st.sampled_from([0.5, 1.0, 30.0, 61.0, HOUR, 11 * HOUR, DAY, 3 * DAY]),
@@ -550,17 +571,17 @@ class EveryCall(RuleBasedStateMachine):
         asked = need(
             cost, *(self.of(budget, member) for budget in names), amount=max(cost + more, 1)
         )
-        over = self.budgets.fits(asked, self.now)
+        over = self.budgets.fits(asked, at(self.now))
         for budget in names[: names.index(over) + 1 if over else None]:
             window = self.settle_windows(budget, self.of(budget, member))
             spent, held = self.told(budget, window)
             assert (spent + held + asked.amount > LIMIT) == (budget == over)
             if spent + asked.amount > LIMIT:
-                assert not self.budgets.may_free(asked, self.now)
+                assert not self.budgets.may_free(asked, at(self.now))
         if over is None:
-            assert self.budgets.may_free(asked, self.now)
+            assert self.budgets.may_free(asked, at(self.now))
         if over is None or forced:
-            windows = self.budgets.take(member, asked, self.now)
+            windows = self.budgets.take(member, asked, at(self.now))
             call = Call(member, dict(zip(names, windows, strict=True)), self.now, cost)
             call.told_held = cost
             self.calls.append(call)
@@ -613,10 +634,10 @@ class EveryCall(RuleBasedStateMachine):
         for budget, window in call.windows.items():
             spent, held = self.told(budget, window)
             if spent + held + more > LIMIT:
-                assert self.budgets.fits(asked, self.now) == budget
+                assert self.budgets.fits(asked, at(self.now)) == budget
                 return
-        assert self.budgets.fits(asked, self.now) is None
-        windows = self.budgets.take(call.member, asked, self.now)
+        assert self.budgets.fits(asked, at(self.now)) is None
+        windows = self.budgets.take(call.member, asked, at(self.now))
         assert windows == tuple(call.windows.values())
         call.held += more
         call.told_held += more
@@ -639,9 +660,9 @@ class EveryCall(RuleBasedStateMachine):
         """A member reports or reasserts."""
         uses = self.uses(member, again=again)
         if again:
-            self.budgets.reassert(member, uses, self.now)
+            self.budgets.reassert(member, uses, at(self.now))
         else:
-            self.budgets.report(member, uses, self.now)
+            self.budgets.report(member, uses, at(self.now))
         for call in self.calls:
             if call.member == member:
                 call.told_held, call.told_cost = call.held, call.cost
@@ -774,7 +795,7 @@ class EveryCall(RuleBasedStateMachine):
 
     def at_now(self, budget: str) -> tuple[int, int]:
         """The figures of a rolling budget, once a need has been looked at."""
-        self.budgets.fits(need(0, rolling(ROLLING[budget], budget, LIMIT)), self.now)
+        self.budgets.fits(need(0, rolling(ROLLING[budget], budget, LIMIT)), at(self.now))
         return self.budgets.figures(budget, 0.0)[1:]
 
     def may_be_forgotten(self, budget: str) -> None:

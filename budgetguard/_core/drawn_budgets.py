@@ -184,8 +184,8 @@ class DrawnBudget:
     def _window(self, now: Instant) -> tuple[float | None, float]:
         """The current window, or bucket, and the end of the window in wall time."""
         if self.rolling is not None:
-            head_now = self._book.head_time(now.mono)
-            return (None if head_now is None else bucket_end(head_now, self.rolling)), 0.0
+            latest = self._book.latest_head_time(now.mono)
+            return (None if latest is None else bucket_end(latest, self.rolling)), 0.0
         assert self.calendar is not None
         until, seen = self.calendar.move_on(now), self.seen
         if seen is not None and seen.window > self.calendar.start:
@@ -216,6 +216,7 @@ class DrawnBudgets:
 
     __slots__ = (
         "_account",
+        "_behind",
         "_calendars",
         "_changed",
         "_found",
@@ -243,6 +244,7 @@ class DrawnBudgets:
         self._unseen: dict[DrawnBudget, None] = {}
         self._telling: list[tuple[DrawnWindow, int, int]] = []
         self._offset: float | None = None
+        self._behind = 0.0
         # By ticket: the windows that the head counts a call in that it has just granted.
         self.granted: dict[int, tuple[DrawnWindow, ...]] = {}
         for budget in self._found.values():
@@ -303,6 +305,10 @@ class DrawnBudgets:
     def head_time(self, mono: float) -> float | None:
         """What the head's clock shows at a monotonic time, or a little less; None if nobody knows."""
         return None if self._offset is None else mono - self._offset
+
+    def latest_head_time(self, mono: float) -> float | None:
+        """The latest that the account's time may be, as far as the last reply told."""
+        return None if self._offset is None else mono - self._offset + self._behind
 
     # Messages.
 
@@ -367,10 +373,10 @@ class DrawnBudgets:
 
     def see(self, view: View, sent: float) -> None:
         """Take over what the head says; `sent` is when the message was."""
-        self._offset = sent - view.now
+        self._offset, self._behind = sent - view.now, view.behind
         for each in self._kept:
             if each.window is None and each.budget.rolling is not None:
-                each.window = bucket_end(view.now, each.budget.rolling)
+                each.window = bucket_end(view.latest, each.budget.rolling)
         for seen in view.budgets:
             budget = self._found.get(seen.budget)
             if budget is not None:
@@ -379,7 +385,7 @@ class DrawnBudgets:
                 budget.gives_back_at = None if gives is None else sent + gives
 
     def rebase(self, by: float) -> None:
-        """Another head's clock shows `by` seconds more."""
+        """Another head's clock may show `by` seconds more."""
         for each in self._kept:
             if each.budget.rolling is not None and each.window is not None:
                 each.window = rebased(each.window, each.budget.rolling, by)

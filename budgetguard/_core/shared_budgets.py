@@ -2,7 +2,8 @@
 
 A call is granted by the account and all its budgets, or by none. No balance ever corrects a budget.
 
-Pure: no clock, no lock. Amounts are integer micro-credits; `now` is the account's virtual clock.
+Pure: no lock. Amounts are integer micro-credits. What a call takes is given back when its window is over on the
+account's virtual clock, so windows begin at the `latest` that its time may be, and end by its `now`.
 
 Which clock a window goes by is decided as in one process, see "Keyed budgets: which clock" in
 docs/design.md, but the members' wall clocks may differ:
@@ -37,6 +38,7 @@ from budgetguard._core.store_messages import (
     Need,
     ticks_up,
 )
+from budgetguard._core.virtual_clock import VirtualClock
 
 BUCKETS = 60
 CHECKS_PER_CALL = 2
@@ -48,13 +50,13 @@ BudgetState: TypeAlias = dict[str, Any]
 """One budget, as values of JSON."""
 
 
-def bucket_end(now: float, rolling: float) -> float:
-    """The stamp of the bucket that admits calls at `now`, in a budget of so many seconds.
+def bucket_end(latest: float, rolling: float) -> float:
+    """The stamp of the bucket that admits calls at that time, in a budget of so many seconds.
 
     Buckets begin at the same times whoever asks first, so that the heads of several epochs agree.
     """
     width = _width(rolling)
-    return (int(now / TICK) // width + 1) * width * TICK
+    return (int(latest / TICK) // width + 1) * width * TICK
 
 
 def rebased(stamp: float, rolling: float, by: float) -> float:
@@ -78,7 +80,7 @@ class SharedBudget:
     `rolling` is its seconds; None for hours, days and months. Those have a current `window`, up to
     `until` in wall time, which was `reached` at a virtual time. `beyond` is the earliest window that was
     left for an earlier one, `inf` if none was; `moved` if something was spent in an earlier window.
-    `limit` is the latest that any member named; 0 before the first.
+    `limit` is the last that any member named; 0 before the first.
     """
 
     __slots__ = ("beyond", "limit", "moved", "reached", "rolling", "until", "window", "windows")
@@ -91,18 +93,18 @@ class SharedBudget:
         self.moved = False
         self.windows: dict[float, BudgetShares] = {}
 
-    def decided_in(self, need: BudgetNeed, now: float) -> float:
-        """The window that admits a call at `now`; begins a new one if it is time for that."""
+    def decided_in(self, need: BudgetNeed, clock: VirtualClock) -> float:
+        """The window that admits a call now; begins a new one if it is time for that."""
         if need.admitted is not None:
             return need.admitted
         if self.rolling is not None:
-            return bucket_end(now, self.rolling)
-        self._move_to(need.window, need.until, now)
+            return bucket_end(clock.latest, self.rolling)
+        self._move_to(need.window, need.until, clock)
         return self.window
 
-    def room(self, need: BudgetNeed, now: float) -> int:
+    def room(self, need: BudgetNeed, clock: VirtualClock) -> int:
         """What may still be taken in the window that the call belongs to."""
-        window = self.decided_in(need, now)
+        window = self.decided_in(need, clock)
         _, spent, held = self.figures(window)
         return need.limit - held - spent
 
@@ -118,14 +120,14 @@ class SharedBudget:
         shares = self.windows.get(window)
         return (self.limit, shares.spent, shares.held) if shares else (self.limit, 0, 0)
 
-    def put(self, member: str, use: BudgetUse, now: float) -> None:
+    def put(self, member: str, use: BudgetUse, clock: VirtualClock) -> None:
         """Replace what a member holds and spent in a window."""
         if self.rolling is None and self.window < use.window < self.beyond:
             # Some head granted it, so some clock has reached it.
-            self._move_to(use.window, use.until, now)
+            self._move_to(use.window, use.until, clock)
         shares = self.windows.setdefault(use.window, BudgetShares())
         shares.put(member, use.held, use.spent)
-        self.clear(now)
+        self.clear(clock.now)
 
     def clear(self, now: float) -> None:
         """Drop what counts no more."""
@@ -157,18 +159,18 @@ class SharedBudget:
         spent = [stamp for stamp, shares in self.windows.items() if shares.spent]
         return max(min(spent) + self.rolling - now, 0.0) if spent else None
 
-    def _move_to(self, window: float, until: float, now: float) -> None:
+    def _move_to(self, window: float, until: float, clock: VirtualClock) -> None:
         if window == self.window:
             return
         later = window > self.window
         if not (later and window < self.beyond):
-            if now < self.reached + self.until - self.window:
+            if clock.now < self.reached + self.until - self.window:
                 return
             self.beyond = inf if later else self.window
         left = self.windows.get(self.window)
         self.moved = self.moved or (left is not None and left.spent > 0)
-        self.window, self.until, self.reached = window, until, now
-        self.clear(now)
+        self.window, self.until, self.reached = window, until, clock.latest
+        self.clear(clock.now)
 
     def _past(self, stamp: float, now: float) -> bool:
         return self.rolling is not None and now >= stamp + self.rolling
@@ -229,39 +231,39 @@ class SharedBudgets:
         """How many budgets are remembered."""
         return len(self._budgets)
 
-    def fits(self, need: Need, now: float) -> str | None:
+    def fits(self, need: Need, clock: VirtualClock) -> str | None:
         """None if there is room for `need.amount` in all its budgets, else the first that has none."""
         for each in need.budgets:
-            budget = self._named(each, now)
-            if need.amount and budget.room(each, now) < need.amount:
+            budget = self._named(each, clock.now)
+            if need.amount and budget.room(each, clock) < need.amount:
                 return each.budget
         return None
 
-    def may_free(self, need: Need, now: float) -> bool:
+    def may_free(self, need: Need, clock: VirtualClock) -> bool:
         """Whether all its budgets may have room for `need.amount` once open calls have ended."""
         for each in need.budgets:
-            budget = self._named(each, now)
-            _, spent, _ = budget.figures(budget.decided_in(each, now))
+            budget = self._named(each, clock.now)
+            _, spent, _ = budget.figures(budget.decided_in(each, clock))
             if need.amount and each.limit - spent < need.amount:
                 return False
         return True
 
-    def take(self, member: str, need: Need, now: float) -> tuple[float, ...]:
+    def take(self, member: str, need: Need, clock: VirtualClock) -> tuple[float, ...]:
         """`need.cost` is held by a member in all budgets of the need, whether there is room or not.
 
         Returns the windows that it is held in, which the member has to report it in.
         """
         windows = list[float]()
         for each in need.budgets:
-            budget = self._named(each, now)
-            window = budget.decided_in(each, now)
+            budget = self._named(each, clock.now)
+            window = budget.decided_in(each, clock)
             held, spent = self._shares(budget, window, member)
             use = BudgetUse(each.budget, window, held + need.cost, spent, each.until)
-            budget.put(member, use, now)
+            budget.put(member, use, clock)
             windows.append(window)
         return tuple(windows)
 
-    def report(self, member: str, uses: tuple[BudgetUse, ...], now: float) -> None:
+    def report(self, member: str, uses: tuple[BudgetUse, ...], clock: VirtualClock) -> None:
         """A member's open calls hold `held` in all, and it has spent `spent` more since its last report.
 
         A call that cost nothing may cost something later, whatever is remembered of its window.
@@ -270,9 +272,9 @@ class SharedBudgets:
             budget = self._known(use)
             _, spent = self._shares(budget, use.window, member)
             all_spent = BudgetUse(use.budget, use.window, use.held, spent + use.spent, use.until)
-            budget.put(member, all_spent, now)
+            budget.put(member, all_spent, clock)
 
-    def reassert(self, member: str, uses: tuple[BudgetUse, ...], now: float) -> None:
+    def reassert(self, member: str, uses: tuple[BudgetUse, ...], clock: VirtualClock) -> None:
         """These are all of a member's windows: what it holds, and all that it spent in each.
 
         A member that has left and joins again does not mention what it spent before it left.
@@ -281,7 +283,7 @@ class SharedBudgets:
             for shares in budget.windows.values():
                 shares.put(member, 0, 0)
         for use in uses:
-            self._known(use).put(member, use, now)
+            self._known(use).put(member, use, clock)
 
     def died(self, member: str, now: float) -> None:
         """A member is believed to be dead: what it held counts as spent until it reasserts."""

@@ -358,9 +358,9 @@ class SharedHead(AccountState):
         """A member tells what its calls hold and spent of keyed budgets."""
         name, uses = message.member, message.report.budgets
         if message.join is None:
-            self.budgets.report(name, uses, self.now)
+            self.budgets.report(name, uses, self.clock)
         else:
-            self.budgets.reassert(name, uses, self.now)
+            self.budgets.reassert(name, uses, self.clock)
         if message.leave:
             self.budgets.left(name, self.now)
 
@@ -453,7 +453,7 @@ class SharedHead(AccountState):
         return any(self._in_budget(queued.need) for _, queued in self._waiting())
 
     def _in_budget(self, need: Need) -> bool:
-        return not need.budgets or self.budgets.fits(need, self.now) is None
+        return not need.budgets or self.budgets.fits(need, self.clock) is None
 
     def _grant(self, name: str, member: MemberRecord, answers: Answers, woken: set[str]) -> None:
         """Grant a member's needs as far as they fit."""
@@ -478,7 +478,7 @@ class SharedHead(AccountState):
         need, tickets = queued.need, queued.tickets
         queued.tickets = []
         for place, ticket in enumerate(tickets):
-            over = self.budgets.fits(need, self.now) if need.budgets else None
+            over = self.budgets.fits(need, self.clock) if need.budgets else None
             if over is None and left.fits(need):
                 answers.granted.append(ticket)
                 member.lease += need.drawn
@@ -486,7 +486,7 @@ class SharedHead(AccountState):
                 member.slots += need.slots
                 member.running += 1
                 if need.budgets:
-                    windows = self.budgets.take(name, need, self.now)
+                    windows = self.budgets.take(name, need, self.clock)
                     answers.windows.append((ticket, windows))
                 left.take(need)
                 continue
@@ -529,7 +529,7 @@ class SharedHead(AccountState):
 
     def _is_final(self, need: Need) -> bool:
         """Whether a need that its budget has no room for is answered, instead of waiting for open calls to end."""
-        return self.granting and not (need.counts and self.budgets.may_free(need, self.now))
+        return self.granting and not (need.counts and self.budgets.may_free(need, self.clock))
 
     def _recall_for(self, queued: QueuedNeeds, left: Remainder, woken: set[str]) -> int:
         """How many of these callers others may help that answer; if any, those are asked to give back.
@@ -723,6 +723,7 @@ class SharedHead(AccountState):
         return View(
             now=self.now,
             dropped=self.clock.dropped,
+            behind=self.clock.behind,
             snapshot=self.snapshot,
             balances=self.balances,
             leased=self.leased,

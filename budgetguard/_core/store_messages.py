@@ -332,7 +332,7 @@ class View:
     `missing_until`. While it is not `granting`, the head waits for members that it knows to say what they
     hold; without one of them it grants from `granting_at` on, if that is known. Callers of other members
     wait for `queued` credits and `queued_slots`. `budgets` are those that the message mentioned, in a need
-    or in its report.
+    or in its report. The account's time is `now`, or up to `behind` seconds more, see `virtual_clock`.
     """
 
     now: float
@@ -361,6 +361,7 @@ class View:
     recall: int = 0
     exact: bool = False
     dropped: float = 0.0
+    behind: float = 0.0
     granting: bool = True
     granting_at: float | None = None
     budgets: tuple[BudgetView, ...] = ()
@@ -368,6 +369,11 @@ class View:
     slot_holders: int = 0
     queued: int = 0
     queued_slots: int = 0
+
+    @property
+    def latest(self) -> float:
+        """The latest that the account's time may be."""
+        return self.now + self.behind
 
 
 Status: TypeAlias = Literal["done", "old", "reassert", "expired"]

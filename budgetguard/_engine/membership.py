@@ -337,7 +337,7 @@ class Membership:
             # By a clock that is not ahead of the old head's: windows then rather end too late.
             stamp, here = self._anchor
             before = stamp + self._first_sent.mono - here
-            ledger.budgets.rebase(reply.view.now - before)
+            ledger.budgets.rebase(reply.view.latest - before)
         if anew:
             self._right = ("", 0)
             # Stamps of another clock compare to nothing.

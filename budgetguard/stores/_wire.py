@@ -278,6 +278,7 @@ def _view(told: dict[str, Any]) -> View:
         recall=get("recall", 0),
         exact=get("exact", False),
         dropped=float(get("dropped", 0.0)),
+        behind=float(get("behind", 0.0)),
         granting=get("granting", True),
         granting_at=_maybe(get("granting_at")),
         budgets=tuple(_budget(*each) for each in get("budgets", ())),

@@ -26,6 +26,7 @@ class Machine:
         self._booted = random.choice([10.0, 5000.0, 10_000_000.0])
         self._slept = 0.0
         self._fell_asleep = 0.0
+        self._set_back_at = -inf
 
     def boottime(self) -> float:
         """Seconds since it was started."""
@@ -43,6 +44,16 @@ class Machine:
     def now(self) -> Instant:
         """The monotonic and the wall clock, at once."""
         return Instant(self.monotonic(), self.wall())
+
+    def set_wall(self, by: float) -> None:
+        """Somebody sets the wall clock."""
+        self.offset += by
+        if by < 0:
+            self._set_back_at = self._world.mono
+
+    def hides_time(self, seconds: float) -> bool:
+        """Whether neither clock shows how much time has passed: it sleeps, and its wall clock was set back lately."""
+        return self.suspended and self._set_back_at >= self._world.mono - 2 * seconds
 
     def moment(self, monotonic: float) -> float:
         """The world's time at which the monotonic clock will show that, and not a moment before."""

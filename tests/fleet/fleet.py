@@ -181,6 +181,7 @@ class Fleet:
 
     def _ends(self, process: Process) -> None:
         process.kill()
+        self.oracle.killed_at = self.clock.mono
         self.weather.disturbed.discard(process.name)
         for call in self.calls.values():
             if call.process is process:

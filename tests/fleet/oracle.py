@@ -48,6 +48,8 @@ class Oracle:
         """What may be overspent by now, because a state was lost with nobody left who knew it."""
         self.restless = fleet.clock.mono - BACKOFF - SETTLES
         """When something was last wrong."""
+        self.killed_at = float("-inf")
+        """When a process was last killed, maybe with the right to refresh the balance for all."""
         self._calm = True
         self._epochs: dict[str, str] = {}
 
@@ -128,7 +130,7 @@ class Oracle:
     def unanswered(self, call: Call) -> None:
         """F2 and F3, for a caller that was told that nothing is known."""
         self._in_time(call)
-        if self.restless + BACKOFF + SETTLES <= call.arrived:
+        if max(self.restless, self.killed_at) + BACKOFF + SETTLES <= call.arrived:
             self.fail(f"F2: call {call.number} got no answer in the calmest weather")
 
     def answered_extension(self, call: Call, took: float) -> None:
@@ -256,7 +258,10 @@ class Oracle:
             server.unsaid.discard(process.name)
             if here:
                 del self._epochs[process.name]
-                if process.spender.slack() and fleet.primary[process.name] is server:
+                slack = process.spender.slack()
+                if slack and process.machine.hides_time(fleet.terms.hold_for):
+                    self.lost(slack, f"no clock shows {process.name} that its lease has ended")
+                elif slack and fleet.primary[process.name] is server:
                     self.fail(f"F5: {process.name} was given up, and may take more")
             self._lives_on(process)
 

@@ -113,7 +113,7 @@ class Weather:
             self._suspend(process)
         if draw() < menu.jumps:
             by = random.choice([-3600.0, -30.0, 30.0, 3600.0])
-            process.machine.offset += by
+            process.machine.set_wall(by)
             # A balance is as old as the clock says that changed most, until there is a newer one.
             fleet.oracle.restless = fleet.clock.mono
             fleet.counts["wall jump"] += 1

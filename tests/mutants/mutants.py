@@ -4265,7 +4265,7 @@ MUTANTS = [
     Mutant(
         "budgets keep the stamps of another clock",
         "_engine/membership.py",
-        "            ledger.budgets.rebase(reply.view.now - before)\n",
+        "            ledger.budgets.rebase(reply.view.latest - before)\n",
         "            pass\n",
         IN_SESSIONS,
     ),

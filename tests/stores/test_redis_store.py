@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -11,8 +12,8 @@ import redis_servers
 from budgetguard import ConfigurationError
 from budgetguard._core.store_messages import NEVER, Join, Message, Need, Pausing, Reply, Report
 from budgetguard.stores._redis_hub import RedisHub
-from budgetguard.stores.redis import RedisStore
 from budgetguard.stores.base import StoreUnavailable
+from budgetguard.stores.redis import RedisStore
 
 SERVERS: dict[str, Callable[[], int]] = {
     "redis": redis_servers.redis_server,
@@ -112,7 +113,8 @@ def test_a_server_that_forgot_the_script(port: int, admin: Any) -> None:
         admin.script_flush()
         reply = await talk.say(report=Report(want=5))
         assert (reply.status, reply.number) == ("done", 2)
-        assert await talk.again(report=Report(want=5)) == reply
+        again = await talk.again(report=Report(want=5))
+        assert replace(again, view=reply.view) == reply
 
     asyncio.run(talking(RedisStore(f"redis://127.0.0.1:{port}"), work))
 

@@ -123,14 +123,14 @@ function H.load_budgets()
         end
         local left = find_window(budget, budget.window)
         budget.moved = budget.moved or (left ~= nil and positive(left.spent))
-        budget.window, budget["until"], budget.reached = stamp, until_, A.now
+        budget.window, budget["until"], budget.reached = stamp, until_, H.latest()
         budgets_changed[budget.name] = true
         clear_budget(budget)
     end
 
     local function bucket_end(rolling)
         local width = math.max(ticks_up(rolling / BUCKETS) * TICKS, 1)
-        local ticks = floor(A.now * TICKS)
+        local ticks = floor(H.latest() * TICKS)
         return (ticks - fmod(ticks, width) + width) / TICKS
     end
 

@@ -137,6 +137,7 @@ local function json_view(name, report, with_debits)
     local view = {}
     put(view, "now", json_number(A.now))
     put_number(view, "dropped", A.dropped)
+    put_number(view, "behind", A.behind)
     if A.snapshot_json ~= "" then put(view, "snapshot", A.snapshot_json) end
     put_number(view, "balances", A.balances)
     put_number(view, "leased", A.leased)
