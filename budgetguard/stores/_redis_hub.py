@@ -227,8 +227,8 @@ class RedisHub:
         if isinstance(error, errors.ConnectionError):
             return ServerAway(_unreachable(where, error))
         code = code_of(error)
-        if code in _CLUSTER:
-            failure, reason = _CLUSTER[code]
+        if code in _ELSEWHERE:
+            failure, reason = _ELSEWHERE[code]
             return failure(reason(where))
         return StoreUnavailable(
             words.failed(where, code if code.isupper() else type(error).__name__)
@@ -317,9 +317,11 @@ class RedisHub:
                 listener_.notify()
 
 
-_CLUSTER: dict[str, tuple[type[StoreUnavailable], Callable[[str], str]]] = {
+_ELSEWHERE: dict[str, tuple[type[StoreUnavailable], Callable[[str], str]]] = {
     "CLUSTERDOWN": (ServerAway, words.cluster_down),
     "MASTERDOWN": (ServerAway, words.read_only),
+    # What WAIT says when its server becomes a replica.
+    "UNBLOCKED": (ServerAway, words.read_only),
     "TRYAGAIN": (StoreUnavailable, words.moving),
     "MOVED": (StoreUnavailable, words.in_cluster),
     "ASK": (StoreUnavailable, words.in_cluster),

@@ -161,6 +161,10 @@ class Node:
                     return connection
             except (OSError, self._driver.failures):
                 pass
+            except BaseException:
+                # Nobody else knows of it any more.
+                await cut(connection)
+                raise
             await cut(connection)
         return None
 

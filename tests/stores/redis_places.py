@@ -111,6 +111,8 @@ class Sentinels:
         self._sentinels = [self._sentinel(program, names, *each) for each in names]
         for each in self._sentinels:
             until(each.admin.ping, "a sentinel answers")
+            # It asks servers for their roles only every 10 s, which a failover on purpose waits for.
+            each.admin.execute_command("SENTINEL", "DEBUG", "INFO-PERIOD", 100)
 
     def _sentinel(self, program: str, names: list[tuple[int, str]], port: int, name: str) -> Server:
         watch = f"{SERVICE} 127.0.0.1"
@@ -192,6 +194,41 @@ class Cluster:
     def hosts(self) -> str:
         """As in a URL: of two nodes."""
         return ",".join(f"127.0.0.1:{each.port}" for each in self.nodes[1:3])
+
+    def take_back(self) -> None:
+        """Start the first node again, and make it the primary of its slots."""
+        first = self.nodes[0]
+        first.again()
+        until(lambda: first.admin.role()[0] == b"slave", "it is a replica")
+        until(lambda: first.admin.info("replication")["master_link_status"] == "up", "it has all")
+        first.admin.execute_command("CLUSTER", "FAILOVER", "TAKEOVER")
+        until(lambda: first.admin.role()[0] == b"master", "it is the primary")
+        for each in self.nodes:
+            until(lambda it=each: _state(it)["cluster_state"] == "ok", "the cluster is up")
+
+    def begin_to_move(self, slot: int, source: Server, target: Server) -> list[bytes]:
+        """Let a slot be moved; returns its keys."""
+        here, there = (
+            each.admin.execute_command("CLUSTER", "MYID").decode() for each in (source, target)
+        )
+        command = ("CLUSTER", "SETSLOT", slot)
+        target.admin.execute_command(*command, "IMPORTING", here)
+        source.admin.execute_command(*command, "MIGRATING", there)
+        keys: list[bytes] = source.admin.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100)
+        return keys
+
+    def move(self, keys: list[bytes], source: Server, target: Server) -> None:
+        """Move some keys."""
+        source.admin.execute_command(
+            "MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys
+        )
+
+    def end_to_move(self, slot: int, target: Server) -> None:
+        """Let everybody know where it is now."""
+        name = target.admin.execute_command("CLUSTER", "MYID").decode()
+        for each in (target, *(it for it in self.nodes if it is not target)):
+            if each.admin.role()[0] == b"master":
+                each.admin.execute_command("CLUSTER", "SETSLOT", slot, "NODE", name)
 
 
 def _state(node: Server) -> dict[str, str]:

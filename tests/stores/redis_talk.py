@@ -5,7 +5,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from budgetguard._core.store_messages import NEVER, Message, Pausing, Reply
+from budgetguard._core.store_messages import NEVER, Join, Message, Pausing, Reply, Report
 from budgetguard.stores._redis_hub import RedisHub
 from budgetguard.stores.base import StoreUnavailable
 from budgetguard.stores.redis import RedisStore
@@ -80,6 +80,15 @@ async def answered(talk: Talk, **more: Any) -> Reply:
                 return await talk.again(**more)
             except StoreUnavailable:
                 await asyncio.sleep(0.05)
+
+
+async def regrouped(talk: Talk) -> None:
+    """Speak until another head answers, and say there what the member holds: 3 micro-credits."""
+    epoch, report = talk.epoch, Report(used=3)
+    while talk.epoch == epoch:
+        await answered(talk, report=report)
+    reply = await answered(talk, join=Join(60.0), report=report)
+    assert (reply.status, reply.lease) == ("done", 3)
 
 
 async def wakes(talk: Talk, other: Talk, hints: Hints) -> None:
