@@ -34,6 +34,7 @@ function H.load_comings()
             local calls = {[DIED] = math.max(member.running, 1)}
             add_unresolved(member, "lost", member.lease, at + member.patience, member.slots, calls, sessions)
         end
+        H.reported(member)
         set_lease(member, 0)
         set_used(member, 0)
         set_slots(member, 0)

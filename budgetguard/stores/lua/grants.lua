@@ -6,10 +6,10 @@ function H.load_grants()
     H.grants_loaded = true
 
     local A, all_members, all_needs, before_holds, committed, floor, from_account, granting, huge, in_budget, latest,
-        least, less, minus, missing, most, plus, positive, same, set_lease, set_needs, set_running, set_slots, set_used,
+        least, less, minus, missing, missing_members, most, plus, positive, same, set_lease, set_needs, set_running, set_slots, set_used,
         slots_in_use, times, waiting_needs, woken =
         H.A, H.all_members, H.all_needs, H.before_holds, H.committed, H.floor, H.from_account, H.granting, H.huge,
-        H.in_budget, H.latest, H.least, H.less, H.minus, H.missing, H.most, H.plus, H.positive, H.same, H.set_lease,
+        H.in_budget, H.latest, H.least, H.less, H.minus, H.missing, H.missing_members, H.most, H.plus, H.positive, H.same, H.set_lease,
         H.set_needs, H.set_running, H.set_slots, H.set_used, H.slots_in_use, H.times, H.waiting_needs, H.woken
 
     local CALM = 0.25
@@ -19,7 +19,7 @@ function H.load_grants()
     local function remainder_now()
         return {
             snapshot = granting() and A.figures, committed = committed(), slots = slots_in_use(), ahead = 0,
-            slots_ahead = 0, answering = false,
+            slots_ahead = 0, missing = false,
         }
     end
 
@@ -44,22 +44,16 @@ function H.load_grants()
         return found
     end
 
-    -- Credits and sessions: slack of all, and what those use that have not reported since that turn.
-    local function may_give_back(left, turn)
-        if not left.answering then
-            left.answering = {}
-            for _, member in ipairs(all_members()) do
-                if not missing(member) then
-                    left.answering[#left.answering + 1] = {member.turn, member.lease, member.used, member.slots}
-                end
-            end
-        end
-        local credits, sessions = 0, 0
-        for _, each in ipairs(left.answering) do
-            if each[1] >= turn then
-                credits = plus(credits, minus(each[2], each[3]))
+    -- Credits and sessions: slack of all, and what those use that have not reported since the need came. From sums:
+    -- only the members that are missing are read.
+    local function may_give_back(left, queued)
+        left.missing = left.missing or missing_members()
+        local credits, sessions = plus(minus(A.leased, A.used), queued.used), queued.slots
+        for _, member in ipairs(left.missing) do
+            if member.turn >= queued.turn then
+                credits = minus(credits, minus(member.lease, member.used))
             else
-                credits, sessions = plus(credits, each[2]), sessions + each[4]
+                credits, sessions = minus(credits, member.lease), sessions - member.slots
             end
         end
         return credits, sessions
@@ -82,7 +76,7 @@ function H.load_grants()
     local function helped_of(left, queued)
         local need, helped = queued.need, #queued.tickets
         local amount, free = from_account(need), above_floor(left, need)
-        local credits, sessions = may_give_back(left, queued.turn)
+        local credits, sessions = may_give_back(left, queued)
         if not same(amount, 0) and free ~= huge then helped = count_in(plus(free, credits), amount, helped) end
         local slots = slots_left(left, sessions)
         if need.slots ~= 0 and slots ~= huge then helped = math.min(helped, floor(slots / need.slots)) end

@@ -2,10 +2,11 @@
 
 do
 
-local A, KEY, KINDS, NEVER, all_needs, clears, debits_of, find, forget_member, interested, least, less, loaded,
-    most, names_with, plus, ticks_down, unanswered =
-    H.A, H.KEY, H.KINDS, H.NEVER, H.all_needs, H.clears, H.debits_of, H.find, H.forget_member, H.interested,
-    H.least, H.less, H.loaded, H.most, H.names_with, H.plus, H.ticks_down, H.unanswered
+local A, KEY, KINDS, NEVER, all_needs, call, clears, debits_of, find, forget_member, format, interested, least,
+    less, loaded, minus, most, names_with, plus, queue_changed, same, ticks_down, unanswered =
+    H.A, H.KEY, H.KINDS, H.NEVER, H.all_needs, H.call, H.clears, H.debits_of, H.find, H.forget_member, H.format,
+    H.interested, H.least, H.less, H.loaded, H.minus, H.most, H.names_with, H.plus, H.queue_changed, H.same,
+    H.ticks_down, H.unanswered
 
 local RECALL_PATIENCE, QUEUE_PATIENCE, MOST_BEHIND, UNVOUCHED = 1, 2, 20, 2^30
 
@@ -63,6 +64,33 @@ local function answers(member) return A.now - member.heard <= QUEUE_PATIENCE end
 
 local function missing(member)
     return unanswered(member) and A.now >= member.asked_at + RECALL_PATIENCE
+end
+
+-- Those that did not answer a recall in time, as it will be when this message is written.
+local function missing_members()
+    local found = {}
+    if A.unanswered > 0 then
+        local names = call("ZRANGEBYSCORE", KEY.unanswered, "-inf", format("%.17g", A.now - RECALL_PATIENCE))
+        for _, name in ipairs(names) do find(name) end
+    end
+    for _, member in pairs(loaded) do
+        if member and missing(member) then found[#found + 1] = member end
+    end
+    return found
+end
+
+-- A member tells something new, or is dead: what it used no longer counts as unreported since a need came.
+local function reported(member)
+    if A.waiting == 0 or (same(member.used, 0) and member.slots == 0) then return end
+    for name, needs in pairs(all_needs()) do
+        for _, queued in ipairs(needs) do
+            if member.turn < queued.turn then
+                queued.used = minus(queued.used, member.used)
+                queued.slots = queued.slots - member.slots
+                queue_changed[name] = true
+            end
+        end
+    end
 end
 
 local function in_budget(need) return #need.budgets == 0 or H.over_budget(need) == nil end
@@ -129,10 +157,10 @@ local function forget_the_gone()
 end
 
 H.advance, H.before_holds, H.bound_overlap, H.committed, H.drop_refresh, H.forget_the_gone, H.from_account,
-    H.granting, H.granting_at, H.in_budget, H.interested_names, H.latest, H.members_in, H.missing, H.pending,
-    H.slots_in_use, H.somebody_waits, H.waiting_for_refresh, H.waiting_needs, H.wake_all, H.woken =
+    H.granting, H.granting_at, H.in_budget, H.interested_names, H.latest, H.members_in, H.missing, H.missing_members,
+    H.pending, H.reported, H.slots_in_use, H.somebody_waits, H.waiting_for_refresh, H.waiting_needs, H.wake_all, H.woken =
     advance, before_holds, bound_overlap, committed, drop_refresh, forget_the_gone, from_account, granting,
-    granting_at, in_budget, interested_names, latest, members_in, missing, pending, slots_in_use,
+    granting_at, in_budget, interested_names, latest, members_in, missing, missing_members, pending, reported, slots_in_use,
     somebody_waits, waiting_for_refresh, waiting_needs, wake_all, woken
 
 end

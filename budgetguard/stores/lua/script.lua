@@ -52,6 +52,7 @@ local function take(message)
     local name, report = message.member, message.report
     local member = find(name) or new_member(name)
     A.turns = A.turns + 1
+    H.reported(member)
     member.heard, member.number, member.turn, member.changed = latest(), message.number, A.turns, true
     not_woken(name)
     hear_report(message, member)

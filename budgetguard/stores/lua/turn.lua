@@ -81,7 +81,13 @@ local function queue_needs(member, needs)
             group.tickets[#group.tickets + 1] = need.ticket
         else
             group = {need = need, order = A.next_order, turn = member.turn, tickets = {need.ticket}, told = false}
-            if before then group.order, group.turn, group.told = before.order, before.turn, before.told end
+            -- What members use that have reported nothing since: all others, so far.
+            if before then
+                group.order, group.turn, group.told = before.order, before.turn, before.told
+                group.used, group.slots = before.used, before.slots
+            else
+                group.used, group.slots = minus(A.used, member.used), A.slots - member.slots
+            end
             queued[#queued + 1] = group
         end
         last = before

@@ -3,14 +3,14 @@
 do
 
 local A, KEY, KINDS, NEVER, TICKS, UNRESOLVED, call, clears, debits_of, find, format, from_account, granting,
-    granting_at, in_budget, json_counts, json_list, json_number, json_object, less, loaded, members_in, minus,
-    missing, pending, plus, put, put_number, put_time, quoted, same, somebody_waits, waiting_needs, times =
+    granting_at, in_budget, json_counts, json_list, json_number, json_object, less, loaded, minus,
+    missing_members, pending, plus, put, put_number, put_time, quoted, same, somebody_waits, waiting_needs, times =
     H.A, H.KEY, H.KINDS, H.NEVER, H.TICKS, H.UNRESOLVED, H.call, H.clears, H.debits_of, H.find, H.format,
     H.from_account, H.granting, H.granting_at, H.in_budget, H.json_counts, H.json_list, H.json_number,
-    H.json_object, H.less, H.loaded, H.members_in, H.minus, H.missing, H.pending, H.plus, H.put, H.put_number,
+    H.json_object, H.less, H.loaded, H.minus, H.missing_members, H.pending, H.plus, H.put, H.put_number,
     H.put_time, H.quoted, H.same, H.somebody_waits, H.waiting_needs, H.times
 
-local MOST_DEBITS_SHOWN, RECALL_PATIENCE = 32, 1
+local MOST_DEBITS_SHOWN = 32
 
 -- The first or last of the times in a sorted set, as it will be when this message is written.
 local function extreme(key, command, kinds, place, better, stored_any)
@@ -108,31 +108,9 @@ local function json_view(name, report, with_debits)
             queued_slots = queued_slots + need.slots * callers
         end
     end
-    local number_missing, missing_until = 0, NEVER
-    if A.unanswered > 0 then
-        local names = {}
-        for _, each in ipairs(call("ZRANGEBYSCORE", KEY.unanswered, "-inf", format("%.17g", A.now - RECALL_PATIENCE))) do
-            names[each] = true
-        end
-        for _, member in ipairs(members_in(names)) do
-            if missing(member) then
-                number_missing = number_missing + 1
-                missing_until = math.max(missing_until, member.heard + (member.hold_for or 0))
-            end
-        end
-        for other, member in pairs(loaded) do
-            if member and not names[other] and missing(member) then
-                number_missing = number_missing + 1
-                missing_until = math.max(missing_until, member.heard + (member.hold_for or 0))
-            end
-        end
-    else
-        for _, member in pairs(loaded) do
-            if member and missing(member) then
-                number_missing = number_missing + 1
-                missing_until = math.max(missing_until, member.heard + (member.hold_for or 0))
-            end
-        end
+    local silent, missing_until = missing_members(), NEVER
+    for _, member in ipairs(silent) do
+        missing_until = math.max(missing_until, member.heard + (member.hold_for or 0))
     end
     local view = {}
     put(view, "now", json_number(A.now))
@@ -144,7 +122,7 @@ local function json_view(name, report, with_debits)
     put_number(view, "used", A.used)
     put_number(view, "running", A.running)
     put_number(view, "members", A.living)
-    put_number(view, "missing", number_missing)
+    put_number(view, "missing", #silent)
     put_time(view, "missing_until", missing_until)
     put_number(view, "settled", A.settled)
     put_number(view, "kept", A.kept)
