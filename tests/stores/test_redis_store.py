@@ -11,8 +11,8 @@ import redis_servers
 from budgetguard import ConfigurationError
 from budgetguard._core.store_messages import NEVER, Join, Message, Need, Pausing, Reply, Report
 from budgetguard.stores._redis_hub import RedisHub
-from budgetguard.stores.redis import RedisStore
 from budgetguard.stores.base import StoreUnavailable
+from budgetguard.stores.redis import RedisStore
 
 SERVERS: dict[str, Callable[[], int]] = {
     "redis": redis_servers.redis_server,
