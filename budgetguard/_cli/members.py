@@ -60,7 +60,7 @@ def members(options: argparse.Namespace) -> int:
         print_answer("\n\n".join(_shown(each, mine) for each in accounts))
     else:
         under = f" under the prefix {store.prefix}" if isinstance(store, RedisStore) else ""
-        print_answer(f"No process has used {store.name} yet{under}.")
+        print_answer(f"No process has used {store.name}{under} yet.")
     return ExitCode.ENOUGH
 
 
