@@ -80,7 +80,8 @@ class ServerHeads:
         for account in self._accounts:
             # What is left there does no harm.
             with suppress(StoreUnavailable):
-                self._do(self._asker.command("DEL", *keys_of(self._asker.prefix, account)))
+                keys = keys_of(self._asker.prefix, account)
+                self._do(self._asker.command(keys[0], "DEL", *keys))
         self._close()
 
     def handle(self, account: str, message: "Message", now: float) -> "tuple[Reply, Iterable[str]]":

@@ -72,7 +72,8 @@ async def _head(asker: RedisAsker, name: str) -> StoredHead | None:
     except (DamagedState, KeyError, TypeError, ValueError) as error:
         raise StoreUnavailable(words.failed(asker.where, "what is in it is damaged")) from error
     # By a script, because it is asked where the account is, which in a cluster is one of many servers.
-    seconds, microseconds = await asker.command("EVAL", _TIME, 1, keys_of(asker.prefix, name)[0])
+    key = keys_of(asker.prefix, name)[0]
+    seconds, microseconds = await asker.command(key, "EVAL", _TIME, 1, key)
     return StoredHead(name, head, int(seconds) + int(microseconds) / 1e6)
 
 

@@ -1,140 +1,159 @@
-"""Which server a store is in, and how it is reached: by redis-py or valkey-py, with settings of our own.
+"""Where a store is: from a URL, or from a user's client of redis-py or valkey-py."""
 
-A driver that sends a message again by itself would do so behind the store's `timeout`, ten times with
-redis-py 8; valkey-py 6 waits for ever. So neither retries here, and both have a time-out.
-"""
-
-import importlib
-from collections.abc import Hashable
+import re
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import parse_qsl, unquote, urlencode
 
 from budgetguard._core.errors import ConfigurationError
-from budgetguard.stores import _redis_words as words
+from budgetguard.stores._redis_cluster import ClusterPlace
+from budgetguard.stores._redis_driver import Driver, installed
+from budgetguard.stores._redis_node import Address
+from budgetguard.stores._redis_place import OneServer, Place
+from budgetguard.stores._redis_sentinel import SentinelPlace
 
+# Of each scheme the driver that is preferred, and the one that redis-py knows.
 _SCHEMES = {
-    "redis": "redis",
-    "rediss": "rediss",
-    "unix": "unix",
-    "valkey": "redis",
-    "valkeys": "rediss",
+    "redis": ("redis", "redis"),
+    "rediss": ("redis", "rediss"),
+    "unix": ("redis", "unix"),
+    "valkey": ("valkey", "redis"),
+    "valkeys": ("valkey", "rediss"),
 }
-# Of a user's client, what says where the server is and who asks.
-_KEPT = (
-    *("host", "port", "path", "db", "username", "password", "credential_provider"),
-    *("client_name", "protocol", "socket_keepalive", "socket_keepalive_options"),
-)
+_LAST_PORT = 65535
+_KINDS = ("", "sentinel", "cluster")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]@/?#\s]+)(?::([0-9]{1,5}))?")
+
 _POOLS = ("ConnectionPool", "BlockingConnectionPool")
 _PLAIN = ("Connection", "SSLConnection", "UnixDomainSocketConnection")
+_BY_SENTINEL = {
+    "SentinelManagedConnection": "Connection",
+    "SentinelManagedSSLConnection": "SSLConnection",
+}
+
+_FORMS = (
+    'RedisStore takes a URL such as "redis://localhost:6379", "rediss://..." with TLS, "valkey://...", '
+    '"unix:///path/to/socket", "redis+sentinel://host1:26379,host2:26379/mymaster" or '
+    '"redis+cluster://host1:7000,host2:7001".'
+)
 
 
-class RedisServer:
-    """A server: `settings` are those of a connection of `kind`, from `driver`. `where` is for people."""
-
-    def __init__(self, driver: str, kind: str, settings: dict[str, Any]) -> None:
-        self.driver = driver
-        self.kind = kind
-        self.settings = settings
-        host, port = settings.get("host") or "localhost", settings.get("port") or 6379
-        self.where = str(settings["path"]) if "path" in settings else f"{host}:{port}"
-        self.db = int(settings.get("db") or 0)
-
-    @property
-    def identity(self) -> Hashable:
-        """Equal for the same database of the same server, if it is written alike."""
-        return (self.where, self.db)
-
-    def client(self, timeout: float) -> Any:
-        """A client for one event loop."""
-        asyncio_part = importlib.import_module(f"{self.driver}.asyncio")
-        backoff = importlib.import_module(f"{self.driver}.backoff")
-        retry = importlib.import_module(f"{self.driver}.asyncio.retry")
-        connection = importlib.import_module(f"{self.driver}.asyncio.connection")
-        pool = asyncio_part.ConnectionPool(
-            connection_class=getattr(connection, self.kind),
-            **{
-                **self.settings,
-                "socket_timeout": timeout,
-                "socket_connect_timeout": timeout,
-                "retry": retry.Retry(backoff.NoBackoff(), 0),
-                "retry_on_timeout": False,
-                "retry_on_error": [],
-                "health_check_interval": 0,
-            },
-        )
-        maker = asyncio_part.Redis if self.driver == "redis" else asyncio_part.Valkey
-        return maker(connection_pool=pool)
-
-    def errors(self) -> Any:
-        """The driver's module of exceptions."""
-        return importlib.import_module(f"{self.driver}.exceptions")
-
-
-def server_of(url_or_client: object) -> RedisServer:
-    """The server that a user named by a URL or a client; raises ConfigurationError or TypeError."""
+def server_of(url_or_client: object) -> Place:
+    """The place that a user named by a URL or a client; raises ConfigurationError or TypeError."""
     if isinstance(url_or_client, str):
         return _from_url(url_or_client)
     driver = type(url_or_client).__module__.partition(".")[0]
     pool: Any = getattr(url_or_client, "connection_pool", None)
-    if driver not in {"redis", "valkey"} or (pool is None and not _is_cluster(url_or_client)):
+    nodes: Any = getattr(url_or_client, "nodes_manager", None)
+    if driver not in {"redis", "valkey"} or (pool is None and nodes is None):
         msg = (
             'RedisStore takes a URL such as "redis://localhost:6379", or a client of redis-py or valkey-py, '
             f"not {type(url_or_client).__name__}"
         )
         raise TypeError(msg)
-    kind = "" if pool is None else pool.connection_class.__name__
-    if pool is None or kind not in _PLAIN or type(pool).__name__ not in _POOLS:
+    if pool is None:
+        return _of_cluster(Driver(driver), url_or_client, nodes)
+    kind = pool.connection_class.__name__
+    if type(pool).__name__ == "SentinelConnectionPool" and kind in _BY_SENTINEL:
+        return _of_sentinels(Driver(driver), pool)
+    if kind not in _PLAIN or type(pool).__name__ not in _POOLS:
         msg = (
             f"RedisStore cannot copy a {type(url_or_client).__name__} with connections of its own kind: "
             "give it the URL of the server."
         )
         raise ConfigurationError(msg)
-    given = pool.connection_kwargs
-    names = [name for name in given if name in _KEPT or name.startswith("ssl_")]
-    settings = {name: given[name] for name in names if given[name] is not None}
-    return RedisServer(driver, kind, settings)
+    return OneServer(Driver(driver), _address(Driver(driver), kind, pool.connection_kwargs))
 
 
-def _is_cluster(client: object) -> bool:
-    return hasattr(client, "nodes_manager")
+# Clients.
 
 
-def _from_url(url: str) -> RedisServer:
+def _address(driver: Driver, kind: str, settings: Mapping[str, Any]) -> Address:
+    return Address(kind, driver.kept(settings, kind))
+
+
+def _of_sentinels(driver: Driver, pool: Any) -> SentinelPlace:
+    if not pool.is_master:
+        msg = "RedisStore needs the primary: give it the client of master_for()."
+        raise ConfigurationError(msg)
+    manager = pool.sentinel_manager
+    pools = [each.connection_pool for each in manager.sentinels]
+    sentinels = [
+        _address(driver, each.connection_class.__name__, each.connection_kwargs) for each in pools
+    ]
+    return SentinelPlace(
+        driver,
+        pool.service_name,
+        sentinels,
+        _address(driver, _BY_SENTINEL[pool.connection_class.__name__], pool.connection_kwargs),
+        others=manager.min_other_sentinels,
+        host=getattr(manager, "_force_master_ip", None),
+    )
+
+
+def _of_cluster(driver: Driver, client: Any, nodes: Any) -> ClusterPlace:
+    # Without asyncio, only the manager of its nodes has them.
+    settings: Any = getattr(client, "connection_kwargs", None) or nodes.connection_kwargs
+    given = settings.get("connection_class")
+    secure = settings.get("ssl") or (given is not None and given.__name__ == "SSLConnection")
+    kind = "SSLConnection" if secure else "Connection"
+    known = [(str(each.host), int(each.port)) for each in nodes.startup_nodes.values()]
+    kept = _address(driver, kind, {**settings, "host": None, "port": None, "db": None})
+    return ClusterPlace(driver, known, kept, getattr(nodes, "address_remap", None))
+
+
+# URLs.
+
+
+def _from_url(url: str) -> Place:
     scheme, _, rest = url.partition("://")
-    if scheme not in _SCHEMES or not rest:
+    scheme, _, kind = scheme.partition("+")
+    if scheme not in _SCHEMES or kind not in _KINDS or not rest or (kind and scheme == "unix"):
+        raise ConfigurationError(_FORMS)
+    wanted, scheme = _SCHEMES[scheme]
+    driver = installed(wanted)
+    if not kind:
+        return OneServer(driver, Address(*driver.settings_of_url(f"{scheme}://{rest}")))
+    before, _, query = rest.partition("?")
+    who, _, where = before.rpartition("@")
+    hosts, _, path = where.partition("/")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    at = f"{who}@" if who else ""
+    if kind == "cluster":
+        if path or "db" in options:
+            msg = "RedisStore takes no database in the URL of a cluster, which has only one."
+            raise ConfigurationError(msg)
+        known = _hosts(hosts, 6379)
+        settings = driver.settings_of_url(f"{scheme}://{at}localhost?{urlencode(options)}")
+        return ClusterPlace(driver, known, Address(*settings))
+    service = unquote(path)
+    if not service or "/" in service:
         msg = (
-            'RedisStore takes a URL such as "redis://localhost:6379", "rediss://..." with TLS, '
-            '"valkey://..." or "unix:///path/to/socket".'
+            "RedisStore needs the name of the primary in the URL of sentinels: "
+            '"redis+sentinel://host1:26379,host2:26379/mymaster".'
         )
         raise ConfigurationError(msg)
-    driver = _installed("valkey" if scheme.startswith("valkey") else "redis")
-    scheme = _SCHEMES[scheme]
-    if driver == "valkey":
-        scheme = scheme.replace("redis", "valkey")
-    connection = importlib.import_module(f"{driver}.asyncio.connection")
-    try:
-        settings = connection.parse_url(f"{scheme}://{rest}")
-    except ValueError:
-        # The driver's own sentence may quote the URL, with a password in it.
-        msg = "RedisStore cannot read the URL that it was given: check its port, path and options."
-        raise ConfigurationError(msg) from None
-    kind = settings.pop("connection_class", connection.Connection).__name__
-    kept = {
-        name: value for name, value in settings.items() if name in _KEPT or name.startswith("ssl_")
+    theirs = {
+        name: options.pop(f"sentinel_{name}", None) or None for name in ("username", "password")
     }
-    unknown = settings.keys() - kept.keys()
-    if unknown:
-        msg = f"RedisStore does not take {', '.join(sorted(unknown))} in its URL."
-        raise ConfigurationError(msg)
-    return RedisServer(driver, kind, kept)
+    server = Address(*driver.settings_of_url(f"{scheme}://{at}localhost?{urlencode(options)}"))
+    # What is about TLS holds for both.
+    secure = {name: each for name, each in server.settings.items() if name.startswith("ssl_")}
+    own = {name: each for name, each in theirs.items() if each is not None}
+    reached = Address(server.kind, {**secure, **own})
+    sentinels = [reached.at(*each) for each in _hosts(hosts, 26379)]
+    return SentinelPlace(driver, service, sentinels, server)
 
 
-def _installed(wanted: str) -> str:
-    """The driver that is installed, preferably that one; raises ConfigurationError."""
-    for name in (wanted, "redis", "valkey"):
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            continue
-        return name
-    msg = f"{words.no_driver()}."
-    raise ConfigurationError(msg)
+def _hosts(text: str, port: int) -> list[tuple[str, int]]:
+    found = []
+    for each in text.split(","):
+        match = _HOST.fullmatch(each)
+        if match is None or not 0 < int(match[2] or port) <= _LAST_PORT:
+            msg = (
+                "RedisStore cannot read the hosts in the URL that it was given: they are written as "
+                "host1:port,host2:port."
+            )
+            raise ConfigurationError(msg)
+        found.append((unquote(match[1]).strip("[]"), int(match[2] or port)))
+    return found

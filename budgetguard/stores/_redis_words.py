@@ -39,6 +39,70 @@ def read_only(where: str) -> str:
     return f"the server of the store at {where} is a replica; connect to its primary"
 
 
+def no_primary(where: str) -> str:
+    """Sentinels answer, and none has a primary that is up; or none answers."""
+    return f"no sentinel knows a primary that is up for the store at {where}; check the name and the sentinels"
+
+
+def sentinels_deny(where: str) -> str:
+    """They have a password of their own."""
+    return (
+        f"the sentinels of the store at {where} refuse this user; give sentinel_username and sentinel_password "
+        "in the URL"
+    )
+
+
+def no_cluster(where: str) -> str:
+    """The server is no node of a cluster."""
+    return f"the servers of the store at {where} are no cluster; give RedisStore a URL without +cluster"
+
+
+def no_slot(where: str, slot: int) -> str:
+    """No node has the slot of the account."""
+    return f"no node of the store at {where} has slot {slot}; check CLUSTER INFO"
+
+
+def cluster_down(where: str) -> str:
+    """Some slots have no primary: a failover, or for good."""
+    return f"the store at {where} is down; it answers once all of its slots have a primary again"
+
+
+def moving(where: str) -> str:
+    """The account's slot is on its way to another node, one key after the other."""
+    return (
+        f"the store at {where} is moving the account to another node; it answers once that is done"
+    )
+
+
+def in_cluster(where: str) -> str:
+    """A URL of one server was given for a cluster."""
+    return f"the server of the store at {where} is in a cluster; give RedisStore the URL redis+cluster://{where}"
+
+
+def untrusted(where: str) -> str:
+    """Its certificate is not of an authority that is known here, or of another name."""
+    return (
+        f"the certificate of the store at {where} is not trusted; check the name in it, and give the authority's "
+        "file as ssl_ca_certs"
+    )
+
+
+def no_tls(where: str) -> str:
+    """The server speaks no TLS, or wants a certificate of the client's."""
+    return (
+        f"there is no TLS connection to the store at {where}; check its port, and whether it wants ssl_certfile "
+        "and ssl_keyfile"
+    )
+
+
+def unconfirmed(where: str, confirmed: int, wanted: int, timeout: float) -> str:
+    """The server has it; a failover could lose it."""
+    return (
+        f"{confirmed} of {wanted} replicas of the store at {where} confirmed within {timeout:g} s; check the "
+        "replicas, or lower `confirm`"
+    )
+
+
 def full(where: str) -> str:
     """Nothing can be added. Nothing of the message remains."""
     return f"the server of the store at {where} has no memory left; raise its maxmemory"

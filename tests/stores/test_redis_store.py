@@ -2,15 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
-from itertools import count
 from typing import Any
 
 import pytest
 import redis_servers
+from redis_talk import Talk, talking
 
 from budgetguard import ConfigurationError
-from budgetguard._core.store_messages import NEVER, Join, Message, Need, Pausing, Reply, Report
-from budgetguard.stores._redis_hub import RedisHub
+from budgetguard._core.store_messages import Join, Need, Pausing, Report
 from budgetguard.stores.base import StoreUnavailable
 from budgetguard.stores.redis import RedisStore
 
@@ -18,7 +17,6 @@ SERVERS: dict[str, Callable[[], int]] = {
     "redis": redis_servers.redis_server,
     "valkey": redis_servers.valkey_server,
 }
-NUMBERS = count(1)
 
 
 @pytest.fixture(params=SERVERS)
@@ -35,43 +33,6 @@ def admin(port: int) -> Iterator[Any]:
 
     with redis.Redis(port=port) as client:
         yield client
-
-
-class Talk:
-    """A member that sends one message after the other, over a connection of its own."""
-
-    def __init__(self, store: RedisStore, name: str, account: str) -> None:
-        self.hub = RedisHub(store.server, store.prefix, store.timeout, name)
-        self.name = f"{name}.1"
-        self.account = account
-        self.number = 0
-        self.epoch = ""
-        self.seen = NEVER
-
-    async def say(self, **more: Any) -> Reply:
-        """The next message."""
-        self.number += 1
-        return await self.again(**more)
-
-    async def again(self, **more: Any) -> Reply:
-        """The last message's number once more."""
-        message = Message(self.name, self.number, self.epoch, seen=self.seen, **more)
-        reply = await self.hub.exchange(self.account, message, "")
-        self.epoch, self.seen = reply.epoch, reply.view.now
-        return reply
-
-
-async def talking(store: RedisStore, work: Callable[..., Any], *, members: int = 1) -> None:
-    """Let members talk, each with a subscription, and close everything."""
-    account = f"account {next(NUMBERS)}"
-    talks = [Talk(store, f"{number:016x}", account) for number in range(members)]
-    serving = [asyncio.create_task(each.hub.serve()) for each in talks]
-    try:
-        await work(*talks)
-    finally:
-        for task in serving:
-            task.cancel()
-        await asyncio.gather(*serving, return_exceptions=True)
 
 
 def client(driver: str, port: int, **settings: Any) -> Any:
@@ -140,6 +101,8 @@ def test_who_should_send_a_message_is_woken(port: int) -> None:
         heard = asyncio.Event()
 
         class Listener:
+            listens = True
+
             def notify(self) -> None:
                 heard.set()
 
@@ -215,13 +178,16 @@ def test_what_is_no_client() -> None:
 
 
 def test_a_client_of_another_kind_is_refused() -> None:
-    """One that asks sentinels for its server cannot be copied."""
+    """One whose connections are made by the program's own class cannot be copied."""
     redis_servers.driver()
     import redis
 
-    sentinel = redis.Sentinel([("127.0.0.1", 1)])
+    class Tunnel(redis.Connection):
+        """Goes its own way."""
+
+    pool = redis.ConnectionPool(connection_class=Tunnel)
     with pytest.raises(ConfigurationError, match="give it the URL"):
-        RedisStore(sentinel.master_for("main"))
+        RedisStore(redis.Redis(connection_pool=pool))
 
 
 def test_stores_of_one_server_are_one_store() -> None:
