@@ -35,7 +35,7 @@ def spend() -> None:
     api = PredevAPI(os.environ["PREDEV_API_KEY"], guard.provider.base_url)
 
     @guard.require_credits(
-        min=PreDev.FAST_SPEC, actual=lambda spec: spec["creditsUsed"], name="fast_spec"
+        min=PreDev.FAST_SPEC, actual=lambda spec: spec["creditsUsed"], wait=30, name="fast_spec"
     )
     def fast_spec(prompt: str) -> Any:
         return api.fast_spec(prompt)
@@ -73,8 +73,9 @@ def run(key: str, base_url: str) -> None:
     refused = [each.partition(" ")[2] for each in lines if each.startswith("refused")]
     print(f"{len(costs)} specs written for {sum(costs)} credits, {len(refused)} refused.")
     print(*refused[:1])
-    [account] = read_members(store())
-    print(f"{len(account.members)} processes are known to the store; all of them have left.")
+    for account in read_members(store()):
+        gone = sum(member.state == "gone" for member in account.members)
+        print(f"{gone} processes have left the store, {len(account.members) - gone} have not.")
 
 
 def main() -> None:
