@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 
 import pytest
+import redis_servers
 from example import EXAMPLES, costs, ended, run
 
 from budgetguard.testing.sandbox import Sandbox
@@ -111,6 +112,24 @@ def test_gunicorn_workers_in_the_sandbox(run_pasted: Callable[[str], str]) -> No
     assert sum(spent) == cost
     assert 80 < cost <= 100
     assert written + refused == 24
+    assert f"The sandbox charged {cost}; 0 specs died half-way." in output
+
+
+def test_redis_fleet_in_the_sandbox(
+    run_pasted: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As pasted: four processes spend what there is together, and no more; no spec dies."""
+    redis_servers.driver()
+    monkeypatch.setenv("REDIS_URL", f"redis://127.0.0.1:{redis_servers.redis_server()}")
+    output = run_pasted("redis_fleet.py")
+    spent = [
+        int(each) for each in re.findall(r"The calls of process \d+ cost (\d+) credits", output)
+    ]
+    written, cost, refused = map(
+        int, re.findall(r"(\d+) specs written for (\d+) credits, (\d+)", output)[0]
+    )
+    assert (len(spent), sum(spent), written + refused) == (4, cost, 24)
+    assert 80 < cost <= 100
     assert f"The sandbox charged {cost}; 0 specs died half-way." in output
 
 

@@ -4,7 +4,7 @@ import argparse
 import os
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from budgetguard._cli.output import (
     ExitCode,
@@ -35,7 +35,9 @@ from budgetguard.providers.registry import (
     accounts_in_environment,
     from_environment,
 )
-from budgetguard.stores import SQLiteStore
+from budgetguard.stores import RedisStore, SQLiteStore
+
+Store: TypeAlias = SQLiteStore | RedisStore
 
 UNKNOWN_BALANCE = (BalanceUnavailable, ConfigurationError)
 
@@ -159,27 +161,41 @@ def _origin(options: argparse.Namespace) -> dict[str, str]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def store_path(options: argparse.Namespace) -> str:
-    """The path of the store's file; raises ConfigurationError if there is none, for it would be made."""
-    path: str = options.store
-    if not path:
-        msg = "--store is empty: give it the path that the programs give to SQLiteStore."
-        raise ConfigurationError(msg)
-    if Path(path).is_dir():
-        msg = f"{Path(path).absolute()} is a directory: give --store the path of the file in it."
-        raise ConfigurationError(msg)
-    if not Path(path).exists():
+def required_store(options: argparse.Namespace) -> Store:
+    """The store that is named: a file that is there, or a server; raises ConfigurationError."""
+    place: str = options.store
+    if not place:
         msg = (
-            f"There is no store at {Path(path).absolute()}. Give --store the path that the programs give to "
+            "--store is empty: give it the path that the programs give to SQLiteStore, or the URL that they "
+            "give to RedisStore."
+        )
+        raise ConfigurationError(msg)
+    if "://" in place:
+        return RedisStore(place, **({} if options.prefix is None else {"prefix": options.prefix}))
+    if options.prefix is not None:
+        msg = "--prefix is for a store in a server, and --store names a file."
+        raise ConfigurationError(msg)
+    if Path(place).is_dir():
+        msg = f"{Path(place).absolute()} is a directory: give --store the path of the file in it."
+        raise ConfigurationError(msg)
+    # One that is not there would be made.
+    if not Path(place).exists():
+        msg = (
+            f"There is no store at {Path(place).absolute()}. Give --store the path that the programs give to "
             "SQLiteStore; the first of them that uses it makes it."
         )
         raise ConfigurationError(msg)
-    return path
+    return SQLiteStore(place)
 
 
-def store_of(options: argparse.Namespace) -> SQLiteStore | None:
+def store_of(options: argparse.Namespace) -> Store | None:
     """The store that is named, if one is."""
-    return None if options.store is None else SQLiteStore(store_path(options))
+    if options.store is not None:
+        return required_store(options)
+    if options.prefix is not None:
+        msg = "--prefix is for a store in a server: name that with --store."
+        raise ConfigurationError(msg)
+    return None
 
 
 def _figures(guard: Guard, found: Balance) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from budgetguard._cli.demo_calls import (
     attempt,
 )
 from budgetguard._cli.demo_screen import Conditions, Figures, Results, Screen, Show
-from budgetguard._cli.demo_store import DemoStore
+from budgetguard._cli.demo_store import DemoStore, Heads, MemoryHeads, ServerHeads
 from budgetguard._cli.output import print_json
 from budgetguard._engine.hold import Hold
 from budgetguard.guard import Guard
@@ -41,6 +41,7 @@ from budgetguard.testing.virtual_time import VirtualLoop, guards_on
 
 if TYPE_CHECKING:
     from budgetguard._core.other_spenders import SoleSpender
+    from budgetguard.stores import RedisStore
 
 CREDITS = 240
 SPECS = 36
@@ -75,21 +76,33 @@ def calls(seed: int) -> list[Job]:
     return sorted(jobs, key=lambda job: job.arrives)
 
 
-def run(*, seed: int = 0, workers: int = 1, as_json: bool = False) -> int:
-    """Run the demo and print its table, or with `as_json` one object; returns the exit code."""
-    with Screen(conditions(seed, workers)) as screen:
-        results = compare(seed, screen.follow, workers)
+def run(
+    *,
+    seed: int = 0,
+    workers: int = 1,
+    as_json: bool = False,
+    server: "RedisStore | None" = None,
+) -> int:
+    """Run the demo and print its table, or with `as_json` one object; returns the exit code.
+
+    With a `server` the workers' store is in there; raises StoreUnavailable if it does not answer.
+    """
+    where = None if server is None else server.server.where
+    with Screen(conditions(seed, workers, where)) as screen:
+        results = compare(seed, screen.follow, workers, server)
     if as_json:
-        given = {"seed": seed, "credits": CREDITS, "patience": PATIENCE}
+        given: dict[str, Any] = {"seed": seed, "credits": CREDITS, "patience": PATIENCE}
         if workers > 1:
             given["workers"] = workers
+        if where is not None:
+            given["store"] = where
         print_json(results | given)
     else:
         screen.show(results)
     return 0
 
 
-def conditions(seed: int, workers: int = 1) -> Conditions:
+def conditions(seed: int, workers: int = 1, server: str | None = None) -> Conditions:
     """What all runs have in common."""
     return Conditions(
         calls=SPECS + SESSIONS,
@@ -99,23 +112,43 @@ def conditions(seed: int, workers: int = 1) -> Conditions:
         retry_after=RETRY_AFTER,
         seed=seed,
         workers=workers,
+        server=server,
     )
 
 
-def compare(seed: int, follow: Callable[[str], Show], workers: int = 1) -> Results:
-    """The figures of all runs; `follow(run)` gives a function that is called with them as they grow."""
+def compare(
+    seed: int,
+    follow: Callable[[str], Show],
+    workers: int = 1,
+    server: "RedisStore | None" = None,
+) -> Results:
+    """The figures of all runs; `follow(run)` gives a function that is called with them as they grow.
+
+    Raises StoreUnavailable if a server that is given does not answer.
+    """
     jobs = calls(seed)
     results = {}
-    for name in conditions(seed, workers).runs:
-        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-            # Before the coroutine is made: Ctrl-C meanwhile would leave one that nobody awaited.
-            runner.get_loop()
-            results[name] = runner.run(_play(jobs, seed, follow, name, workers))
+    with ExitStack() as stack:
+        heads: Heads = MemoryHeads() if server is None else stack.enter_context(ServerHeads(server))
+        for name in conditions(seed, workers).runs:
+            store = DemoStore(heads) if name == "together" else None
+            with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+                # Before the coroutine is made: Ctrl-C meanwhile would leave one that nobody awaited.
+                runner.get_loop()
+                results[name] = runner.run(_play(jobs, seed, follow, name, workers, store))
+        if isinstance(heads, ServerHeads) and heads.failure is not None:
+            # Guards went on without their store, so the figures are of something else.
+            raise heads.failure
     return results
 
 
 async def _play(
-    jobs: list[Job], seed: int, follow: Callable[[str], Show], name: str, workers: int
+    jobs: list[Job],
+    seed: int,
+    follow: Callable[[str], Show],
+    name: str,
+    workers: int,
+    store: DemoStore | None,
 ) -> Figures:
     show = follow(name)
     loop = asyncio.get_running_loop()
@@ -133,7 +166,6 @@ async def _play(
 
     async with client:
         with ExitStack() as stack:
-            store = DemoStore() if name == "together" else None
             admit: list[Admission] = []
             for worker in range(workers):
                 # A runtime of its own, so an account of its own.

@@ -42,7 +42,10 @@ _ROWS = (
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What all runs have in common; `patience` and `retry_after` are seconds."""
+    """What all runs have in common; `patience` and `retry_after` are seconds.
+
+    `server` is where the workers' store is; None for one in memory.
+    """
 
     calls: int
     minutes: int
@@ -51,6 +54,7 @@ class Conditions:
     retry_after: float
     seed: int
     workers: int = 1
+    server: str | None = None
 
     @property
     def runs(self) -> tuple[str, ...]:
@@ -104,12 +108,13 @@ class Screen:
 def final(conditions: Conditions, results: Results) -> RenderableType:
     """The table of all runs, what was seen, and what to try next."""
     if conditions.workers > 1:
+        page = "workers.md" if conditions.server is None else "many-machines.md"
         return Group(
             table(conditions, results),
             "",
             seen_together(results),
             "",
-            "Next: docs/how-to/workers.md has the three lines that a worker needs.",
+            f"Next: docs/how-to/{page} has the three lines that a worker needs.",
         )
     return Group(
         table(conditions, results),
@@ -169,13 +174,18 @@ def seen_together(results: Results) -> str:
 def _caption(conditions: Conditions) -> str:
     patience, again = f"{conditions.patience:g} s", f"{conditions.retry_after:g} s"
     if conditions.workers > 1:
+        store = (
+            "The store is the real one's head in memory, 5 ms away, because a file has no simulated time."
+            if conditions.server is None
+            else f"The store is the real one in the server at {conditions.server}, which is told the "
+            "simulated time, and 5 ms away."
+        )
         return (
             "Each call begins at the same moment in all three runs, at the same worker, and has the same "
             f"cost and {patience} of patience: a call that the provider refuses at the start is sent again "
             f"every {again}, and a guard may let a call wait. The guards are the real ones: alone with "
-            "sole_spender=False, because others spend too; together with a store. The store is the real "
-            "one's head in memory, 5 ms away, because a file has no simulated time. The sandbox's accounts "
-            "and API are the real ones; time is simulated, and no network is used."
+            f"sole_spender=False, because others spend too; together with a store. {store} The sandbox's "
+            "accounts and API are the real ones; time is simulated, and no network is used for them."
         )
     return (
         "Each call begins at the same moment on both sides and has the same cost, and both sides "

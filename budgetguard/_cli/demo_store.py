@@ -1,11 +1,18 @@
-"""The demo's store: the head that an `SQLiteStore` keeps in its file, in memory and in virtual time."""
+"""The demo's store in virtual time: a head in memory, as a store's file has it, or the script in a server."""
 
 import asyncio
-from collections.abc import Callable, Hashable
+import json
+import secrets
+import threading
+from collections.abc import Callable, Coroutine, Hashable, Iterable
+from contextlib import suppress
 from itertools import count
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from budgetguard._core.shared_head import SharedHead
+from budgetguard.stores import RedisStore
+from budgetguard.stores.base import StoreUnavailable
 
 if TYPE_CHECKING:
     from budgetguard._core.store_messages import Message, Reply
@@ -13,6 +20,95 @@ if TYPE_CHECKING:
 
 ROUND_TRIP = 0.005
 """Seconds that a message to the store and its reply take."""
+
+
+class Heads(Protocol):
+    """Where the accounts' heads are."""
+
+    def handle(self, account: str, message: "Message", now: float) -> "tuple[Reply, Iterable[str]]":
+        """Let a message take effect at that time; gives the reply, and which members should hear of it."""
+        ...
+
+
+class MemoryHeads:
+    """Heads in memory."""
+
+    def __init__(self) -> None:
+        self._heads: dict[str, SharedHead] = {}
+
+    def handle(self, account: str, message: "Message", now: float) -> "tuple[Reply, Iterable[str]]":
+        """Let a message take effect."""
+        return self._heads.setdefault(account, SharedHead("demo")).handle(message, now)
+
+
+class ServerHeads:
+    """Heads in a server, under a prefix of their own, and removed at the end. It is told the virtual time.
+
+    While the server is asked, virtual time stands still. Entering raises StoreUnavailable if it does not answer.
+    """
+
+    def __init__(self, store: RedisStore) -> None:
+        # Imported late: it needs a driver.
+        from budgetguard.stores._redis_asker import RedisAsker
+
+        self._asker = RedisAsker(store)
+        # Of the programs' own prefix, which is what a user of the server may be restricted to.
+        self._asker.prefix += f":demo-{secrets.token_hex(4)}"
+        self._accounts: set[str] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self.where = store.server.where
+        self.failure: StoreUnavailable | None = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        try:
+            self._ask("", "dump")
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        from budgetguard.stores._script import keys_of
+
+        for account in self._accounts:
+            # What is left there does no harm.
+            with suppress(StoreUnavailable):
+                keys = keys_of(self._asker.prefix, account)
+                self._do(self._asker.command(keys[0], "DEL", *keys))
+        self._close()
+
+    def handle(self, account: str, message: "Message", now: float) -> "tuple[Reply, Iterable[str]]":
+        """Let a message take effect; raises StoreUnavailable, and remembers it as the `failure`."""
+        from budgetguard.stores._wire import message_text, reply_from
+
+        self._accounts.add(account)
+        options = json.dumps({"clock": now, "quiet": True})
+        try:
+            told = json.loads(self._ask(account, message_text(message), "", options))
+        except StoreUnavailable as error:
+            self.failure = error
+            raise
+        return reply_from(told), told["woken"]
+
+    def _ask(self, account: str, *arguments: str) -> str:
+        told: str | bytes = self._do(self._asker.script(account, *arguments))
+        return told.decode() if isinstance(told, bytes) else told
+
+    def _do(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def _close(self) -> None:
+        self._do(self._asker.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
 
 class DemoStore:
@@ -23,8 +119,8 @@ class DemoStore:
     expires = False
     drift = 0.0
 
-    def __init__(self) -> None:
-        self._heads: dict[str, SharedHead] = {}
+    def __init__(self, heads: Heads) -> None:
+        self._heads = heads
         self._links: dict[str, DemoLink] = {}
         self._numbers = count(1)
 
@@ -41,8 +137,8 @@ class DemoStore:
 
     def handle(self, account: str, message: "Message") -> "Reply":
         """Let a message take effect, and wake who should hear of it."""
-        head = self._heads.setdefault(account, SharedHead("demo"))
-        reply, woken = head.handle(message, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        reply, woken = self._heads.handle(account, message, now)
         for member in sorted(woken):
             self._links[member].wake()
         return reply

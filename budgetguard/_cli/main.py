@@ -9,14 +9,17 @@ from budgetguard._cli import accounts, members, pause, sandbox
 from budgetguard._cli.arguments import Parser, amount, worker_count
 from budgetguard._cli.output import ExitCode, failure, print_failure
 from budgetguard._core.activation import set_active
+from budgetguard._core.errors import ConfigurationError
 from budgetguard._core.events import logger
 from budgetguard._core.pause import NO_REASON
 from budgetguard._version import __version__
 from budgetguard.providers.registry import VENDORS, one_of
+from budgetguard.stores import SQLiteStore
 from budgetguard.stores.base import StoreUnavailable
 
 # The vendor in the examples.
 _NAME, _VENDOR = next(iter(VENDORS.items()))
+_PLACE = "the path of its file, or the URL of its server"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from budgetguard._cli.demo import run
 
-    return run(seed=options.seed, workers=options.workers, as_json=options.json)
+    store = accounts.store_of(options)
+    if store is not None and options.workers == 1:
+        msg = "--store is for the demo of several workers: give their number with --workers."
+        raise ConfigurationError(msg)
+    if isinstance(store, SQLiteStore):
+        msg = "--store takes the URL of a server here: a file has no simulated time."
+        raise ConfigurationError(msg)
+    return run(seed=options.seed, workers=options.workers, as_json=options.json, server=store)
 
 
 def _parser(given: Sequence[str]) -> Parser:
@@ -131,34 +141,6 @@ def _parser(given: Sequence[str]) -> Parser:
         "End the pause by `budgetguard pause`. One by guard.pause() in a program goes on.",
         f"budgetguard resume --provider {_NAME}",
     )
-    for asking in (balance, check, listing, pausing, resuming):
-        asking.add_argument(
-            "--account",
-            type=pause.account,
-            metavar="NAME",
-            help="the account= that the programs give to the provider, if they do",
-        )
-    for asking, store in (
-        (balance, "also what is available to all processes that share that file"),
-        (check, "decide by what is available to all processes that share that file"),
-        (listing, "the file that the processes share"),
-        (pausing, "pause all processes that share that file, of whichever user"),
-        (resuming, "end the pause of a store"),
-    ):
-        asking.add_argument("--store", required=asking is listing, metavar="PATH", help=store)
-    for asking in (balance, check, listing, pausing, resuming):
-        asking.add_argument(
-            "--provider",
-            choices=sorted(VENDORS),
-            metavar="NAME",
-            help=f"the account's provider: {one_of(sorted(VENDORS))}; default: "
-            "BUDGETGUARD_PROVIDER, or the one whose key is set "
-            f"({one_of([name for name, vendor in VENDORS.items() if vendor.unasked])})",
-        )
-        asking.add_argument(
-            "--base-url", metavar="URL", help="where the provider's API is, for example a sandbox"
-        )
-
     sandbox.add_arguments(
         command(
             "sandbox",
@@ -184,6 +166,48 @@ def _parser(given: Sequence[str]) -> Parser:
         metavar="N",
         help="with 2 to 64: a third run, in which that many workers share a store",
     )
+    for asking in (balance, check, listing, pausing, resuming):
+        asking.add_argument(
+            "--account",
+            type=pause.account,
+            metavar="NAME",
+            help="the account= that the programs give to the provider, if they do",
+        )
+    for asking, store in (
+        (balance, f"also what is available to all processes that share that store: {_PLACE}"),
+        (check, f"decide by what is available to all processes that share that store: {_PLACE}"),
+        (listing, f"the store that the processes share: {_PLACE}"),
+        (pausing, "pause all processes that share that store, of whichever user"),
+        (resuming, "end the pause of a store"),
+        (
+            demo,
+            "the server in which the workers of the third run share a store; default: in memory",
+        ),
+    ):
+        asking.add_argument(
+            "--store",
+            required=asking is listing,
+            metavar="URL" if asking is demo else "PLACE",
+            help=store,
+        )
+        asking.add_argument(
+            "--prefix",
+            metavar="NAME",
+            help="of the store's keys in the server, if the programs give one to RedisStore",
+        )
+    for asking in (balance, check, listing, pausing, resuming):
+        asking.add_argument(
+            "--provider",
+            choices=sorted(VENDORS),
+            metavar="NAME",
+            help=f"the account's provider: {one_of(sorted(VENDORS))}; default: "
+            "BUDGETGUARD_PROVIDER, or the one whose key is set "
+            f"({one_of([name for name, vendor in VENDORS.items() if vendor.unasked])})",
+        )
+        asking.add_argument(
+            "--base-url", metavar="URL", help="where the provider's API is, for example a sandbox"
+        )
+
     for printing, more in (
         (balance, "; of two accounts, a list under `accounts`"),
         (check, ""),

@@ -6,44 +6,61 @@ from datetime import UTC
 from decimal import Decimal
 from typing import Any
 
-from budgetguard._cli.accounts import providers_of, store_path
+from budgetguard._cli.accounts import providers_of, required_store
 from budgetguard._cli.output import ExitCode, number, print_answer, print_json
 from budgetguard._core.amounts import spell
 from budgetguard._core.errors import amount_of, in_seconds
 from budgetguard._engine.shared_account import name_in_store
+from budgetguard.stores import RedisStore
 from budgetguard.stores.members import StoredAccount, StoredMember, read_members
 
+_WIDTH = 80
+# As they are shown. Of those that do not fit, the first ones in `_UNIMPORTANT` are left out.
 _COLUMNS = (
     "pid",
     "host",
     "version",
-    "since",
+    "since (UTC)",
     "lease",
     "used",
-    "slack",
     "calls",
     "sessions",
     "waiting",
     "finished",
     "unresolved",
-    "last heard",
+    "heard",
 )
-_TO_THE_LEFT = {"host", "version", "since"}
+_UNIMPORTANT = (
+    "sessions",
+    "version",
+    "since (UTC)",
+    "finished",
+    "waiting",
+    "unresolved",
+    "host",
+    "calls",
+)
+# Shown where one of the members has any.
+_RARE = {"sessions", "waiting", "finished", "unresolved"}
+_TO_THE_LEFT = {"host", "version", "since (UTC)", "heard"}
 _SHOWN_OF_A_NAME = 12
+_SHOWN_OF_A_HOST = 12
 _MINUTE, _HOUR = 60, 3600
 
 
 def members(options: argparse.Namespace) -> int:
-    """Print each account in the file with its members. Nothing is written, and no request is made."""
-    path = store_path(options)
-    accounts = read_members(path)
+    """Print each account in the store with its members. Nothing is written, and the provider is not asked."""
+    store = required_store(options)
+    accounts = read_members(store)
     mine = {name_in_store(str(each.fingerprint)): each.name for each in providers_of(options)}
     if options.json:
-        print_json({"store": path, "accounts": [_figures(each, mine) for each in accounts]})
+        place = store.server.where if isinstance(store, RedisStore) else options.store
+        print_json({"store": place, "accounts": [_figures(each, mine) for each in accounts]})
     elif accounts:
         print_answer("\n\n".join(_shown(each, mine) for each in accounts))
     else:
-        print_answer(f"No process has used the store at {path} yet.")
+        under = f" under the prefix {store.prefix}" if isinstance(store, RedisStore) else ""
+        print_answer(f"No process has used {store.name}{under} yet.")
     return ExitCode.ENOUGH
 
 
@@ -110,29 +127,34 @@ def _processes(living: int) -> str:
     return f"{living or 'no'} process{'es' * (living != 1)}"
 
 
-def _row(member: StoredMember) -> tuple[str, ...]:
+def _row(member: StoredMember) -> dict[str, str]:
     since = member.since
-    gone = member.state == "gone"
-    return (
-        "?" if member.pid is None else str(member.pid),
-        member.host or "?",
-        member.version or "?",
-        "?" if since is None else f"{since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
-        spell(member.lease),
-        spell(member.used),
-        spell(member.slack),
-        str(member.calls),
-        str(member.sessions),
-        str(member.waiting),
-        spell(member.finished),
-        spell(member.unresolved),
-        ("gone, " if gone else "") + _ago(member.heard),
-    )
+    return {
+        "pid": "?" if member.pid is None else str(member.pid),
+        "host": _short(member.host) or "?",
+        "version": member.version or "?",
+        "since (UTC)": "?" if since is None else f"{since.astimezone(UTC):%m-%d %H:%M}",
+        "lease": spell(member.lease),
+        "used": spell(member.used),
+        "calls": str(member.calls),
+        "sessions": str(member.sessions),
+        "waiting": str(member.waiting),
+        "finished": spell(member.finished),
+        "unresolved": spell(member.unresolved),
+        "heard": "gone" if member.state == "gone" else _ago(member.heard),
+    }
+
+
+def _short(host: str) -> str:
+    """Without its domain, unless it is an address; and of what is too long the end, which tells containers apart."""
+    first = host.partition(".")[0]
+    name = host if first.isdecimal() else first
+    return name if len(name) <= _SHOWN_OF_A_HOST else f"..{name[2 - _SHOWN_OF_A_HOST :]}"
 
 
 def _ago(seconds: float | None) -> str:
     if seconds is None:
-        return "not since the machine started"
+        return "?"
     if seconds < _MINUTE:
         return f"{in_seconds(seconds)} ago"
     if seconds < _HOUR:
@@ -140,14 +162,25 @@ def _ago(seconds: float | None) -> str:
     return f"{seconds / _HOUR:.0f} h ago"
 
 
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    wide = [max(len(row[at]) for row in (_COLUMNS, *rows)) for at in range(len(_COLUMNS))]
-    last = len(_COLUMNS) - 1
+def _table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    wide = {
+        name: max(len(name), *(len(row[name]) for row in rows))
+        for name in _COLUMNS
+        if name not in _RARE or any(row[name] != "0" for row in rows)
+    }
+    left_out = []
+    for name in _UNIMPORTANT:
+        if sum(wide.values()) + 2 * len(wide) <= _WIDTH:
+            break
+        if wide.pop(name, None) is not None:
+            left_out.append(name.partition(" ")[0])
     lines = []
-    for row in (_COLUMNS, *rows):
+    for row in ({name: name for name in wide}, *rows):
         cells = [
-            cell.ljust(width) if name in _TO_THE_LEFT or at == last else cell.rjust(width)
-            for at, (name, cell, width) in enumerate(zip(_COLUMNS, row, wide, strict=True))
+            row[name].ljust(width) if name in _TO_THE_LEFT else row[name].rjust(width)
+            for name, width in wide.items()
         ]
         lines.append("  ".join(["", *cells]).rstrip())
+    if left_out:
+        lines.append(f"  (also with --json: {', '.join(left_out)})")
     return lines

@@ -71,10 +71,13 @@ class ClusterRoute:
 
     async def any(self, deadline: float) -> Node:
         """Each node hears what is published on any of them."""
+        return _sample(await self.all(deadline), 1)[0]
+
+    async def all(self, deadline: float) -> list[Node]:
+        """All primaries."""
         if not self._ranges:
             await self._search.result(deadline)
-        primaries = sorted({at for _, _, at in self._ranges})
-        return self._at(_sample(primaries, 1)[0])
+        return [self._at(at) for at in sorted({at for _, _, at in self._ranges})]
 
     def redirected(self, node: Node, key: str, error: Exception) -> tuple[Node, bool] | None:
         """Where the slot has been moved to, or is being moved to."""

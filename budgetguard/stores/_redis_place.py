@@ -21,6 +21,10 @@ class Route(Protocol):
         """A server on which all wake-ups are heard; raises as `node` does."""
         ...
 
+    async def all(self, deadline: float) -> list[Node]:
+        """The servers that have all keys together; raises as `node` does."""
+        ...
+
     def redirected(self, node: Node, key: str, error: Exception) -> tuple[Node, bool] | None:
         """Where a server's error says that the key is; and whether it has to be told so (ASKING)."""
         ...
@@ -88,6 +92,10 @@ class OneRoute:
         """The only one."""
         del deadline
         return self._node
+
+    async def all(self, deadline: float) -> list[Node]:
+        """The only one."""
+        return [await self.any(deadline)]
 
     def redirected(self, node: Node, key: str, error: Exception) -> None:
         """Nowhere."""

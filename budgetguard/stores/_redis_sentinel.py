@@ -69,6 +69,10 @@ class SentinelRoute:
         """The primary: a replica that has lost it publishes nothing."""
         return await self.node("", deadline)
 
+    async def all(self, deadline: float) -> list[Node]:
+        """The primary."""
+        return [await self.any(deadline)]
+
     def redirected(self, node: Node, key: str, error: Exception) -> None:
         """Nowhere."""
 

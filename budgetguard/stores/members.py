@@ -1,12 +1,13 @@
-"""Who spends from the accounts in a store's file, read without disturbing anybody.
+"""Who spends from the accounts in a store, read without disturbing anybody.
 
-One read transaction and a glance at the members' locks: nothing is written, and nobody waits for it.
+Of a file, one read transaction and a glance at the members' locks; of a server, what its script tells. Nothing is
+written, and nobody waits for it.
 """
 
 import os
 import sqlite3
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -24,8 +25,13 @@ from budgetguard.stores._living import members_with_locks
 from budgetguard.stores._machine import boot_id, since_boot
 from budgetguard.stores._store_file import FORMAT, PROGRAM_ID, is_busy
 from budgetguard.stores.base import StoreUnavailable
+from budgetguard.stores.redis import RedisStore
+from budgetguard.stores.sqlite import SQLiteStore
 
 MemberState: TypeAlias = Literal["lives", "gone"]
+
+# Whether a member lives that the head has not given up, by its name, its record, and how long it has been silent.
+_Lives: TypeAlias = Callable[[str, MemberRecord, float | None], bool]
 
 # Seconds that a read waits where SQLite recovers the file after a crash.
 _PATIENCE = 2.0
@@ -36,7 +42,8 @@ class StoredMember:
     """One process that spends from an account, as the store last heard of it. Amounts are Decimal.
 
     - `pid`, `host`, `version`, `since`: what it says of itself. `since` is when it made its account.
-    - `state`: `"gone"` if it left or died. It is listed until a balance shows what its calls cost.
+    - `state`: `"gone"` if it left or died; in a server also if it has been silent for its guard's `hold_for`. It is
+      listed until a balance shows what its calls cost.
     - `lease`: what was taken out of the account for it: `used` by its `calls` running calls, and `slack`,
       from which it admits calls without asking.
     - `sessions`: how many it has open. `waiting`: how many of its callers wait for credits or sessions.
@@ -65,7 +72,7 @@ class StoredMember:
 
 @dataclass(frozen=True, slots=True)
 class StoredAccount:
-    """One account in a store's file. Amounts are Decimal, in `unit`.
+    """One account in a store. Amounts are Decimal, in `unit`.
 
     - `name`: stands for the account in the store. It is not the key, and says nothing about it.
     - `provider`: its provider's name, as its members say.
@@ -85,16 +92,35 @@ class StoredAccount:
     members: tuple[StoredMember, ...]
 
 
-def read_members(path: str | os.PathLike[str]) -> tuple[StoredAccount, ...]:
-    """The accounts in the file of a `SQLiteStore`, with their members; raises StoreUnavailable.
+def read_members(
+    store: str | os.PathLike[str] | SQLiteStore | RedisStore,
+) -> tuple[StoredAccount, ...]:
+    """The accounts in a store, with their members; raises StoreUnavailable.
 
-    Nothing is written to the file, and no process that uses it waits. Run it in a process of its own or
-    beside guards, as you like.
+    `store` is the path of a `SQLiteStore`'s file, or a store. Nothing is written to it, and no process that uses
+    it waits. Run it in a process of its own or beside guards, as you like. A server searches all its keys for
+    accounts, a thousand at a time.
     """
-    found = os.path.realpath(os.fspath(path))
+    if isinstance(store, RedisStore):
+        return _in_server(store)
+    path = store.path if isinstance(store, SQLiteStore) else os.fspath(store)
+    return _in_file(os.path.realpath(path))
+
+
+def _in_server(store: RedisStore) -> tuple[StoredAccount, ...]:
+    # Imported late: it needs asyncio.
+    from budgetguard.stores._redis_members import read_heads
+
+    def lives(_: str, record: MemberRecord, heard: float | None) -> bool:
+        return heard is None or record.hold_for is None or heard < record.hold_for
+
+    return tuple(_account(name, head, now, lives) for name, head, now in read_heads(store))
+
+
+def _in_file(found: str) -> tuple[StoredAccount, ...]:
     try:
         boot, states = _read(found)
-        living = members_with_locks(f"{found}-members")
+        living = set(members_with_locks(f"{found}-members"))
     except sqlite3.Error as error:
         if is_busy(error):
             raise StoreUnavailable(words.locked(found, _PATIENCE)) from error
@@ -111,7 +137,7 @@ def read_members(path: str | os.PathLike[str]) -> tuple[StoredAccount, ...]:
             raise StoreUnavailable(words.too_new(found, error.format, FORMAT)) from error
         except DamagedState as error:
             raise StoreUnavailable(words.damaged(found)) from error
-        accounts.append(_account(name, head, living, now))
+        accounts.append(_account(name, head, now, lambda each, _, __: each in living))
     return tuple(accounts)
 
 
@@ -155,15 +181,9 @@ def _is_no_database(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB
 
 
-def _account(
-    name: str, head: SharedHead, living: Iterable[str], now: float | None
-) -> StoredAccount:
+def _account(name: str, head: SharedHead, now: float | None, lives: _Lives) -> StoredAccount:
     snapshot = head.snapshot
-    lives = set(living)
-    members = [
-        _member(each, record, head, now, lives=each in lives)
-        for each, record in head.members.items()
-    ]
+    members = [_member(each, record, head, now, lives) for each, record in head.members.items()]
     free = None if snapshot is None else to_credits(head.free(0, 0))
     said = [dict(record.words).get("provider") for record in head.members.values()]
     return StoredAccount(
@@ -174,12 +194,13 @@ def _account(
         free=None if free is None or not free.is_finite() else free,
         paused=next(iter(head.pauses.values()), None),
         waits=not head.granting,
-        members=tuple(members),
+        # A server tells them in no order.
+        members=tuple(sorted(members, key=lambda each: (str(each.since), each.name))),
     )
 
 
 def _member(
-    name: str, record: MemberRecord, head: SharedHead, now: float | None, *, lives: bool
+    name: str, record: MemberRecord, head: SharedHead, now: float | None, lives: _Lives
 ) -> StoredMember:
     said: Mapping[str, str] = dict(record.words)
     pid, since = said.get("pid", ""), said.get("since", "")
@@ -193,7 +214,7 @@ def _member(
         host=said.get("host", ""),
         version=said.get("version", ""),
         since=datetime.fromisoformat(since).astimezone(UTC) if since else None,
-        state="lives" if lives and not record.gone else "gone",
+        state="gone" if record.gone or not lives(name, record, heard) else "lives",
         lease=to_credits(record.lease),
         used=to_credits(record.used),
         slack=to_credits(record.slack),

@@ -1,7 +1,7 @@
 """Processes that spend from one shared account, as `stores.py` measures them, and what they can be told to do.
 
 Each process has two guards of accounts that look alike: one whose books are in its memory, and one whose
-books it shares with the other processes, in a file.
+books it shares with the other processes, in a file or a server.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from budgetguard import Balance, Guard, InsufficientCredits
 from budgetguard._engine.binding import binding_of
 from budgetguard._engine.membership import Membership
 from budgetguard._engine.shared_account import SharedAccount
-from budgetguard.stores import SQLiteStore
+from budgetguard.stores import RedisStore, SQLiteStore
 
 PATIENCE = 120
 MICRO = 10**6
@@ -79,6 +79,17 @@ def together(each: list[Timed]) -> Timed:
     return Timed(times, max(timed.seconds for timed in each))
 
 
+def store_at(place: str) -> SQLiteStore | RedisStore:
+    """The store in a file at a path, or in a server at a URL, behind which its prefix is written after a `|`.
+
+    The timeouts are for a machine that is busy with other things.
+    """
+    if "://" in place:
+        url, _, prefix = place.partition("|")
+        return RedisStore(url, prefix=prefix, timeout=15)
+    return SQLiteStore(place, timeout=60)
+
+
 def plain(x: int) -> int:
     """What is guarded: nothing."""
     return x
@@ -87,10 +98,9 @@ def plain(x: int) -> int:
 class Guards:
     """The two guards of a process, and a function that each of them guards, for one credit a call."""
 
-    def __init__(self, path: str, credits: int) -> None:
+    def __init__(self, place: str, credits: int) -> None:
         self.memory = Guard(Constant("alone", credits), timeout=60)
-        # The timeouts are for a machine that is busy with other things.
-        store = SQLiteStore(path, timeout=60)
+        store = store_at(place)
         self.leased = Guard(Constant("shared", credits), store=store, timeout=PATIENCE)
         self.in_memory = self.memory.require_credits(min=1)(plain)
         self.in_lease = self.leased.require_credits(min=1)(plain)
@@ -246,7 +256,7 @@ def _sleep_until(at: float) -> None:
 
 
 class Members:
-    """Processes with guards of one account in a file; each does what it is told, one thing at a time."""
+    """Processes with guards of one account in a store; each does what it is told, one thing at a time."""
 
     def __init__(self, connections: list[Connection]) -> None:
         self._connections = connections
@@ -276,15 +286,16 @@ def _answer(connection: Connection) -> Any:
 
 
 @contextmanager
-def members(number: int, folder: Path, credits: int) -> Iterator[Members]:
-    """That many new processes, with an account in a new file in that folder."""
+def members(number: int, folder: Path, credits: int, url: str | None = None) -> Iterator[Members]:
+    """That many new processes, with an account in a new file in that folder, or in the server at a URL."""
     spawn = get_context("spawn")
-    path = folder / f"{next(_NUMBERS)}.db"
+    which = next(_NUMBERS)
+    place = str(folder / f"{which}.db") if url is None else f"{url}|{folder.name}-{which}"
     with ExitStack() as stack:
         connections = []
         for _ in range(number):
             here, there = spawn.Pipe()
-            process = spawn.Process(target=_serve, args=(there, str(path), credits), daemon=True)
+            process = spawn.Process(target=_serve, args=(there, place, credits), daemon=True)
             process.start()
             there.close()
             stack.callback(process.join, PATIENCE)
@@ -297,8 +308,8 @@ def members(number: int, folder: Path, credits: int) -> Iterator[Members]:
         yield group
 
 
-def _serve(connection: Connection, path: str, credits: int) -> None:
-    guards = Guards(path, credits)
+def _serve(connection: Connection, place: str, credits: int) -> None:
+    guards = Guards(place, credits)
     with suppress(EOFError):
         while True:
             act, args, options = connection.recv()

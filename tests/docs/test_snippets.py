@@ -4,7 +4,7 @@ Each Python block is a program of its own, run in an interpreter of its own. The
 `budgetguard sandbox` prints, as it does for a reader who pasted that. A console block holds commands
 alone, which bash runs; a variable that they export is there for the blocks after it. A block that
 starts `budgetguard sandbox` starts a sandbox with those options, and until a page has one, a sandbox
-runs with the default options.
+runs with the default options. A block that names the URL of a Redis server is given that of a real one.
 
 A comment right before a block says what is special about it:
 
@@ -29,12 +29,15 @@ from doctest import ELLIPSIS, NORMALIZE_WHITESPACE, OutputChecker
 from pathlib import Path
 
 import pytest
+import redis_servers
 from pages import PAGES, Block, blocks, name
 
 from budgetguard.testing.sandbox import Sandbox
 
 # Where the pages say that a sandbox listens; the tests' own is on any free port.
 WRITTEN_URL = "http://127.0.0.1:8402"
+# Likewise for a server of a store.
+WRITTEN_REDIS = "redis://localhost:6379"
 PATIENCE = 60.0
 LANGUAGES = {"python", "console", "text", "toml", "ini", "json"}
 
@@ -70,7 +73,7 @@ class Reader:
             # Not the user's own.
             "BUDGETGUARD_PAUSE_DIR": str(home / "pauses"),
         }
-        self._url = ""
+        self._url = self._redis = ""
         self._printed = ""
 
     def paste(self, block: Block) -> None:
@@ -108,10 +111,15 @@ class Reader:
         }
 
     def _run(self, block: Block) -> str:
+        text = block.text
+        if WRITTEN_REDIS in text:
+            redis_servers.driver()
+            self._redis = f"redis://localhost:{redis_servers.redis_server()}"
+            text = text.replace(WRITTEN_REDIS, self._redis)
         if block.language == "python":
             [saved] = block.words if block.verb == "file" else [f"snippet_{block.line}.py"]
             script = self._home / saved
-            script.write_text(block.text, encoding="utf-8")
+            script.write_text(text, encoding="utf-8")
             command = [sys.executable, str(script)]
             if re.search(r"^(async )?def test_", block.text, re.MULTILINE):
                 command = [
@@ -125,7 +133,7 @@ class Reader:
                 ]
         else:
             variables = self._home / "variables"
-            text = block.text.replace(WRITTEN_URL, self._url)
+            text = text.replace(WRITTEN_URL, self._url)
             command = ["bash", "-c", f"{text}\nended=$?; env -0 >{variables}; exit $ended"]
         done = subprocess.run(
             command,

@@ -1,6 +1,8 @@
 """The last credits of an account, nearly all of them stranded in leases, when everybody wants one at once.
 
-    python tests/stores/last_credits.py [--runs 100] [--minutes 25] [--processes 8] [--callers 1000]
+    python tests/stores/last_credits.py [--runs 100] [--minutes 25] [--processes 8] [--callers 1000] [--url URL]
+
+The store is in a file, or in the Redis or Valkey server at the URL.
 
 Each run has new processes. Exits with 1 unless each of the credits is given away in each run, and once only.
 """
@@ -33,6 +35,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=25)
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--callers", type=int, default=1000)
+    parser.add_argument("--url")
     options = parser.parse_args()
     processes, callers = options.processes, options.callers
     end = time.monotonic() + 60 * options.minutes
@@ -44,7 +47,7 @@ def main() -> int:
         while runs < options.runs and time.monotonic() < end:
             runs += 1
             # Each process has spent two before it begins.
-            with members(processes, Path(folder), EDGE + 2 * processes) as group:
+            with members(processes, Path(folder), EDGE + 2 * processes, options.url) as group:
                 stranded = strand(group)
                 assert stranded >= STRANDED * MICRO
                 found = group.together(rush, callers)
