@@ -1,0 +1,108 @@
+"""What a server may go through while processes spend by it: stopped, killed, emptied, busy, without the script.
+
+Callers get an answer in time, the members say anew what they hold, and nothing is promised twice. With
+BUDGETGUARD_LONG=1 there is much more of everything.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from interpreter import LONG
+from redis_spenders import all_is_well, let_run, nearly_exhausted, redis_spenders
+from server_process import ENGINES, ServerProcess, servers, until
+from spending_processes import go_on, pause
+from store_place import ServerPlace
+
+from budgetguard import BalanceUnavailable, Guard
+from budgetguard._engine.binding import binding_of
+from budgetguard.stores import _redis_words as words
+from budgetguard.testing import FakeProvider
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+
+SEED = os.environ.get("BUDGETGUARD_SEED", "1")
+ROUNDS = 40 if LONG else 2
+PLACE = ServerPlace(0)
+# CPU seconds of a script of somebody else, by the only clock that stands still in none of the engines.
+BUSY = "local e = os.clock() + tonumber(ARGV[1]) while os.clock() < e do end return 1"
+
+
+@pytest.fixture(params=ENGINES if LONG else ENGINES[:1])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Both in the long form."""
+    name: str = request.param
+    return name
+
+
+def stop(server: ServerProcess, random: Random) -> None:
+    """Stop it, mostly for longer than callers wait for it, and sometimes for longer than leases last."""
+    server.stop()
+    let_run(random.uniform(0.2, 1.2) * PLACE.hold_for)
+    server.go_on()
+
+
+def restart(server: ServerProcess, random: Random) -> None:
+    """Kill it, and start it with what it has on its disk."""
+    server.kill()
+    pause(random, 1.0)
+    server.start()
+
+
+def keep_busy(server: ServerProcess, random: Random) -> None:
+    """Run somebody else's script for longer than the store's timeout."""
+    server.do("EVAL", BUSY, 0, 2 * PLACE.timeout + random.random())
+
+
+def forget_scripts(server: ServerProcess, random: Random) -> None:
+    """Again and again, while messages are on their way."""
+    for _ in range(20):
+        server.do("SCRIPT", "FLUSH")
+        pause(random, 0.02)
+
+
+def forget_all(server: ServerProcess, random: Random) -> None:
+    """Remove all keys."""
+    pause(random, 0.1)
+    server.do("FLUSHALL")
+
+
+FAULTS: dict[str, tuple[Callable[[ServerProcess, Random], None], tuple[str, ...]]] = {
+    "stopped": (stop, ()),
+    "restarted empty": (restart, ()),
+    "restarted from its log": (restart, ("--appendonly", "yes", "--appendfsync", "always")),
+    "restarted with what it wrote last": (restart, ("--appendonly", "yes")),
+    "busy": (keep_busy, ()),
+    "busy and says so": (keep_busy, ("--busy-reply-threshold", "50")),
+    "without the script": (forget_scripts, ()),
+    "emptied": (forget_all, ()),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_server_under_load(tmp_path: Path, engine: str, fault: str) -> None:
+    """All processes live, so nothing is lost: nothing is overspent, and all credits are there in the end."""
+    random = Random(f"{fault} {SEED}")
+    print(f"BUDGETGUARD_SEED={SEED}")
+    act, options = FAULTS[fault]
+    with (
+        servers(engine, tmp_path, 1, *options) as [server],
+        redis_spenders(tmp_path, server.port, SEED) as (account, nursery),
+    ):
+        for _ in range(ROUNDS):
+            account.top_up(random.randint(30, 60))
+            nearly_exhausted(account)
+            account.top_up(random.randint(10, 30))
+            go_on(account, 1)
+            act(server, random)
+        account.top_up(30)
+        nearly_exhausted(account)
+        busy = words.failed(f"127.0.0.1:{server.port}", "BUSY")
+        told = all_is_well(account, nursery, server.port, busy)
+        assert told["store_lost"] == told["store_back"]
