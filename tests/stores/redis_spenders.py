@@ -14,6 +14,7 @@ from paid_provider import PaidAccount
 from spending_processes import Nursery, spenders
 from store_place import ServerPlace
 
+from budgetguard._core.leased_ledger import _REGROUPS
 from budgetguard.stores import _redis_words as words
 
 # The most that one call costs, and what nearly exhausted means: some callers are refused, others are not.
@@ -77,7 +78,7 @@ def heard_of(told: Counter[str], nursery: Nursery, port: int, *but: str) -> None
     """Nobody was late, and callers and logs were told reasons that there are."""
     where = f"127.0.0.1:{port}"
     timeout = ServerPlace(port).timeout
-    reasons = {words.silent(where, timeout), words.unreachable(where), words.loading(where), *but}
+    away = {words.silent(where, timeout), words.unreachable(where), words.loading(where), *but}
     counts = {"spent", "refused", "store_lost", "store_back", "regrouped", "lease_lost"}
-    assert set(told) <= reasons | counts, told
-    assert set(nursery.words().splitlines()) <= reasons, nursery.words()
+    assert set(told) <= away | {_REGROUPS} | counts, told
+    assert set(nursery.words().splitlines()) <= away, nursery.words()

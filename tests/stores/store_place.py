@@ -11,6 +11,18 @@ from budgetguard.stores.redis import RedisStore
 FILE_TIMEOUT = 60.0
 
 
+class BriefRegroupStore(RedisStore):
+    """A store in a server that waits for `hold_for` seconds when it has lost all, and not for a minute."""
+
+    hold_for: float
+    asked = False
+
+    def options(self) -> str:
+        """Whoever comes first to a new account has lost nothing."""
+        asked, self.asked = self.asked, True
+        return json.dumps({"regroup": self.hold_for}) if asked else ""
+
+
 @dataclass(frozen=True)
 class ServerPlace:
     """A store in a server, and what guards of it are told. All times are seconds."""
@@ -32,12 +44,14 @@ class ServerPlace:
 
     def store(self) -> RedisStore:
         """The store that is there."""
-        return RedisStore(
+        store = BriefRegroupStore(
             f"redis://{self.host}:{self.port}",
             prefix=self.prefix,
             timeout=self.timeout,
             **dict(self.options),
         )
+        store.hold_for = self.hold_for
+        return store
 
 
 def server_place(text: str) -> ServerPlace | None:
