@@ -63,7 +63,10 @@ class ServerProcess:
         until(self._answers)
 
     def _answers(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as it:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", self.port), 1) as it,
+        ):
             it.sendall(b"PING\r\n")
             return it.recv(7) == b"+PONG\r\n"
         return False

@@ -77,7 +77,9 @@ class Book:
     async def send(self, **fields: Any) -> Reply:
         """The next message, again and again until it is answered."""
         self.number += 1
-        message = Message(self.name, self.number, self.epoch, seen=self.seen, elapsed=60.0, **fields)
+        message = Message(
+            self.name, self.number, self.epoch, seen=self.seen, elapsed=60.0, **fields
+        )
         while True:
             self.tries += 1
             try:
@@ -112,9 +114,11 @@ class Book:
         return reply
 
     async def close(self) -> None:
-        """Close its connections."""
-        await self.hub._client.aclose()
-        await self.hub._client.connection_pool.disconnect()
+        """Close its connections, which is what the hub does when it is told to listen no more."""
+        serving = asyncio.create_task(self.hub.serve())
+        await asyncio.sleep(0)
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
 
 
 def exact(reply: Reply, *books: Book) -> None:
@@ -153,7 +157,9 @@ def test_lost_replies(port: int, proxy: CutProxy) -> None:
             ended = random.randint(0, one.used)
             reply = await one.spend(ended, random.randint(1, 9))
             exact(reply, one, other)
-            exact(await other.spend(random.randint(0, other.used), random.randint(1, 9)), one, other)
+            exact(
+                await other.spend(random.randint(0, other.used), random.randint(1, 9)), one, other
+            )
         proxy.plan = lambda _: None
         # What is late is there by then.
         await asyncio.sleep(2 * TIMEOUT)

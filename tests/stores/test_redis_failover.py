@@ -5,7 +5,7 @@ counted from the provider's own books, which know who spent. With BUDGETGUARD_LO
 """
 
 import os
-import signal
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +23,7 @@ from redis_spenders import (
     nearly_exhausted,
     redis_spenders,
 )
-from server_process import ENGINES, ServerProcess, servers, until
+from server_process import ENGINES, ServerProcess, servers
 from spending_processes import Nursery, go_on, paid, pause
 from store_place import ServerPlace
 
@@ -241,11 +241,28 @@ def test_an_old_primary_goes_on(tmp_path: Path, engine: str, least: int) -> None
                 assert account.spent_by(pids) == stopped
             twice += account.spent_by(pids) - before
             sides.heal()
-            account.top_up(20)
-            nearly_exhausted(account)
+            came_back = account.spent_by(pids)
+            while account.spent_by(pids) == came_back:
+                account.top_up(4)
+                nearly_exhausted(account)
         told = old.end_all() + sides.new.end_all()
         back(account, sides.new)
         print(f"lowest balance {account.lowest}, at most {twice} may have been spent twice")
         assert account.lowest >= -twice
-        refusals = "NOREPLICAS", "READONLY"
-        print(told, old.words(), sides.new.words())
+        heard_on_sides(told, sides)
+
+
+def heard_on_sides(told: Counter[str], sides: Sides) -> None:
+    """What callers were told and what was logged is true of their side."""
+    new, old = (f"127.0.0.1:{way.port}" for way in (sides.both.place, sides.old_way))
+    away = {
+        *(words.silent(old, PLACE.timeout), words.unreachable(old), words.read_only(old)),
+        *(words.silent(new, PLACE.timeout), words.unreachable(new)),
+        words.failed(old, "NOREPLICAS"),
+    }
+    counts = {"spent", "refused", "store_lost", "store_back", "regrouped", "lease_lost"}
+    assert set(told) <= away | counts, told
+    for side in (sides.old, sides.new):
+        lines = side.words().splitlines()
+        # What was spent twice looks like others who spend.
+        assert {line for line in lines if "somebody else spends" not in line} <= away

@@ -154,7 +154,9 @@ def test_processes_whose_replies_get_lost(tmp_path: Path) -> None:
         if random.random() > 0.25:
             return None
         lost[0] += 1
-        return random.choice([Fault(reply=0), Fault(reply=random.randint(1, 400)), Fault(delay=0.6)])
+        return random.choice(
+            [Fault(reply=0), Fault(reply=random.randint(1, 400)), Fault(delay=0.6)]
+        )
 
     with (
         servers("redis", tmp_path) as [server],
