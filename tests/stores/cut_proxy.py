@@ -11,7 +11,7 @@ import struct
 import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 _T = TypeVar("_T")
 _RESET = struct.pack("ii", 1, 0)
@@ -80,7 +80,7 @@ class CutProxy:
         self._thread.join()
         self._loop.close()
 
-    def __enter__(self) -> "CutProxy":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -122,14 +122,13 @@ def servers(
     engine: str, folder: Path, count: int = 1, *options: str
 ) -> Iterator[list[ServerProcess]]:
     """So many servers, without data."""
-    started: list[ServerProcess] = []
-    try:
+    with ExitStack() as ends:
+        started = []
         for number in range(count):
-            started.append(ServerProcess(engine, folder / f"server-{number}", *options))
+            server = ServerProcess(engine, folder / f"server-{number}", *options)
+            ends.callback(server.kill)
+            started.append(server)
         yield started
-    finally:
-        for each in started:
-            each.kill()
 
 
 def until(condition: Callable[[], object]) -> None:

@@ -5,10 +5,8 @@ BUDGETGUARD_LONG=1 there is much more of everything.
 """
 
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -30,8 +28,41 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this
 SEED = os.environ.get("BUDGETGUARD_SEED", "1")
 ROUNDS = 40 if LONG else 2
 PLACE = ServerPlace(0)
+MICRO = 10**6
 # Somebody else's script. No clock moves inside scripts in both engines.
 BUSY = "for _ = 1, tonumber(ARGV[1]) do end"
+
+
+def test_calls_within_the_lease_go_on_without_a_server(tmp_path: Path) -> None:
+    """Until its end. A call that needs more is told why within the store's timeout, and all is well afterwards."""
+    told: list[str] = []
+    with servers("redis", tmp_path) as [server]:
+        store = ServerPlace(server.port, prefix="lease").store()
+        provider = FakeProvider(1000, lag=0, linger=0)
+        guard = Guard(
+            provider,
+            store=store,
+            hold_for=PLACE.hold_for,
+            timeout=PLACE.patience,
+            on_event=lambda event: told.append(event.kind),
+        )
+        account = binding_of(guard).account
+        ledger: Any = account.ledger
+        until(lambda: (guard.acquire(1).settle(), ledger.room >= 2 * MICRO)[1])
+        server.stop()
+        guard.acquire(1).settle()
+        with pytest.raises(BalanceUnavailable) as error:
+            guard.acquire(500)
+        assert error.value.reason == words.silent(f"127.0.0.1:{server.port}", PLACE.timeout)
+        until(lambda: "lease_lost" in told)
+        assert ledger.room <= 0
+        with pytest.raises(BalanceUnavailable):
+            guard.acquire(1)
+        server.go_on()
+        until(lambda: ledger.away is None)
+        guard.acquire(500).settle()
+        kinds = [kind for kind in told if kind.startswith(("store", "lease", "regrouped"))]
+        assert kinds == ["store_lost", "lease_lost", "store_back"]
 
 
 @pytest.fixture(params=ENGINES if LONG else ENGINES[:1])
