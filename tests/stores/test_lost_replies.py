@@ -66,13 +66,17 @@ class Book:
 
     def __init__(self, port: int, account: str, timeout: float = TIMEOUT) -> None:
         self.name = f"{next(NAMES):016x}.1"
-        self.hub = RedisHub(
-            RedisStore(f"redis://127.0.0.1:{port}").server, "lost", timeout, self.name[:16]
-        )
+        self.server = RedisStore(f"redis://127.0.0.1:{port}").server
+        self.timeout = timeout
+        self.hub = self.new_hub()
         self.account = account
         self.number, self.epoch, self.seen = 0, "", NEVER
         self.used = self.settled = self.tries = self.losses = 0
         self.last: tuple[Message, Reply] | None = None
+
+    def new_hub(self) -> RedisHub:
+        """One that does not yet know that its server was away, and so asks it at once."""
+        return RedisHub(self.server, "lost", self.timeout, self.name[:16])
 
     async def send(self, **fields: Any) -> Reply:
         """The next message, again and again until it is answered."""
@@ -87,6 +91,8 @@ class Book:
                 break
             except StoreUnavailable:
                 self.losses += 1
+                await self.close()
+                self.hub = self.new_hub()
         assert (reply.status, reply.number) == ("done", self.number)
         self.epoch, self.seen = reply.epoch, reply.view.now
         self.last = message, reply
