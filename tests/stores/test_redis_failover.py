@@ -6,15 +6,12 @@ counted from the provider's own books, which know who spent. With BUDGETGUARD_LO
 
 import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
 import pytest
-from cut_proxy import CutProxy
 from interpreter import LONG
-from paid_provider import PaidAccount
+from redis_pairs import Sides, near_the_edge, pair, two_sides
 from redis_spenders import (
     all_is_well,
     back,
@@ -23,8 +20,8 @@ from redis_spenders import (
     nearly_exhausted,
     redis_spenders,
 )
-from server_process import ENGINES, ServerProcess, servers
-from spending_processes import Nursery, go_on, paid, pause
+from server_process import ENGINES
+from spending_processes import pause
 from store_place import ServerPlace
 
 from budgetguard.stores import _redis_words as words
@@ -41,72 +38,6 @@ def engine(request: pytest.FixtureRequest) -> str:
     """Both in the long form."""
     name: str = request.param
     return name
-
-
-class Pair:
-    """A primary, its replica, and the ways to them. `place` is where members find the store."""
-
-    def __init__(self, first: ServerProcess, second: ServerProcess) -> None:
-        self.primary, self.replica = first, second
-        self.link = CutProxy(first.port, plain=True)
-        self.place = CutProxy(first.port)
-        self.replica.follow(self.link.port)
-
-    def fall_behind(self) -> None:
-        """From now on the replica hears of nothing."""
-        self.link.hold()
-
-    def move(self) -> None:
-        """The replica is the primary from now on, and members find it where the old one was."""
-        self.replica.promote()
-        self.place.upstream = self.replica.port
-        self.place.cut()
-
-    def fail_over(self) -> None:
-        """The primary dies, and the replica takes over, with what it has heard."""
-        self.primary.kill()
-        self.move()
-
-    def make_whole(self) -> None:
-        """The old primary comes back, as the replica of the new one."""
-        self.link.cut()
-        self.link.let_go()
-        self.primary, self.replica = self.replica, self.primary
-        self.link.upstream = self.primary.port
-        self.replica.start()
-        self.replica.follow(self.link.port)
-
-    def demote(self) -> None:
-        """The old primary, which went on, follows the new one, and loses what it knows."""
-        self.link.cut()
-        self.link.let_go()
-        self.primary, self.replica = self.replica, self.primary
-        self.link.upstream = self.primary.port
-        self.replica.follow(self.link.port)
-
-    def close(self) -> None:
-        """End the proxies."""
-        self.place.close()
-        self.link.close()
-
-
-@contextmanager
-def pair(engine: str, folder: Path, *options: str) -> Iterator[Pair]:
-    """Two servers."""
-    with servers(engine, folder, 2, *options) as [first, second]:
-        made = Pair(first, second)
-        try:
-            yield made
-        finally:
-            made.close()
-
-
-def near_the_edge(account: PaidAccount, random: Random) -> None:
-    """Spend nearly all, then have a little more, for which all compete."""
-    account.top_up(random.randint(30, 60))
-    nearly_exhausted(account)
-    account.top_up(random.randint(20, 40))
-    go_on(account, 1)
 
 
 def test_a_replica_that_fell_behind_takes_over(tmp_path: Path, engine: str) -> None:
@@ -161,57 +92,6 @@ def test_members_die_with_the_primary(tmp_path: Path, engine: str) -> None:
         print(f"lowest balance {account.lowest}, at most {lost} may have been lost")
         assert account.lowest >= -lost
         heard_of(told, nursery, both.place.port)
-
-
-class Sides:
-    """Processes on two sides of a partition that is to come: each finds the store by a way of its own."""
-
-    def __init__(self, folder: Path, both: Pair, old_way: CutProxy) -> None:
-        self.both = both
-        self.old_way = old_way
-        self.account = paid(folder, 0)
-        self.old, self.new = [
-            Nursery(_made(folder / name), self.account, place=ServerPlace(port).text)
-            for name, port in (("old", old_way.port), ("new", both.place.port))
-        ]
-
-    def start(self, seed: str) -> None:
-        """Two processes on each side."""
-        for number, side in enumerate((self.old, self.new, self.old, self.new)):
-            side.start("spend", f"{seed} {number}")
-
-    def part(self) -> None:
-        """The replica takes over on one side; the primary goes on with the other, and knows nothing of it."""
-        self.both.fall_behind()
-        self.both.move()
-
-    def heal(self) -> None:
-        """The old primary is a replica from now on, and all find the new one a while later."""
-        self.both.demote()
-        let_run(0.5)
-        self.old_way.upstream = self.both.primary.port
-        self.old_way.cut()
-
-    def close(self) -> None:
-        """End all processes."""
-        for side in (self.old, self.new):
-            side.close()
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
-
-
-@contextmanager
-def two_sides(engine: str, folder: Path) -> Iterator[Sides]:
-    """Two servers, and processes of each side."""
-    with pair(engine, folder) as both, CutProxy(both.primary.port) as old_way:
-        sides = Sides(folder, both, old_way)
-        try:
-            yield sides
-        finally:
-            sides.close()
 
 
 @pytest.mark.parametrize("least", [0, 1], ids=["alone", "min-replicas-to-write"])
