@@ -130,3 +130,11 @@ def two_sides(engine: str, folder: Path, **settings: Any) -> Iterator[Sides]:
             yield sides
         finally:
             sides.close()
+
+
+def all_spend(account: PaidAccount, pids: list[int]) -> None:
+    """Each of these processes spends something from now on; they compete with others."""
+    before = {pid: account.spent_by([pid]) for pid in pids}
+    while any(account.spent_by([pid]) == spent for pid, spent in before.items()):
+        account.top_up(4)
+        nearly_exhausted(account)
