@@ -44,9 +44,7 @@ def main() -> int:
     random = Random(options.seed)
     lost, seconds, alive = 0, [], 0
     with ExitStack() as ends:
-        folder = Path(
-            ends.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
-        )
+        folder = Path(ends.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         place, silence = None, 0.0
         if options.store != "sqlite":
             [server] = ends.enter_context(servers(options.store, folder))

@@ -28,7 +28,8 @@ class ServerPlace:
     """A store in a server, and what guards of it are told. All times are seconds."""
 
     port: int
-    host: str = "127.0.0.1"
+    # Where several servers are named: of the store, in the place of a port here.
+    url: str = ""
     prefix: str = "spending"
     timeout: float = 0.5
     hold_for: float = 1.5
@@ -45,7 +46,7 @@ class ServerPlace:
     def store(self) -> RedisStore:
         """The store that is there."""
         store = BriefRegroupStore(
-            f"redis://{self.host}:{self.port}",
+            self.url or f"redis://127.0.0.1:{self.port}",
             prefix=self.prefix,
             timeout=self.timeout,
             **dict(self.options),
