@@ -50,6 +50,8 @@ class CutProxy:
         # How many exchanges there were, and the bytes of the last whole reply.
         self.exchanges = 0
         self.last = (b"", b"")
+        # And how many bytes the last request or reply had that was cut.
+        self.cut_of = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._flows = asyncio.Event()
         self._flows.set()
@@ -159,10 +161,13 @@ class CutProxy:
             await asyncio.sleep(fault.late)
             await self._write(to_server, request[: fault.request])
             if fault.request is not None:
+                self.cut_of = len(request)
                 await self._end(fault, reader, writer)
             reply = await frame(server)
             await asyncio.sleep(fault.delay)
             self.last = request, reply
+            if fault.reply is not None:
+                self.cut_of = len(reply)
             await self._write(writer, reply[: fault.reply])
             if fault.reply is not None:
                 await self._end(fault, reader, writer)
