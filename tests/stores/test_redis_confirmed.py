@@ -56,6 +56,7 @@ def test_an_old_primary_confirms_nothing(tmp_path: Path, engine: str, number: in
         assert told[words.unconfirmed(f"127.0.0.1:{ways[1]}", 0, 1, PLACE.timeout)]
 
 
+@pytest.mark.skipif(not LONG, reason="takes 10 s: with BUDGETGUARD_LONG=1")
 @pytest.mark.parametrize("engine", ENGINES if LONG else ENGINES[:1])
 @pytest.mark.parametrize("number", ROUNDS)
 def test_members_die_with_a_primary_that_was_confirmed(

@@ -94,6 +94,7 @@ def test_members_die_with_the_primary(tmp_path: Path, engine: str) -> None:
         heard_of(told, nursery, both.place.port)
 
 
+@pytest.mark.skipif(not LONG, reason="takes 10 s: with BUDGETGUARD_LONG=1")
 @pytest.mark.parametrize("least", [0, 1], ids=["alone", "min-replicas-to-write"])
 def test_an_old_primary_goes_on(tmp_path: Path, engine: str, least: int) -> None:
     """Both grant. Spent twice is at most what the old side spends meanwhile, until its server refuses to write."""

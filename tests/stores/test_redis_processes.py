@@ -30,7 +30,7 @@ from store_place import ServerPlace
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 
 SEED = os.environ.get("BUDGETGUARD_SEED", "1")
-ROUNDS = 60 if LONG else 2
+ROUNDS = 60 if LONG else 1
 PLACE = ServerPlace(0)
 
 
@@ -82,6 +82,7 @@ def test_members_are_stopped_until_their_lease_has_ended(tmp_path: Path, engine:
         all_is_well(account, nursery, server.port)
 
 
+@pytest.mark.skipif(not LONG, reason="takes 6 s: with BUDGETGUARD_LONG=1")
 def test_members_are_stopped_for_longer(tmp_path: Path) -> None:
     """Only calls that were let in right before, and start late, may spend what is not there any more."""
     random = Random(f"long stops {SEED}")

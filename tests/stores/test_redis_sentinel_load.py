@@ -1,7 +1,4 @@
-"""Processes that spend while sentinels make another server the primary.
-
-With BUDGETGUARD_LONG=1 there is more of everything.
-"""
+"""Processes that spend while sentinels make another server the primary; with BUDGETGUARD_LONG=1 only."""
 
 import os
 from pathlib import Path
@@ -16,10 +13,13 @@ from redis_spenders import back, redis_spenders
 from server_process import ENGINES, program_of
 from spending_processes import pause
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform"),
+    pytest.mark.skipif(not LONG, reason="takes 20 s: with BUDGETGUARD_LONG=1"),
+]
 
 SEED = os.environ.get("BUDGETGUARD_SEED", "1")
-ROUNDS = 20 if LONG else 1
+ROUNDS = 10
 
 
 def roles(place: Sentinels) -> list[str]:
@@ -27,7 +27,7 @@ def roles(place: Sentinels) -> list[str]:
     return sorted(each.admin.info("replication")["role"] for each in (place.primary, place.replica))
 
 
-@pytest.mark.parametrize("engine", ENGINES if LONG else ENGINES[:1])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("way", ["on purpose", "by a death"])
 def test_a_failover_under_load(tmp_path: Path, engine: str, way: str) -> None:
     """All processes live, find the new primary and say what they hold: nothing is overspent, all comes back."""
@@ -55,4 +55,4 @@ def test_a_failover_under_load(tmp_path: Path, engine: str, way: str) -> None:
         assert account.lowest >= 0
         assert told["regrouped"] >= ROUNDS
         assert told["store_lost"] == told["store_back"]
-        assert set(nursery.words().splitlines()) <= set(told)
+        assert all(SERVICE in line for line in nursery.words().splitlines())
