@@ -152,12 +152,12 @@ def test_processes_whose_replies_get_lost(tmp_path: Path) -> None:
     lost, losses = [0], 1000 if LONG else 60
 
     def lose(_: bytes) -> Fault | None:
-        if random.random() > 0.25:
+        if random.random() < 0.5:
             return None
         lost[0] += 1
-        return random.choice(
-            [Fault(reply=0), Fault(reply=random.randint(1, 400)), Fault(delay=0.6)]
-        )
+        if random.random() < 0.1:
+            return Fault(delay=1.2 * PLACE.timeout)
+        return Fault(reply=random.choice((0, random.randint(1, 400))))
 
     with (
         servers("redis", tmp_path) as [server],
