@@ -27,6 +27,7 @@ CONFIRMED = {"options": (("confirm", 1),)}
 PLACE = ServerPlace(0)
 
 
+@pytest.mark.skipif(not LONG, reason="takes 10 s: with BUDGETGUARD_LONG=1")
 @pytest.mark.parametrize("engine", ENGINES if LONG else ENGINES[:1])
 @pytest.mark.parametrize("number", ROUNDS)
 def test_an_old_primary_confirms_nothing(tmp_path: Path, engine: str, number: int) -> None:

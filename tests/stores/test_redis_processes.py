@@ -58,6 +58,7 @@ def test_members_are_killed_at_random_moments(tmp_path: Path, engine: str) -> No
         assert "lease_lost" not in told
 
 
+@pytest.mark.skipif(not LONG, reason="takes 6 s: with BUDGETGUARD_LONG=1")
 @pytest.mark.parametrize("engine", ENGINES if LONG else ENGINES[:1])
 def test_members_are_stopped_until_their_lease_has_ended(tmp_path: Path, engine: str) -> None:
     """Whoever goes on finds that it was given up; what its calls cost was kept for them."""
@@ -128,12 +129,13 @@ def test_who_was_given_up_tells_so(tmp_path: Path) -> None:
         assert told["spent"] == 10_000 - account.last
 
 
+@pytest.mark.skipif(not LONG, reason="takes 6 s: with BUDGETGUARD_LONG=1")
 def test_forks_in_the_middle_of_calls_with_a_server(tmp_path: Path) -> None:
     """Each child is a member of its own, and its parent goes on; both ways to end are safe."""
     forks = 60 if LONG else 4
     with (
         servers("redis", tmp_path) as [server],
-        redis_spenders(tmp_path, server.port, SEED, 0) as (account, nursery),
+        redis_spenders(tmp_path, server.port, SEED, 0, hold_for=6.0) as (account, nursery),
     ):
         account.top_up(100)
         forking = [nursery.start("fork", f"{SEED} {number}", forks) for number in range(2)]
