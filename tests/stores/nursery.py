@@ -128,10 +128,19 @@ def spend_and_fork(spending: Spending, seed: str, forks: int) -> None:
 
 def take(spending: Spending, credits: int, wait: float) -> None:
     """Hold so many credits at once, for which it may have to wait; tells when it had them, too."""
+    end = time.monotonic() + wait
     try:
         # The account may just have been topped up, which a balance of a moment ago does not show.
-        spending.guard.balance(max_age=0)
-        spending.guard.acquire(credits, wait=wait).release()
+        while True:
+            try:
+                spending.guard.balance(max_age=0)
+                spending.guard.acquire(credits, wait=wait).release()
+                break
+            except BalanceUnavailable:
+                # A server that is busy with other tests.
+                if spending.place is None or time.monotonic() >= end:
+                    raise
+                time.sleep(0.1)
         spending.told["took"] = credits
         spending.told["at"] = int(1000 * time.monotonic())
     except InsufficientCredits as error:
