@@ -1,4 +1,7 @@
-"""A WSGI application whose workers share an account through a file; its guard may be used before they are forked."""
+"""A WSGI application whose workers share an account; its guard may be used before they are forked.
+
+STORE is the path of a file, or the URL of a server.
+"""
 
 import json
 import os
@@ -6,11 +9,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from budgetguard import Guard, InsufficientCredits, PreDev
-from budgetguard.stores import SQLiteStore
+from budgetguard.stores import RedisStore, SQLiteStore
 
+place = os.environ["STORE"]
 guard = Guard(
     PreDev(os.environ["PREDEV_API_KEY"], base_url=os.environ["PREDEV_BASE_URL"]),
-    store=SQLiteStore(os.environ["STORE"], timeout=10),
+    store=RedisStore(place, timeout=10)
+    if place.startswith("redis:")
+    else SQLiteStore(place, timeout=10),
     fresh_for=3600,
     timeout=60,
 )

@@ -1,8 +1,8 @@
 """A program that forks processes which spend from a shared account, as it is told, without a new interpreter.
 
-    python nursery.py FILE ACCOUNT FOLDER
+    python nursery.py PLACE ACCOUNT FOLDER
 
-It reads a JSON object a line, and answers each with one. A process that it started writes what became of
+`PLACE` is the path of a store's file, or what `store_place` makes of a store in a server. It reads a JSON object a line, and answers each with one. A process that it started writes what became of
 its calls to `FOLDER/<pid>` when it ends in order, which it does on SIGTERM.
 """
 
@@ -21,13 +21,14 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parent)]
 
 from paid_provider import PaidAccount
+from store_place import guard_settings, server_place
 
 # What a first refresh imports: a child that is forked meanwhile could never import it.
 import budgetguard._io.connections
 import budgetguard._io.refresh_attempts  # noqa: F401
-from budgetguard import BalanceUnavailable, Guard, InsufficientCredits
+from budgetguard import BalanceUnavailable, Event, Guard, InsufficientCredits
+from budgetguard._engine import membership
 from budgetguard._io import loop
-from budgetguard.stores import SQLiteStore
 
 # A process that ends in order tells the store so, however busy the machine is.
 loop._FAREWELL = loop._EXIT_PATIENCE = 60.0
@@ -36,7 +37,10 @@ loop._FAREWELL = loop._EXIT_PATIENCE = 60.0
 STOP = threading.Event()
 THREADS = 3
 LONGEST_WORK = 0.05
-STORE_TIMEOUT = 60.0
+# Events of the account that tests ask about, where a store's server may be away.
+TOLD = ("store_lost", "store_back", "regrouped", "lease_lost")
+# The machine may be busy with other tests.
+GRACE = 5.0
 
 
 class Spending:
@@ -44,14 +48,31 @@ class Spending:
 
     def __init__(self, path: str, account: str) -> None:
         self.account = PaidAccount(account)
-        # The timeouts are for a machine that is busy with other tests.
-        store = SQLiteStore(path, timeout=STORE_TIMEOUT)
-        self.guard = Guard(self.account, store=store, recheck_after=0.05, timeout=120)
         self.told: Counter[str] = Counter()
+        settings = guard_settings(path)
+        self.place = server_place(path)
+        if self.place is not None:
+            settings["on_event"] = self.hear
+            membership.FIRST_RETRY = self.place.first_retry
+            membership.LONGEST_RETRY = 10 * self.place.first_retry
+        self.guard = Guard(self.account, recheck_after=0.05, **settings)
+
+    def hear(self, event: Event) -> None:
+        """Count what the account tells."""
+        if event.kind in TOLD:
+            self.told[event.kind] += 1
 
     def call(self, random: Random) -> None:
-        """One call, if there is enough for it."""
+        """One call, if there is enough for it. Where nothing else holds callers up, counts those that are late."""
+        began = time.monotonic()
         cost, wait = random.randint(1, 4), random.choice((0.0, 0.3))
+        self._call(random, cost, wait)
+        if self.place is not None:
+            most = wait + self.place.patience + LONGEST_WORK + GRACE
+            if time.monotonic() > began + most:
+                self.told["late"] += 1
+
+    def _call(self, random: Random, cost: int, wait: float) -> None:
         try:
             with self.guard.require_credits(min=cost, wait=wait):
                 self.account.work(cost, random.uniform(0, LONGEST_WORK))
@@ -107,10 +128,19 @@ def spend_and_fork(spending: Spending, seed: str, forks: int) -> None:
 
 def take(spending: Spending, credits: int, wait: float) -> None:
     """Hold so many credits at once, for which it may have to wait; tells when it had them, too."""
+    end = time.monotonic() + wait
     try:
         # The account may just have been topped up, which a balance of a moment ago does not show.
-        spending.guard.balance(max_age=0)
-        spending.guard.acquire(credits, wait=wait).release()
+        while True:
+            try:
+                spending.guard.balance(max_age=0)
+                spending.guard.acquire(credits, wait=wait).release()
+                break
+            except BalanceUnavailable:
+                # A server that is busy with other tests.
+                if spending.place is None or time.monotonic() >= end:
+                    raise
+                time.sleep(0.1)
         spending.told["took"] = credits
         spending.told["at"] = int(1000 * time.monotonic())
     except InsufficientCredits as error:
@@ -148,6 +178,9 @@ def fill(path: str) -> None:
 def main() -> None:
     """Do what each line says."""
     path, account, folder = sys.argv[1:]
+    if server_place(path) is not None:
+        # Only for speed: each child would import it anew.
+        import redis.asyncio  # noqa: F401
     # In all threads of all children, too: it waits until the main thread asks for it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     for line in sys.stdin:

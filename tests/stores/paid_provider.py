@@ -9,6 +9,7 @@ zero, and `lowest` tells.
 import os
 import struct
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,8 +19,8 @@ from budgetguard import Balance
 LAG = LINGER = 0.5
 
 _LATEST, _LONGEST = 0.15, 0.15
-# From when on it counts, on the clock that all processes share, and how much.
-_RECORD = struct.Struct("<dq")
+# From when on it counts, on the clock that all processes share, how much, and for which process.
+_RECORD = struct.Struct("<dqq")
 
 
 class PaidAccount:
@@ -51,18 +52,23 @@ class PaidAccount:
     def credits(self) -> int:
         """What is left by now."""
         now = time.monotonic()
-        return -sum(cost for counts, cost in self._records() if counts <= now)
+        return -sum(cost for counts, cost, _ in self._records() if counts <= now)
 
     @property
     def works(self) -> int:
         """How much work was asked for."""
-        return sum(cost > 0 for _, cost in self._records())
+        return sum(cost > 0 for _, cost, _ in self._records())
+
+    def spent_by(self, pids: Iterable[int]) -> int:
+        """What the work of these processes cost so far, also if it does not count yet."""
+        spenders = set(pids)
+        return sum(cost for _, cost, pid in self._records() if cost > 0 and pid in spenders)
 
     @property
     def lowest(self) -> int:
         """The lowest balance that there ever was."""
         balance, found = 0, []
-        for _, cost in sorted(self._records(), key=lambda record: record[0]):
+        for _, cost, _ in sorted(self._records(), key=lambda record: record[0]):
             balance -= cost
             found.append(balance)
         return min(found)
@@ -70,20 +76,20 @@ class PaidAccount:
     @property
     def last(self) -> int:
         """What is left once all work counts that was asked for so far."""
-        return -sum(cost for _, cost in self._records())
+        return -sum(cost for _, cost, _ in self._records())
 
     def rest(self) -> int:
         """Wait until all work counts; gives the credits that are left."""
-        last = max(counts for counts, _ in self._records())
+        last = max(counts for counts, _, _ in self._records())
         time.sleep(max(last - time.monotonic(), 0.0))
         return self.credits
 
     def _append(self, counts: float, cost: int) -> None:
         file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.write(file, _RECORD.pack(counts, cost))
+            os.write(file, _RECORD.pack(counts, cost, os.getpid()))
         finally:
             os.close(file)
 
-    def _records(self) -> list[tuple[float, int]]:
+    def _records(self) -> list[tuple[float, int, int]]:
         return list(_RECORD.iter_unpack(Path(self.path).read_bytes()))

@@ -1,4 +1,4 @@
-"""Processes that spend from one account in a file, and what can be done to them from outside."""
+"""Processes that spend from one account in a store, and what can be done to them from outside."""
 
 import json
 import os
@@ -23,7 +23,9 @@ HERE = Path(__file__).parent
 class Nursery:
     """Processes that spend; each is known by its pid."""
 
-    def __init__(self, folder: Path, account: PaidAccount, *before: str) -> None:
+    def __init__(
+        self, folder: Path, account: PaidAccount, *before: str, place: str | None = None
+    ) -> None:
         self.folder = folder
         self.path = folder / "disk" / "credits.db"
         self.path.parent.mkdir()
@@ -33,7 +35,7 @@ class Nursery:
             [
                 *before,
                 *(sys.executable, *FORKING, str(HERE / "nursery.py")),
-                *(str(self.path), str(account.path), str(folder / "told")),
+                *(place or str(self.path), str(account.path), str(folder / "told")),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -99,10 +101,12 @@ class Nursery:
 
 
 @contextmanager
-def spenders(folder: Path, credits: int, *before: str) -> Iterator[tuple[PaidAccount, Nursery]]:
-    """An account with so many credits, and a nursery of processes that spend them."""
+def spenders(
+    folder: Path, credits: int, *before: str, place: str | None = None
+) -> Iterator[tuple[PaidAccount, Nursery]]:
+    """An account with so many credits, and processes that spend them, by a store in a file or at that place."""
     account = paid(folder, credits)
-    nursery = Nursery(folder, account, *before)
+    nursery = Nursery(folder, account, *before, place=place)
     try:
         yield account, nursery
     finally:
