@@ -100,19 +100,22 @@ class Account:
         """The first member asks again for what nobody can give it."""
         return self.message(self.members[0], Report(needs=(self._need(10**13),)))
 
-
     def _need(self, amount: int) -> Need:
         return Need(self.numbers[self.members[0]] + 1, amount, amount)
 
 
-async def server_time(client: Any, account: Account, kind: Callable[[], Message], many: int) -> float:
+async def server_time(
+    client: Any, account: Account, kind: Callable[[], Message], many: int
+) -> float:
     """Microseconds of the server for a message of that kind, as the median of batches."""
     keys, times = keys_of("bench", account.name), []
     for _ in range(many):
         pipeline = client.pipeline(transaction=False)
         for _ in range(BATCH):
             told = message_text(kind())
-            pipeline.execute_command("EVALSHA", script_sha(), len(keys), *keys, told, "bench:wake:", "")
+            pipeline.execute_command(
+                "EVALSHA", script_sha(), len(keys), *keys, told, "bench:wake:", ""
+            )
         before = await cpu(client)
         await pipeline.execute()
         times.append((await cpu(client) - before) / BATCH * 1e6)
