@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from budgetguard.stores import _redis_words as words
 from budgetguard.stores._redis_driver import Driver
 from budgetguard.stores._redis_node import Address, Node, Search, ServerAway, end
+from budgetguard.stores._redis_reasons import reason_of
 
 _SLOTS = 16384
 # So many nodes are asked at once who has which slots.
@@ -141,8 +142,8 @@ class ClusterRoute:
         try:
             async with asyncio.timeout(self._timeout / 2), node.connection() as connection:
                 told = await node.ask(connection, "CLUSTER", "SLOTS")
-        except (errors.AuthenticationError, errors.NoPermissionError):
-            return words.denied(where)
+        except (errors.AuthenticationError, errors.NoPermissionError) as error:
+            return reason_of(error, errors, where, "")
         except (OSError, TimeoutError, errors.ConnectionError, errors.TimeoutError):
             return words.unreachable(where)
         except self._place.driver.failures:

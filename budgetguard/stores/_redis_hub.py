@@ -22,6 +22,7 @@ from budgetguard.stores import _redis_words as words
 from budgetguard.stores._redis_cluster import code_of
 from budgetguard.stores._redis_node import JITTER, NEVER, Node, ServerAway, cut, end
 from budgetguard.stores._redis_place import Place
+from budgetguard.stores._redis_reasons import reason_of
 from budgetguard.stores._script import keys_of, script, script_sha
 from budgetguard.stores._wire import message_text, reply_from
 from budgetguard.stores.base import StoreUnavailable
@@ -211,19 +212,17 @@ class RedisHub:
         where, errors = self._place.where, self._errors
         if isinstance(error, errors.TimeoutError):
             return ServerAway(words.silent(where, self._timeout))
+        refused = reason_of(error, errors, where, self._prefix)
+        if refused is not None:
+            there = isinstance(error, (errors.AuthenticationError, errors.ConnectionError))
+            return ServerAway(refused) if there else StoreUnavailable(refused)
         away: dict[Any, Callable[[str], str]] = {
-            errors.AuthenticationError: words.denied,
             errors.BusyLoadingError: words.loading,
             errors.ReadOnlyError: words.read_only,
         }
-        here: dict[Any, Callable[[str], str]] = {
-            errors.NoPermissionError: words.denied,
-            errors.OutOfMemoryError: words.full,
-        }
-        for kinds, failure in ((away, ServerAway), (here, StoreUnavailable)):
-            for kind, reason in kinds.items():
-                if isinstance(error, kind):
-                    return failure(reason(where))
+        for kind, reason in away.items():
+            if isinstance(error, kind):
+                return ServerAway(reason(where))
         if isinstance(error, errors.ConnectionError):
             return ServerAway(_unreachable(where, error))
         code = code_of(error)

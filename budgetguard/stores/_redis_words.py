@@ -21,17 +21,63 @@ def unreachable(where: str) -> str:
     return f"the store at {where} cannot be reached; check the server and the network"
 
 
-def denied(where: str) -> str:
-    """The password is wrong, or the user may not do what the store does."""
+def no_password(where: str) -> str:
+    """It has one, and was told none."""
+    return f"the store at {where} requires a password; put it into the store's URL or client"
+
+
+def wrong_password(where: str) -> str:
+    """It knows no such user, or the password is another one."""
+    return f"the store at {where} rejects the user name or the password; check both"
+
+
+def needless_password(where: str) -> str:
+    """It has none, and was told one."""
     return (
-        f"the store at {where} refuses this user; check the password, and that the user may run scripts "
-        "on its keys and channels"
+        f"the store at {where} has no password for its default user; leave it out of the store's URL or "
+        "client, or set it in the server"
     )
+
+
+def protected(where: str) -> str:
+    """It has no password, and the connection comes from elsewhere."""
+    return (
+        f"the store at {where} is in protected mode, in which a server without a password serves its own "
+        "machine only; give it a password"
+    )
+
+
+def command_denied(where: str, command: str) -> str:
+    """The user may not run this one."""
+    return f"the user at the store at {where} may not run {command.upper()}; allow it with +{command.lower()}"
+
+
+def commands_denied(where: str, commands: str) -> str:
+    """The user may not run one of those that the script runs; which one, the server does not say."""
+    return f"the user at the store at {where} may not run a command of the store; allow {commands}"
+
+
+def keys_denied(where: str, prefix: str) -> str:
+    """The user may not read and write the store's keys."""
+    return f"the user at the store at {where} may not use the store's keys; allow them with ~{prefix}:*"
+
+
+def channels_denied(where: str, prefix: str) -> str:
+    """The user may not hear or publish hints."""
+    return f"the user at the store at {where} may not use the store's channels; allow them with &{prefix}:*"
 
 
 def loading(where: str) -> str:
     """It has just been started."""
     return f"the store at {where} is loading its data; it answers once that is done"
+
+
+def busy(where: str) -> str:
+    """Somebody's script takes long."""
+    return (
+        f"the store at {where} is busy with a script of another program; it answers once that has ended, "
+        "or was ended with SCRIPT KILL"
+    )
 
 
 def read_only(where: str) -> str:
@@ -106,6 +152,56 @@ def unconfirmed(where: str, confirmed: int, wanted: int, timeout: float) -> str:
 def full(where: str) -> str:
     """Nothing can be added. Nothing of the message remains."""
     return f"the server of the store at {where} has no memory left; raise its maxmemory"
+
+
+def cannot_save(where: str) -> str:
+    """It refuses changes, because it cannot write them to its disk."""
+    return (
+        f"the server of the store at {where} cannot write to its disk and takes no changes (MISCONF); see its "
+        "log"
+    )
+
+
+def few_replicas(where: str) -> str:
+    """It refuses changes without enough replicas."""
+    return (
+        f"the server of the store at {where} has fewer replicas than its min-replicas-to-write and takes no "
+        "changes; it does once they are back"
+    )
+
+
+def crowded(where: str) -> str:
+    """It takes no more connections."""
+    return f"the server of the store at {where} has as many connections as it may; raise its maxclients"
+
+
+def no_database(where: str) -> str:
+    """The number in the URL is too high."""
+    return f"the server of the store at {where} has no database of that number; use a lower one"
+
+
+def evicts(where: str, policy: str) -> str:
+    """It would drop keys of its own accord."""
+    return (
+        f"the server of the store at {where} may drop what it was told when its memory is full: its "
+        f"maxmemory-policy is {policy}; set it to noeviction"
+    )
+
+
+def taken(where: str, key: str) -> str:
+    """Another program has a key of that name."""
+    return (
+        f"the store at {where} cannot be used, because the key {key} is another program's; give the store "
+        "another prefix"
+    )
+
+
+def damaged(where: str, prefix: str) -> str:
+    """What it says of an account contradicts itself."""
+    return (
+        f"the store at {where} is damaged; delete its keys ({prefix}:*): the processes tell it anew what they "
+        "hold"
+    )
 
 
 def too_new(where: str, theirs: int, ours: int) -> str:

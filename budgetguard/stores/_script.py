@@ -6,8 +6,47 @@ from importlib.resources import files
 
 _FILES = (
     *("numbers", "wire", "debits", "state", "budgets", "known", "grants", "comings", "balances"),
-    *("turn", "writes", "view", "script"),
+    *("turn", "survey", "expiry", "writes", "view", "script"),
 )
+
+COMMANDS = (
+    *(
+        "eval",
+        "evalsha",
+        "info",
+        "time",
+        "type",
+        "del",
+        "pexpireat",
+        "persist",
+        "publish",
+        "subscribe",
+    ),
+    *(
+        "unsubscribe",
+        "ping",
+        "wait",
+        "hget",
+        "hmget",
+        "hgetall",
+        "hkeys",
+        "hexists",
+        "hset",
+        "hdel",
+    ),
+    *(
+        "smembers",
+        "sadd",
+        "srem",
+        "zrange",
+        "zrevrange",
+        "zrangebyscore",
+        "zrangebylex",
+        "zadd",
+        "zrem",
+    ),
+)
+"""All that a user of the server has to be allowed to run, on keys and channels with the prefix."""
 
 _KEYS = (
     *("account", "members", "debits", "words", "needs", "numbers", "interested"),

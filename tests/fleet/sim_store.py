@@ -9,7 +9,9 @@ from processes import FleetRuntime, Process
 
 from budgetguard._core.shared_head import SharedHead
 from budgetguard._core.store_messages import Message, Reply, ticks_down
+from budgetguard.stores import SQLiteStore
 from budgetguard.stores.base import StoreUnavailable
+from budgetguard.stores.redis import RedisStore
 
 if TYPE_CHECKING:
     from fleet import Fleet
@@ -54,7 +56,7 @@ class SimStore:
         self.identity: object = id(fleet)
         self.timeout = TIMEOUT
         self.expires = expires
-        self.drift = 0.02 if expires else 0.0
+        self.drift = (RedisStore if expires else SQLiteStore).drift
         self._fleet = fleet
         self._process = process
 

@@ -220,21 +220,25 @@ local given_options = ARGV[3] and ARGV[3] ~= "" and cjson.decode(ARGV[3]) or {}
 local run = given_options.run or call("INFO", "server"):match("run_id:(%w+)")
 local time = call("TIME")
 local clock = given_options.clock or time[1] + time[2] / 1e6
-local stored = call("HGET", KEY.account, "state")
 local epoch = given_options.epoch or run:sub(1, 12) .. "." .. time[1] .. "." .. time[2]
 local message = normal_message(ARGV[1])
+if message.join then H.survey() end
+local stored = call("HGET", KEY.account, "state")
 if stored then
     fill(A, unpacked(stored, ACCOUNT))
     if A.format > FORMAT then return '{"newer":' .. json_number(A.format) .. "}" end
     if A.run ~= run then fail_over(run, epoch) end
 else
+    if not message.join then H.survey() end
     -- A member that knows an epoch holds something of an account that is lost here, and others may, too.
-    local lost = message.epoch ~= "" and (message.join and message.join.hold_for or LONGEST_SILENCE)
+    local lost = message.epoch ~= "" and message.elapsed < H.KEPT and (message.join and message.join.hold_for or LONGEST_SILENCE)
     new_account(run, epoch, given_options.regroup or (lost and ticks_up(lost) or 0))
 end
 local reply, view = handle(message, clock)
 local names = to_wake(message.member)
+local renewed = H.keep(message, tonumber(time[1]))
 write_all()
+H.expire(renewed)
 if not given_options.quiet then
     for _, name in ipairs(names) do call("PUBLISH", ARGV[2] .. name:match("^[^.]*"), name) end
 end

@@ -24,7 +24,7 @@ local ACCOUNT = {
     "pauses", "epochs", "budget_checked", "budgets_unchecked", "leased", "used", "slots", "running", "living",
     "holders", "slot_holders", "settled", "kept", "kept_slots", "kept_calls", "kept_sessions", "spenders", "waiting",
     "unanswered", "waits_for_refresh", "budgets", "unresolved", "reap_at", "figures",
-    "snapshot_json", "others_json", "woken",
+    "snapshot_json", "others_json", "woken", "kept_until", "longest",
 }
 local MEMBER = {
     "lease", "used", "slots", "running", "number", "heard", "hold_for", "patience", "floor", "extra", "recall",
@@ -71,7 +71,7 @@ local function new_account(run, epoch, regroup)
         kept_slots = 0,
         kept_calls = {}, kept_sessions = {}, spenders = {no = 0, yes = 0, auto = 0}, waiting = 0, unanswered = 0,
         waits_for_refresh = 0, budgets = 0, unresolved = 0, reap_at = huge, figures = false, snapshot_json = "",
-        others_json = "{}", woken = 0,
+        others_json = "{}", woken = 0, kept_until = 0, longest = 0,
     })
     fill(E, {
         snapshot = false, setting = "auto", topup_step = false, epoch = 0, belief = false, changed = false,

@@ -2,11 +2,18 @@
 
 do
 
-local A, ACCOUNT, E, KEY, KINDS, MEMBER, UNRESOLVED, call, clears, forgotten, format, interested, known_needs,
+local A, ACCOUNT, E, KEY, KINDS, MEMBER, UNRESOLVED, clears, forgotten, format, interested, known_needs,
     loaded, not_woken, numbers_dropped, numbers_written, packed, queue_changed, unanswered, woken_changed =
-    H.A, H.ACCOUNT, H.E, H.KEY, H.KINDS, H.MEMBER, H.UNRESOLVED, H.call, H.clears, H.forgotten, H.format,
+    H.A, H.ACCOUNT, H.E, H.KEY, H.KINDS, H.MEMBER, H.UNRESOLVED, H.clears, H.forgotten, H.format,
     H.interested, H.known_needs, H.loaded, H.not_woken, H.numbers_dropped, H.numbers_written, H.packed,
     H.queue_changed, H.unanswered, H.woken_changed
+
+-- A key that is made anew has no expiry yet.
+local written = H.written
+local function call(command, key, ...)
+    written[key] = true
+    return H.call(command, key, ...)
+end
 
 local CLEARING = {
     {"first_clears", KEY.clearing}, {"last_clears", KEY.cleared}, {"first_kept", KEY.kept_next},
@@ -134,7 +141,10 @@ local function write_all()
             call("HDEL", KEY.needs, name)
         end
     end
-    if H.budgets_loaded then H.write_budgets() end
+    if H.budgets_loaded then
+        H.write_budgets()
+        written[KEY.budgets], written[KEY.budget_names], written[KEY.budget_members] = true, true, true
+    end
     for epoch in pairs(numbers_dropped) do
         for _, field in ipairs(call("HKEYS", KEY.numbers)) do
             if field:match("^(%d+) ") == tostring(epoch) then call("HDEL", KEY.numbers, field) end
