@@ -295,6 +295,8 @@ class SharedHead(AccountState):
         member = self.members.get(name)
         if member is None:
             member = self.members[name] = MemberRecord()
+        if message.join is not None and message.epoch:
+            self._wait_for_others_like(message.join)
         self.turns += 1
         member.heard, member.number, member.turn = self.clock.latest, message.number, self.turns
         member.woken_at = NEVER
@@ -338,6 +340,12 @@ class SharedHead(AccountState):
         # Only now: what is forgotten is as if it had never been there, and is shown once more before.
         self.budgets.forget(self.now)
         return replace(reply, view=view)
+
+    def _wait_for_others_like(self, join: Join) -> None:
+        """A member that knew a state which is lost has come; others may still spend from leases as long as its own."""
+        if join.hold_for is not None and self.now < self.regroup:
+            hold_for = ticks_up(join.hold_for)
+            self.regroup = max(self.regroup, hold_for) if self.turns else hold_for
 
     def _hear_report(self, message: Message, member: MemberRecord) -> None:
         """A member tells what its calls did, what they use, and what it keeps."""

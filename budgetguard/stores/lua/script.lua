@@ -51,6 +51,11 @@ end
 local function take(message)
     local name, report = message.member, message.report
     local member = find(name) or new_member(name)
+    if message.join and message.join.hold_for and message.epoch ~= "" and A.now < A.regroup then
+        -- Others may still spend from leases as long as this one's.
+        local hold_for = ticks_up(message.join.hold_for)
+        A.regroup = A.turns > 0 and math.max(A.regroup, hold_for) or hold_for
+    end
     A.turns = A.turns + 1
     H.reported(member)
     member.heard, member.number, member.turn, member.changed = latest(), message.number, A.turns, true
