@@ -16,7 +16,7 @@ from budgetguard._cli.output import (
     print_json,
     sentence,
 )
-from budgetguard._core.amounts import CREDITS, spell, to_credits
+from budgetguard._core.amounts import CREDITS, spell
 from budgetguard._core.balance import Balance
 from budgetguard._core.errors import (
     BalanceUnavailable,
@@ -68,11 +68,11 @@ def check(options: argparse.Namespace) -> int:
     reason = None
     try:
         guard.acquire(min=options.min, cost=0, name="This check").release()
-        available = _available(guard)
+        available = guard.available
     except InsufficientCredits as error:
         available, reason = error.available, str(error)
     except Paused as error:
-        available, reason = _available(guard), str(error)
+        available, reason = guard.available, str(error)
     if options.json:
         answer = {
             "enough": reason is None,
@@ -204,18 +204,8 @@ def _figures(guard: Guard, found: Balance) -> dict[str, Any]:
     if isinstance(ledger, LeasedLedger):
         # This command is a member itself.
         known["processes"] = ledger.view.members - 1
-        known["available"] = number(_available(guard))
+        known["available"] = number(guard.available)
     return known
-
-
-def _available(guard: Guard) -> Decimal | None:
-    """What could be given to some call of some process: other processes give back what they do not use."""
-    available = guard.available
-    ledger = binding_of(guard).account.ledger
-    if available is None or not isinstance(ledger, LeasedLedger):
-        return available
-    view = ledger.view
-    return available + to_credits(max(view.leased - view.used - int(max(ledger.room, 0)), 0))
 
 
 def _sentence(guard: Guard, found: Balance) -> str:
@@ -224,7 +214,7 @@ def _sentence(guard: Guard, found: Balance) -> str:
     if isinstance(ledger, LeasedLedger):
         others = ledger.view.members - 1
         processes = f"{others or 'no'} other process{'es' * (others != 1)}"
-        available = _available(guard)
+        available = guard.available
         left = "no limit" if available is None else spell(max(available, Decimal(0)))
         known += f"; {left} available, {processes} in the store"
     return known

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from budgetguard.stores import _redis_words as words
 from budgetguard.stores._redis_driver import Driver
-from budgetguard.stores._redis_node import Address, Node, Search, ServerAway, end
+from budgetguard.stores._redis_node import Node, Search, ServerAddress, ServerAway, end
 from budgetguard.stores._redis_reasons import reason_of
 
 _SLOTS = 16384
@@ -29,7 +29,9 @@ def slot_of(key: str) -> int:
 class ClusterPlace:
     """A cluster, some of whose nodes are `known`; all are reached as `node` is, at another address."""
 
-    def __init__(self, driver: Driver, known: list[_At], node: Address, remap: Any = None) -> None:
+    def __init__(
+        self, driver: Driver, known: list[_At], node: ServerAddress, remap: Any = None
+    ) -> None:
         self.driver = driver
         self.known = known
         self.node = node

@@ -299,7 +299,7 @@ class RedisHub:
             elif asked:
                 return
             elif any(each.listens for each in self._listeners.values()):
-                # A connection that was cut without a word looks like one on which there is no news.
+                # A connection that was cut without a word is silent, as one is on which there is no news.
                 asked = True
                 await connection.send_command("PING")
 

@@ -75,7 +75,7 @@ class Turns:
 
 
 class Search:
-    """Look for a server once for all who need it at the same time."""
+    """Find a server, once for all who need it at the same time."""
 
     def __init__(self, find: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         self._find = find
@@ -95,13 +95,13 @@ class Search:
             return await asyncio.shield(self._running)
 
     async def close(self) -> None:
-        """Stop looking."""
+        """Stop it."""
         if self._running is not None:
             await end([self._running])
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class ServerAddress:
     """A server: the `settings` of a connection of class `kind`, with its host and port."""
 
     kind: str
@@ -114,15 +114,15 @@ class Address:
         host = str(settings.get("host") or "localhost")
         return f"{f'[{host}]' if ':' in host else host}:{settings.get('port') or 6379}"
 
-    def at(self, host: str, port: int) -> "Address":
+    def at(self, host: str, port: int) -> "ServerAddress":
         """Another one that is reached alike."""
-        return Address(self.kind, {**self.settings, "host": host, "port": port})
+        return ServerAddress(self.kind, {**self.settings, "host": host, "port": port})
 
 
 class Node:
     """A server, and connections to it that nobody uses now."""
 
-    def __init__(self, driver: Driver, address: Address, timeout: float) -> None:
+    def __init__(self, driver: Driver, address: ServerAddress, timeout: float) -> None:
         self.address = address
         self._driver = driver
         self._timeout = timeout

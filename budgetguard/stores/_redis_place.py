@@ -4,7 +4,7 @@ from collections.abc import Hashable
 from typing import Protocol
 
 from budgetguard.stores._redis_driver import Driver
-from budgetguard.stores._redis_node import Address, Node
+from budgetguard.stores._redis_node import Node, ServerAddress
 
 
 class Route(Protocol):
@@ -30,7 +30,7 @@ class Route(Protocol):
         ...
 
     def lost(self, node: Node) -> None:
-        """It did not answer, or is no primary any more: look for another one with the next message."""
+        """It did not answer, or is no primary any more: find another one with the next message."""
         ...
 
     def serves(self, node: Node) -> bool:
@@ -61,7 +61,7 @@ class Place(Protocol):
 class OneServer:
     """A server with one address."""
 
-    def __init__(self, driver: Driver, address: Address) -> None:
+    def __init__(self, driver: Driver, address: ServerAddress) -> None:
         self.driver = driver
         self.address = address
         self.where = str(address)

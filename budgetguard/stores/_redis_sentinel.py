@@ -5,7 +5,7 @@ from collections.abc import Hashable
 
 from budgetguard.stores import _redis_words as words
 from budgetguard.stores._redis_driver import Driver
-from budgetguard.stores._redis_node import Address, Node, Search, ServerAway, end
+from budgetguard.stores._redis_node import Node, Search, ServerAddress, ServerAway, end
 
 # Seconds for which the other sentinels may take longer than the first one: one may not know of a failover yet.
 _GRACE = 0.1
@@ -21,8 +21,8 @@ class SentinelPlace:
         self,
         driver: Driver,
         service: str,
-        sentinels: list[Address],
-        server: Address,
+        sentinels: list[ServerAddress],
+        server: ServerAddress,
         *,
         others: int = 0,
         host: str | None = None,

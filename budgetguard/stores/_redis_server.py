@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, unquote, urlencode
 from budgetguard._core.errors import ConfigurationError
 from budgetguard.stores._redis_cluster import ClusterPlace
 from budgetguard.stores._redis_driver import Driver, installed
-from budgetguard.stores._redis_node import Address
+from budgetguard.stores._redis_node import ServerAddress
 from budgetguard.stores._redis_place import OneServer, Place
 from budgetguard.stores._redis_sentinel import SentinelPlace
 
@@ -68,8 +68,8 @@ def server_of(url_or_client: object) -> Place:
 # Clients.
 
 
-def _address(driver: Driver, kind: str, settings: Mapping[str, Any]) -> Address:
-    return Address(kind, driver.kept(settings, kind))
+def _address(driver: Driver, kind: str, settings: Mapping[str, Any]) -> ServerAddress:
+    return ServerAddress(kind, driver.kept(settings, kind))
 
 
 def _of_sentinels(driver: Driver, pool: Any) -> SentinelPlace:
@@ -113,7 +113,7 @@ def _from_url(url: str) -> Place:
     wanted, scheme = _SCHEMES[scheme]
     driver = installed(wanted)
     if not kind:
-        return OneServer(driver, Address(*driver.settings_of_url(f"{scheme}://{rest}")))
+        return OneServer(driver, ServerAddress(*driver.settings_of_url(f"{scheme}://{rest}")))
     before, _, query = rest.partition("?")
     who, _, where = before.rpartition("@")
     hosts, _, path = where.partition("/")
@@ -125,7 +125,7 @@ def _from_url(url: str) -> Place:
             raise ConfigurationError(msg)
         known = _hosts(hosts, 6379)
         settings = driver.settings_of_url(f"{scheme}://{at}localhost?{urlencode(options)}")
-        return ClusterPlace(driver, known, Address(*settings))
+        return ClusterPlace(driver, known, ServerAddress(*settings))
     service = unquote(path)
     if not service or "/" in service:
         msg = (
@@ -136,11 +136,13 @@ def _from_url(url: str) -> Place:
     theirs = {
         name: options.pop(f"sentinel_{name}", None) or None for name in ("username", "password")
     }
-    server = Address(*driver.settings_of_url(f"{scheme}://{at}localhost?{urlencode(options)}"))
+    server = ServerAddress(
+        *driver.settings_of_url(f"{scheme}://{at}localhost?{urlencode(options)}")
+    )
     # What is about TLS holds for both.
     secure = {name: each for name, each in server.settings.items() if name.startswith("ssl_")}
     own = {name: each for name, each in theirs.items() if each is not None}
-    reached = Address(server.kind, {**secure, **own})
+    reached = ServerAddress(server.kind, {**secure, **own})
     sentinels = [reached.at(*each) for each in _hosts(hosts, 26379)]
     return SentinelPlace(driver, service, sentinels, server)
 

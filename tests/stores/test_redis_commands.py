@@ -296,7 +296,7 @@ def test_a_password_that_is_refused(command: str, url: str, sandbox: Sandbox) ->
     place = url.replace("redis://", f"redis://:{PASSWORD}@")
     code, said = run(*command.split(), "--store", place)
     assert code == 3
-    assert "refuses this user; check the password" in said
+    assert "default user; leave it out of the store's URL" in said
     assert PASSWORD not in said
     del sandbox
 
