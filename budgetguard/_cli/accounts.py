@@ -37,7 +37,7 @@ from budgetguard.providers.registry import (
 )
 from budgetguard.stores import RedisStore, SQLiteStore
 
-Store: TypeAlias = SQLiteStore | RedisStore
+NamedStore: TypeAlias = SQLiteStore | RedisStore
 
 UNKNOWN_BALANCE = (BalanceUnavailable, ConfigurationError)
 
@@ -161,7 +161,7 @@ def _origin(options: argparse.Namespace) -> dict[str, str]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def required_store(options: argparse.Namespace) -> Store:
+def required_store(options: argparse.Namespace) -> NamedStore:
     """The store that is named: a file that is there, or a server; raises ConfigurationError."""
     place: str = options.store
     if not place:
@@ -188,7 +188,7 @@ def required_store(options: argparse.Namespace) -> Store:
     return SQLiteStore(place)
 
 
-def store_of(options: argparse.Namespace) -> Store | None:
+def store_of(options: argparse.Namespace) -> NamedStore | None:
     """The store that is named, if one is."""
     if options.store is not None:
         return required_store(options)

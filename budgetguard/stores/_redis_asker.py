@@ -60,7 +60,7 @@ class RedisAsker(RedisHub):
                 )
             except StoreUnavailable as error:
                 cause, there = error.__cause__, None
-                if isinstance(cause, self._errors.ResponseError):
+                if isinstance(cause, Exception) and isinstance(cause, self._errors.ResponseError):
                     there = self._route.redirected(node, key, cause)
                 if there is None:
                     raise

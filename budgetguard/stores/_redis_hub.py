@@ -21,7 +21,7 @@ from budgetguard._core.store_messages import FORMAT, Message, Reply
 from budgetguard.stores import _redis_words as words
 from budgetguard.stores._redis_cluster import code_of
 from budgetguard.stores._redis_node import JITTER, NEVER, Node, ServerAway, cut, end
-from budgetguard.stores._redis_place import Place
+from budgetguard.stores._redis_place import StorePlace
 from budgetguard.stores._redis_reasons import reason_of
 from budgetguard.stores._script import keys_of, script, script_sha
 from budgetguard.stores._wire import message_text, reply_from
@@ -79,7 +79,7 @@ class RedisProcess:
         self._left.append(list(self.hubs.items()))
         self._begin()
 
-    def hub(self, place: Place, prefix: str, timeout: float, runtime: "Runtime") -> "RedisHub":
+    def hub(self, place: StorePlace, prefix: str, timeout: float, runtime: "Runtime") -> "RedisHub":
         """The one for the running loop."""
         hubs = self.hubs.setdefault(asyncio.get_running_loop(), {})
         key = (place.identity, prefix, timeout)
@@ -95,7 +95,7 @@ PROCESS = RedisProcess()
 class RedisHub:
     """The servers of a place as one loop knows them, and who listens. Only on its loop."""
 
-    def __init__(self, place: Place, prefix: str, timeout: float, token: str) -> None:
+    def __init__(self, place: StorePlace, prefix: str, timeout: float, token: str) -> None:
         self._place = place
         self._prefix = prefix
         self._timeout = timeout
@@ -141,7 +141,7 @@ class RedisHub:
             return await self._in_words(self._said(node, asking), asking.deadline)
         except StoreUnavailable as error:
             cause = error.__cause__
-            if isinstance(cause, self._errors.ResponseError):
+            if isinstance(cause, Exception) and isinstance(cause, self._errors.ResponseError):
                 there = self._route.redirected(node, asking.key, cause)
                 if there is not None:
                     raise _Redirected(*there) from None

@@ -20,7 +20,7 @@ _KEYS_AT_ONCE = 1000
 _TIME = "return redis.call('TIME')"
 
 
-class StoredHead(NamedTuple):
+class ServerHead(NamedTuple):
     """The head of the account `name`, and what the server's clock read when it was told, in seconds."""
 
     name: str
@@ -28,7 +28,7 @@ class StoredHead(NamedTuple):
     now: float
 
 
-def read_heads(store: RedisStore) -> list[StoredHead]:
+def read_heads(store: RedisStore) -> list[ServerHead]:
     """The head of each account of the store, by name; raises StoreUnavailable.
 
     An exchange takes as long as the store's timeout at most; there are two for each account, and one for each
@@ -43,7 +43,7 @@ def read_heads(store: RedisStore) -> list[StoredHead]:
         return thread.submit(asyncio.run, _read(store)).result()
 
 
-async def _read(store: RedisStore) -> list[StoredHead]:
+async def _read(store: RedisStore) -> list[ServerHead]:
     asker = RedisAsker(store)
     before, after = f"{store.prefix}:{{", "}:account"
     pattern = f"{_literally(store.prefix)}:{{*}}:account"
@@ -57,7 +57,7 @@ async def _read(store: RedisStore) -> list[StoredHead]:
     return [each for each in heads if each is not None]
 
 
-async def _head(asker: RedisAsker, name: str) -> StoredHead | None:
+async def _head(asker: RedisAsker, name: str) -> ServerHead | None:
     """The head of an account; None if it is gone by now."""
     text = await asker.script(name, "dump")
     told = json.loads(text)
@@ -74,7 +74,7 @@ async def _head(asker: RedisAsker, name: str) -> StoredHead | None:
     # By a script, because it is asked where the account is, which in a cluster is one of many servers.
     key = keys_of(asker.prefix, name)[0]
     seconds, microseconds = await asker.command(key, "EVAL", _TIME, 1, key)
-    return StoredHead(name, head, int(seconds) + int(microseconds) / 1e6)
+    return ServerHead(name, head, int(seconds) + int(microseconds) / 1e6)
 
 
 def _literally(prefix: str) -> str:

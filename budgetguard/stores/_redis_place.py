@@ -42,7 +42,7 @@ class Route(Protocol):
         ...
 
 
-class Place(Protocol):
+class StorePlace(Protocol):
     """Where a store's servers are. `where` is for people."""
 
     driver: Driver

@@ -61,9 +61,10 @@ class SentinelRoute:
     async def node(self, key: str, deadline: float) -> Node:
         """The primary, whatever the key is."""
         del key
-        if self._primary is None:
-            self._primary = await self._search.result(deadline)
-        return self._primary
+        primary = self._primary
+        if primary is None:
+            primary = self._primary = await self._search.result(deadline)
+        return primary
 
     async def any(self, deadline: float) -> Node:
         """The primary: a replica that has lost it publishes nothing."""

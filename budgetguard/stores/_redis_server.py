@@ -9,7 +9,7 @@ from budgetguard._core.errors import ConfigurationError
 from budgetguard.stores._redis_cluster import ClusterPlace
 from budgetguard.stores._redis_driver import Driver, installed
 from budgetguard.stores._redis_node import ServerAddress
-from budgetguard.stores._redis_place import OneServer, Place
+from budgetguard.stores._redis_place import OneServer, StorePlace
 from budgetguard.stores._redis_sentinel import SentinelPlace
 
 # Of each scheme the driver that is preferred, and the one that redis-py knows.
@@ -38,7 +38,7 @@ _FORMS = (
 )
 
 
-def server_of(url_or_client: object) -> Place:
+def server_of(url_or_client: object) -> StorePlace:
     """The place that a user named by a URL or a client; raises ConfigurationError or TypeError."""
     if isinstance(url_or_client, str):
         return _from_url(url_or_client)
@@ -105,7 +105,7 @@ def _of_cluster(driver: Driver, client: Any, nodes: Any) -> ClusterPlace:
 # URLs.
 
 
-def _from_url(url: str) -> Place:
+def _from_url(url: str) -> StorePlace:
     scheme, _, rest = url.partition("://")
     scheme, _, kind = scheme.partition("+")
     if scheme not in _SCHEMES or kind not in _KINDS or not rest or (kind and scheme == "unix"):
