@@ -428,6 +428,18 @@ def test_slack_is_not_taken_from_while_others_are_short() -> None:
     assert (ann.ledger.usable, ann.ledger.at_hand(0, 0)) == (False, 0)
 
 
+def test_sessions_end_with_the_lease() -> None:
+    """Those that no call holds are the head's again; one that runs remains counted."""
+    fleet = Fleet(sessions=3)
+    ann = fleet.member("ann")
+    ended, _ = (fleet.open(ann, 0, 1) for _ in range(2))
+    ann.ledger.release(ended)
+    assert ann.ledger.has_slack
+    assert ann.ledger.lapse() == 0
+    assert (ann.ledger.slots_free, ann.ledger.slots_held) == (0, 1)
+    assert not ann.ledger.has_slack
+
+
 def test_sessions_that_ended_here_are_free_for_this_process_first() -> None:
     """Not one that may still be open, nor beyond a limit that fell, nor before those who wait elsewhere."""
     fleet = Fleet(sessions=3)

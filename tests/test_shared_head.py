@@ -1023,6 +1023,26 @@ def test_an_empty_head_grants_nothing_before_every_lease_has_ended() -> None:
     assert store.send("ann", used=30, needs=(need(1, 70),)).granted == (1,)
 
 
+@pytest.mark.parametrize("order", [(20.0, 90.0), (90.0, 20.0)])
+def test_an_empty_head_waits_as_long_as_the_longest_lease(order: tuple[float, float]) -> None:
+    """Of those that come back; until the first of them says how long its lease is, nobody knows."""
+    store = Store(SharedHead("e1", regroup=60.0))
+    for name, hold_for in zip(("ann", "bob"), order, strict=True):
+        assert store.send(name, epoch="e0").status == "reassert"
+        store.send(name, join=Join(hold_for))
+    assert store.head.regroup == 90.0
+    store.head.handle(Message("new", 1, "", join=Join(120.0)), store.time)
+    assert store.head.regroup == 90.0
+
+
+def test_an_empty_head_waits_no_longer_than_the_leases() -> None:
+    """Whoever comes first says how long those are."""
+    store = Store(SharedHead("e1", regroup=60.0))
+    store.send("ann", epoch="e0")
+    store.send("ann", join=Join(20.0))
+    assert store.head.regroup == 20.0
+
+
 def test_a_head_may_know_whom_to_wait_for() -> None:
     """It grants as soon as each of these has joined, or is known to be dead."""
     store = Store(SharedHead("e1", await_members=("ann", "bob", "cid")))
