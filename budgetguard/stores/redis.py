@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from budgetguard._core.clean_tracebacks import clean_traceback
 from budgetguard._core.durations import seconds
 from budgetguard._core.errors import ConfigurationError
-from budgetguard.stores._redis_server import server_of
 
 if TYPE_CHECKING:
     from budgetguard._core.store_messages import Message, Reply
@@ -48,6 +47,9 @@ class RedisStore:
             raise ConfigurationError(msg)
         self.prefix = prefix
         self.confirm = confirm
+        # Imported late, with asyncio: most programs that could have a store have none.
+        from budgetguard.stores._redis_server import server_of
+
         self.server = server_of(url_or_client)
         self.name = f"the store at {self.server.where}"
 
