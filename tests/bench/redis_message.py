@@ -24,6 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent / "stores"))
 
 import redis_servers
+from redis.asyncio import Redis
 
 from budgetguard import Balance
 from budgetguard._core.store_messages import (
@@ -160,7 +161,7 @@ async def measure(port: int, seconds: float) -> None:
     """Print the figures of one engine."""
     store = RedisStore(f"redis://127.0.0.1:{port}", prefix="bench")
     hub = RedisHub(store.server, store.prefix, 30.0, "bench")
-    client = store.server.client(30.0)
+    client = Redis(port=port)
     await client.script_load(script())
     many = max(int(seconds * 5), 5)
     print(f"  server, `return 1`: {await smallest(client, many):.0f} us")
@@ -177,8 +178,7 @@ async def measure(port: int, seconds: float) -> None:
         )
     await client.aclose()
     await client.connection_pool.disconnect()
-    await hub._client.aclose()
-    await hub._client.connection_pool.disconnect()
+    await hub._route.close()
 
 
 def main() -> None:
