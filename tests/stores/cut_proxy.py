@@ -108,6 +108,8 @@ class CutProxy:
         await asyncio.sleep(0)
         while self._tasks:
             await self._cut()
+            # Since 3.12, to wait for what is done lets nothing else run, and so removes no task from the set.
+            await asyncio.sleep(0)
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = self._loop.create_task(self._serve(reader, writer))
