@@ -195,6 +195,17 @@ class Cluster:
         """As in a URL: of two nodes."""
         return ",".join(f"127.0.0.1:{each.port}" for each in self.nodes[1:3])
 
+    def take_back(self) -> None:
+        """Start the first node again, and make it the primary of its slots."""
+        first = self.nodes[0]
+        first.again()
+        until(lambda: first.admin.role()[0] == b"slave", "it is a replica")
+        until(lambda: first.admin.info("replication")["master_link_status"] == "up", "it has all")
+        first.admin.execute_command("CLUSTER", "FAILOVER", "TAKEOVER")
+        until(lambda: first.admin.role()[0] == b"master", "it is the primary")
+        for each in self.nodes:
+            until(lambda it=each: _state(it)["cluster_state"] == "ok", "the cluster is up")
+
     def begin_to_move(self, slot: int, source: Server, target: Server) -> list[bytes]:
         """Let a slot be moved; returns its keys."""
         here, there = (

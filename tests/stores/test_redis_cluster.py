@@ -100,10 +100,12 @@ def test_a_primary_that_is_killed(place: Cluster) -> None:
         one.hub.attend()
         await one.say(join=Join(60.0))
         await other.say(join=Join(60.0))
-        place.nodes[0].kill()
+        killed = place.nodes[0]
+        await asyncio.to_thread(killed.kill)
         await regrouped(one)
         await regrouped(other)
         await wakes(one, other, hints)
+        await asyncio.to_thread(place.take_back)
 
     asyncio.run(talking(RedisStore(f"redis+cluster://{place.hosts}"), work, members=2))
 
