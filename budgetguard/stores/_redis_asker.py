@@ -5,14 +5,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from budgetguard.stores import _redis_words as words
-from budgetguard.stores._redis_hub import RedisHub
+from budgetguard.stores._redis_hub import REDIRECTIONS, RedisHub
 from budgetguard.stores._redis_node import Node
 from budgetguard.stores._script import keys_of, script, script_sha
 from budgetguard.stores.base import StoreUnavailable
 from budgetguard.stores.redis import RedisStore
-
-# A slot that is being moved is asked for in two places.
-_REDIRECTIONS = 5
 
 
 class RedisAsker(RedisHub):
@@ -53,7 +50,7 @@ class RedisAsker(RedisHub):
         deadline = self._deadline()
         node = await self._in_words(self._route.node(key, deadline), deadline)
         asks_there = False
-        for _ in range(_REDIRECTIONS):
+        for _ in range(REDIRECTIONS):
             try:
                 return await self._in_words(
                     self._told(node, command, asks_there=asks_there), deadline

@@ -37,7 +37,7 @@ _AGAIN, _LONGEST_AGAIN = 1.0, 8.0
 # Seconds of silence after which a subscription asks whether its server is still there.
 _SILENCE = 20.0
 # A slot that is being moved is asked for in two places.
-_REDIRECTIONS = 5
+REDIRECTIONS = 5
 # Seconds for which a member that joins waits for a replica, where nobody asked for that.
 _JOINING = 0.1
 
@@ -126,7 +126,7 @@ class RedisHub:
 
     async def _asked(self, node: Node, asking: "_Asking") -> tuple[Reply, int]:
         there = asking
-        for _ in range(_REDIRECTIONS):
+        for _ in range(REDIRECTIONS):
             try:
                 return await node.turns.run(partial(self._ask, node, there), asking.deadline)
             except _Redirected as error:
@@ -226,8 +226,8 @@ class RedisHub:
         if isinstance(error, errors.ConnectionError):
             return ServerAway(_unreachable(where, error))
         code = code_of(error)
-        if code in _ELSEWHERE:
-            failure, reason = _ELSEWHERE[code]
+        if code in _BY_CODE:
+            failure, reason = _BY_CODE[code]
             return failure(reason(where))
         return StoreUnavailable(
             words.failed(where, code if code.isupper() else type(error).__name__)
@@ -316,7 +316,7 @@ class RedisHub:
                 listener_.notify()
 
 
-_ELSEWHERE: dict[str, tuple[type[StoreUnavailable], Callable[[str], str]]] = {
+_BY_CODE: dict[str, tuple[type[StoreUnavailable], Callable[[str], str]]] = {
     "CLUSTERDOWN": (ServerAway, words.cluster_down),
     "MASTERDOWN": (ServerAway, words.read_only),
     # What WAIT says when its server becomes a replica.

@@ -95,8 +95,7 @@ def heard_at(ports: list[int], told: Counter[str], *nurseries: Nursery) -> None:
         where, timeout = f"127.0.0.1:{port}", PLACE.timeout
         away |= {
             *(words.silent(where, timeout), words.unreachable(where), words.read_only(where)),
-            # WAIT ends so when its server becomes a replica.
-            *(words.unconfirmed(where, 0, 1, timeout), words.failed(where, "UNBLOCKED")),
+            words.unconfirmed(where, 0, 1, timeout),
         }
     counts = {"spent", "refused", "store_lost", "store_back", "regrouped", "lease_lost"}
     assert set(told) <= away | counts, told
