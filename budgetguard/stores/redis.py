@@ -26,7 +26,7 @@ class RedisStore:
     """
 
     expires = True
-    # The clocks of two machines: each may be wrong by 1 %. The simulation of a fleet holds it to that.
+    # The clocks of two machines: each may be wrong by 1 %.
     drift = 0.02
 
     @clean_traceback
